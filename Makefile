@@ -1,0 +1,38 @@
+# Needs only Python 3.11+, git and make. Everything lands below this folder: .uv (the installer), .venv, .lavise (state).
+PYTHON ?= python3
+UV := .uv/bin/uv
+UV_VERSION := 0.13.9
+RUN := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: demo test fast lint types setup clean
+
+demo: setup  ## set up, then explain every filter of a real ImageNet network on pictures made here
+	$(RUN)/lavise demo
+
+test: setup lint types  ## set up, then all tests: the fast ones first, then the slow ones
+	$(RUN)/pytest -m "not slow"
+	$(RUN)/pytest -m slow
+
+fast: setup  ## only the tests that take seconds
+	$(RUN)/pytest -m "not slow"
+
+lint: setup
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+
+types: setup
+	$(RUN)/mypy
+
+setup: .venv/.synced
+
+.venv/.synced: $(UV) pyproject.toml uv.lock
+	env -u PYTHONDONTWRITEBYTECODE $(UV) sync --locked --compile-bytecode --python $(PYTHON)
+	touch $@
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+clean:  ## remove the environment; keeps .lavise
+	rm -rf .venv .uv
