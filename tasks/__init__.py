@@ -1,1 +1,1 @@
-
+"""One module per stage: typed, pure functions of settings and handles. Imports storage and configs."""

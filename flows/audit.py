@@ -1,0 +1,388 @@
+"""The audit: which stage reads what. Orchestration, tracking and progress are passed in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.schema import Config
+from flows.inputs import Inputs, describe_sources, open_inputs
+from flows.run_folder import RunResult, write_run_folder
+from storage.activations import INDEX_FILE, ActivationStore
+from storage.artefacts import ArtefactStore, Handle
+from storage.checkpoints import TargetModel, load_target_model
+from storage.digest import digest_of, short
+from storage.environment import choose_device, describe_environment, find_state_root
+from storage.layers import Layer, select_layers
+from storage.progress import Progress
+from storage.tracking import Tracker
+from storage.word_vectors import Vocabulary, digest_vectors
+from tasks import evaluate, explain, extract, report, statistics, train, transfer, vocabulary
+from tasks.cluster import StatisticsCluster
+from tasks.explainer import load_explainer
+from tasks.region_features import MaskedForward
+from tasks.stage import Executor, Request, StageRunner, flatten, run_inline
+
+log = logging.getLogger("lavise")
+
+
+@dataclass
+class LayerResult:
+    """Handles of all that one layer's audit made."""
+
+    layer: Layer
+    activations: dict[str, Handle]
+    thresholds: dict[str, Handle] = field(default_factory=dict)
+    explainer: Handle | None = None
+    explained: Handle | None = None
+    evaluated: Handle | None = None
+
+    def done(self, name: str) -> Handle:
+        handle = getattr(self, name)
+        assert isinstance(handle, Handle), f"{name} has not run"
+        return handle
+
+
+def run_audit(
+    config: Config,
+    tracker: Tracker,
+    progress: Progress,
+    execute: Executor = run_inline,
+    tags: Mapping[str, str] | None = None,
+) -> RunResult:
+    """Explain every filter of the target layers.
+
+    Args:
+        tags: of the audit's run, besides its own.
+
+    Raises:
+        UserError: a mistake in settings or inputs; the run is then marked FAILED and what was finished is kept.
+    """
+    root = find_state_root(config.storage.root)
+    device = choose_device(config.device)
+    store = ArtefactStore(root)
+    run = tracker.start(config.name, {"lavise.config": config.name, **(tags or {})})
+    runner = StageRunner(store, tracker, run, progress, execute)
+    try:
+        run.log_params({k: v for k, v in flatten(config.model_dump(mode="json")).items() if v is not None})
+        environment = describe_environment(device)
+        run.set_tags(_environment_tags(environment))
+        with StatisticsCluster(config.statistics, progress) as cluster:
+            audit = _Audit(config, device, runner, cluster, progress)
+            model = load_target_model(config.model, config.seed)
+            run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
+            layers = select_layers(model.network, model.geometry.size_px, config.model.layers)
+            inputs = open_inputs(config, runner, progress)
+            for facts in inputs.describe(describe_sources(config, runner)):
+                run.log_dataset(facts)
+            results = audit.explain_layers(model, layers, inputs)
+            page = audit.write_report(model, inputs, results)
+        result = write_run_folder(config, root, run, tracker.uri, runner.outcomes, results, page, environment)
+        run.end()
+    except BaseException:
+        run.end("FAILED")
+        raise
+    return result
+
+
+@dataclass
+class _Audit:
+    """The stages of one audit, in the order of the data."""
+
+    config: Config
+    device: str
+    runner: StageRunner
+    cluster: StatisticsCluster
+    progress: Progress
+
+    def explain_layers(self, model: TargetModel, layers: list[Layer], inputs: Inputs) -> list[LayerResult]:
+        words, vocabulary_handle = self._make_vocabulary(inputs)
+        stores = {
+            role: self._extract(role, model, layers, inputs, getattr(inputs, role))
+            for role in ("train", "evaluation", "target")
+        }
+        results = []
+        for position, layer in enumerate(layers):
+            result = LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
+            self._explain_layer(model, inputs, words, vocabulary_handle, result)
+            results.append(result)
+        return results
+
+    def _explain_layer(
+        self, model: TargetModel, inputs: Inputs, words: Vocabulary, vocabulary_handle: Handle, result: LayerResult
+    ) -> None:
+        name = result.layer.name
+        regions = self._pool_regions(model, inputs, result)
+        for role in ("evaluation", "target"):
+            result.thresholds[role] = self._compute_thresholds(role, result)
+        overlaps = self._count_overlaps(model, inputs, result)
+        explainer = self._train(inputs, words, vocabulary_handle, regions, name)
+        result.explainer = self._transfer("target", explainer, result)
+        result.explained = self._explain(model, inputs, words, vocabulary_handle, result)
+        tuned = self._transfer("evaluation", explainer, result)
+        result.evaluated = self._evaluate(model, inputs, words, vocabulary_handle, overlaps, tuned, result)
+
+    def _make_vocabulary(self, inputs: Inputs) -> tuple[Vocabulary, Handle]:
+        settings, categories = self.config.words, inputs.train.concepts
+        handle = self.runner.run_one(
+            vocabulary.STAGE,
+            "vocabulary",
+            Request(vocabulary.describe_vocabulary(settings, categories), {"vectors": digest_vectors(settings)}),
+            lambda folder: vocabulary.make_vocabulary(settings, categories, folder),
+        )
+        return vocabulary.load_vocabulary(handle), handle
+
+    def _extract(
+        self, role: str, model: TargetModel, layers: list[Layer], inputs: Inputs, data: Any
+    ) -> tuple[Handle, ...]:
+        settings = self.config.extract
+        requests = [
+            Request(
+                extract.describe_extraction(model, layer.name, settings, self.device),
+                {"checkpoint": model.digest, "data": inputs.digests[role]},
+            )
+            for layer in layers
+        ]
+
+        def compute(folders: Mapping[int, Path]) -> dict[int, Mapping[str, Any]]:
+            by_name = {layers[i].name: folder for i, folder in folders.items()}
+            infos = extract.extract_activations(model, data, by_name, settings, self.device, self.progress)
+            return {i: infos[layers[i].name] for i in folders}
+
+        handles = self.runner.run(extract.STAGE, f"extract {role}", requests, compute)
+        broken = json.loads(handles[0].path(INDEX_FILE).read_text("utf-8"))["broken"]
+        extract.check_broken(broken, len(data.records), settings.max_broken_share, data.name)
+        for key, reason in broken.items():
+            log.warning("  skipped picture %s: %s", key, reason)
+        return handles
+
+    def _pool_regions(self, model: TargetModel, inputs: Inputs, result: LayerResult) -> Handle:
+        activations = result.activations["train"]
+        return self.runner.run_one(
+            statistics.REGIONS,
+            f"regions {result.layer.name}",
+            Request({}, {"activations": activations.digest, "data": inputs.digests["train"]}),
+            lambda folder: statistics.pool_regions(
+                ActivationStore(activations.folder), inputs.train, model.geometry, folder, self.cluster
+            ),
+        )
+
+    def _compute_thresholds(self, role: str, result: LayerResult) -> Handle:
+        activations, quantile = result.activations[role], self.config.statistics.quantile
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found = statistics.compute_thresholds(ActivationStore(activations.folder), quantile, self.cluster)
+            np.save(folder / "thresholds.npy", found.value)
+            np.save(folder / "saturated.npy", found.saturated)
+            np.save(folder / "histogram.npy", found.histogram)
+            return {"num_filters": len(found.value), "num_saturated": int(found.saturated.sum())}
+
+        request = Request({"quantile": quantile}, {"activations": activations.digest})
+        return self.runner.run_one(statistics.THRESHOLDS, f"thresholds {role} {result.layer.name}", request, compute)
+
+    def _count_overlaps(self, model: TargetModel, inputs: Inputs, result: LayerResult) -> Handle:
+        activations, thresholds = result.activations["evaluation"], result.thresholds["evaluation"]
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found = statistics.count_overlaps(
+                ActivationStore(activations.folder),
+                inputs.evaluation,
+                model.geometry,
+                load_thresholds(thresholds),
+                self.cluster,
+            )
+            statistics.save_overlaps(found, folder)
+            return {"num_overlaps": len(found.image)}
+
+        inputs_of = {
+            "activations": activations.digest,
+            "thresholds": thresholds.digest,
+            "data": inputs.digests["evaluation"],
+        }
+        return self.runner.run_one(
+            statistics.OVERLAPS, f"overlaps {result.layer.name}", Request({}, inputs_of), compute
+        )
+
+    def _train(
+        self, inputs: Inputs, words: Vocabulary, vocabulary_handle: Handle, regions: Handle, layer: str
+    ) -> Handle:
+        config, concepts = self.config, inputs.train.concepts
+        request = Request(
+            {**config.train.model_dump(mode="json"), "seed": config.seed, **self._arithmetic()},
+            {"regions": regions.digest, "vocabulary": vocabulary_handle.digest},
+        )
+        return self.runner.run_one(
+            train.STAGE,
+            f"train {layer}",
+            request,
+            lambda folder: train.train_explainer(
+                regions, concepts, words, config.train, config.seed, self.device, folder, self.progress
+            ),
+        )
+
+    def _transfer(self, role: str, explainer: Handle, result: LayerResult) -> Handle:
+        method, activations = self.config.transfer.method, result.activations[role]
+        if method == "none":
+            return explainer
+        return self.runner.run_one(
+            transfer.STAGE,
+            f"transfer {role} {result.layer.name}",
+            Request(
+                {"method": method, **self._arithmetic()},
+                {"explainer": explainer.digest, "activations": activations.digest},
+            ),
+            lambda folder: transfer.renormalise_explainer(
+                explainer, ActivationStore(activations.folder), self.device, folder, self.progress
+            ),
+        )
+
+    def _explain(
+        self, model: TargetModel, inputs: Inputs, words: Vocabulary, vocabulary_handle: Handle, result: LayerResult
+    ) -> Handle:
+        settings, layer = self.config.explain, result.layer.name
+        activations, thresholds = result.activations["target"], result.thresholds["target"]
+        explainer = result.done("explainer")
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            network, facts = load_explainer(explainer.folder, self.device)
+            forward = self._masked_forward(model, layer, inputs.target, store)
+            values = load_thresholds(thresholds)
+            return explain.explain_filters(
+                store, values, network, facts, words, settings, layer, self.device, folder, forward, self.progress
+            )
+
+        request = Request(
+            {**settings.model_dump(mode="json"), "layer": layer, **self._arithmetic()},
+            {
+                "activations": activations.digest,
+                "thresholds": thresholds.digest,
+                "explainer": explainer.digest,
+                "vocabulary": vocabulary_handle.digest,
+            },
+        )
+        return self.runner.run_one(explain.STAGE, f"explain {layer}", request, compute)
+
+    def _evaluate(
+        self,
+        model: TargetModel,
+        inputs: Inputs,
+        words: Vocabulary,
+        vocabulary_handle: Handle,
+        overlaps: Handle,
+        explainer: Handle,
+        result: LayerResult,
+    ) -> Handle:
+        config, layer = self.config, result.layer.name
+        activations, thresholds = result.activations["evaluation"], result.thresholds["evaluation"]
+        counts = inputs.train.count_images_with()
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            network, facts = load_explainer(explainer.folder, self.device)
+            found = evaluate.evaluate_words(
+                store,
+                load_thresholds(thresholds),
+                statistics.load_overlaps(overlaps.folder),
+                inputs.evaluation.concepts,
+                counts,
+                network,
+                facts,
+                words,
+                config.evaluate,
+                config.explain.top_images,
+                config.seed,
+                self.device,
+                self._masked_forward(model, layer, inputs.evaluation, store),
+                self.progress,
+            )
+            evaluate.save_evaluation(found, folder)
+            return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}
+
+        request = Request(
+            {
+                **config.evaluate.model_dump(mode="json"),
+                "top_images": config.explain.top_images,
+                "seed": config.seed,
+                "concept_counts": digest_of(dict(counts)),
+                **self._arithmetic(),
+            },
+            {
+                "activations": activations.digest,
+                "thresholds": thresholds.digest,
+                "overlaps": overlaps.digest,
+                "explainer": explainer.digest,
+                "vocabulary": vocabulary_handle.digest,
+            },
+        )
+        return self.runner.run_one(evaluate.STAGE, f"evaluate {layer}", request, compute)
+
+    def write_report(self, model: TargetModel, inputs: Inputs, results: list[LayerResult]) -> Handle:
+        settings = self.config.report
+        parts = [
+            report.LayerPart(
+                layer=r.layer.name,
+                shape=(r.layer.channels, r.layer.height, r.layer.width),
+                explained=r.done("explained").folder,
+                evaluated=r.done("evaluated").folder,
+                activations=r.activations["target"].folder,
+                thresholds=load_thresholds(r.thresholds["target"]),
+                explainer=r.done("explainer").folder,
+            )
+            for r in results
+        ]
+        facts = {
+            "Audit": self.config.name,
+            "Target model": f"{model.arch}, weights {self.config.model.weights} (sha256 {short(model.digest)})",
+            "Reference": f"{inputs.train.name}: {len(inputs.train.records)} pictures to train, "
+            f"{len(inputs.evaluation.records)} to evaluate, {len(inputs.train.concepts)} categories",
+            "Target domain": f"{inputs.target.name}: {len(inputs.target.records)} pictures, no labels read",
+            "Explanation": f"{self.config.explain.method.replace('_', ' ')}, {self.config.explain.top_images} top pictures, "
+            f"{self.config.train.objective} objective, transfer {self.config.transfer.method}, seed {self.config.seed}",
+        }
+        request = Request(
+            {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},
+            {
+                "data": inputs.digests["target"],
+                **{f"explained {r.layer.name}": r.done("explained").digest for r in results},
+                **{f"evaluated {r.layer.name}": r.done("evaluated").digest for r in results},
+            },
+        )
+        return self.runner.run_one(
+            report.STAGE,
+            "report",
+            request,
+            lambda folder: report.write_report(
+                parts, inputs.target, model.geometry, facts, settings, folder, self.progress
+            ),
+        )
+
+    def _masked_forward(self, model: TargetModel, layer: str, data: Any, store: ActivationStore) -> MaskedForward:
+        path_of: Callable[[str], Path] = {r.key: r.path for r in data.records}.__getitem__
+        paths = [path_of(k) for k in store.keys]
+        return MaskedForward(model, layer, paths, self.config.extract.batch_size, self.device)
+
+    def _arithmetic(self) -> dict[str, str]:
+        """What floating-point results depend on besides their inputs."""
+        return {"device": self.device, "torch": torch.__version__}
+
+
+def load_thresholds(handle: Handle) -> Any:
+    """T_u of all filters: float32 [C]."""
+    return np.load(handle.path("thresholds.npy"), allow_pickle=False)
+
+
+def _environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
+    git = environment["git"]
+    tags = {"lavise.device": str(environment["device"]), "lavise.version": str(environment["packages"]["lavise"])}
+    if git:
+        tags["mlflow.source.git.commit"] = git["commit"]
+        tags["lavise.git_dirty"] = str(git["dirty"]).lower()
+    return tags

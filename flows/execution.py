@@ -1,0 +1,73 @@
+"""How a stage's work is run: in-process with retries, or as a Prefect task. Only what can heal is tried again."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from tasks.stage import StageOutcome, Work
+
+NUM_RETRIES = 2
+RETRY_DELAYS_SECONDS = [2, 10]
+_TRANSIENT_ERRNOS = frozenset(
+    {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE}
+)
+
+
+def can_heal(error: BaseException) -> bool:
+    """Whether trying again may help: connections, network file systems, lost workers; not mistakes, not full disks."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _TRANSIENT_ERRNOS
+    # By name, so that nothing heavy is imported for an error that never comes.
+    return {type(error).__module__.split(".")[0], type(error).__name__} >= {"distributed", "KilledWorker"} or (
+        type(error).__name__ in {"CommClosedError", "FutureCancelledError"}
+    )
+
+
+def run_with_retries(title: str, work: Work) -> StageOutcome:
+    """In this process."""
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
+
+    attempts = Retrying(
+        retry=retry_if_exception(can_heal),
+        stop=stop_after_attempt(NUM_RETRIES + 1),
+        wait=wait_chain(*(wait_fixed(s) for s in RETRY_DELAYS_SECONDS)),
+        reraise=True,
+    )
+    return attempts(work)
+
+
+def run_as_prefect_task(title: str, work: Work) -> StageOutcome:
+    """As a task of the surrounding Prefect flow; a stage that was cached ends in the state Cached."""
+    from prefect import Task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.states import Completed
+
+    outcomes: list[StageOutcome] = []
+
+    def stage() -> Any:
+        outcome = work()
+        outcomes.append(outcome)
+        note = f"{outcome.digest[:12]}, {outcome.seconds:.1f} s"
+        return Completed(name="Cached" if outcome.cached else "Completed", message=note)
+
+    def should_retry(task: Any, task_run: Any, state: Any) -> bool:
+        try:
+            state.result()
+        except Exception as err:  # noqa: BLE001 - whatever the stage raised
+            return can_heal(err)
+        return False
+
+    Task(
+        fn=stage,
+        name=title,
+        task_run_name=title,
+        retries=NUM_RETRIES,
+        retry_delay_seconds=[float(s) for s in RETRY_DELAYS_SECONDS],
+        retry_condition_fn=should_retry,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )()
+    return outcomes[-1]

@@ -1,0 +1,34 @@
+"""The explainer as an MLflow model, from code and safetensors: nothing in it is a pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_LOADER = Path(__file__).with_name("explainer_pyfunc.py")
+
+
+def save_explainer_model(explainer: Path, destination: Path) -> None:
+    """Write a model folder that `mlflow.pyfunc.load_model` loads where lavise is installed.
+
+    Args:
+        explainer: folder with explainer.safetensors and explainer.json.
+    """
+    import mlflow.pyfunc
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    facts: dict[str, Any] = json.loads((explainer / "explainer.json").read_text("utf-8"))
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, facts["channels"]), "region_features")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, facts["dimensions"]), "semantic_vectors")]),
+    )
+    mlflow.pyfunc.save_model(
+        path=str(destination),
+        python_model=str(_LOADER),
+        artifacts={name: str(explainer / f"explainer.{name}") for name in ("safetensors", "json")},
+        signature=signature,
+        pip_requirements=["lavise"],
+    )

@@ -1,0 +1,196 @@
+"""The activation store: the maps of one layer on one data set, in HDF5 shards of a fixed number of pictures.
+
+A shard is written under a temporary name, flushed and renamed: it is there whole or not at all, and only the rename
+counts. The store is complete when `index.json` is there; a virtual data set (`activations.h5`) then shows all shards
+as one. Missing shards of a virtual data set read as zeros, so shards are always checked against the index first.
+
+Shape legend: N pictures, C filters, H x W cells. Maps are float16 [N, C, H, W], peaks float16 [N, C].
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from configs.errors import UserError
+from storage.artefacts import write_json
+
+HalfArray = npt.NDArray[np.float16]
+INDEX_FILE = "index.json"
+VIRTUAL_FILE = "activations.h5"
+
+
+@dataclass(frozen=True)
+class ShardGrid:
+    """Which pictures are in which shard. Pure arithmetic."""
+
+    num_images: int
+    shard_images: int
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_images // self.shard_images)
+
+    def images_of(self, shard: int) -> range:
+        """Positions, in the data set, of the pictures of a shard."""
+        if not 0 <= shard < self.num_shards:
+            raise IndexError(f"shard {shard} of {self.num_shards}")
+        start = shard * self.shard_images
+        return range(start, min(start + self.shard_images, self.num_images))
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:06d}.h5"
+
+
+def write_shard(
+    folder: Path,
+    shard: int,
+    maps_NCHW: HalfArray,
+    keys: Sequence[str],
+    broken: Mapping[str, str],
+    provenance: Mapping[str, str],
+) -> None:
+    """Write one shard, whole or not at all.
+
+    Args:
+        maps_NCHW: float16.
+        keys: of the pictures, N of them.
+        broken: pictures of this shard that could not be read, with the reason.
+
+    Raises:
+        UserError: a value that is not finite (float16 ends at 65,504).
+    """
+    if maps_NCHW.shape[0] != len(keys):
+        raise ValueError(f"expected one key for each picture, found {maps_NCHW.shape=} and {len(keys)=}")
+    if not np.isfinite(maps_NCHW).all():
+        bad = int(np.flatnonzero(~np.isfinite(maps_NCHW).all(axis=(0, 2, 3)))[0])
+        raise UserError(
+            f"model.layers: the layer's activation is not finite or above 65,504 (filter {bad}, a picture of "
+            f"{keys[0]!r} to {keys[-1]!r}); check the weights and the preprocessing, or choose another layer"
+        )
+    final = folder / shard_name(shard)
+    temporary = final.with_suffix(".tmp")
+    num, *chw = maps_NCHW.shape
+    with h5py.File(temporary, "w") as file:
+        file.create_dataset(
+            "maps", data=maps_NCHW, chunks=(1, *chw), maxshape=(None, *chw), fletcher32=True, track_times=False
+        )
+        peaks = maps_NCHW.max(axis=(2, 3)) if num else np.zeros((0, chw[0]), np.float16)
+        file.create_dataset("peaks", data=peaks, chunks=(max(num, 1), chw[0]), maxshape=(None, chw[0]), fletcher32=True)
+        file.create_dataset("keys", data=np.array(list(keys), dtype=object), dtype=h5py.string_dtype(), maxshape=(None,))
+        file.attrs["broken"] = json.dumps(dict(sorted(broken.items())))
+        for name, value in provenance.items():
+            file.attrs[name] = value
+        file.flush()
+    with temporary.open("rb+") as written:
+        os.fsync(written.fileno())
+    os.replace(temporary, final)
+
+
+def has_shard(folder: Path, shard: int) -> bool:
+    """Whether the shard has been finished."""
+    return (folder / shard_name(shard)).is_file()
+
+
+def finish_store(folder: Path, grid: ShardGrid) -> dict[str, Any]:
+    """Check that every shard is there, then write the index and the virtual data set.
+
+    Returns:
+        the index: num_images, shape [C, H, W], shards, broken.
+    """
+    missing = [shard_name(s) for s in range(grid.num_shards) if not has_shard(folder, s)]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} of {grid.num_shards} shards are missing in {folder}: {missing[:3]}")
+    for stray in folder.glob("*.tmp"):
+        stray.unlink()
+    counts, keys, broken = [], [], {}
+    chw: tuple[int, ...] = ()
+    for shard in range(grid.num_shards):
+        with h5py.File(folder / shard_name(shard), "r") as file:
+            counts.append(int(file["maps"].shape[0]))
+            chw = tuple(int(n) for n in file["maps"].shape[1:])
+            keys += [k.decode("utf-8") for k in file["keys"][:]]
+            broken.update(json.loads(file.attrs["broken"]))
+    layout = h5py.VirtualLayout(shape=(sum(counts), *chw), dtype=np.float16)
+    start = 0
+    for shard, count in enumerate(counts):
+        if count:
+            layout[start : start + count] = h5py.VirtualSource(shard_name(shard), "maps", shape=(count, *chw))
+        start += count
+    temporary = folder / (VIRTUAL_FILE + ".tmp")
+    with h5py.File(temporary, "w", libver="latest") as file:
+        file.create_virtual_dataset("maps", layout)
+    os.replace(temporary, folder / VIRTUAL_FILE)
+    index = {"num_images": sum(counts), "shape": list(chw), "shards": counts, "keys": keys, "broken": broken}
+    write_json(folder / INDEX_FILE, index)
+    return index
+
+
+class ActivationStore:
+    """Reads a finished store.
+
+    Attributes:
+        keys: of the pictures, in order; pictures that could not be read are not among them.
+        shape: (N, C, H, W).
+        broken: pictures that could not be read, with the reason.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = json.loads((folder / INDEX_FILE).read_text("utf-8"))
+        self.folder = folder
+        self.keys: list[str] = index["keys"]
+        self.shape: tuple[int, int, int, int] = (index["num_images"], *index["shape"])
+        self.broken: dict[str, str] = index["broken"]
+        self._counts: list[int] = index["shards"]
+        missing = [shard_name(s) for s in range(self.num_shards) if not has_shard(folder, s)]
+        if missing:
+            raise FileNotFoundError(f"the activation store {folder} lacks {missing[:3]}")
+
+    @property
+    def num_shards(self) -> int:
+        return len(self._counts)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Position of the first picture of each shard, and N at the end."""
+        return [0, *np.cumsum(self._counts).tolist()]
+
+    def shard_path(self, shard: int) -> Path:
+        return self.folder / shard_name(shard)
+
+    def read_peaks(self) -> HalfArray:
+        """Highest activation of each filter on each picture: float16 [N, C]."""
+        parts = []
+        for shard in range(self.num_shards):
+            with h5py.File(self.shard_path(shard), "r") as file:
+                parts.append(file["peaks"][:])
+        return np.concatenate(parts)
+
+    def read_images(self, positions: Sequence[int]) -> HalfArray:
+        """Maps of some pictures, in the order asked for: float16 [len(positions), C, H, W]."""
+        out = np.empty((len(positions), *self.shape[1:]), dtype=np.float16)
+        wanted = np.asarray(positions, dtype=np.int64)
+        shards = np.searchsorted(self.starts, wanted, side="right") - 1
+        for shard in np.unique(shards):
+            rows = np.flatnonzero(shards == shard)
+            with h5py.File(self.shard_path(int(shard)), "r") as file:
+                for row in rows:
+                    out[row] = file["maps"][int(wanted[row]) - self.starts[shard]]
+        return out
+
+
+def read_shard_maps(path: Path) -> HalfArray:
+    """All maps of one shard: float16 [n, C, H, W]; a damaged one raises OSError (checksum)."""
+    with h5py.File(path, "r") as file:
+        maps: HalfArray = file["maps"][:]
+    return maps

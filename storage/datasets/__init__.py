@@ -1,0 +1,1 @@
+"""Data sets: COCO instances, Visual Genome, image folders, OpenMoji scenes."""

@@ -1,0 +1,154 @@
+"""What every data set is once it is read: pictures with pairs (concept t, mask M)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import UserError
+from storage.digest import digest_files, digest_of
+from storage.geometry import BoolArray
+from storage.progress import Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One pair (concept, mask). The mask is kept small and made when asked for.
+
+    Attributes:
+        concept: name of the category.
+        rle: COCO run lengths ({size: [h, w], counts}), or None.
+        boxes: (x, y, width, height) in pixels, filled with 1; several are united. Empty with no rle: whole picture.
+    """
+
+    concept: str
+    rle: Mapping[str, Any] | None = None
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+
+    def make_mask(self, height: int, width: int) -> BoolArray:
+        """bool [height, width].
+
+        Raises:
+            ValueError: the run lengths are for a picture of another size.
+        """
+        if self.rle is not None:
+            if tuple(self.rle["size"]) != (height, width):
+                raise ValueError(f"mask is for {tuple(self.rle['size'])}, picture is {(height, width)} (height, width)")
+            from pycocotools import mask as coco_mask
+
+            return np.asarray(coco_mask.decode(dict(self.rle)), dtype=bool)
+        if not self.boxes:
+            return np.ones((height, width), dtype=bool)
+        mask = np.zeros((height, width), dtype=bool)
+        for x, y, box_width, box_height in self.boxes:
+            left, top = max(round(x), 0), max(round(y), 0)
+            mask[top : max(round(y + box_height), top), left : max(round(x + box_width), left)] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One picture. `key` is its path below the data set's root and unique in it."""
+
+    key: str
+    path: Path
+    annotations: tuple[Annotation, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures in a fixed order.
+
+    Attributes:
+        name: for people, for example `coco/train2017`.
+        records: in the data set's own order.
+        concepts: the category names, in the data set's own order; empty where there are no labels.
+        skipped: what was left out while reading, by reason.
+    """
+
+    name: str
+    records: tuple[ImageRecord, ...]
+    concepts: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def compute_digest(self, progress: Progress = no_progress) -> str:
+        """sha256 over the pictures' names, sizes and contents, and over the pairs."""
+        pictures = digest_files({r.key: r.path for r in self.records}, progress)
+        pairs = [[r.key, [_describe(a) for a in r.annotations]] for r in self.records]
+        return digest_of({"pictures": pictures, "pairs": digest_of(pairs), "concepts": list(self.concepts)})
+
+    def count_concepts(self) -> Counter[str]:
+        """Number of annotations of each concept."""
+        return Counter(a.concept for r in self.records for a in r.annotations)
+
+    def count_images_with(self) -> Counter[str]:
+        """Number of pictures that each concept is in."""
+        return Counter(c for r in self.records for c in {a.concept for a in r.annotations})
+
+    def without_labels(self) -> Dataset:
+        """The same pictures, with no pairs and no concepts: what a target domain is."""
+        return Dataset(self.name, tuple(ImageRecord(r.key, r.path) for r in self.records))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference data set B: a part to train on and a part to evaluate on, with no picture in both."""
+
+    train: Dataset
+    evaluation: Dataset
+
+
+def split_by_image(records: Sequence[ImageRecord], share: float, seed: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """(rest, chosen): a share of the pictures drawn without replacement; both keep the given order, neither is empty.
+
+    Raises:
+        UserError: fewer than two pictures.
+    """
+    if len(records) < 2:
+        raise UserError(f"reference: found {len(records)} pictures; a split by picture needs at least 2")
+    num_chosen = min(max(round(share * len(records)), 1), len(records) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(records))[:num_chosen].tolist())
+    return (
+        [r for i, r in enumerate(records) if i not in chosen],
+        [r for i, r in enumerate(records) if i in chosen],
+    )
+
+
+def resolve_inside(root: Path, name: str) -> Path:
+    """The path of `name` below `root`.
+
+    Raises:
+        UserError: the name leads out of the root (absolute, `..`, or a link).
+    """
+    path = root / name
+    if "\0" in name or not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"data set: file name {name!r} leads out of {root}; allowed: names below that folder")
+    return path
+
+
+def require_folder(path: Path, setting: str) -> Path:
+    """The folder, or a clear error that names the setting."""
+    if not path.is_dir():
+        raise UserError(f"{setting}: found {str(path)!r}, which is no folder; set it, for example with --set {setting}=PATH")
+    return path
+
+
+def require_file(path: Path, setting: str) -> Path:
+    """The file, or a clear error that names the setting."""
+    if not path.is_file():
+        raise UserError(f"{setting}: found {str(path)!r}, which is no file; set it, for example with --set {setting}=PATH")
+    return path
+
+
+def _describe(annotation: Annotation) -> list[Any]:
+    rle = annotation.rle
+    counts = None
+    if rle is not None:
+        raw = rle["counts"]
+        counts = [list(rle["size"]), raw.decode("ascii") if isinstance(raw, bytes) else raw]
+    return [annotation.concept, counts, [list(b) for b in annotation.boxes]]

@@ -1,0 +1,93 @@
+"""Reading pictures. A picture that cannot be read whole is an error with a reason, never a grey square."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from storage.geometry import Geometry
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
+
+_EXIF_ORIENTATION = 0x0112
+_EXIF_TURNED = (5, 6, 7, 8)
+
+
+class BrokenImageError(Exception):
+    """The file is missing, truncated, not a picture, or too large; the message says which."""
+
+
+class _DecodeCounter:
+    """How many pictures this process has decoded; shown at the end of a run, where 0 proves that all was cached."""
+
+    count = 0
+
+
+def num_decoded() -> int:
+    """Pictures decoded by this process so far."""
+    return _DecodeCounter.count
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Decode to RGB, in the orientation that EXIF asks for.
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
+    _DecodeCounter.count += 1
+    try:
+        with Image.open(path) as file:
+            file.load()
+            picture = ImageOps.exif_transpose(file)
+            return picture if picture.mode == "RGB" else _to_rgb(picture)
+    except FileNotFoundError:
+        raise BrokenImageError("not found") from None
+    except Image.DecompressionBombError as err:
+        raise BrokenImageError(f"too many pixels: {err}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) as `open_picture` would give it, from the file's header alone.
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_TURNED
+    except (OSError, SyntaxError, ValueError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
+    return (width, height) if turned else (height, width)
+
+
+def load_square(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Decode and resize: uint8 [S, S, 3].
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
+    return geometry.resize_picture(open_picture(path))
+
+
+def list_pictures(root: Path) -> list[Path]:
+    """All picture files below `root`, by path; links that lead out of `root` are left out."""
+    inside = root.resolve()
+    found = (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    return sorted((p for p in found if p.resolve().is_relative_to(inside)), key=lambda p: p.as_posix())
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if "transparency" in picture.info or picture.mode in {"RGBA", "LA", "PA"}:
+        rgba = picture.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        # 16 bit grey: PIL's own conversion clips to 255 instead of scaling.
+        return Image.fromarray((np.asarray(picture, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")

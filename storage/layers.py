@@ -1,0 +1,127 @@
+"""Which modules of a network can be target layers, and reading their maps. Hooks always leave the model clean."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import UserError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import torch
+    from torch import nn
+
+_NUM_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module whose output is a map: C filters of H x W cells."""
+
+    name: str
+    kind: str
+    channels: int
+    height: int
+    width: int
+
+
+class ActivationTap:
+    """Reads the outputs of named modules during a forward pass.
+
+    Hooks are registered on entering and removed on leaving, whatever happens in between.
+
+    Attributes:
+        maps: output of each module in the last forward pass, by name.
+    """
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        self._network, self._names = network, names
+        self._handles: list[Any] = []
+        self.maps: dict[str, torch.Tensor] = {}
+
+    def __enter__(self) -> ActivationTap:
+        modules = dict(self._network.named_modules())
+        for name in self._names:
+            self._handles.append(modules[name].register_forward_hook(self._make_hook(name)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.maps = {}
+
+    def _make_hook(self, name: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            # A copy, because a following in-place activation would overwrite what was read.
+            self.maps[name] = output.detach().clone() if hasattr(output, "detach") else output
+
+        return keep
+
+
+def list_layers(network: nn.Module, size_px: int) -> list[Layer]:
+    """All modules whose output is a map [1, C, H, W] with more than one cell, in the order in which they finish.
+
+    Args:
+        size_px: height and width of the input.
+    """
+    import torch
+
+    found: dict[str, Layer] = {}
+    handles = []
+
+    def watch(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+                found.pop(name, None)
+                found[name] = Layer(name, type(module).__name__, *(int(n) for n in output.shape[1:]))
+
+        return look
+
+    training = network.training
+    network.eval()
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    try:
+        for name, module in network.named_modules():
+            if name:
+                handles.append(module.register_forward_hook(watch(name)))
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, size_px, size_px, device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        network.train(training)
+    return list(found.values())
+
+
+def select_layers(network: nn.Module, size_px: int, names: tuple[str, ...] | str) -> list[Layer]:
+    """The layers of the given names; `auto` is the last map of the forward pass.
+
+    Raises:
+        UserError: a name that is no such module; answers with those that are.
+    """
+    layers = list_layers(network, size_px)
+    if not layers:
+        raise UserError("model.layers: the network has no module whose output is a map [N, C, H, W]; allowed: a CNN")
+    if isinstance(names, str):
+        return [layers[-1]]
+    known = {layer.name: layer for layer in layers}
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise UserError("model.layers: " + _explain_unknown(unknown[0], list(known)))
+    return [known[n] for n in names]
+
+
+def _explain_unknown(name: str, known: list[str]) -> str:
+    short = [n for n in known if n.count(".") == 0]
+    shown = difflib.get_close_matches(name, known, n=3) + short
+    shown = list(dict.fromkeys(shown))[:_NUM_SHOWN]
+    return (
+        f"found {name!r}; allowed: {', '.join(shown)} or one of the others of {len(known)}; "
+        "`lavise layers MODEL` lists them all"
+    )

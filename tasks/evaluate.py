@@ -1,0 +1,221 @@
+"""Recall of the words against the reference's masks (METHOD, ground truth and recall), with baselines and intervals.
+
+All filters are evaluated. The evaluation pictures play the target domain: their labels are used for judging only.
+Shape legend: P pairs (filter, picture) with ground truth, K concepts, I pictures, B bootstrap samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from configs.schema import EvaluateSettings
+from storage.activations import ActivationStore
+from storage.artefacts import write_json
+from storage.geometry import FloatArray
+from storage.progress import Progress, no_progress
+from storage.word_vectors import Vocabulary
+from tasks.explain import embed_pairs, find_nearest_words
+from tasks.explainer import Explainer, ExplainerFacts
+from tasks.region_features import IntArray, MaskedForward, Pairs, select_top_images
+from tasks.stage import Stage
+from tasks.statistics import Overlaps
+
+STAGE = Stage("evaluate", version=1)
+MOST_FREQUENT = "most_frequent_words"
+RANDOM = "random_words"
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Pairs with |G_{u,i}| > 0, and their G.
+
+    Attributes:
+        pairs: P of them.
+        member: bool [P, K], whether concept t is in G_{u,i}.
+    """
+
+    pairs: Pairs
+    member: npt.NDArray[np.bool_]
+
+
+def find_ground_truth(pairs: Pairs, overlaps: Overlaps, num_concepts: int, min_iou: float) -> GroundTruth:
+    """G_{u,i} = {t : IoU(M, R_u) > min_iou for one of the picture's masks M of t}, where it is not empty."""
+    good = overlaps.compute_iou() > min_iou
+    number = {(int(u), int(i)): n for n, (u, i) in enumerate(zip(pairs.filter, pairs.image, strict=True))}
+    member = np.zeros((len(pairs), num_concepts), dtype=bool)
+    for unit, image, concept in zip(overlaps.filter[good], overlaps.image[good], overlaps.concept[good], strict=True):
+        row = number.get((int(unit), int(image)))
+        if row is not None:
+            member[row, concept] = True
+    kept = member.any(axis=1)
+    return GroundTruth(pairs.take(kept), member[kept])
+
+
+def compute_recall(words_Ps: IntArray, member_PK: npt.NDArray[np.bool_], at: Sequence[int]) -> FloatArray:
+    """|W ∩ G| / |G| of each pair for each s: float64 [P, len(at)].
+
+    Args:
+        words_Ps: the best words of each pair as positions of concepts, best first; -1 for a word that is no concept.
+    """
+    hits = np.take_along_axis(member_PK, np.clip(words_Ps, 0, None), axis=1) & (words_Ps >= 0)
+    found = np.cumsum(hits, axis=1)
+    last = [min(s, words_Ps.shape[1]) - 1 for s in at]
+    recall: FloatArray = found[:, last] / member_PK.sum(axis=1, keepdims=True)
+    return recall
+
+
+class ImageBootstrap:
+    """Resamples pictures, the same ones for every method, so that differences are paired.
+
+    The value is the mean over pairs; a picture drawn twice counts all of its pairs twice.
+    """
+
+    def __init__(self, image_P: IntArray, samples: int, seed: int) -> None:
+        _, self._group = np.unique(image_P, return_inverse=True)
+        num = int(self._group.max()) + 1 if len(image_P) else 0
+        rng = np.random.default_rng([seed, 3])
+        self._draws = rng.multinomial(num, np.full(num, 1 / num), size=samples).astype(np.float64) if num else None
+        self._sizes = np.bincount(self._group, minlength=num).astype(np.float64)
+
+    def sample_means(self, values_P: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """Mean over pairs in each resample: [B]."""
+        if self._draws is None:
+            return np.zeros(0)
+        sums = np.bincount(self._group, values_P.astype(np.float64), minlength=len(self._sizes))
+        means: npt.NDArray[np.float64] = (self._draws @ sums) / (self._draws @ self._sizes)
+        return means
+
+    def summarise(self, values_P: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
+        """Mean and the ends of its 95 % percentile interval."""
+        means = self.sample_means(values_P)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return {"value": float(values_P.mean()), "low": float(low), "high": float(high)}
+
+
+def evaluate_words(
+    store: ActivationStore,
+    thresholds_C: FloatArray,
+    overlaps: Overlaps,
+    concepts: Sequence[str],
+    concept_counts: Mapping[str, int],
+    explainer: Explainer,
+    facts: ExplainerFacts,
+    vocabulary: Vocabulary,
+    settings: EvaluateSettings,
+    top_images: int,
+    seed: int,
+    device: str,
+    forward: MaskedForward | None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Recall@s of every method, closed and open vocabulary, all filters, beside the baselines.
+
+    Args:
+        overlaps: of the evaluation pictures' masks and the filters' regions.
+        concepts: names that `overlaps` refers to.
+        concept_counts: training pictures with each concept; for the most-frequent-words baseline.
+
+    Returns:
+        {num_pairs, num_filters, num_images, vocabularies: {closed: n, open: n}, recall: {vocabulary: {method: {s:
+        {value, low, high}}}}, differences: [...]}; recall is empty where no pair has a ground truth.
+    """
+    pairs = select_top_images(store.read_peaks(), thresholds_C, top_images)
+    truth = find_ground_truth(pairs, overlaps, len(concepts), settings.min_iou)
+    found: dict[str, Any] = {
+        "num_pairs": len(truth.pairs),
+        "num_filters": len(np.unique(truth.pairs.filter)),
+        "num_images": len(np.unique(truth.pairs.image)),
+        "vocabularies": {"closed": len(concepts), "open": len(vocabulary.words)},
+        "recall": {},
+        "differences": [],
+    }
+    if not len(truth.pairs):
+        return found
+    known = {m.name for m in vocabulary.matches if m.how != "missing"}
+    usable = [i for i, c in enumerate(concepts) if c in known]
+    rows = np.array(vocabulary.positions_of(concepts[i] for i in usable), dtype=np.int64)
+    concept_of_row = np.full(len(vocabulary.words), -1, dtype=np.int64)
+    concept_of_row[rows] = usable
+    open_VE = torch.from_numpy(vocabulary.matrix).to(device)
+    closed_KE = open_VE[torch.from_numpy(rows).to(device)]
+    most = max(settings.recall_at)
+    values: dict[str, dict[str, FloatArray]] = {"closed": {}, "open": {}}
+    for method in settings.methods:
+        vectors = embed_pairs(
+            store, truth.pairs, method, thresholds_C, explainer, facts, device, forward, progress
+        )
+        closed, _ = find_nearest_words(vectors, closed_KE, most, progress)
+        opened, _ = find_nearest_words(vectors, open_VE, most, progress)
+        values["closed"][method] = compute_recall(np.array(usable)[closed], truth.member, settings.recall_at)
+        values["open"][method] = compute_recall(concept_of_row[opened], truth.member, settings.recall_at)
+    frequent = sorted(range(len(concepts)), key=lambda i: (-concept_counts.get(concepts[i], 0), i))[:most]
+    baseline = compute_recall(np.tile(frequent, (len(truth.pairs), 1)), truth.member, settings.recall_at)
+    bootstrap = ImageBootstrap(truth.pairs.image, settings.bootstrap_samples, seed)
+    for name, by_method in values.items():
+        by_method[MOST_FREQUENT] = baseline
+        size = found["vocabularies"][name]
+        by_method[RANDOM] = np.tile([min(s / size, 1.0) for s in settings.recall_at], (len(truth.pairs), 1))
+        found["recall"][name] = {
+            method: {str(s): bootstrap.summarise(v[:, n]) for n, s in enumerate(settings.recall_at)}
+            for method, v in by_method.items()
+        }
+        found["differences"] += _compare_methods(name, by_method, settings, bootstrap)
+    return found
+
+
+def _compare_methods(
+    vocabulary: str, values: Mapping[str, FloatArray], settings: EvaluateSettings, bootstrap: ImageBootstrap
+) -> list[dict[str, Any]]:
+    """Paired difference of every two methods, and of each with the most frequent words; `supported` if 0 lies outside."""
+    names = [*settings.methods, MOST_FREQUENT]
+    rows = []
+    for n, s in enumerate(settings.recall_at):
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                summary = bootstrap.summarise(values[first][:, n] - values[second][:, n])
+                supported = summary["low"] > 0 or summary["high"] < 0
+                rows.append(
+                    {
+                        "vocabulary": vocabulary,
+                        "at": s,
+                        "first": first,
+                        "second": second,
+                        "supported": supported,
+                        **summary,
+                    }
+                )
+    return rows
+
+
+def save_evaluation(found: Mapping[str, Any], folder: Path) -> None:
+    """Write folder/evaluation.json."""
+    write_json(folder / EVALUATION_FILE, found)
+
+
+def load_evaluation(folder: Path) -> dict[str, Any]:
+    """Read what `save_evaluation` wrote."""
+    content: dict[str, Any] = json.loads((folder / EVALUATION_FILE).read_text("utf-8"))
+    return content
+
+
+def state_supported_order(found: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
+    """Sentences on which method is better, only where the 95 % interval of the paired difference leaves out 0."""
+    sentences = []
+    for row in found["differences"]:
+        if row["supported"] and row["first"] in methods and row["second"] in methods:
+            better, worse = (row["first"], row["second"]) if row["value"] > 0 else (row["second"], row["first"])
+            low, high = sorted((abs(row["low"]), abs(row["high"])))
+            sentences.append(
+                f"{row['vocabulary']} vocabulary, recall@{row['at']}: {better.replace('_', ' ')} above "
+                f"{worse.replace('_', ' ')} by {abs(row['value']):.3f} [{low:.3f}, {high:.3f}]"
+            )
+    return sentences

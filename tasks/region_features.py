@@ -1,0 +1,159 @@
+"""The region feature of filter u on a picture, by the methods of the paper, for many filters at once.
+
+Shape legend: P pairs (filter, picture), U filters looked at on one picture, C filters, H x W cells, S input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from storage.activations import ActivationStore
+from storage.checkpoints import TargetModel
+from storage.geometry import FloatArray, upsample_maps
+from storage.images import load_square
+from storage.layers import ActivationTap
+from storage.progress import Progress, no_progress
+from tasks.extract import normalise_pictures, run_network
+
+IntArray = npt.NDArray[np.int64]
+_IMAGES_PER_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a filter and one of its top pictures, sorted by filter, then by falling peak.
+
+    Attributes:
+        filter: int64 [P], u.
+        image: int64 [P], position in the activation store.
+        peak: float32 [P], max activation of u on the picture.
+    """
+
+    filter: IntArray
+    image: IntArray
+    peak: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.filter)
+
+    def take(self, chosen: npt.NDArray[np.bool_] | IntArray) -> Pairs:
+        return Pairs(self.filter[chosen], self.image[chosen], self.peak[chosen])
+
+
+@dataclass(frozen=True)
+class MaskedForward:
+    """What image masking needs: the network itself, and the pictures.
+
+    Attributes:
+        paths: of the store's pictures, in its order.
+    """
+
+    model: TargetModel
+    layer: str
+    paths: list[Path]
+    batch_size: int
+    device: str
+
+
+def select_top_images(peaks_NC: npt.NDArray[np.float16], thresholds_C: FloatArray, num: int) -> Pairs:
+    """The `num` pictures with the highest peak of each filter, among those whose peak is above the threshold.
+
+    A picture on which a filter stays below T_u has an empty region and is no evidence. Ties go by position.
+    """
+    order = np.argsort(-peaks_NC.astype(np.float32), axis=0, kind="stable")[:num].T
+    channels = np.arange(peaks_NC.shape[1])[:, None]
+    top = peaks_NC[order, channels].astype(np.float32)
+    qualified = top > thresholds_C[:, None]
+    return Pairs(np.broadcast_to(channels, order.shape)[qualified].astype(np.int64), order[qualified], top[qualified])
+
+
+def pool_pairs(
+    store: ActivationStore,
+    pairs: Pairs,
+    method: str,
+    thresholds_C: FloatArray,
+    device: str,
+    forward: MaskedForward | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[tuple[IntArray, torch.Tensor]]:
+    """Region features of all pairs (METHOD, explaining filter u), a few pictures at a time.
+
+    Args:
+        method: `original`, `image_masking`, `activation_masking`, `filter_attention` or `filter_attention_unnormalised`.
+        forward: for image masking.
+
+    Yields:
+        (positions in pairs int64 [B], features float32 [B, C] on the device).
+    """
+    images, inverse = np.unique(pairs.image, return_inverse=True)
+    by_image = np.argsort(inverse, kind="stable")
+    ends = np.searchsorted(inverse[by_image], np.arange(len(images) + 1))
+    with progress(f"features, {method.replace('_', ' ')}", len(images)) as bar:
+        for start in range(0, len(images), _IMAGES_PER_BLOCK):
+            block = images[start : start + _IMAGES_PER_BLOCK]
+            maps_BCHW = store.read_images(block.tolist())
+            for offset, image in enumerate(block):
+                rows = by_image[ends[start + offset] : ends[start + offset + 1]]
+                filters = pairs.filter[rows]
+                maps_CHW = maps_BCHW[offset].astype(np.float32)
+                if method == "image_masking":
+                    if forward is None:
+                        raise ValueError("image masking needs the network")
+                    features = _pool_masked_images(maps_CHW, filters, thresholds_C, forward.paths[image], forward)
+                else:
+                    maps_CP = torch.from_numpy(maps_CHW).to(device).flatten(1)
+                    filters_U = torch.from_numpy(filters).to(device)
+                    thresholds_U = torch.from_numpy(thresholds_C[filters]).to(device)
+                    features = pool_maps(maps_CP, filters_U, thresholds_U, method)
+                yield rows, features
+                bar.advance()
+
+
+def pool_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor, method: str) -> torch.Tensor:
+    """Region features of some filters on one picture: [U, C].
+
+    Args:
+        maps_CP: F, float32 [C, H·W].
+        filters_U: the filters u.
+        thresholds_U: T_u of these.
+        method: all but image masking.
+    """
+    num_positions = maps_CP.shape[1]
+    if method == "original":
+        return maps_CP.mean(dim=1).expand(len(filters_U), -1)
+    own_UP = maps_CP[filters_U]
+    if method == "activation_masking":
+        return (own_UP > thresholds_U[:, None]).to(maps_CP.dtype) @ maps_CP.T / num_positions
+    length_U = own_UP.norm(dim=1).clamp_min(torch.finfo(maps_CP.dtype).tiny)
+    dots_UC = own_UP @ maps_CP.T
+    if method == "filter_attention":
+        length_C = maps_CP.norm(dim=1).clamp_min(torch.finfo(maps_CP.dtype).tiny)
+        return dots_UC / length_U[:, None] / length_C * maps_CP.mean(dim=1)
+    if method == "filter_attention_unnormalised":
+        return dots_UC / num_positions / length_U[:, None]
+    raise ValueError(f"unknown method {method!r}")
+
+
+def _pool_masked_images(
+    maps_CHW: FloatArray, filters: IntArray, thresholds_C: FloatArray, path: Path, forward: MaskedForward
+) -> torch.Tensor:
+    """pool(Feat(x ⊙ R_u)) for some filters on one picture; x is the normalised input, so what is masked becomes 0."""
+    model, device = forward.model, forward.device
+    size = model.geometry.size_px
+    image_13SS = normalise_pictures(load_square(path, model.geometry)[None], model, device)
+    network = model.network.to(device)
+    parts = []
+    with ActivationTap(network, (forward.layer,)) as tap:
+        for start in range(0, len(filters), forward.batch_size):
+            block = filters[start : start + forward.batch_size]
+            regions = upsample_maps(maps_CHW[block], size) > thresholds_C[block, None, None]
+            masked = image_13SS * torch.from_numpy(regions).to(device)[:, None]
+            run_network(network, masked.contiguous(memory_format=torch.channels_last))
+            parts.append(tap.maps[forward.layer].float().mean(dim=(2, 3)))
+    return torch.cat(parts)

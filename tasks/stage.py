@@ -1,0 +1,170 @@
+"""What a stage is: work with a content address. Same digest, same result; nothing is computed twice.
+
+A stage asks for one or more artefacts. Those that exist are used, the others are made under a lock and published whole.
+Orchestration is passed in (`Executor`): in-process, or as a Prefect task.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from storage.artefacts import ArtefactStore, Handle, compute_stage_digest
+from storage.digest import digest_of, short
+from storage.progress import Progress, no_progress
+from storage.tracking import NullRun, NullTracker, Run, Tracker
+
+log = logging.getLogger("lavise")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of work. Raise `version` whenever the same settings and inputs would give another result.
+
+    Attributes:
+        resumable: a killed attempt leaves finished parts that the next one may use.
+    """
+
+    name: str
+    version: int
+    resumable: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One artefact that a stage is asked for: what it depends on, and nothing else."""
+
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What came of a stage."""
+
+    handles: tuple[Handle, ...]
+    cached: bool
+    seconds: float
+    digest: str
+
+
+Info = Mapping[str, Any]
+# Fills the folders of the artefacts that are missing (by position in the requests) and returns facts about each.
+Compute = Callable[[Mapping[int, Path]], Mapping[int, Info]]
+Work = Callable[[], StageOutcome]
+
+
+class Executor(Protocol):
+    """Runs a stage's work: in-process, or as an orchestrator's task."""
+
+    def __call__(self, title: str, work: Work) -> StageOutcome: ...
+
+
+def run_inline(title: str, work: Work) -> StageOutcome:
+    """In this process, as it is."""
+    return work()
+
+
+@dataclass
+class StageRunner:
+    """Runs the stages of one audit and remembers what each did.
+
+    Attributes:
+        parent: the audit's run; each stage becomes a child of it.
+        outcomes: title -> outcome, in the order of execution.
+    """
+
+    store: ArtefactStore
+    tracker: Tracker = field(default_factory=NullTracker)
+    parent: Run = field(default_factory=NullRun)
+    progress: Progress = no_progress
+    execute: Executor = run_inline
+    outcomes: dict[str, StageOutcome] = field(default_factory=dict)
+
+    def run(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> tuple[Handle, ...]:
+        """The artefacts of `requests`, in their order; `compute` makes those that are not there."""
+
+        def work() -> StageOutcome:
+            return self._materialise(stage, title, requests, compute)
+
+        outcome = self.execute(title, work)
+        self.outcomes[title] = outcome
+        return outcome.handles
+
+    def run_one(
+        self, stage: Stage, title: str, request: Request, compute: Callable[[Path], Info]
+    ) -> Handle:
+        """The same for a single artefact."""
+        return self.run(stage, title, [request], lambda folders: {0: compute(folders[0])})[0]
+
+    def _materialise(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> StageOutcome:
+        start = time.monotonic()
+        digests = [compute_stage_digest(stage.name, stage.version, r.settings, r.inputs) for r in requests]
+        found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
+        combined = digests[0] if len(digests) == 1 else digest_of(digests)
+        run = self.tracker.start(title, {"lavise.stage": stage.name, "lavise.digest": combined}, self.parent.run_id)
+        cached = len(found) == len(requests)
+        try:
+            if cached:
+                log.info("%-28s cached   %s", title, short(combined))
+            else:
+                log.info("%-28s started  %s", title, short(combined))
+                found = self._compute_missing(stage, requests, digests, compute)
+                log.info("%-28s done     %s  %.1f s", title, short(combined), time.monotonic() - start)
+            handles = tuple(found[i] for i in range(len(requests)))
+            seconds = time.monotonic() - start
+            self._record(run, requests, handles, cached, seconds)
+            run.end()
+        except BaseException:
+            run.end("FAILED")
+            raise
+        return StageOutcome(handles, cached, round(seconds, 3), combined)
+
+    def _compute_missing(
+        self, stage: Stage, requests: Sequence[Request], digests: Sequence[str], compute: Compute
+    ) -> dict[int, Handle]:
+        with ExitStack() as locks:
+            # Always in the same order, so that two runs that share artefacts cannot wait for each other.
+            for digest in sorted(set(digests)):
+                locks.enter_context(self.store.lock(stage.name, digest))
+            found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
+            folders = {
+                i: self.store.partial_folder(stage.name, d, keep=stage.resumable)
+                for i, d in enumerate(digests)
+                if i not in found
+            }
+            if folders:
+                infos = compute(folders)
+                for i in folders:
+                    request = requests[i]
+                    found[i] = self.store.publish(
+                        stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
+                    )
+        return found
+
+    def _record(
+        self, run: Run, requests: Sequence[Request], handles: Sequence[Handle], cached: bool, seconds: float
+    ) -> None:
+        run.set_tags({"lavise.cached": str(cached).lower()})
+        run.log_params({k: v for r in requests for k, v in flatten(r.settings).items()})
+        metrics = {"seconds": seconds}
+        for handle in handles:
+            metrics.update({k: v for k, v in flatten(handle.info).items() if isinstance(v, int | float)})
+        run.log_metrics(metrics)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as `outer.inner` keys."""
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(entry, Mapping):
+            flat.update(flatten(entry, f"{name}."))
+        else:
+            flat[name] = entry
+    return flat

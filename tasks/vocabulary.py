@@ -1,0 +1,59 @@
+"""The vocabulary V as an artefact: normalised vectors of all candidate words and of the reference's categories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import WordSettings
+from storage.artefacts import Handle, write_json
+from storage.digest import digest_file
+from storage.word_vectors import WORD_RULE, PhraseMatch, Vocabulary, build_vocabulary, load_word_vectors
+from tasks.stage import Stage
+
+STAGE = Stage("vocabulary", version=1)
+
+
+def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> dict[str, Any]:
+    """What V depends on, besides the vectors themselves."""
+    listed = settings.vocabulary_file
+    return {
+        "rule": None if listed else WORD_RULE,
+        "size": None if listed else settings.vocabulary_size,
+        "word_list": digest_file(listed.expanduser()) if listed and listed.expanduser().is_file() else None,
+        "categories": list(categories),
+    }
+
+
+def make_vocabulary(settings: WordSettings, categories: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Write folder/matrix.npy (float32 [V, E], rows of length 1) and folder/vocabulary.json.
+
+    Returns:
+        facts: num_words, num_all, dimensions, and how many categories were found in which way.
+    """
+    size, listed = settings.vocabulary_size, settings.vocabulary_file
+    vocabulary = build_vocabulary(load_word_vectors(settings), size, categories, listed)
+    np.save(folder / "matrix.npy", vocabulary.matrix)
+    matches = [[m.name, m.how, list(m.tokens)] for m in vocabulary.matches]
+    content = {"words": list(vocabulary.words), "num_words": vocabulary.num_words, "matches": matches}
+    write_json(folder / "vocabulary.json", content)
+    found: dict[str, int] = {}
+    for match in vocabulary.matches:
+        found[match.how] = found.get(match.how, 0) + 1
+    return {
+        "num_words": vocabulary.num_words,
+        "num_all": len(vocabulary.words),
+        "dimensions": int(vocabulary.matrix.shape[1]),
+        "categories": found,
+    }
+
+
+def load_vocabulary(handle: Handle) -> Vocabulary:
+    """Read a vocabulary back."""
+    content = json.loads(handle.path("vocabulary.json").read_text("utf-8"))
+    matches = tuple(PhraseMatch(name, how, tuple(tokens)) for name, how, tokens in content["matches"])
+    matrix = np.load(handle.path("matrix.npy"), allow_pickle=False)
+    return Vocabulary(tuple(content["words"]), matrix, content["num_words"], matches)
