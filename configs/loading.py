@@ -19,7 +19,9 @@ from configs.schema import Config
 
 def list_presets() -> list[str]:
     """Names of the presets that come with the package, sorted."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("configs").iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in resources.files("configs").iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -60,7 +62,7 @@ def _read_source(source: str) -> tuple[str, str]:
         close = difflib.get_close_matches(source, list_presets(), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(
-            f"config: found {source!r}; allowed: a preset ({', '.join(list_presets())}) or a YAML file that exists{hint}"
+            f"config: found {source!r}; allowed: a preset ({', '.join(list_presets())}) or a YAML file{hint}"
         )
     try:
         return str(path), path.read_text("utf-8")
@@ -112,7 +114,7 @@ def _apply_override(data: dict[str, Any], item: str) -> None:
 
 def _describe(error: Any, data: Mapping[str, Any]) -> str:
     """One fault in one line: field, value found, what is allowed."""
-    loc = _without_tags(error["loc"], data)
+    loc = _without_tags(error["loc"])
     field = ".".join(str(p) for p in loc) or "settings"
     kind, found = error["type"], error.get("input")
     if kind == "extra_forbidden":
@@ -132,7 +134,7 @@ def _describe(error: Any, data: Mapping[str, Any]) -> str:
     return f"{field}: {message}" if kind == "value_error" else f"{field}: found {found!r}; allowed: {message}"
 
 
-def _without_tags(loc: Sequence[str | int], data: Mapping[str, Any]) -> tuple[str | int, ...]:
+def _without_tags(loc: Sequence[str | int]) -> tuple[str | int, ...]:
     """Drop the parts of pydantic's location that name a union's branch and not a key of the file."""
     kept: list[str | int] = []
     model: Any = Config

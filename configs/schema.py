@@ -100,8 +100,8 @@ class OpenMojiReference(Settings):
     """Scenes of one to three OpenMoji pictures, made here in the COCO layout, with exact masks."""
 
     kind: Literal["openmoji"]
-    train_scenes: int = Field(default=1400, ge=2)
-    evaluation_scenes: int = Field(default=200, ge=1)
+    train_scenes: int = Field(default=1200, ge=2)
+    evaluation_scenes: int = Field(default=60, ge=1)
     size_px: int = Field(default=256, ge=32, le=2048)
     """Height and width of a scene."""
 
@@ -119,7 +119,7 @@ class OpenMojiTarget(Settings):
     """OpenMoji scenes of which no label is read."""
 
     kind: Literal["openmoji"]
-    scenes: int = Field(default=300, ge=1)
+    scenes: int = Field(default=400, ge=1)
     size_px: int = Field(default=256, ge=32, le=2048)
 
 
@@ -205,9 +205,7 @@ class TransferSettings(Settings):
     """renormalise re-estimates the explainer's normalisation statistics on windows of the target's maps."""
 
 
-Method = Literal[
-    "original", "image_masking", "activation_masking", "filter_attention", "filter_attention_unnormalised"
-]
+Method = Literal["original", "image_masking", "activation_masking", "filter_attention", "filter_attention_unnormalised"]
 
 
 class ExplainSettings(Settings):

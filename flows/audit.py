@@ -344,8 +344,9 @@ class _Audit:
             "Reference": f"{inputs.train.name}: {len(inputs.train.records)} pictures to train, "
             f"{len(inputs.evaluation.records)} to evaluate, {len(inputs.train.concepts)} categories",
             "Target domain": f"{inputs.target.name}: {len(inputs.target.records)} pictures, no labels read",
-            "Explanation": f"{self.config.explain.method.replace('_', ' ')}, {self.config.explain.top_images} top pictures, "
-            f"{self.config.train.objective} objective, transfer {self.config.transfer.method}, seed {self.config.seed}",
+            "Explanation": f"{self.config.explain.method.replace('_', ' ')}, "
+            f"{self.config.explain.top_images} top pictures, {self.config.train.objective} objective, "
+            f"transfer {self.config.transfer.method}, seed {self.config.seed}",
         }
         request = Request(
             {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},

@@ -46,7 +46,8 @@ def demo(set_: SetOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def layers(
     model: Annotated[
-        str, typer.Argument(help="timm:NAME, torchvision:NAME, NAME, package.module:callable, or a preset or YAML file.")
+        str,
+        typer.Argument(help="timm:NAME, torchvision:NAME, NAME, package.module:callable, or a preset or YAML file."),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -115,7 +116,7 @@ def _guard(command: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("lavise: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
-    except Exception as err:
+    except Exception as err:  # noqa: BLE001 - the last resort: shown whole, exit code 1
         import traceback
 
         traceback.print_exc()

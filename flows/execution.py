@@ -53,14 +53,14 @@ def run_as_prefect_task(title: str, work: Work) -> StageOutcome:
         note = f"{outcome.digest[:12]}, {outcome.seconds:.1f} s"
         return Completed(name="Cached" if outcome.cached else "Completed", message=note)
 
-    def should_retry(task: Any, task_run: Any, state: Any) -> bool:
+    def should_retry(_task: Any, _task_run: Any, state: Any) -> bool:
         try:
             state.result()
         except Exception as err:  # noqa: BLE001 - whatever the stage raised
             return can_heal(err)
         return False
 
-    Task(
+    task: Task[[], Any] = Task(
         fn=stage,
         name=title,
         task_run_name=title,
@@ -69,5 +69,6 @@ def run_as_prefect_task(title: str, work: Work) -> StageOutcome:
         retry_condition_fn=should_retry,
         cache_policy=NO_CACHE,
         persist_result=False,
-    )()
+    )
+    task()
     return outcomes[-1]

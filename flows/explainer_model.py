@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,26 @@ def save_explainer_model(explainer: Path, destination: Path) -> None:
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, facts["channels"]), "region_features")]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, facts["dimensions"]), "semantic_vectors")]),
     )
-    mlflow.pyfunc.save_model(
-        path=str(destination),
-        python_model=str(_LOADER),
-        artifacts={name: str(explainer / f"explainer.{name}") for name in ("safetensors", "json")},
-        signature=signature,
-        pip_requirements=["lavise"],
-    )
+    with _quiet():
+        mlflow.pyfunc.save_model(
+            path=str(destination),
+            python_model=str(_LOADER),
+            artifacts={name: str(explainer / f"explainer.{name}") for name in ("safetensors", "json")},
+            signature=signature,
+            pip_requirements=["lavise"],
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow talks about pip, uv and type hints while it saves; none of it concerns the user of an audit."""
+    logger = logging.getLogger("mlflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

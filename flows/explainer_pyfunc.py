@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow.models
-import mlflow.pyfunc
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 import numpy as np
 import torch
 
 from tasks.explainer import load_explainer, scale_features
 
 
-class ExplainerModel(mlflow.pyfunc.PythonModel):
+class ExplainerModel(PythonModel):
     """Region features, pooled and not scaled, float32 [n, C] -> semantic vectors v̂ of length 1, float32 [n, E]."""
 
     def load_context(self, context: Any) -> None:
@@ -26,4 +26,4 @@ class ExplainerModel(mlflow.pyfunc.PythonModel):
             return self.network(scale_features(rows, self.facts.region_feature)).numpy()
 
 
-mlflow.models.set_model(ExplainerModel())
+set_model(ExplainerModel())

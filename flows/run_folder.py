@@ -63,9 +63,7 @@ def write_run_folder(
         tables = [parquet.read_table(r.done("explained").path(name)) for r in results]
         parquet.write_table(pa.concat_tables(tables), folder / name)
     by_layer = {r.layer.name: _measure(r) for r in results}
-    stages = {
-        title: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for title, o in outcomes.items()
-    }
+    stages = {title: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for title, o in outcomes.items()}
     write_json(folder / "metrics.json", {"layers": by_layer})
     write_json(folder / "stages.json", stages)
     _write_explainers(folder, results)

@@ -77,10 +77,11 @@ def _recall_table(
     title = f"{layer}: recall, {vocabulary} vocabulary of {size:,} words, {counts['num_pairs']} filter-picture pairs"
     table = _table(title)
     table.add_column("method")
-    for s in next(iter(methods.values())):
-        table.add_column(f"@{s} [95 % interval]", justify="right")
+    at = sorted(next(iter(methods.values())), key=int)
+    for s in at:
+        table.add_column(f"@{s} \\[95 % interval]", justify="right")
     for method, by_s in methods.items():
-        cells = [f"{c['value']:.3f} \\[{c['low']:.3f}, {c['high']:.3f}]" for c in by_s.values()]
+        cells = [f"{by_s[s]['value']:.3f} \\[{by_s[s]['low']:.3f}, {by_s[s]['high']:.3f}]" for s in at]
         table.add_row(method.replace("_", " "), *cells)
     return table
 
@@ -90,7 +91,9 @@ def _stages_table(result: RunResult) -> Table:
     for heading in ("stage", "digest", "", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for name, stage in result.stages.items():
-        table.add_row(escape(name), stage["digest"][:12], "cached" if stage["cached"] else "", f"{stage['seconds']:.1f}")
+        table.add_row(
+            escape(name), stage["digest"][:12], "cached" if stage["cached"] else "", f"{stage['seconds']:.1f}"
+        )
     return table
 
 

@@ -4,7 +4,8 @@ A shard is written under a temporary name, flushed and renamed: it is there whol
 counts. The store is complete when `index.json` is there; a virtual data set (`activations.h5`) then shows all shards
 as one. Missing shards of a virtual data set read as zeros, so shards are always checked against the index first.
 
-Shape legend: N pictures, C filters, H x W cells. Maps are float16 [N, C, H, W], peaks float16 [N, C].
+Shape legend: N pictures, C filters, H x W cells. Maps are float16 [N, C, H, W], peaks float16
+[N, C], means float32 [N, C].
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from configs.errors import UserError
 from storage.artefacts import write_json
 
 HalfArray = npt.NDArray[np.float16]
+FloatArray = npt.NDArray[np.float32]
 INDEX_FILE = "index.json"
 VIRTUAL_FILE = "activations.h5"
 
@@ -87,7 +89,11 @@ def write_shard(
         )
         peaks = maps_NCHW.max(axis=(2, 3)) if num else np.zeros((0, chw[0]), np.float16)
         file.create_dataset("peaks", data=peaks, chunks=(max(num, 1), chw[0]), maxshape=(None, chw[0]), fletcher32=True)
-        file.create_dataset("keys", data=np.array(list(keys), dtype=object), dtype=h5py.string_dtype(), maxshape=(None,))
+        means = maps_NCHW.astype(np.float32).mean(axis=(2, 3))
+        file.create_dataset("means", data=means, chunks=(max(num, 1), chw[0]), maxshape=(None, chw[0]), fletcher32=True)
+        file.create_dataset(
+            "keys", data=np.array(list(keys), dtype=object), dtype=h5py.string_dtype(), maxshape=(None,)
+        )
         file.attrs["broken"] = json.dumps(dict(sorted(broken.items())))
         for name, value in provenance.items():
             file.attrs[name] = value
@@ -170,11 +176,15 @@ class ActivationStore:
 
     def read_peaks(self) -> HalfArray:
         """Highest activation of each filter on each picture: float16 [N, C]."""
-        parts = []
-        for shard in range(self.num_shards):
-            with h5py.File(self.shard_path(shard), "r") as file:
-                parts.append(file["peaks"][:])
-        return np.concatenate(parts)
+        return np.concatenate([self._read(s, "peaks") for s in range(self.num_shards)])
+
+    def read_means(self) -> FloatArray:
+        """Mean activation of each filter on each picture: float32 [N, C]."""
+        return np.concatenate([self._read(s, "means") for s in range(self.num_shards)])
+
+    def _read(self, shard: int, name: str) -> Any:
+        with h5py.File(self.shard_path(shard), "r") as file:
+            return file[name][:]
 
     def read_images(self, positions: Sequence[int]) -> HalfArray:
         """Maps of some pictures, in the order asked for: float16 [len(positions), C, H, W]."""

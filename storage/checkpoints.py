@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import importlib
 import inspect
-import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -170,7 +169,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         inner = [k for k in _NESTED_KEYS if isinstance(content, Mapping) and isinstance(content.get(k), Mapping)]
         if inner:
             content = content[inner[0]]
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, Mapping) else {}
+    tensors = (
+        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, Mapping) else {}
+    )
     if not tensors:
         raise UserError(f"model.weights: found no tensors in {path}; allowed: a state dict, or one below 'state_dict'")
     return tensors
@@ -290,8 +291,9 @@ def _timm_architecture(name: str, num_classes: int | None) -> _Architecture:
 
 def _callable_architecture(module_name: str, attribute: str, num_classes: int | None) -> _Architecture:
     arch = f"{module_name}:{attribute}"
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
         factory = getattr(module, attribute)
@@ -301,7 +303,9 @@ def _callable_architecture(module_name: str, attribute: str, num_classes: int | 
             "allowed: timm:NAME, torchvision:NAME or package.module:callable"
         ) from None
     if not callable(factory):
-        raise UserError(f"model.arch: {arch!r} is {type(factory).__name__}; allowed: a callable that returns the network")
+        raise UserError(
+            f"model.arch: {arch!r} is {type(factory).__name__}; allowed: a callable that returns the network"
+        )
     options = {} if num_classes is None else {"num_classes": num_classes}
 
     def build(pretrained: bool) -> Any:

@@ -46,13 +46,15 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def read_git_state(folder: Path) -> dict[str, Any]:
-    """Commit of the checkout that the code runs from, and whether it was changed since; empty for an installed wheel."""
+    """Commit of the checkout that the code runs from, and whether it was changed; empty for an installed wheel."""
     git = shutil.which("git")
     if git is None or not (folder / ".git").exists():
         return {}
 
     def ask(*arguments: str) -> str:
-        done = subprocess.run([git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}

@@ -6,6 +6,7 @@ whatever thread or process the orchestrator likes.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -144,6 +145,8 @@ class MlflowTracker:
 
     def __init__(self, uri: str, experiment: str, artifact_root: Path | None) -> None:
         os.environ.setdefault("DO_NOT_TRACK", "true")
+        for chatty in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 

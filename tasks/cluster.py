@@ -67,7 +67,8 @@ class StatisticsCluster:
                 self._client = Client(address, timeout="15s")
             except (OSError, ValueError) as err:
                 raise UserError(
-                    f"statistics.scheduler: found {address!r}, which does not answer ({' '.join(str(err).split())[:120]}); "
+                    f"statistics.scheduler: found {address!r}, which does not answer "
+                    f"({' '.join(str(err).split())[:120]}); "
                     "start that scheduler, or leave it empty for a local cluster"
                 ) from None
             return self._client

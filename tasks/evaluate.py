@@ -56,7 +56,7 @@ def find_ground_truth(pairs: Pairs, overlaps: Overlaps, num_concepts: int, min_i
         row = number.get((int(unit), int(image)))
         if row is not None:
             member[row, concept] = True
-    kept = member.any(axis=1)
+    kept = np.flatnonzero(member.any(axis=1))
     return GroundTruth(pairs.take(kept), member[kept])
 
 
@@ -128,7 +128,7 @@ def evaluate_words(
         {num_pairs, num_filters, num_images, vocabularies: {closed: n, open: n}, recall: {vocabulary: {method: {s:
         {value, low, high}}}}, differences: [...]}; recall is empty where no pair has a ground truth.
     """
-    pairs = select_top_images(store.read_peaks(), thresholds_C, top_images)
+    pairs = select_top_images(store, thresholds_C, top_images)
     truth = find_ground_truth(pairs, overlaps, len(concepts), settings.min_iou)
     found: dict[str, Any] = {
         "num_pairs": len(truth.pairs),
@@ -150,9 +150,7 @@ def evaluate_words(
     most = max(settings.recall_at)
     values: dict[str, dict[str, FloatArray]] = {"closed": {}, "open": {}}
     for method in settings.methods:
-        vectors = embed_pairs(
-            store, truth.pairs, method, thresholds_C, explainer, facts, device, forward, progress
-        )
+        vectors = embed_pairs(store, truth.pairs, method, thresholds_C, explainer, facts, device, forward, progress)
         closed, _ = find_nearest_words(vectors, closed_KE, most, progress)
         opened, _ = find_nearest_words(vectors, open_VE, most, progress)
         values["closed"][method] = compute_recall(np.array(usable)[closed], truth.member, settings.recall_at)
@@ -175,7 +173,7 @@ def evaluate_words(
 def _compare_methods(
     vocabulary: str, values: Mapping[str, FloatArray], settings: EvaluateSettings, bootstrap: ImageBootstrap
 ) -> list[dict[str, Any]]:
-    """Paired difference of every two methods, and of each with the most frequent words; `supported` if 0 lies outside."""
+    """Paired difference of every two methods, and of each with the baseline; `supported` if 0 lies outside."""
     names = [*settings.methods, MOST_FREQUENT]
     rows = []
     for n, s in enumerate(settings.recall_at):

@@ -92,7 +92,7 @@ def embed_pairs(
 def find_nearest_words(
     vectors_PE: torch.Tensor, words_VE: torch.Tensor, num: int, progress: Progress = no_progress
 ) -> tuple[IntArray, FloatArray]:
-    """The `num` words with the highest cosine of each row: rows of the vocabulary int64 [P, s], cosines float32 [P, s]."""
+    """The `num` words with the highest cosine of each row: positions int64 [P, s], cosines float32 [P, s]."""
     num = min(num, len(words_VE))
     words = np.zeros((len(vectors_PE), num), dtype=np.int64)
     scores = np.zeros((len(vectors_PE), num), dtype=np.float32)
@@ -162,8 +162,8 @@ def explain_filters(
     Returns:
         facts: num_filters, num_explained, num_pairs, num_novel_words, mean_confidence.
     """
-    peaks_NC = store.read_peaks()
-    pairs = select_top_images(peaks_NC, thresholds_C, settings.top_images)
+    highest_C = store.read_peaks().max(axis=0)
+    pairs = select_top_images(store, thresholds_C, settings.top_images)
     vectors = embed_pairs(store, pairs, settings.method, thresholds_C, explainer, facts, device, forward, progress)
     words_VE = torch.from_numpy(vocabulary.matrix).to(device)
     words, scores = find_nearest_words(vectors, words_VE, settings.words_per_image, progress)
@@ -185,7 +185,7 @@ def explain_filters(
                 "layer": layer,
                 "filter": unit,
                 "threshold": float(thresholds_C[unit]),
-                "peak": float(peaks_NC[:, unit].max()),
+                "peak": float(highest_C[unit]),
                 "explained": not agreement.reason,
                 "reason": agreement.reason,
                 "confidence": agreement.confidence,
@@ -266,5 +266,3 @@ def load_pairs(folder: Path) -> Pairs:
     """The pairs that were explained."""
     with np.load(folder / "pairs.npz", allow_pickle=False) as arrays:
         return Pairs(arrays["filter"], arrays["image"], arrays["peak"])
-
-

@@ -81,8 +81,8 @@ def save_explainer(explainer: Explainer, facts: ExplainerFacts, folder: Path) ->
 def load_explainer(folder: Path, device: str) -> tuple[Explainer, ExplainerFacts]:
     """Read an explainer back, in evaluation mode."""
     content = json.loads((folder / "explainer.json").read_text("utf-8"))
-    names = {k: tuple(content.pop(k)) for k in ("supervised", "held_out")}
-    facts = ExplainerFacts(**content, **names)
+    content |= {k: tuple(content[k]) for k in ("supervised", "held_out")}
+    facts = ExplainerFacts(**content)
     explainer = Explainer(facts.channels, facts.dimensions, facts.dropout)
     explainer.load_state_dict(load_file(folder / "explainer.safetensors"))
     return explainer.to(device).eval(), facts

@@ -71,7 +71,7 @@ def extract_activations(
     import torch
 
     grid = ShardGrid(len(dataset.records), settings.shard_images)
-    network = model.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = model.network.to(device).to(memory_format=torch.channels_last)
     open_shards = [s for s in range(grid.num_shards) if not all(has_shard(f, s) for f in folders.values())]
     num_open = sum(len(grid.images_of(s)) for s in open_shards)
     with (
@@ -115,7 +115,12 @@ def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel,
     import torch
 
     # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
-    images = torch.from_numpy(pictures_NSS3).to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
+    images = (
+        torch.from_numpy(np.require(pictures_NSS3, requirements="W"))
+        .to(device, non_blocking=True)
+        .permute(0, 3, 1, 2)
+        .to(torch.float32)
+    )
     mean = torch.tensor(model.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(model.std, device=device).view(1, 3, 1, 1)
     return images.div_(255).sub_(mean).div_(std)

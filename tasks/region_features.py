@@ -42,7 +42,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.filter)
 
-    def take(self, chosen: npt.NDArray[np.bool_] | IntArray) -> Pairs:
+    def take(self, chosen: IntArray) -> Pairs:
         return Pairs(self.filter[chosen], self.image[chosen], self.peak[chosen])
 
 
@@ -61,12 +61,14 @@ class MaskedForward:
     device: str
 
 
-def select_top_images(peaks_NC: npt.NDArray[np.float16], thresholds_C: FloatArray, num: int) -> Pairs:
+def select_top_images(store: ActivationStore, thresholds_C: FloatArray, num: int) -> Pairs:
     """The `num` pictures with the highest peak of each filter, among those whose peak is above the threshold.
 
-    A picture on which a filter stays below T_u has an empty region and is no evidence. Ties go by position.
+    A picture on which a filter stays below T_u has an empty region and is no evidence. Equal peaks, which clipped
+    activations (ReLU6) have many of, go by the mean over the map, then by position.
     """
-    order = np.argsort(-peaks_NC.astype(np.float32), axis=0, kind="stable")[:num].T
+    peaks_NC = store.read_peaks()
+    order = np.lexsort((-store.read_means(), -peaks_NC.astype(np.float32)), axis=0)[:num].T
     channels = np.arange(peaks_NC.shape[1])[:, None]
     top = peaks_NC[order, channels].astype(np.float32)
     qualified = top > thresholds_C[:, None]
@@ -85,7 +87,7 @@ def pool_pairs(
     """Region features of all pairs (METHOD, explaining filter u), a few pictures at a time.
 
     Args:
-        method: `original`, `image_masking`, `activation_masking`, `filter_attention` or `filter_attention_unnormalised`.
+        method: one of configs.schema.Method.
         forward: for image masking.
 
     Yields:

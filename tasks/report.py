@@ -236,16 +236,16 @@ def _describe_recall(part: LayerPart) -> dict[str, Any]:
     tables = []
     for vocabulary, methods in found["recall"].items():
         baselines = {MOST_FREQUENT, RANDOM}
+        at = sorted(next(iter(methods.values())), key=int)
         rows = [
             {
                 "method": method.replace("_", " "),
                 "baseline": method in baselines,
-                "cells": list(by_s.values()),
+                "cells": [by_s[s] for s in at],
             }
             for method, by_s in methods.items()
         ]
         size = found["vocabularies"][vocabulary]
-        at = list(next(iter(methods.values())))
         tables.append({"vocabulary": vocabulary, "size": size, "at": at, "rows": rows})
     methods = [m for m in next(iter(found["recall"].values()), {}) if m not in (MOST_FREQUENT, RANDOM)]
     return {

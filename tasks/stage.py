@@ -96,9 +96,7 @@ class StageRunner:
         self.outcomes[title] = outcome
         return outcome.handles
 
-    def run_one(
-        self, stage: Stage, title: str, request: Request, compute: Callable[[Path], Info]
-    ) -> Handle:
+    def run_one(self, stage: Stage, title: str, request: Request, compute: Callable[[Path], Info]) -> Handle:
         """The same for a single artefact."""
         return self.run(stage, title, [request], lambda folders: {0: compute(folders[0])})[0]
 

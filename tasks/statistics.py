@@ -87,9 +87,7 @@ def find_rank(counts_CB: IntArray, rank_C: IntArray) -> tuple[IntArray, IntArray
     return counts_CB.shape[1] - 1 - position, rank_C - above
 
 
-def compute_thresholds(
-    store: ActivationStore, quantile: float, cluster: StatisticsCluster
-) -> Thresholds:
+def compute_thresholds(store: ActivationStore, quantile: float, cluster: StatisticsCluster) -> Thresholds:
     """T_u with P(a_u > T_u) = 1 - quantile over all positions of all pictures (METHOD, threshold).
 
     Exact, by radix selection on the 16 bits of a float16: two passes of integer histograms. T_u is the k-th largest of
@@ -207,7 +205,13 @@ def pool_regions_of_shard(shard: AnnotatedShard) -> Regions:
     if not features:
         empty = np.zeros(0, np.int64)
         return Regions(np.zeros((0, maps.shape[1]), np.float32), np.zeros(0, np.float32), empty, empty, dict(skipped))
-    return Regions(*(np.concatenate(part) for part in (features, coverage, image, concept)), dict(skipped))
+    return Regions(
+        np.concatenate(features),
+        np.concatenate(coverage),
+        np.concatenate(image),
+        np.concatenate(concept),
+        dict(skipped),
+    )
 
 
 def save_regions_of_shard(folder: Path, item: tuple[int, AnnotatedShard]) -> tuple[int, dict[str, int]]:

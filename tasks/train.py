@@ -182,7 +182,7 @@ def _fit(
                 value = loss.item()
                 _require_finite(value, epoch, step, settings)
                 adam.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 adam.step()
                 batch_weight = float(weights.sum())
                 total += value * batch_weight
@@ -260,7 +260,7 @@ def _load_sets(
     images = np.unique(image[usable])
     if len(images) < 3:
         raise UserError(
-            f"reference: found {len(images)} pictures with regions of supervised categories; at least 3 are needed to train"
+            f"reference: found {len(images)} pictures with regions of supervised categories; at least 3 are needed"
         )
     num_early = min(max(round(settings.held_out_share * len(images)), 1), len(images) - 2)
     early_images = images[np.random.default_rng([seed, 2]).permutation(len(images))[:num_early]]

@@ -45,15 +45,13 @@ def renormalise_explainer(
         facts: num_windows, and how far the first normalisation moved (mean |difference of means| / std).
     """
     explainer, facts = load_explainer(explainer_handle.folder, device)
-    before = explainer.norm1.running_mean
-    assert before is not None
-    scale = torch.sqrt(explainer.norm1.running_var + explainer.norm1.eps)  # type: ignore[operator]
-    old = before.clone()
+    mean, variance = _statistics(explainer.norm1)
+    old, scale = mean.clone(), (variance + explainer.norm1.eps).sqrt()
     with deterministic(0), torch.inference_mode(), progress("transfer", 2 * store.num_shards) as bar:
         num = _set_statistics(explainer.norm1, _features(store, facts.region_feature, device, bar))
         hidden = (explainer.hidden(f) for f in _features(store, facts.region_feature, device, bar))
         _set_statistics(explainer.norm2, hidden)
-        shift = float(((explainer.norm1.running_mean - old).abs() / scale).mean())  # type: ignore[operator]
+        shift = float(((mean - old).abs() / scale).mean())
     save_explainer(explainer, facts, folder)
     return {"num_windows": num, "shift": shift}
 
@@ -80,9 +78,14 @@ def _set_statistics(norm: nn.BatchNorm1d, parts: Iterator[torch.Tensor]) -> int:
         squares += (rows * rows).sum(dim=0)
     mean = total / count
     variance = (squares / count - mean * mean).clamp_min(0) * (count / max(count - 1, 1))
-    assert isinstance(norm.running_mean, torch.Tensor) and isinstance(norm.running_var, torch.Tensor)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
+    own_mean, own_variance = _statistics(norm)
+    own_mean.copy_(mean)
+    own_variance.copy_(variance)
     return count
 
 
+def _statistics(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
+    """The running mean and variance themselves, not copies."""
+    assert isinstance(norm.running_mean, torch.Tensor)
+    assert isinstance(norm.running_var, torch.Tensor)
+    return norm.running_mean, norm.running_var

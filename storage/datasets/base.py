@@ -103,7 +103,9 @@ class Reference:
     evaluation: Dataset
 
 
-def split_by_image(records: Sequence[ImageRecord], share: float, seed: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
+def split_by_image(
+    records: Sequence[ImageRecord], share: float, seed: int
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """(rest, chosen): a share of the pictures drawn without replacement; both keep the given order, neither is empty.
 
     Raises:
@@ -134,14 +136,18 @@ def resolve_inside(root: Path, name: str) -> Path:
 def require_folder(path: Path, setting: str) -> Path:
     """The folder, or a clear error that names the setting."""
     if not path.is_dir():
-        raise UserError(f"{setting}: found {str(path)!r}, which is no folder; set it, for example with --set {setting}=PATH")
+        raise UserError(
+            f"{setting}: found {str(path)!r}, which is no folder; set it, for example with --set {setting}=PATH"
+        )
     return path
 
 
 def require_file(path: Path, setting: str) -> Path:
     """The file, or a clear error that names the setting."""
     if not path.is_file():
-        raise UserError(f"{setting}: found {str(path)!r}, which is no file; set it, for example with --set {setting}=PATH")
+        raise UserError(
+            f"{setting}: found {str(path)!r}, which is no file; set it, for example with --set {setting}=PATH"
+        )
     return path
 
 

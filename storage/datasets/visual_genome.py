@@ -49,8 +49,8 @@ def load_visual_genome_reference(settings: VisualGenomeReference, seed: int) -> 
     concepts = tuple(sorted(c for c, n in images_with.items() if n >= settings.min_images))
     if not concepts:
         raise UserError(
-            f"reference.min_images: found {settings.min_images}; no category is in so many of the {len(train)} training "
-            f"pictures; allowed here: at most {max(images_with.values(), default=0)}"
+            f"reference.min_images: found {settings.min_images}; no category is in so many of the {len(train)} "
+            f"training pictures; allowed here: at most {max(images_with.values(), default=0)}"
         )
     skipped["rare category"] = sum(1 for c in images_with if c not in set(concepts))
     name = root.name
@@ -95,6 +95,4 @@ def _find_picture(folders: list[Path], image_id: int) -> Path | None:
 
 def _keep(records: list[ImageRecord], concepts: tuple[str, ...]) -> tuple[ImageRecord, ...]:
     kept = set(concepts)
-    return tuple(
-        ImageRecord(r.key, r.path, tuple(a for a in r.annotations if a.concept in kept)) for r in records
-    )
+    return tuple(ImageRecord(r.key, r.path, tuple(a for a in r.annotations if a.concept in kept)) for r in records)
