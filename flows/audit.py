@@ -23,7 +23,7 @@ from storage.environment import choose_device, describe_environment, find_state_
 from storage.layers import Layer, select_layers
 from storage.progress import Progress
 from storage.tracking import Tracker
-from storage.word_vectors import Vocabulary, digest_vectors
+from storage.word_vectors import Vocabulary, digest_vectors, find_vectors_file
 from tasks import evaluate, explain, extract, report, statistics, train, transfer, vocabulary
 from tasks.cluster import StatisticsCluster
 from tasks.explainer import load_explainer
@@ -75,6 +75,8 @@ def run_audit(
         environment = describe_environment(device)
         run.set_tags(_environment_tags(environment))
         with StatisticsCluster(config.statistics, progress) as cluster:
+            # What can be wrong is looked at before anything long is begun.
+            find_vectors_file(config.words)
             audit = _Audit(config, device, runner, cluster, progress)
             model = load_target_model(config.model, config.seed)
             run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, ParamSpec
 
 import typer
 
 from configs.errors import UserError
 
-EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+EXIT_FAILURE, EXIT_USER_ERROR, EXIT_STOPPED = 1, 2, 130
 
 app = typer.Typer(
     name="lavise",
@@ -23,6 +24,32 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+P = ParamSpec("P")
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turns what a command raises into a line on standard error and an exit code."""
+
+    @functools.wraps(command)
+    def run_it(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as err:
+            print("\n".join(f"lavise: {line}" for line in str(err).splitlines()), file=sys.stderr)
+            raise typer.Exit(EXIT_USER_ERROR) from None
+        except KeyboardInterrupt:
+            print("lavise: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            raise typer.Exit(EXIT_STOPPED) from None
+        except Exception as err:
+            import traceback
+
+            traceback.print_exc()
+            print(f"lavise: failed: {type(err).__name__}: {err}", file=sys.stderr)
+            raise typer.Exit(EXIT_FAILURE) from err
+
+    return run_it
+
+
 ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `lavise presets`) or a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
@@ -32,18 +59,21 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 @app.command()
+@_guarded
 def run(config: ConfigArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Audit a checkpoint: explain every filter of its target layers."""
     _audit(config, set_ or [], as_json)
 
 
 @app.command()
+@_guarded
 def demo(set_: SetOption = None, as_json: JsonOption = False) -> None:
     """The same as `lavise run demo`: a real ImageNet network on pictures made here."""
     _audit("demo", set_ or [], as_json)
 
 
 @app.command()
+@_guarded
 def layers(
     model: Annotated[
         str,
@@ -58,6 +88,7 @@ def layers(
 
 
 @app.command()
+@_guarded
 def presets() -> None:
     """List the presets."""
     from configs.loading import list_presets
@@ -67,6 +98,7 @@ def presets() -> None:
 
 
 @app.command()
+@_guarded
 def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.", min=1, max=65535)] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.", min=1, max=65535)] = 5000,
@@ -99,30 +131,7 @@ def main() -> None:
     """Entry point of `lavise`: 0, or 2 with one clear line for the user's mistakes, or 1 for anything else."""
     os.environ.setdefault("DO_NOT_TRACK", "true")
     _log_to_stderr()
-    sys.exit(_guard(lambda: app(standalone_mode=False)))
-
-
-def _guard(command: Callable[[], Any]) -> int:
-    import click
-
-    try:
-        code = command()
-    except UserError as err:
-        print(f"lavise: {err}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except click.ClickException as err:
-        err.show()
-        return EXIT_USER_ERROR
-    except (KeyboardInterrupt, click.Abort):
-        print("lavise: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    except Exception as err:  # noqa: BLE001 - the last resort: shown whole, exit code 1
-        import traceback
-
-        traceback.print_exc()
-        print(f"lavise: failed: {type(err).__name__}: {err}", file=sys.stderr)
-        return EXIT_FAILURE
-    return code if isinstance(code, int) else 0
+    app()
 
 
 def _log_to_stderr() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlflow.models import set_model
-from mlflow.pyfunc.model import PythonModel
 import numpy as np
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from tasks.explainer import load_explainer, scale_features
 

@@ -127,19 +127,29 @@ def finish_store(folder: Path, grid: ShardGrid) -> dict[str, Any]:
             chw = tuple(int(n) for n in file["maps"].shape[1:])
             keys += [k.decode("utf-8") for k in file["keys"][:]]
             broken.update(json.loads(file.attrs["broken"]))
-    layout = h5py.VirtualLayout(shape=(sum(counts), *chw), dtype=np.float16)
-    start = 0
-    for shard, count in enumerate(counts):
-        if count:
-            layout[start : start + count] = h5py.VirtualSource(shard_name(shard), "maps", shape=(count, *chw))
-        start += count
-    temporary = folder / (VIRTUAL_FILE + ".tmp")
-    with h5py.File(temporary, "w", libver="latest") as file:
-        file.create_virtual_dataset("maps", layout)
-    os.replace(temporary, folder / VIRTUAL_FILE)
+    _write_virtual(folder / VIRTUAL_FILE, counts, chw)
     index = {"num_images": sum(counts), "shape": list(chw), "shards": counts, "keys": keys, "broken": broken}
     write_json(folder / INDEX_FILE, index)
     return index
+
+
+def _write_virtual(path: Path, counts: Sequence[int], chw: tuple[int, ...]) -> None:
+    """The shards as one data set. By h5py's low level, since only that leaves the time out: same maps, same bytes."""
+    space = h5py.h5s.create_simple((sum(counts), *chw))
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_obj_track_times(False)
+    start = 0
+    for shard, count in enumerate(counts):
+        if count:
+            space.select_hyperslab((start, *(0 for _ in chw)), (count, *chw))
+            source = h5py.h5s.create_simple((count, *chw))
+            layout.set_virtual(space, shard_name(shard).encode(), b"maps", source)
+        start += count
+    space.select_all()
+    temporary = path.with_name(path.name + ".tmp")
+    with h5py.File(temporary, "w") as file:
+        h5py.h5d.create(file.id, b"maps", h5py.h5t.IEEE_F16LE, space, layout)
+    os.replace(temporary, path)
 
 
 class ActivationStore:

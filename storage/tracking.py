@@ -10,6 +10,8 @@ import logging
 import os
 import socket
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from configs.errors import UserError
 from configs.schema import TrackingSettings
 
 _MAX_PARAM_CHARS = 500
+_ANSWER_SECONDS = 10.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
 
@@ -151,12 +154,17 @@ class MlflowTracker:
         from mlflow.tracking import MlflowClient
 
         self.uri: str | None = uri
+        _require_answer(uri)
         try:
             self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 location = (artifact_root / experiment).as_uri() if artifact_root else None
                 self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
+                # Opens the UI on runs and their metrics instead of on traces of language models.
+                self._client.set_experiment_tag(
+                    self._experiment_id, "mlflow.experimentKind", "custom_model_development"
+                )
             elif found.lifecycle_stage != "active":
                 raise UserError(f"tracking.experiment: {experiment!r} was deleted in {uri}; restore it or name another")
             else:
@@ -187,6 +195,22 @@ class MlflowTracker:
             started = psutil.Process(int(pid)).create_time() if alive else 0.0
             if not alive or started * 1000 > run.info.start_time:
                 self._client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _require_answer(uri: str) -> None:
+    """One quick request first: MLflow's own client would go on trying for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(uri, timeout=_ANSWER_SECONDS):  # noqa: S310 - http and https only
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers; whether it lets us in shows with the first real request
+    except (OSError, ValueError) as err:
+        raise UserError(
+            f"tracking.uri: {uri} does not answer ({' '.join(str(err).split())[:120]}); "
+            "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
+        ) from None
 
 
 def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:

@@ -82,6 +82,8 @@ def find_vectors_file(settings: WordSettings) -> dict[str, Path]:
     Raises:
         UserError: package not installed or of unknown layout, or no such file.
     """
+    if settings.vocabulary_file and not settings.vocabulary_file.expanduser().is_file():
+        raise UserError(f"words.vocabulary_file: found {str(settings.vocabulary_file)!r}, which is no file")
     if settings.vectors.startswith("package:"):
         name = settings.vectors.removeprefix("package:")
         try:

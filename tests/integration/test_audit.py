@@ -1,0 +1,144 @@
+"""The main job through the command line: a real network, real files, MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import pytest
+from safetensors.torch import load_file
+
+from configs.loading import load_config
+from tests.integration.tiny import Finished, run_tiny
+
+pytestmark = pytest.mark.slow
+
+RUN_FILES = {
+    "explanations.parquet",
+    "filters.parquet",
+    "metrics.json",
+    "explainer.safetensors",
+    "explainer.json",
+    "config.yaml",
+    "environment.json",
+    "report.html",
+    "stages.json",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> Finished:
+    return run_tiny(home)
+
+
+def test_leaves_the_run_folder_that_others_rely_on(first: Finished) -> None:
+    folder = Path(first.result["run_dir"])
+    assert {p.name for p in folder.iterdir()} == RUN_FILES
+    filters = parquet.read_table(folder / "filters.parquet").to_pylist()
+    assert [f["filter"] for f in filters] == list(range(1280))
+    assert {f["layer"] for f in filters} == {"bn2"}
+    words = parquet.read_table(folder / "explanations.parquet").to_pylist()
+    assert {"layer", "filter", "rank", "word", "score", "votes", "novel"} <= set(words[0])
+    by_filter = {(w["filter"], w["rank"]): w["word"] for w in words}
+    named = next(f for f in filters if f["words"])
+    assert by_filter[named["filter"], 1] == named["words"][0]
+    assert any(name.startswith("bn2::") for name in load_file(folder / "explainer.safetensors"))
+    assert load_config(folder / "config.yaml").explain.top_images == 10
+
+
+def test_json_says_what_ran(first: Finished) -> None:
+    result = first.result
+    assert set(result) == {"run_id", "tracking_uri", "run_dir", "metrics", "stages", "images_decoded"}
+    assert all(set(s) == {"digest", "cached", "seconds"} for s in result["stages"].values())
+    assert not any(s["cached"] for s in result["stages"].values())
+    recall = result["metrics"]["bn2/closed/filter_attention/recall_at_5"]
+    assert recall > result["metrics"]["bn2/closed/random_words/recall_at_5"]
+
+
+def test_recall_intervals_hold_their_value(first: Finished) -> None:
+    measured = json.loads((Path(first.result["run_dir"]) / "metrics.json").read_text("utf-8"))
+    cells = [
+        cell
+        for methods in measured["layers"]["bn2"]["recall"].values()
+        for by_s in methods.values()
+        for cell in by_s.values()
+    ]
+    assert len(cells) == 2 * 5 * 3
+    assert all(c["low"] <= c["value"] + 1e-9 and c["value"] <= c["high"] + 1e-9 for c in cells)
+
+
+def test_is_in_mlflow_with_a_child_per_stage(first: Finished) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(first.result["tracking_uri"])
+    run = client.get_run(first.result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.objective"] == "softmax"
+    assert run.data.tags["lavise.checkpoint"]
+    assert {d.dataset.name for d in run.inputs.dataset_inputs} == {
+        "openmoji/train",
+        "openmoji/evaluation",
+        "openmoji/target",
+    }
+    logged = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert logged >= RUN_FILES | {"explainer"}
+    query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    children = client.search_runs([run.info.experiment_id], query)
+    assert {c.info.run_name for c in children} == set(first.result["stages"])
+
+
+def test_logged_explainer_loads_as_a_model_with_a_signature(first: Finished) -> None:
+    import mlflow.pyfunc
+    import numpy as np
+
+    mlflow.set_tracking_uri(first.result["tracking_uri"])
+    location = mlflow.artifacts.download_artifacts(run_id=first.result["run_id"], artifact_path="explainer")
+    assert not list(Path(location).rglob("*.pkl"))
+    model = mlflow.pyfunc.load_model(location)
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1280)
+    vectors = model.predict(np.random.default_rng(0).random((3, 1280), dtype=np.float32))
+    assert vectors.shape == (3, 50)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_again_is_all_cached_and_decodes_nothing(home: Path, first: Finished) -> None:
+    again = run_tiny(home).result
+    assert all(s["cached"] for s in again["stages"].values())
+    assert again["images_decoded"] == 0
+    assert again["metrics"] == first.result["metrics"]
+
+
+def test_other_top_images_runs_explain_and_what_follows(home: Path, first: Finished) -> None:
+    assert first.code == 0
+    changed = run_tiny(home, explain__top_images=7).result
+    ran = {name for name, s in changed["stages"].items() if not s["cached"]}
+    assert ran == {"explain bn2", "evaluate bn2", "report"}
+
+
+def test_number_of_workers_and_threads_changes_no_bit(home: Path, first: Finished, tmp_path: Path) -> None:
+    other = run_tiny(tmp_path, statistics__num_workers=1, extract__decode_threads=1).result
+    assert {n: s["digest"] for n, s in other["stages"].items()} == {
+        n: s["digest"] for n, s in first.result["stages"].items()
+    }
+    from tests.integration.tiny import digest_artefacts
+
+    ours, theirs = digest_artefacts(home), digest_artefacts(tmp_path)
+    assert theirs
+    assert {k: ours[k] for k in theirs} == theirs
+
+
+def test_two_layers_in_one_audit(home: Path, first: Finished) -> None:
+    assert first.code == 0
+    result = run_tiny(home, model__layers="[bn2,blocks.5]", train__max_epochs=2, transfer__method="renormalise").result
+    assert result["stages"]["extract train"]["cached"] is False
+    assert result["metrics"]["blocks.5/num_filters"] == 192
+    assert result["metrics"]["bn2/num_filters"] == 1280
+    filters = parquet.read_table(Path(result["run_dir"]) / "filters.parquet").to_pylist()
+    assert len(filters) == 1280 + 192
+    assert "transfer target blocks.5" in result["stages"]
