@@ -184,10 +184,23 @@ class _Audit:
             np.save(folder / "thresholds.npy", found.value)
             np.save(folder / "saturated.npy", found.saturated)
             np.save(folder / "histogram.npy", found.histogram)
-            return {"num_filters": len(found.value), "num_saturated": int(found.saturated.sum())}
+            return {
+                "num_filters": len(found.value),
+                "num_saturated": int(found.saturated.sum()),
+                "num_signed": found.count_signed(),
+            }
 
         request = Request({"quantile": quantile}, {"activations": activations.digest})
-        return self.runner.run_one(statistics.THRESHOLDS, f"thresholds {role} {result.layer.name}", request, compute)
+        title = f"thresholds {role} {result.layer.name}"
+        handle = self.runner.run_one(statistics.THRESHOLDS, title, request, compute)
+        uses_attention = self.config.explain.method.startswith("filter_attention")
+        if role == "target" and handle.info["num_signed"] and uses_attention:
+            log.warning(
+                "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
+                "(after the activation): explain.method=activation_masking is safer here",
+                *(result.layer.name, handle.info["num_signed"], handle.info["num_filters"]),
+            )
+        return handle
 
     def _count_overlaps(self, model: TargetModel, inputs: Inputs, result: LayerResult) -> Handle:
         activations, thresholds = result.activations["evaluation"], result.thresholds["evaluation"]

@@ -35,6 +35,7 @@ IntArray = npt.NDArray[np.int64]
 _CHANNEL_BLOCK = 128
 _REGION_BLOCK = 256
 _SIGN = np.uint16(0x8000)
+_FIRST_NONNEGATIVE_BIN = 128  # the bin below holds -0 and what is closest to it
 
 
 # ---------------------------------------------------------------- thresholds
@@ -66,6 +67,10 @@ class Thresholds:
     value: FloatArray
     saturated: BoolArray
     histogram: IntArray
+
+    def count_signed(self) -> int:
+        """Number of filters with negative activations (-0 is not negative)."""
+        return int((self.histogram[:, : _FIRST_NONNEGATIVE_BIN - 1].sum(axis=1) > 0).sum())
 
 
 def count_high_bytes(path: Path) -> IntArray:
