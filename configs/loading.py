@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import UserError
+from configs.paths import expand_home
 from configs.schema import Config
 
 
@@ -57,7 +58,7 @@ def dump_config(config: Config) -> str:
 def _read_source(source: str) -> tuple[str, str]:
     if source in list_presets():
         return source, resources.files("configs").joinpath(f"{source}.yaml").read_text("utf-8")
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if path.suffix not in {".yaml", ".yml"} and not path.is_file():
         close = difflib.get_close_matches(source, list_presets(), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -76,6 +77,8 @@ class _NoDuplicateLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
@@ -86,7 +89,7 @@ class _NoDuplicateLoader(yaml.SafeLoader):
 def _parse_yaml(label: str, text: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader=_NoDuplicateLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, TypeError) as err:
+    except (yaml.YAMLError, TypeError, RecursionError) as err:
         raise UserError(f"{label}: not valid YAML: {' '.join(str(err).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{label}: found {type(data).__name__}; allowed: a mapping of sections, as in a preset")

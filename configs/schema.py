@@ -5,7 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from configs.errors import UserError
+from configs.paths import expand_home
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return expand_home(path)
+    except UserError as err:
+        raise ValueError(str(err)) from None
+
+
+UserPath = Annotated[Path, AfterValidator(_expand)]
+"""A path in which a leading `~` is the home folder."""
+Scale = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseModel):
@@ -25,7 +40,7 @@ class PreprocessingSettings(Settings):
     """Side of the centred square as a share of the picture's shorter side (only with center_crop)."""
     mean: tuple[float, float, float] | None = None
     """Per channel, on the scale 0..1."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[Scale, Scale, Scale] | None = None
     """Per channel, on the scale 0..1."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
 
@@ -60,7 +75,7 @@ class CocoReference(Settings):
     """COCO instances: polygon, RLE and crowd masks."""
 
     kind: Literal["coco"]
-    root: Path
+    root: UserPath
     train_images: str = "train2017"
     """Folder of the pictures, below root."""
     train_annotations: str = "annotations/instances_train2017.json"
@@ -76,7 +91,7 @@ class VisualGenomeReference(Settings):
     """Visual Genome objects: boxes filled with 1, categories merged by synset."""
 
     kind: Literal["visual_genome"]
-    root: Path
+    root: UserPath
     objects: str = "objects.json"
     image_folders: tuple[str, ...] = ("VG_100K", "VG_100K_2")
     min_images: int = Field(default=100, ge=1)
@@ -91,7 +106,7 @@ class ImageFolderReference(Settings):
     """A folder per class; the mask is the whole picture."""
 
     kind: Literal["image_folder"]
-    root: Path
+    root: UserPath
     evaluation_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the pictures kept for evaluation; split by picture."""
 
@@ -110,7 +125,7 @@ class ImageFolderTarget(Settings):
     """All pictures below a folder; folder names and label files are not read."""
 
     kind: Literal["image_folder"] = "image_folder"
-    root: Path
+    root: UserPath
     max_images: int | None = Field(default=None, ge=1)
     """Take only the first so many pictures, in the order of their paths."""
 
@@ -138,7 +153,7 @@ class WordSettings(Settings):
     """auto goes by the file's ending, and by its first line for text."""
     vocabulary_size: int = Field(default=65_000, ge=10)
     """So many of the most frequent words that pass the word rule; taken in the file's order."""
-    vocabulary_file: Path | None = None
+    vocabulary_file: UserPath | None = None
     """A word or phrase per line; replaces the frequency prefix."""
 
 
@@ -262,7 +277,7 @@ class TrackingSettings(Settings):
 class StorageSettings(Settings):
     """Where results are kept."""
 
-    root: Path | None = None
+    root: UserPath | None = None
     """The state folder; None takes LAVISE_HOME, else .lavise in the current folder."""
 
 

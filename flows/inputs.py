@@ -60,7 +60,7 @@ def describe_sources(config: Config, runner: StageRunner) -> dict[str, str]:
     def source(settings: object, title: str) -> str:
         root = getattr(settings, "root", None)
         if isinstance(root, Path):
-            return str(root.expanduser().resolve())
+            return str(root.resolve())
         return f"openmoji scenes {short(runner.outcomes[title].digest)}"
 
     reference = source(config.reference, "scenes reference")

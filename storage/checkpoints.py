@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import UserError
+from configs.paths import expand_home
 from configs.schema import ModelSettings
 from storage.digest import digest_tensors
 from storage.geometry import Geometry
@@ -123,13 +124,13 @@ def find_weights_file(weights: str) -> Path:
         name = weights.removeprefix("package:")
         try:
             files = metadata.files(name) or []
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, ValueError):
             raise UserError(f"model.weights: package {name!r} is not installed; install it, or give a file") from None
         found = sorted(Path(str(f.locate())) for f in files if f.suffix in WEIGHT_SUFFIXES)
         if len(found) != 1:
             raise UserError(f"model.weights: found {len(found)} weight files in package {name!r}; allowed: exactly one")
         return found[0]
-    path = Path(weights).expanduser()
+    path = expand_home(weights)
     if not path.is_file():
         raise UserError(
             f"model.weights: found {weights!r}, which is no file; "
@@ -264,6 +265,11 @@ def _torchvision_architecture(name: str, num_classes: int | None) -> _Architectu
         options["init_weights"] = True
 
     def build(pretrained: bool) -> Any:
+        if pretrained and options.get("num_classes") is not None:
+            raise UserError(
+                f"model.num_classes: found {num_classes} with pretrained weights of torchvision, which have a head of "
+                "their own; leave it empty"
+            )
         return models.get_model(name, weights="DEFAULT" if pretrained else None, **({} if pretrained else options))
 
     size_px = 299 if name == "inception_v3" else 224
@@ -313,7 +319,13 @@ def _callable_architecture(module_name: str, attribute: str, num_classes: int | 
 
         if pretrained:
             raise UserError("model.weights: 'pretrained' is for timm and torchvision; allowed here: random, or a file")
-        network = factory(**options)
+        try:
+            network = factory(**options)
+        except TypeError as err:
+            raise UserError(
+                f"model.arch: {arch!r} cannot be called with {options or 'no arguments'} ({_one_line(err)}); "
+                "leave model.num_classes empty, or give the callable such a parameter"
+            ) from None
         if not isinstance(network, nn.Module):
             raise UserError(f"model.arch: {arch!r} returned {type(network).__name__}; allowed: a torch.nn.Module")
         return network

@@ -10,6 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
+from configs.paths import expand_home
+
 _PACKAGES = (
     "lavise",
     "torch",
@@ -62,7 +65,7 @@ def read_git_state(folder: Path) -> dict[str, Any]:
 
 def find_state_root(configured: Path | None) -> Path:
     """The state folder: as configured, else LAVISE_HOME, else .lavise in the current folder; absolute."""
-    return (configured or Path(os.environ.get("LAVISE_HOME") or ".lavise")).expanduser().resolve()
+    return expand_home(configured or os.environ.get("LAVISE_HOME") or ".lavise").resolve()
 
 
 def choose_device(configured: str) -> str:
@@ -72,8 +75,6 @@ def choose_device(configured: str) -> str:
         UserError: cuda asked for and not there.
     """
     import torch
-
-    from configs.errors import UserError
 
     has_cuda = torch.cuda.is_available()
     if configured == "cuda" and not has_cuda:

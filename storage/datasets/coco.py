@@ -82,6 +82,8 @@ def load_coco_instances(
             continue
         by_image[entry["image_id"]].append(Annotation(concept, rle=rle))
     ids = sorted(coco.imgs)[:max_images]
+    if twice := [n for n, k in Counter(coco.imgs[i]["file_name"] for i in ids).items() if k > 1]:
+        raise UserError(f"{annotations}: {twice[0]!r} stands under two image ids; allowed: a file once")
     records = tuple(
         ImageRecord(coco.imgs[i]["file_name"], resolve_inside(images, coco.imgs[i]["file_name"]), tuple(by_image[i]))
         for i in ids
@@ -105,6 +107,10 @@ def _read(path: Path) -> Any:
             entries = coco.dataset[key]
             if lacking := [k for e in entries for k in required if k not in e]:
                 raise KeyError(f"{lacking[0]} in {key}")
+            if key == "images" and (wrong := [e for e in entries if not isinstance(e["file_name"], str)]):
+                raise TypeError(f"file_name {wrong[0]['file_name']!r} is no text")
+            if len({type(e["id"]) for e in entries}) > 1:
+                raise TypeError(f"ids of several types in {key}")
             if len({e["id"] for e in entries}) != len(entries):
                 raise UserError(f"{path}: an id stands twice in {key}")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AssertionError, TypeError) as err:
@@ -119,16 +125,19 @@ def _to_rle(coco: Any, entry: dict[str, Any], image: dict[str, Any]) -> dict[str
     segmentation = entry.get("segmentation")
     if not segmentation:
         return None
-    if isinstance(segmentation, list):
-        polygons = [p for p in segmentation if len(p) >= 6]
-        if not polygons:
-            return None
-        entry = {**entry, "segmentation": polygons}
     try:
+        if isinstance(segmentation, list):
+            polygons = [p for p in ([float(v) for v in p] for p in segmentation) if len(p) >= 6]
+            if not polygons:
+                return None
+            entry = {**entry, "segmentation": polygons}
         rle = coco.annToRLE(entry)
-    except (TypeError, ValueError, KeyError, IndexError) as err:
-        raise UserError(f"annotation {entry['id']}: segmentation is neither polygons nor run lengths ({err})") from None
-    if tuple(rle["size"]) != (image["height"], image["width"]):
+        size = tuple(rle["size"])
+    except Exception as err:  # noqa: BLE001 - pycocotools raises whatever comes on senseless masks
+        raise UserError(
+            f"annotation {entry['id']}: segmentation is neither polygons nor run lengths ({' '.join(str(err).split())})"
+        ) from None
+    if size != (image["height"], image["width"]):
         return None
     counts = rle["counts"]
     return {"size": list(rle["size"]), "counts": counts if isinstance(counts, bytes) else str(counts).encode("ascii")}

@@ -81,7 +81,7 @@ def write_scenes(
     folder = root / split
     folder.mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)
-    split_key = int.from_bytes(split.encode("utf-8")[:8], "little")
+    split_key = int(digest_of(split)[:15], 16)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
 

@@ -37,7 +37,13 @@ def load_visual_genome_reference(settings: VisualGenomeReference, seed: int) -> 
     skipped: Counter[str] = Counter()
     records = []
     for entry in sorted(_read(file), key=lambda e: int(e["image_id"]))[: settings.max_images]:
-        boxes = _collect_boxes(entry, skipped)
+        try:
+            boxes = _collect_boxes(entry, skipped)
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise UserError(
+                f"{file}: not Visual Genome objects: image_id {entry['image_id']} has an object without "
+                f"usable x, y, w, h or synsets ({err})"
+            ) from None
         path = _find_picture(folders, int(entry["image_id"]))
         if path is None:
             skipped["picture not found"] += 1

@@ -1,0 +1,17 @@
+"""Paths as users write them."""
+
+from pathlib import Path
+
+from configs.errors import UserError
+
+
+def expand_home(path: str | Path) -> Path:
+    """`~` and `~name` at the front become home folders.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"path {str(path)!r}: its user has no home folder here; write the path out") from None

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.errors import UserError
+from configs.loading import dump_config, list_presets, load_config, validate_config
+from configs.schema import CocoReference, ImageFolderTarget, OpenMojiReference
+
+MINIMAL = """
+name: small
+model: {arch: "timm:resnet18"}
+reference: {kind: openmoji}
+target: {kind: openmoji}
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "run.yaml") -> str:
+    path = tmp_path / name
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+def fault_lines(tmp_path: Path, text: str, overrides: list[str] | None = None) -> list[str]:
+    """The lines of the error, each without the file's name in front."""
+    source = write(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_config(source, overrides or [])
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{source}: ") for line in lines)
+    return [line.removeprefix(f"{source}: ") for line in lines]
+
+
+# Presets
+
+
+def test_presets_are_the_yaml_files_of_the_package() -> None:
+    assert list_presets() == ["coco-mini", "coco-resnet18", "demo", "vg-resnet50"]
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_every_preset_loads_under_its_own_name(name: str) -> None:
+    assert load_config(name).name == name
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_dump_round_trip(tmp_path: Path, name: str) -> None:
+    config = load_config(name, ["seed=7", "storage.root=/some/where", "model.preprocessing.mean=[0.1,0.2,0.3]"])
+    dumped = dump_config(config)
+    assert load_config(write(tmp_path, dumped)) == config
+    assert yaml.safe_load(dumped)["seed"] == 7
+
+
+def test_dump_keeps_text_that_is_not_ascii(tmp_path: Path) -> None:
+    config = load_config("demo", ["tracking.experiment='Prüfung ü'"])
+    assert "Prüfung ü" in dump_config(config)
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+def test_unknown_preset_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^config: found 'dmeo'; allowed: a preset \(coco-mini, coco-resnet18, demo, vg-resnet50\) or a YAML "
+        r"file; did you mean demo\?$",
+    ):
+        load_config("dmeo")
+
+
+@pytest.mark.parametrize("source", ["", ".", "/"])
+def test_a_source_that_is_no_file(source: str) -> None:
+    with pytest.raises(UserError, match=rf"config: found '{source}'; allowed: a preset"):
+        load_config(source)
+
+
+def test_missing_yaml_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read '.*none\.yaml': .*No such file.*; give a preset's name or"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(UserError, match=r"cannot read .*binary\.yaml.*'utf-8' codec"):
+        load_config(path)
+
+
+def test_home_folder_of_nobody_is_a_fault_of_the_user() -> None:
+    with pytest.raises(UserError, match="no-such-user-here"):
+        load_config("~no-such-user-here/run.yaml")
+
+
+def test_yaml_file_with_a_preset_like_name_needs_no_ending(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, MINIMAL, "settings")).name == "small"
+
+
+# Faults
+
+
+def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) -> None:
+    lines = fault_lines(
+        tmp_path,
+        """
+        name: "../up"
+        seeed: 1
+        device: tpu
+        model:
+          arch: "timm:resnet18"
+          num_classes: 0
+          preprocessing: {fit: crop, size_px: 3}
+        reference: {kind: openmoji, train_scene: 3}
+        target: {kind: image_folder}
+        train: {objective: hing, dropout: 1}
+        statistics: {quantile: 0.005}
+        """,
+    )
+    assert lines == [
+        "name: found '../up'; allowed: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'",
+        "device: found 'tpu'; allowed: 'auto', 'cpu' or 'cuda'",
+        "model.num_classes: found 0; allowed: input should be greater than or equal to 1",
+        "model.preprocessing.size_px: found 3; allowed: input should be greater than or equal to 8",
+        "model.preprocessing.fit: found 'crop'; allowed: 'squash' or 'center_crop'",
+        "reference.train_scene: unknown key; allowed: kind, train_scenes, evaluation_scenes, size_px; "
+        "did you mean train_scenes?",
+        "target.root: missing; give a value, in the file or with --set target.root=...",
+        "statistics.quantile: found 0.005; allowed: input should be greater than 0.5",
+        "train.objective: found 'hing'; allowed: 'hinge', 'cosine' or 'softmax'",
+        "train.dropout: found 1; allowed: input should be less than 1",
+        "seeed: unknown key; allowed: name, seed, device, model, reference, target, words, extract, statistics, train, "
+        "transfer, explain, evaluate, report, tracking, storage; did you mean seed?",
+    ]
+
+
+def test_missing_sections_are_named(tmp_path: Path) -> None:
+    assert fault_lines(tmp_path, "name: x") == [
+        f"{section}: missing; give a value, in the file or with --set {section}=..."
+        for section in ("model", "reference", "target")
+    ]
+
+
+def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
+    assert fault_lines(tmp_path, text) == [
+        "reference.kind: found 'cocoo'; allowed: 'coco', 'visual_genome', 'image_folder', 'openmoji'"
+    ]
+
+
+def test_missing_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    text = MINIMAL.replace("target: {kind: openmoji}", "target: {root: x}")
+    assert fault_lines(tmp_path, text) == ["target.kind: missing; allowed: 'image_folder', 'openmoji'"]
+
+
+def test_fault_in_a_section_that_depends_on_two_fields(tmp_path: Path) -> None:
+    assert fault_lines(tmp_path, MINIMAL + "extract: {batch_size: 5}\n") == [
+        "extract: shard_images must be a multiple of batch_size, found 128 and 5"
+    ]
+
+
+def test_fault_in_a_list_names_the_field_without_type_jargon(tmp_path: Path) -> None:
+    lines = fault_lines(tmp_path, MINIMAL.replace('arch: "timm:resnet18"', "arch: a, layers: 5"))
+    assert lines
+    assert all(line.startswith("model.layers: found 5; allowed: ") for line in lines)
+    assert any("'auto'" in line for line in lines)
+
+
+def test_layers_twice(tmp_path: Path) -> None:
+    lines = fault_lines(tmp_path, MINIMAL.replace('arch: "timm:resnet18"', "arch: a, layers: [b, b]"))
+    assert lines == ["model: layers must be 'auto' or different module names, found ['b', 'b']"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [("name: x\nname: y\n", "name"), ("name: x\nmodel:\n  arch: a\n  arch: b\n", "arch")]
+)
+def test_key_that_stands_twice(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"run\.yaml: not valid YAML: key '{key}' stands twice in .* line \d"):
+        load_config(write(tmp_path, text))
+
+
+def test_same_key_in_two_sections_is_fine(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL + "train: {batch_images: 4}\nextract: {batch_size: 4}\n"))
+    assert (config.train.batch_images, config.extract.batch_size) == (4, 4)
+
+
+def test_yaml_merge_key(tmp_path: Path) -> None:
+    text = MINIMAL.replace("reference: {kind: openmoji}", "reference: &both {kind: openmoji, size_px: 64}")
+    config = load_config(write(tmp_path, text.replace("target: {kind: openmoji}", "target: {<<: *both, scenes: 3}")))
+    assert config.target.model_dump() == {"kind": "openmoji", "scenes": 3, "size_px": 64}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "found NoneType; allowed: a mapping of sections"),
+        ("- a\n- b\n", "found list; allowed: a mapping of sections"),
+        ("name: [", "not valid YAML: while parsing"),
+        ("? [a, b]\n: c\n", "not valid YAML: .*list"),
+        ("a: *nowhere\n", "not valid YAML: .*undefined alias"),
+    ],
+)
+def test_text_that_is_no_mapping(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_key_that_is_no_text(tmp_path: Path) -> None:
+    assert "1: found 1; allowed: keys should be strings" in fault_lines(tmp_path, MINIMAL + "1: x\n")
+
+
+def test_endless_nesting_is_a_fault_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.yaml: not valid YAML"):
+        load_config(write(tmp_path, "name: " + "[" * 5000))
+
+
+def test_yaml_tags_run_nothing(tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+    with pytest.raises(UserError, match="not valid YAML: could not determine a constructor for the tag"):
+        load_config(write(tmp_path, f"name: !!python/object/apply:os.mkdir ['{witness}']\n"))
+    assert not witness.exists()
+
+
+# Overrides
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    config = load_config(
+        "demo",
+        ["seed=3", "model.layers=[a, b]", "train.learning_rate=1e-2", "storage.root=null", "tracking.enabled=false"],
+    )
+    assert config.seed == 3
+    assert config.model.layers == ("a", "b")
+    assert config.train.learning_rate == 0.01
+    assert config.storage.root is None
+    assert config.tracking.enabled is False
+    assert load_config("demo").seed == 0
+
+
+def test_override_keeps_the_sections_other_keys() -> None:
+    plain, changed = load_config("demo"), load_config("demo", ["reference.train_scenes=5"])
+    assert isinstance(changed.reference, OpenMojiReference)
+    assert changed.reference.train_scenes == 5
+    assert changed.model_copy(update={"reference": plain.reference}) == plain
+
+
+def test_override_makes_a_section_that_the_file_lacks(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), ["explain.top_images=3", "model.preprocessing.size_px=64"])
+    assert config.explain.top_images == 3
+    assert config.model.preprocessing.size_px == 64
+
+
+def test_the_last_of_two_overrides_counts() -> None:
+    assert load_config("demo", ["seed=1", "seed=2"]).seed == 2
+
+
+def test_value_may_hold_an_equals_sign() -> None:
+    assert load_config("demo", ["tracking.uri=http://host/?a=b"]).tracking.uri == "http://host/?a=b"
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("seeed=1", r"^demo: seeed: unknown key; allowed: name, seed, .*; did you mean seed\?$"),
+        ("model.lyers=x", r"^demo: model\.lyers: unknown key; allowed: arch, .*layers.*; did you mean layers\?$"),
+        ("nope.deep.x=1", r"^demo: nope: unknown key; allowed: name, "),
+        ("reference.root=x", r"^demo: reference\.root: unknown key; allowed: kind, train_scenes, "),
+        ("seed=-1", r"^demo: seed: found -1; allowed: input should be greater than or equal to 0$"),
+        ("name.x=1", r"^demo: name: found \{'x': 1\}; allowed: input should be a valid string$"),
+        ("model", r"^--set: found 'model'; allowed: section\.key=value$"),
+        ("=3", r"^--set: found '=3'; allowed: section\.key=value$"),
+        ("a..b=1", r"^--set: found 'a\.\.b=1'; allowed: section\.key=value$"),
+        ("seed=[", r"^--set seed: '\[' is not valid YAML; quote it$"),
+    ],
+)
+def test_override_that_does_not_fit(item: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config("demo", [item])
+
+
+def test_override_of_the_kind_says_what_the_new_kind_needs() -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("demo", ["reference.kind=coco"])
+    first, *others = str(caught.value).splitlines()
+    assert first == "demo: reference.root: missing; give a value, in the file or with --set reference.root=..."
+    assert [line.split(";")[0] for line in others] == [
+        "demo: reference.train_scenes: unknown key",
+        "demo: reference.evaluation_scenes: unknown key",
+    ]
+
+
+def test_validate_config_takes_a_mapping() -> None:
+    config = validate_config(
+        {
+            "name": "x",
+            "model": {"arch": "a"},
+            "reference": {"kind": "coco", "root": "r"},
+            "target": {"kind": "image_folder", "root": "t"},
+        },
+        "here",
+    )
+    assert isinstance(config.reference, CocoReference)
+    assert isinstance(config.target, ImageFolderTarget)
+    with pytest.raises(UserError, match=r"^here: seed: found 'x'; allowed: input should be a valid integer"):
+        validate_config({**config.model_dump(), "seed": "x"}, "here")

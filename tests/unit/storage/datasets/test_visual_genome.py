@@ -1,0 +1,240 @@
+"""Real Visual Genome folders: objects.json and the pictures in VG_100K and VG_100K_2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.errors import UserError
+from configs.schema import VisualGenomeReference
+from storage.datasets.base import ImageRecord
+from storage.datasets.visual_genome import load_visual_genome_reference
+
+H, W = 12, 18
+
+
+def thing(synset: str | None, box: tuple[float, float, float, float] = (1, 2, 5, 4), number: int = 0) -> dict[str, Any]:
+    """One object as in objects.json."""
+    x, y, w, h = box
+    name = synset.split(".")[0] if synset else "stuff"
+    synsets = [synset] if synset else []
+    return {
+        "object_id": number,
+        "x": x,
+        "y": y,
+        "w": w,
+        "h": h,
+        "names": [name],
+        "synsets": synsets,
+        "merged_object_ids": [],
+    }
+
+
+def write(root: Path, objects: dict[int, list[Any]], without_picture: tuple[int, ...] = ()) -> None:
+    """Pictures with odd ids in VG_100K, with even ids in VG_100K_2."""
+    for folder in ("VG_100K", "VG_100K_2"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for number in objects:
+        if number not in without_picture:
+            Image.new("RGB", (W, H)).save(root / ("VG_100K" if number % 2 else "VG_100K_2") / f"{number}.jpg")
+    entries = [{"image_id": n, "image_url": f"https://x/{n}.jpg", "objects": things} for n, things in objects.items()]
+    (root / "objects.json").write_text(json.dumps(entries))
+
+
+def settings(root: Path, **changes: Any) -> VisualGenomeReference:
+    return VisualGenomeReference.model_validate({"kind": "visual_genome", "root": root, "min_images": 1, **changes})
+
+
+def load_all(root: Path, **changes: Any) -> dict[str, ImageRecord]:
+    """All pictures of both parts, by key."""
+    both = load_visual_genome_reference(settings(root, **changes), seed=0)
+    return {r.key: r for part in (both.train, both.evaluation) for r in part.records}
+
+
+def test_boxes_categories_and_folders(tmp_path: Path) -> None:
+    everywhere = [thing("tree.n.01", (0, 0, 3, 2)), thing("fire_hydrant.n.01", (4, 5, 2, 3))]
+    write(tmp_path, dict.fromkeys(range(1, 7), everywhere))
+    records = load_all(tmp_path)
+    assert sorted(records) == [f"VG_100K/{n}.jpg" for n in (1, 3, 5)] + [f"VG_100K_2/{n}.jpg" for n in (2, 4, 6)]
+    for record in records.values():
+        assert record.path.is_file()
+        hydrant, tree = record.annotations
+        assert (hydrant.concept, tree.concept) == ("fire hydrant", "tree")
+        expected = np.zeros((H, W), dtype=bool)
+        expected[5:8, 4:6] = True
+        np.testing.assert_array_equal(hydrant.make_mask(H, W), expected)
+
+
+def test_one_category_in_one_picture_is_one_mask(tmp_path: Path) -> None:
+    """Two boxes of one synset, and one of another synset with the same lemma."""
+    things = [thing("bat.n.01", (0, 0, 2, 2)), thing("bat.n.01", (1, 1, 3, 3)), thing("bat.n.05", (10, 8, 4, 4))]
+    write(tmp_path, {1: things, 2: things})
+    for record in load_all(tmp_path).values():
+        (bat,) = record.annotations
+        expected = np.zeros((H, W), dtype=bool)
+        for x, y, w, h in ((0, 0, 2, 2), (1, 1, 3, 3), (10, 8, 4, 4)):
+            expected[y : y + h, x : x + w] = True
+        np.testing.assert_array_equal(bat.make_mask(H, W), expected)
+
+
+def test_boxes_beyond_the_border_are_cut(tmp_path: Path) -> None:
+    things = [thing("sky.n.01", (-3, -2, 10, 5)), thing("sea.n.01", (12, 9, 100, 100))]
+    write(tmp_path, {1: things, 2: things})
+    for record in load_all(tmp_path).values():
+        sea, sky = (a.make_mask(H, W) for a in record.annotations)
+        assert sky.sum() == 7 * 3
+        assert sea.sum() == (W - 12) * (H - 9)
+
+
+@pytest.mark.parametrize(
+    ("synset", "name"),
+    [("tree.n.01", "tree"), ("fire_hydrant.n.01", "fire hydrant"), ("st._bernard.n.01", "st. bernard"), ("a", "a")],
+)
+def test_name_of_a_synset(tmp_path: Path, synset: str, name: str) -> None:
+    write(tmp_path, {1: [thing(synset)], 2: [thing(synset)]})
+    both = load_visual_genome_reference(settings(tmp_path), 0)
+    assert both.train.concepts == both.evaluation.concepts == (name,)
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    things = [thing("tree.n.01"), thing(None), thing("dot.n.01", (3, 3, 0, 5)), thing("line.n.01", (3, 3, 5, 0.5))]
+    write(tmp_path, {1: things, 2: things, 3: things}, without_picture=(3,))
+    both = load_visual_genome_reference(settings(tmp_path), 0)
+    assert both.train.concepts == ("tree",)
+    assert both.train.skipped == {
+        "object without synset": 3,
+        "empty box": 6,
+        "picture not found": 1,
+        "rare category": 0,
+    }
+
+
+def test_rare_categories_are_counted_in_training_pictures_only(tmp_path: Path) -> None:
+    """Vs. a slow count: a category stays if at least so many training pictures have it, once each."""
+    rng = np.random.default_rng(0)
+    names = [f"w{i}.n.01" for i in range(6)]
+    objects = {
+        n: [thing(name) for i, name in enumerate(names) for _ in range(2) if rng.random() < (i + 1) / 8]
+        for n in range(1, 41)
+    }
+    write(tmp_path, objects)
+    min_images = 10
+    both = load_visual_genome_reference(settings(tmp_path, min_images=min_images, evaluation_share=0.25), 3)
+    assert (len(both.train.records), len(both.evaluation.records)) == (30, 10)
+
+    def pictures_with(name: str) -> int:
+        train_ids = [int(Path(r.key).stem) for r in both.train.records]
+        return sum(any(t["synsets"] == [name] for t in objects[n]) for n in train_ids)
+
+    expected = [name.split(".")[0] for name in names if pictures_with(name) >= min_images]
+    assert 0 < len(expected) < 6
+    assert list(both.train.concepts) == list(both.evaluation.concepts) == sorted(expected)
+    for part in (both.train, both.evaluation):
+        assert {a.concept for r in part.records for a in r.annotations} <= set(expected)
+    assert both.train.skipped["rare category"] == 6 - len(expected)
+
+
+def test_split_is_by_picture_and_follows_the_seed(tmp_path: Path) -> None:
+    write(tmp_path, {n: [thing("tree.n.01"), thing("dog.n.01")] for n in range(1, 31)})
+    one, again, other = (load_visual_genome_reference(settings(tmp_path), seed) for seed in (1, 1, 2))
+    train, evaluation = ({r.key for r in part.records} for part in (one.train, one.evaluation))
+    assert not train & evaluation
+    assert len(train) == 27
+    assert len(evaluation) == 3
+    assert one == again
+    assert one != other
+
+
+def test_first_pictures_only_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    write(tmp_path, {n: [thing("tree.n.01")] for n in (10, 9, 2, 1)})
+    assert sorted(load_all(tmp_path, max_images=3)) == ["VG_100K/1.jpg", "VG_100K/9.jpg", "VG_100K_2/2.jpg"]
+
+
+def test_category_that_is_too_rare(tmp_path: Path) -> None:
+    write(tmp_path, {n: [thing("tree.n.01")] for n in range(1, 11)})
+    with pytest.raises(
+        UserError,
+        match=r"^reference\.min_images: found 100; no category is in so many of the 9 training pictures; "
+        r"allowed here: at most 9$",
+    ):
+        load_visual_genome_reference(settings(tmp_path, min_images=100), 0)
+
+
+def test_pictures_that_are_all_missing(tmp_path: Path) -> None:
+    write(tmp_path, {1: [thing("tree.n.01")], 2: [thing("tree.n.01")]}, without_picture=(1, 2))
+    with pytest.raises(UserError, match=r"^reference: found 0 pictures; a split by picture needs at least 2$"):
+        load_visual_genome_reference(settings(tmp_path), 0)
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("objects.json", r"^reference\.objects: found '.*objects\.json', which is no file"),
+        ("VG_100K_2", r"^reference\.image_folders: found '.*VG_100K_2', which is no folder"),
+    ],
+)
+def test_missing_parts_are_named(tmp_path: Path, remove: str, message: str) -> None:
+    write(tmp_path, {1: [thing("tree.n.01")], 3: [thing("tree.n.01")]})
+    path = tmp_path / remove
+    path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=message):
+        load_visual_genome_reference(settings(tmp_path), 0)
+
+
+def test_missing_root(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^reference\.root: found '.*none', which is no folder"):
+        load_visual_genome_reference(settings(tmp_path / "none"), 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "5", '{"a": 1}', "[5]", '[{"image_id": 1}]', '[{"image_id": "x", "objects": []}]',
+     '[{"image_id": 1, "objects": 5}]', '[{"objects": []}]'],
+)  # fmt: skip
+def test_file_that_is_not_visual_genome(tmp_path: Path, text: str) -> None:
+    write(tmp_path, {1: [], 2: []})
+    (tmp_path / "objects.json").write_text(text)
+    with pytest.raises(
+        UserError, match=r"objects\.json: not Visual Genome objects \(.*\); allowed: a list of image_id and"
+    ):
+        load_visual_genome_reference(settings(tmp_path), 0)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"synsets": ["a.n.01"], "y": 0, "w": 2, "h": 2},
+        {"synsets": ["a.n.01"], "x": None, "y": 0, "w": 2, "h": 2},
+        {"synsets": ["a.n.01"], "x": "left", "y": 0, "w": 2, "h": 2},
+        5,
+        None,
+    ],
+    ids=["no x", "x is null", "x is text", "number", "null"],
+)
+def test_object_that_is_none_is_a_fault_of_the_file(tmp_path: Path, broken: Any) -> None:
+    write(tmp_path, {1: [thing("tree.n.01")], 2: [broken]})
+    with pytest.raises(UserError, match="Visual Genome"):
+        load_visual_genome_reference(settings(tmp_path), 0)
+
+
+def test_picture_that_stands_twice(tmp_path: Path) -> None:
+    write(tmp_path, {1: [thing("tree.n.01")], 2: [thing("tree.n.01")]})
+    entries = json.loads((tmp_path / "objects.json").read_text())
+    (tmp_path / "objects.json").write_text(json.dumps([*entries, entries[0]]))
+    with pytest.raises(UserError, match=r"objects\.json: an image_id stands twice"):
+        load_visual_genome_reference(settings(tmp_path), 0)
+
+
+@pytest.mark.parametrize("number", ["../secret", "/etc/passwd"])
+def test_hostile_image_ids_are_refused(tmp_path: Path, number: str) -> None:
+    write(tmp_path, {1: [thing("tree.n.01")], 2: [thing("tree.n.01")]})
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    entries = [{"image_id": number, "objects": []}]
+    (tmp_path / "objects.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match="not Visual Genome objects"):
+        load_visual_genome_reference(settings(tmp_path), 0)
