@@ -60,7 +60,7 @@ def run_as_prefect_task(title: str, work: Work) -> StageOutcome:
             return can_heal(err)
         return False
 
-    task: Task[[], Any] = Task(
+    task: Any = Task(
         fn=stage,
         name=title,
         task_run_name=title,

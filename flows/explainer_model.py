@@ -6,12 +6,12 @@ import contextlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-_LOADER = Path(__file__).with_name("explainer_pyfunc.py")
 
 
 def save_explainer_model(explainer: Path, destination: Path) -> None:
@@ -30,12 +30,17 @@ def save_explainer_model(explainer: Path, destination: Path) -> None:
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, facts["channels"]), "region_features")]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, facts["dimensions"]), "semantic_vectors")]),
     )
-    with _quiet():
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        data = Path(folder) / "explainer"
+        data.mkdir()
+        for name in ("explainer.safetensors", "explainer.json"):
+            shutil.copyfile(explainer / name, data / name)
         mlflow.pyfunc.save_model(
             path=str(destination),
-            python_model=str(_LOADER),
-            artifacts={name: str(explainer / f"explainer.{name}") for name in ("safetensors", "json")},
+            loader_module="flows.explainer_pyfunc",
+            data_path=str(data),
             signature=signature,
+            input_example=np.ones((2, facts["channels"]), np.float32),
             pip_requirements=["lavise"],
         )
 
@@ -47,6 +52,8 @@ def _quiet() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Or the folder that the user happens to stand in would be packed as the model's project.
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What MLflow runs when it loads an explainer (models from code)."""
+"""What MLflow loads an explainer with (the `loader_module` of the model that `explainer_model` saves)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from mlflow.models import set_model
-from mlflow.pyfunc.model import PythonModel
 
-from tasks.explainer import load_explainer, scale_features
+from tasks.explainer import Explainer, ExplainerFacts, load_explainer, scale_features
 
 
-class ExplainerModel(PythonModel):
+class ExplainerModel:
     """Region features, pooled and not scaled, float32 [n, C] -> semantic vectors v̂ of length 1, float32 [n, E]."""
 
-    def load_context(self, context: Any) -> None:
-        self.network, self.facts = load_explainer(Path(context.artifacts["json"]).parent, "cpu")
+    def __init__(self, explainer: Explainer, facts: ExplainerFacts) -> None:
+        self._explainer, self._facts = explainer, facts
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """As MLflow calls it; there are no parameters."""
         features = model_input["region_features"] if isinstance(model_input, dict) else model_input
         with torch.inference_mode():
-            rows = torch.from_numpy(np.asarray(features, dtype=np.float32))
-            return self.network(scale_features(rows, self.facts.region_feature)).numpy()
+            rows = torch.from_numpy(np.array(features, dtype=np.float32))
+            return self._explainer(scale_features(rows, self._facts.region_feature)).numpy()
 
 
-set_model(ExplainerModel())
+def _load_pyfunc(path: str) -> ExplainerModel:
+    """The hook that MLflow looks for."""
+    return ExplainerModel(*load_explainer(Path(path), "cpu"))

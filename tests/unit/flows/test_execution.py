@@ -1,0 +1,59 @@
+"""Only what can heal is tried again."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from distributed import KilledWorker
+
+from configs.errors import UserError
+from flows.execution import can_heal, run_with_retries
+from tasks.stage import StageOutcome
+
+OUTCOME = StageOutcome((), False, 0.1, "d" * 64)
+
+
+class Flaky:
+    """Work that fails a number of times first."""
+
+    def __init__(self, failures: int, error: BaseException) -> None:
+        self.failures, self.error, self.calls = failures, error, 0
+
+    def __call__(self) -> StageOutcome:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error
+        return OUTCOME
+
+
+@pytest.mark.parametrize(
+    ("error", "heals"),
+    [
+        (ConnectionResetError("peer"), True),
+        (TimeoutError("late"), True),
+        (OSError(errno.ESTALE, "stale handle"), True),
+        (OSError(errno.ENOSPC, "disk full"), False),
+        (FileNotFoundError(errno.ENOENT, "gone"), False),
+        (KilledWorker("task", None, 3), True),
+        (UserError("model.layers: ..."), False),
+        (ValueError("shape"), False),
+        (MemoryError(), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_can_heal(error: BaseException, heals: bool) -> None:
+    assert can_heal(error) is heals
+
+
+def test_tries_again_after_a_lost_connection() -> None:
+    work = Flaky(1, ConnectionResetError("peer"))
+    assert run_with_retries("stage", work) is OUTCOME
+    assert work.calls == 2
+
+
+def test_a_mistake_is_raised_at_once() -> None:
+    work = Flaky(1, UserError("seed: found -1"))
+    with pytest.raises(UserError, match="found -1"):
+        run_with_retries("stage", work)
+    assert work.calls == 1
