@@ -200,7 +200,7 @@ class TrainSettings(Settings):
     temperature: float = Field(default=0.05, gt=0)
     """Of the softmax."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0, le=1e30)
     weight_decay: float = Field(default=0.0, ge=0)
     batch_images: int = Field(default=16, ge=1)
     """Pictures in one step; all their regions are in it."""

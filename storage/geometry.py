@@ -99,6 +99,9 @@ def upsample_maps(maps_ahw: FloatArray, size_px: int) -> FloatArray:
     return np.asarray(rows @ maps_ahw @ columns.T, dtype=np.float32)
 
 
-def find_region(map_hw: FloatArray, threshold: float, size_px: int) -> BoolArray:
-    """Region R_u of one map at the input's size: bool [S, S], true where the upsampled map is above the threshold."""
-    return upsample_maps(map_hw[None], size_px)[0] > np.float32(threshold)
+def find_regions(maps_AHW: FloatArray, thresholds_A: FloatArray, size_px: int) -> BoolArray:
+    """Regions R_u at the input's size: bool [A, S, S], true where the upsampled map is above the filter's threshold.
+
+    The threshold is taken off before upsampling: interpolation may round a plateau that lies exactly at T_u up.
+    """
+    return upsample_maps(maps_AHW - thresholds_A[:, None, None], size_px) > 0

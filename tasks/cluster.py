@@ -49,7 +49,7 @@ class StatisticsCluster:
         client = self._start()
         futures = client.map(function, items, pure=False)
         with self._progress(title, len(futures)) as bar:
-            for _ in as_completed(futures):
+            for _ in as_completed(futures, loop=client.loop):
                 bar.advance()
         results: list[R] = client.gather(futures)
         return results
@@ -64,7 +64,7 @@ class StatisticsCluster:
         address = self._settings.scheduler
         if address:
             try:
-                self._client = Client(address, timeout="15s")
+                self._client = Client(address, timeout="15s", set_as_default=False)
             except (OSError, ValueError) as err:
                 raise UserError(
                     f"statistics.scheduler: found {address!r}, which does not answer "
@@ -80,5 +80,5 @@ class StatisticsCluster:
             dashboard_address=None,
             silence_logs=logging.ERROR,
         )
-        self._client = Client(self._cluster)
+        self._client = Client(self._cluster, set_as_default=False)
         return self._client

@@ -114,7 +114,8 @@ def rank_words(words_Ps: IntArray, scores_Ps: FloatArray, peaks_P: FloatArray, r
     share of the peaks that these pictures have. Ties go by mean cosine, then by position in the vocabulary.
     """
     distinct, inverse = np.unique(words_Ps.ravel(), return_inverse=True)
-    shares = peaks_P.astype(np.float64) / peaks_P.sum(dtype=np.float64) if peaks_P.sum() > 0 else np.ones(len(peaks_P))
+    above_P = np.clip(peaks_P.astype(np.float64), 0, None)  # a signed layer can have top pictures below 0
+    shares = above_P / above_P.sum() if above_P.any() else np.full(len(peaks_P), 1 / max(len(peaks_P), 1))
     votes = np.bincount(inverse, minlength=len(distinct))
     weights = np.bincount(inverse, np.repeat(shares, words_Ps.shape[1]), minlength=len(distinct))
     cosines = np.bincount(inverse, scores_Ps.ravel().astype(np.float64), minlength=len(distinct)) / votes

@@ -15,7 +15,7 @@ import torch
 
 from storage.activations import ActivationStore
 from storage.checkpoints import TargetModel
-from storage.geometry import FloatArray, upsample_maps
+from storage.geometry import FloatArray, find_regions
 from storage.images import load_square
 from storage.layers import ActivationTap
 from storage.progress import Progress, no_progress
@@ -154,7 +154,7 @@ def _pool_masked_images(
     with ActivationTap(network, (forward.layer,)) as tap:
         for start in range(0, len(filters), forward.batch_size):
             block = filters[start : start + forward.batch_size]
-            regions = upsample_maps(maps_CHW[block], size) > thresholds_C[block, None, None]
+            regions = find_regions(maps_CHW[block], thresholds_C[block], size)
             masked = image_13SS * torch.from_numpy(regions).to(device)[:, None]
             run_network(network, masked.contiguous(memory_format=torch.channels_last))
             parts.append(tap.maps[forward.layer].float().mean(dim=(2, 3)))

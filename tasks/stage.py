@@ -131,10 +131,11 @@ class StageRunner:
             for digest in sorted(set(digests)):
                 locks.enter_context(self.store.lock(stage.name, digest))
             found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
+            # Equal requests are one artefact: the first of them stands for all.
             folders = {
                 i: self.store.partial_folder(stage.name, d, keep=stage.resumable)
                 for i, d in enumerate(digests)
-                if i not in found
+                if i not in found and i == digests.index(d)
             }
             if folders:
                 infos = compute(folders)
@@ -143,7 +144,7 @@ class StageRunner:
                     found[i] = self.store.publish(
                         stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
                     )
-        return found
+        return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}
 
     def _record(
         self, run: Run, requests: Sequence[Request], handles: Sequence[Handle], cached: bool, seconds: float

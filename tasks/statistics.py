@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from storage.activations import ActivationStore, HalfArray, read_shard_maps
 from storage.datasets.base import Dataset, ImageRecord
-from storage.geometry import BoolArray, FloatArray, Geometry, upsample_maps
+from storage.geometry import BoolArray, FloatArray, Geometry, find_regions
 from storage.images import BrokenImageError, read_size
 from tasks.cluster import StatisticsCluster
 from tasks.stage import Stage
@@ -35,15 +35,16 @@ IntArray = npt.NDArray[np.int64]
 _CHANNEL_BLOCK = 128
 _REGION_BLOCK = 256
 _SIGN = np.uint16(0x8000)
-_FIRST_NONNEGATIVE_BIN = 128  # the bin below holds -0 and what is closest to it
+_FIRST_NONNEGATIVE_BIN = 128
 
 
 # ---------------------------------------------------------------- thresholds
 
 
 def order_bits(values: HalfArray) -> npt.NDArray[np.uint16]:
-    """Bit patterns of float16 as integers that sort like the values (negative ones have their bits flipped)."""
-    bits = np.ascontiguousarray(values).view(np.uint16)
+    """Bit patterns of float16 as integers that sort like the values; -0 counts as 0, negative ones are flipped."""
+    # Adding 0 makes -0 the same value as 0, which it is.
+    bits = np.ascontiguousarray(values + np.float16(0)).view(np.uint16)
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
@@ -60,7 +61,7 @@ class Thresholds:
 
     Attributes:
         value: T_u, float32 [C]; each is a float16 number.
-        saturated: bool [C]; more than the asked share of the activations is at the filter's maximum (a clip).
+        saturated: bool [C]; the asked share of the activations or more is at the filter's maximum (a clip).
         histogram: int64 [C, 256], activations by the upper byte of their bit pattern (see `bin_edges`).
     """
 
@@ -69,8 +70,8 @@ class Thresholds:
     histogram: IntArray
 
     def count_signed(self) -> int:
-        """Number of filters with negative activations (-0 is not negative)."""
-        return int((self.histogram[:, : _FIRST_NONNEGATIVE_BIN - 1].sum(axis=1) > 0).sum())
+        """Number of filters with negative activations."""
+        return int((self.histogram[:, :_FIRST_NONNEGATIVE_BIN].sum(axis=1) > 0).sum())
 
 
 def count_high_bytes(path: Path) -> IntArray:
@@ -115,9 +116,9 @@ def compute_thresholds(store: ActivationStore, quantile: float, cluster: Statist
     values = restore_bits((high << 8 | low).astype(np.uint16))
     one = np.ones(channels, dtype=np.int64)
     at_maximum = (find_rank(high_counts, one)[0] == high) & (find_rank(low_counts, one)[0] == low)
-    at_maximum &= rank < low_counts[np.arange(channels), low]
-    constant = low_counts[np.arange(channels), low] == num * height * width
-    saturated = at_maximum & ~constant
+    num_equal = low_counts[np.arange(channels), low]
+    constant = num_equal == num * height * width
+    saturated = at_maximum & (rank <= num_equal) & (num_equal > 1) & ~constant
     below = np.nextafter(values, np.float16(-np.inf))
     return Thresholds(np.where(saturated, below, values).astype(np.float32), saturated, high_counts)
 
@@ -319,7 +320,7 @@ def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> 
             active = np.flatnonzero(maps_CHW.max(axis=(1, 2)) > thresholds_C)
             for start in range(0, len(active), _REGION_BLOCK):
                 block = active[start : start + _REGION_BLOCK]
-                regions = upsample_maps(maps_CHW[block], size) > thresholds_C[block, None, None]
+                regions = find_regions(maps_CHW[block], thresholds_C[block], size)
                 regions_AP = regions.reshape(len(block), -1)
                 region_px = regions_AP.sum(axis=1)
                 # Sums of ones in float32 are exact up to 2^24 pixels.

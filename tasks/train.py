@@ -69,9 +69,9 @@ class Objective:
         cosine: 1 - v_t·v̂. softmax: cross entropy of V v̂ / temperature with t.
         """
         if self._settings.objective == "softmax":
-            return functional.cross_entropy(
-                output_RE @ self._vocabulary.T / self._settings.temperature, word_R, reduction="none"
-            )
+            # The temperature goes to the small side of the product: V is 65,000 wide.
+            logits_RV = (output_RE / self._settings.temperature) @ self._vocabulary.T
+            return functional.cross_entropy(logits_RV, word_R, reduction="none")
         own = (output_RE * self._vocabulary[word_R]).sum(dim=1)
         if self._settings.objective == "cosine":
             return 1 - own

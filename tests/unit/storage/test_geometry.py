@@ -6,7 +6,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from storage.geometry import Geometry, area_weights, bilinear_weights, find_region, upsample_maps
+from storage.geometry import FloatArray, Geometry, area_weights, bilinear_weights, find_regions, upsample_maps
+
+
+def _find_region(map_hw: FloatArray, threshold: float, size_px: int) -> npt.NDArray[np.bool_]:
+    return find_regions(map_hw[None], np.array([threshold], dtype=np.float32), size_px)[0]
 
 
 def shrink_slowly(
@@ -174,7 +178,7 @@ def test_region_vs_torch() -> None:
     upsampled = torch.nn.functional.interpolate(
         torch.from_numpy(map_hw)[None, None], size=(64, 64), mode="bilinear", align_corners=False
     )[0, 0].numpy()
-    found = find_region(map_hw, 0.7, 64)
+    found = _find_region(map_hw, 0.7, 64)
     assert found.dtype == bool
     clear = np.abs(upsampled - 0.7) > 1e-4
     assert clear.mean() > 0.99
@@ -183,10 +187,10 @@ def test_region_vs_torch() -> None:
 
 def test_region_is_strictly_above_the_threshold() -> None:
     flat = np.full((3, 3), 2.0, dtype=np.float32)
-    assert not find_region(flat, 2.0, 9).any()
-    assert find_region(flat, 1.99, 9).all()
-    assert not find_region(np.zeros((3, 3), dtype=np.float32), 0.0, 9).any()
+    assert not _find_region(flat, 2.0, 9).any()
+    assert _find_region(flat, 1.99, 9).all()
+    assert not _find_region(np.zeros((3, 3), dtype=np.float32), 0.0, 9).any()
 
 
 def test_region_of_a_map_that_is_not_a_number_is_empty() -> None:
-    assert not find_region(np.full((3, 3), np.nan, dtype=np.float32), 0.0, 9).any()
+    assert not _find_region(np.full((3, 3), np.nan, dtype=np.float32), 0.0, 9).any()
