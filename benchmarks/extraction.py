@@ -1,4 +1,4 @@
-"""Extraction against its parts on the same pictures in one run: decode only, forward only, write only.
+"""Extraction against its parts on the same pictures in one run: decode only, forward only.
 
     python -m benchmarks.extraction --root FOLDER
 
@@ -32,7 +32,7 @@ def main() -> None:
     model = load_target_model(config.model, config.seed)
     settings = config.extract
     pictures = np.stack([load_square(r.path, model.geometry) for r in data.records])
-    network = model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = model.network.to(memory_format=torch.channels_last)
 
     def decode() -> None:
         for record in data.records:

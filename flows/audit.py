@@ -28,7 +28,7 @@ from tasks import evaluate, explain, extract, report, statistics, train, transfe
 from tasks.cluster import StatisticsCluster
 from tasks.explainer import load_explainer
 from tasks.region_features import MaskedForward
-from tasks.stage import Executor, Request, StageRunner, flatten, run_inline
+from tasks.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
 
 log = logging.getLogger("lavise")
 
@@ -40,6 +40,8 @@ class LayerResult:
     layer: Layer
     activations: dict[str, Handle]
     thresholds: dict[str, Handle] = field(default_factory=dict)
+    regions: Handle | None = None
+    overlaps: Handle | None = None
     explainer: Handle | None = None
     explained: Handle | None = None
     evaluated: Handle | None = None
@@ -85,11 +87,12 @@ def run_audit(
             for facts in inputs.describe(describe_sources(config, runner)):
                 run.log_dataset(facts)
             results = audit.explain_layers(model, layers, inputs)
+            skipped = describe_skipped(results[0])
             page = audit.write_report(model, inputs, results)
-        result = write_run_folder(config, root, run, tracker.uri, runner.outcomes, results, page, environment)
+        result = write_run_folder(config, root, run, tracker.uri, runner.outcomes, results, page, environment, skipped)
         run.end()
-    except BaseException:
-        run.end("FAILED")
+    except BaseException as err:
+        end_after(run, err)
         raise
     return result
 
@@ -121,10 +124,10 @@ class _Audit:
         self, model: TargetModel, inputs: Inputs, words: Vocabulary, vocabulary_handle: Handle, result: LayerResult
     ) -> None:
         name = result.layer.name
-        regions = self._pool_regions(model, inputs, result)
+        regions = result.regions = self._pool_regions(model, inputs, result)
         for role in ("evaluation", "target"):
             result.thresholds[role] = self._compute_thresholds(role, result)
-        overlaps = self._count_overlaps(model, inputs, result)
+        overlaps = result.overlaps = self._count_overlaps(model, inputs, result)
         explainer = self._train(inputs, words, vocabulary_handle, regions, name)
         result.explainer = self._transfer("target", explainer, result)
         result.explained = self._explain(model, inputs, words, vocabulary_handle, result)
@@ -148,7 +151,7 @@ class _Audit:
         requests = [
             Request(
                 extract.describe_extraction(model, layer.name, settings, self.device),
-                {"checkpoint": model.digest, "data": inputs.digests[role]},
+                {"checkpoint": model.digest, "pictures": inputs.picture_digests[role]},
             )
             for layer in layers
         ]
@@ -206,7 +209,7 @@ class _Audit:
         activations, thresholds = result.activations["evaluation"], result.thresholds["evaluation"]
 
         def compute(folder: Path) -> dict[str, Any]:
-            found = statistics.count_overlaps(
+            found, skipped = statistics.count_overlaps(
                 ActivationStore(activations.folder),
                 inputs.evaluation,
                 model.geometry,
@@ -214,7 +217,7 @@ class _Audit:
                 self.cluster,
             )
             statistics.save_overlaps(found, folder)
-            return {"num_overlaps": len(found.image)}
+            return {"num_overlaps": len(found.image), "skipped": skipped}
 
         inputs_of = {
             "activations": activations.digest,
@@ -388,6 +391,18 @@ class _Audit:
     def _arithmetic(self) -> dict[str, str]:
         """What floating-point results depend on besides their inputs."""
         return {"device": self.device, "torch": torch.__version__}
+
+
+def describe_skipped(result: LayerResult) -> dict[str, Any]:
+    """Pictures that could not be read, by name, and masks that were left out, by reason; the same for every layer."""
+    index = {role: h.path(INDEX_FILE).read_text("utf-8") for role, h in result.activations.items()}
+    return {
+        "pictures": {role: json.loads(text)["broken"] for role, text in index.items()},
+        "masks": {
+            "train": result.done("regions").info["skipped"],
+            "evaluation": result.done("overlaps").info["skipped"],
+        },
+    }
 
 
 def load_thresholds(handle: Handle) -> Any:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import errno
+import logging
 from typing import Any
 
 from tasks.stage import StageOutcome, Work
 
+log = logging.getLogger("lavise")
 NUM_RETRIES = 2
 RETRY_DELAYS_SECONDS = [2, 10]
 _TRANSIENT_ERRNOS = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE}
 )
+_TRANSIENT_NAMES = frozenset({"KilledWorker", "CommClosedError", "FutureCancelledError"})  # of distributed
 
 
 def can_heal(error: BaseException) -> bool:
     """Whether trying again may help: connections, network file systems, lost workers; not mistakes, not full disks."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno in _TRANSIENT_ERRNOS
     # By name, so that nothing heavy is imported for an error that never comes.
-    return {type(error).__module__.split(".")[0], type(error).__name__} >= {"distributed", "KilledWorker"} or (
-        type(error).__name__ in {"CommClosedError", "FutureCancelledError"}
-    )
+    if type(error).__name__ in _TRANSIENT_NAMES or isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
 
 
 def run_with_retries(title: str, work: Work) -> StageOutcome:
@@ -34,9 +33,14 @@ def run_with_retries(title: str, work: Work) -> StageOutcome:
         retry=retry_if_exception(can_heal),
         stop=stop_after_attempt(NUM_RETRIES + 1),
         wait=wait_chain(*(wait_fixed(s) for s in RETRY_DELAYS_SECONDS)),
+        before_sleep=lambda state: log.warning("  %s failed (%s), trying again", title, _describe(state)),
         reraise=True,
     )
     return attempts(work)
+
+
+def _describe(state: Any) -> str:
+    return " ".join(str(state.outcome.exception()).split())[:200]
 
 
 def run_as_prefect_task(title: str, work: Work) -> StageOutcome:

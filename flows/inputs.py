@@ -1,4 +1,4 @@
-"""Opens what an audit reads: data sets, target model, state folder."""
+"""Opens the data sets that an audit reads."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from tasks.stage import StageRunner
 
 @dataclass(frozen=True)
 class Inputs:
-    """The three data sets of an audit, with their digests."""
+    """The three data sets of an audit, with their digests: of everything, and of the pictures alone."""
 
     train: Dataset
     evaluation: Dataset
     target: Dataset
     digests: dict[str, str]
+    picture_digests: dict[str, str]
 
     def describe(self, sources: dict[str, str]) -> list[DatasetFacts]:
         """For tracking."""
@@ -50,8 +51,9 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
     reference = _open_reference(config, runner, progress)
     target = _open_target(config, runner, progress)
     parts = {"train": reference.train, "evaluation": reference.evaluation, "target": target}
-    digests = {role: data.compute_digest(progress) for role, data in parts.items()}
-    return Inputs(reference.train, reference.evaluation, target, digests)
+    pictures = {role: data.digest_pictures(progress) for role, data in parts.items()}
+    digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
+    return Inputs(reference.train, reference.evaluation, target, digests, pictures)
 
 
 def describe_sources(config: Config, runner: StageRunner) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def write_run_folder(
     results: Sequence[LayerResult],
     page: Handle,
     environment: Mapping[str, Any],
+    skipped: Mapping[str, Any],
 ) -> RunResult:
     """Write ROOT/runs/RUN_ID and log it to the run."""
     final = root / "runs" / run.run_id
@@ -66,6 +68,7 @@ def write_run_folder(
     stages = {title: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for title, o in outcomes.items()}
     write_json(folder / "metrics.json", {"layers": by_layer})
     write_json(folder / "stages.json", stages)
+    write_json(folder / "skipped.json", skipped)
     _write_explainers(folder, results)
     write_atomically(folder / "config.yaml", dump_config(config))
     write_json(folder / "environment.json", {**environment, "seed": config.seed})
@@ -129,8 +132,7 @@ def _log_explainer_model(run: Run, folder: Path, results: Sequence[LayerResult])
 
     for result in results:
         name = "explainer" if len(results) == 1 else f"explainer-{result.layer.name}"
-        destination = folder.with_name(f"{folder.name}.model")
-        shutil.rmtree(destination, ignore_errors=True)
-        save_explainer_model(result.done("explainer").folder, destination)
-        run.log_folder(destination, name)
-        shutil.rmtree(destination)
+        with tempfile.TemporaryDirectory() as scratch:
+            destination = Path(scratch) / "explainer"
+            save_explainer_model(result.done("explainer").folder, destination)
+            run.log_folder(destination, name)

@@ -28,6 +28,7 @@ WORK_POOL = "local"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 _POINTER = "prefect.toml"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,16 @@ def run_services(prefect_port: int, mlflow_port: int) -> None:
     """Start everything, say where it is, and wait for Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: a port is taken, or a service does not start; names its log.
+        UserError: a port is taken.
+        RuntimeError: a service does not start, or ends; names its log.
     """
     for port, option in ((prefect_port, "--prefect-port"), (mlflow_port, "--mlflow-port")):
         _require_free(port, option)
     root = find_state_root(None)
     api_url, mlflow_url = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
     environment = _make_environment(root, api_url, mlflow_url)
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, _interrupt)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
     services: list[Service] = []
     try:
         with _point_prefect_here(api_url):
@@ -172,6 +174,8 @@ def _watch(services: Sequence[Service]) -> None:
 
 def _stop(services: Sequence[Service]) -> None:
     """Ask, wait, then insist; the worker goes first. Whole groups, so that flow runs do not outlive their worker."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of them behind
     for service in reversed(services):
         _signal_group(service, signal.SIGINT if service.name == "prefect-worker" else signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -193,7 +194,7 @@ class ActivationStore:
         return np.concatenate([self._read(s, "means") for s in range(self.num_shards)])
 
     def _read(self, shard: int, name: str) -> Any:
-        with h5py.File(self.shard_path(shard), "r") as file:
+        with _open_shard(self.shard_path(shard)) as file:
             return file[name][:]
 
     def read_images(self, positions: Sequence[int]) -> HalfArray:
@@ -203,7 +204,7 @@ class ActivationStore:
         shards = np.searchsorted(self.starts, wanted, side="right") - 1
         for shard in np.unique(shards):
             rows = np.flatnonzero(shards == shard)
-            with h5py.File(self.shard_path(int(shard)), "r") as file:
+            with _open_shard(self.shard_path(int(shard))) as file:
                 for row in rows:
                     out[row] = file["maps"][int(wanted[row]) - self.starts[shard]]
         return out
@@ -211,6 +212,17 @@ class ActivationStore:
 
 def read_shard_maps(path: Path) -> HalfArray:
     """All maps of one shard: float16 [n, C, H, W]; a damaged one raises OSError (checksum)."""
-    with h5py.File(path, "r") as file:
+    with _open_shard(path) as file:
         maps: HalfArray = file["maps"][:]
     return maps
+
+
+@contextmanager
+def _open_shard(path: Path) -> Iterator[Any]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as err:
+        # Large shards are not hashed again in every run: their checksums speak when they are read.
+        reason = " ".join(str(err).split())[:120]
+        raise OSError(f"{path} is damaged ({reason}); delete {path.parent} and run again") from err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from configs.errors import UserError
-from storage.digest import digest_file, digest_of
+from storage.digest import digest_file, digest_of, short
 
 HANDLE_FILE = "handle.json"
+log = logging.getLogger("lavise")
 _REHASH_BELOW_BYTES = 8 << 20
 
 
@@ -68,10 +70,7 @@ class ArtefactStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root / "artefacts"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as err:
-            raise UserError(f"storage.root: cannot write to {root} ({err.strerror}); set another folder") from None
+        make_private_folder(self.root)
 
     def find(self, stage: str, digest: str) -> Handle | None:
         """The artefact, if all of its files are there and are what they were; a damaged one counts as absent."""
@@ -133,7 +132,11 @@ class ArtefactStore:
         path = self._folder(stage, digest).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("  waiting for another run that makes %s %s", stage, short(digest))
+                fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield
             finally:
@@ -141,6 +144,25 @@ class ArtefactStore:
 
     def _folder(self, stage: str, digest: str) -> Path:
         return self.root / stage / digest[:24]
+
+
+def make_private_folder(folder: Path) -> Path:
+    """A folder of the state, with its parents; those that are new are the user's alone.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "no permission to write")
+    except OSError as err:
+        raise UserError(
+            f"storage.root: cannot write to {folder} ({err.strerror}); set another storage.root or LAVISE_HOME"
+        ) from None
+    return folder
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import UserError
 from configs.paths import expand_home
 from configs.schema import ModelSettings
-from storage.digest import digest_tensors
+from storage.digest import digest_file, digest_tensors
 from storage.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
         arch=architecture.name,
         network=network,
         digest=digest_tensors(network.state_dict()),
-        code=architecture.code,
+        code=f"{architecture.code} {_digest_code(network)}",
         geometry=Geometry(
             size_px=chosen.size_px or architecture.size_px,
             fit=chosen.fit,
@@ -299,11 +299,11 @@ def _callable_architecture(module_name: str, attribute: str, num_classes: int | 
     arch = f"{module_name}:{attribute}"
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)  # last, so that a folder named like one of ours does not stand in for it
     try:
         module = importlib.import_module(module_name)
         factory = getattr(module, attribute)
-    except (ImportError, AttributeError, ValueError) as err:
+    except Exception as err:  # noqa: BLE001 - the user's own module may fail in any way
         raise UserError(
             f"model.arch: cannot import {arch!r} ({_one_line(err)}); "
             "allowed: timm:NAME, torchvision:NAME or package.module:callable"
@@ -330,9 +330,33 @@ def _callable_architecture(module_name: str, attribute: str, num_classes: int | 
             raise UserError(f"model.arch: {arch!r} returned {type(network).__name__}; allowed: a torch.nn.Module")
         return network
 
-    source = inspect.getsourcefile(module)
-    code = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+    # Where the callable is defined, which need not be where it is imported from.
+    source = _find_source(inspect.unwrap(factory)) or _find_source(module)
+    code = digest_file(source) if source else ""
     return _Architecture(arch, build, f"{arch} sha256:{code}")
+
+
+def _find_source(thing: Any) -> Path | None:
+    try:
+        source = inspect.getsourcefile(thing)
+    except TypeError:  # built in, or an object without a file
+        return None
+    return Path(source) if source else None
+
+
+def _digest_code(network: nn.Module) -> str:
+    """sha256 over the source files of all module classes of a network that are not of a library, and its structure:
+    the same weights in a changed forward pass are another model."""
+    files = set()
+    for kind in {type(module) for module in network.modules()}:
+        library = kind.__module__.split(".")[0] in ("torch", "torchvision", "timm")
+        source = None if library else _find_source(kind)
+        if source:
+            files.add(source)
+    sha = hashlib.sha256(repr(network).encode())
+    for file in sorted(files):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -55,12 +55,13 @@ def read_git_state(folder: Path) -> dict[str, Any]:
         return {}
 
     def ask(*arguments: str) -> str:
-        done = subprocess.run(
-            [git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
+        command = [git, "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (subprocess.SubprocessError, OSError):
+        return {}  # git refuses (another owner, no commit) or hangs: nothing is known, which is not the same as clean
 
 
 def find_state_root(configured: Path | None) -> Path:

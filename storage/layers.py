@@ -93,6 +93,11 @@ def list_layers(network: nn.Module, size_px: int) -> list[Layer]:
                 handles.append(module.register_forward_hook(watch(name)))
         with torch.inference_mode():
             network(torch.zeros(1, 3, size_px, size_px, device=device))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as err:
+        raise UserError(
+            f"model.preprocessing.size_px: the network does not take a picture of 3 x {size_px} x {size_px} "
+            f"({' '.join(str(err).split())[:160]}); set the size that it was trained with"
+        ) from None
     finally:
         for handle in handles:
             handle.remove()

@@ -23,9 +23,12 @@ import psutil
 
 from configs.errors import UserError
 from configs.schema import TrackingSettings
+from storage.artefacts import make_private_folder
+from storage.digest import digest_of
 
 _MAX_PARAM_CHARS = 500
 _ANSWER_SECONDS = 10.0
+_CLOCK_SECONDS = 2.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
 
@@ -162,8 +165,8 @@ class MlflowTracker:
             self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
-                location = (artifact_root / experiment).as_uri() if artifact_root else None
-                self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
+                location = (artifact_root / digest_of(experiment)[:12]).as_uri() if artifact_root else None
+                self._experiment_id = self._create(experiment, location)
                 # Opens the UI on runs and their metrics instead of on traces of language models.
                 self._client.set_experiment_tag(
                     self._experiment_id, "mlflow.experimentKind", "custom_model_development"
@@ -188,6 +191,19 @@ class MlflowTracker:
         run = self._client.create_run(self._experiment_id, tags={**tags, **own, **family}, run_name=name)
         return MlflowRun(self._client, run.info.run_id)
 
+    def _create(self, experiment: str, location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            created: str = self._client.create_experiment(experiment, artifact_location=location)
+        except MlflowException:
+            # Another run may have made it in the same moment.
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                raise
+            created = found.experiment_id
+        return created
+
     def _mark_killed(self) -> None:
         """Runs of this machine that still say RUNNING though their process is gone (kill -9, power cut)."""
         here = f"tags.`lavise.host` = '{socket.gethostname()}'"
@@ -201,7 +217,9 @@ def _is_alive(pid: str, started: str) -> bool:
     """Whether the very process is still there, and not another one with its number."""
     try:
         process = psutil.Process(int(pid))
-        return str(process.create_time()) == started and process.status() != psutil.STATUS_ZOMBIE
+        # Not to the digit: the time of start is reckoned from the clock, which may have been set since.
+        same = abs(process.create_time() - float(started)) < _CLOCK_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except (ValueError, psutil.Error):
         return False
 
@@ -233,6 +251,5 @@ def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:
     uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return MlflowTracker(uri, settings.experiment, None)
-    folder = state_root / "mlflow"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_private_folder(state_root / "mlflow")
     return MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", settings.experiment, folder / "artifacts")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ from storage.progress import Progress, no_progress
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger("lavise")
+_CONNECT_SECONDS = 10.0
 
 
 class StatisticsCluster:
@@ -34,19 +37,25 @@ class StatisticsCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for opened in (self._client, self._cluster):
-            if opened is not None:
-                opened.close()
-        self._client = self._cluster = None
+        self._close()
 
     def map(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """function(item) for every item on the workers; results in the order of the items.
 
         `function` must be importable by the workers, pure, and give the same bits wherever it runs.
         """
+
+        try:
+            return self._map(title, function, items)
+        except Exception:
+            # A lost connection or worker heals only with a new client; what is broken must not be used again.
+            self._close()
+            raise
+
+    def _map(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        client = self._start()
         from distributed import as_completed
 
-        client = self._start()
         futures = client.map(function, items, pure=False)
         with self._progress(title, len(futures)) as bar:
             for _ in as_completed(futures, loop=client.loop):
@@ -57,20 +66,15 @@ class StatisticsCluster:
     def _start(self) -> Any:
         if self._client is not None:
             return self._client
-        # Read when distributed is imported, here and in the workers: no chatter about reconnecting workers.
+        address = self._settings.scheduler
+        if address:
+            _require_scheduler(address)
+        # Read when distributed is first imported, here and in the workers: no chatter about reconnecting workers.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
         from distributed import Client, LocalCluster
 
-        address = self._settings.scheduler
         if address:
-            try:
-                self._client = Client(address, timeout="15s", set_as_default=False)
-            except (OSError, ValueError) as err:
-                raise UserError(
-                    f"statistics.scheduler: found {address!r}, which does not answer "
-                    f"({' '.join(str(err).split())[:120]}); "
-                    "start that scheduler, or leave it empty for a local cluster"
-                ) from None
+            self._client = Client(address, timeout="30s", set_as_default=False)
             return self._client
         log.info("  starting %d statistics workers", self._settings.num_workers)
         self._cluster = LocalCluster(
@@ -82,3 +86,25 @@ class StatisticsCluster:
         )
         self._client = Client(self._cluster, set_as_default=False)
         return self._client
+
+    def _close(self) -> None:
+        for opened in (self._client, self._cluster):
+            if opened is not None:
+                opened.close()
+        self._client = self._cluster = None
+
+
+def _require_scheduler(address: str) -> None:
+    """A connection first: a Client that fails to connect leaves threads behind that wait for ever."""
+    found = re.fullmatch(r"(?:tcp|tls)://(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d{1,5})", address)
+    reason = "no such address"
+    if found:
+        try:
+            with socket.create_connection((found[1].strip("[]"), int(found[2])), _CONNECT_SECONDS):
+                return
+        except (OSError, OverflowError) as err:
+            reason = str(err)
+    raise UserError(
+        f"statistics.scheduler: found {address!r}, which does not answer ({reason}); allowed: tcp://HOST:PORT or "
+        "tls://HOST:PORT of a Dask scheduler; start it, or leave it empty for a local cluster"
+    )

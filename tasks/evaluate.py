@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from configs.errors import UserError
 from configs.schema import EvaluateSettings
 from storage.activations import ActivationStore
 from storage.artefacts import write_json
@@ -138,10 +139,16 @@ def evaluate_words(
         "recall": {},
         "differences": [],
     }
-    if not len(truth.pairs):
-        return found
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
     usable = [i for i, c in enumerate(concepts) if c in known]
+    found["vocabularies"]["closed"] = len(usable)
+    if not len(truth.pairs):
+        return found
+    if not usable:
+        raise UserError(
+            f"reference: none of the evaluation part's categories (first: {concepts[0]!r}) is one of "
+            "the training part's; use the same names in both"
+        )
     rows = np.array(vocabulary.positions_of(concepts[i] for i in usable), dtype=np.int64)
     concept_of_row = np.full(len(vocabulary.words), -1, dtype=np.int64)
     concept_of_row[rows] = usable

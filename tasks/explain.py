@@ -124,12 +124,17 @@ def rank_words(words_Ps: IntArray, scores_Ps: FloatArray, peaks_P: FloatArray, r
     return [FilterWord(int(distinct[i]), int(votes[i]), float(weights[i]), float(cosines[i])) for i in order]
 
 
-def judge_agreement(votes: int, num_images: int, background: float, min_images: int) -> Agreement:
-    """Whether the first word of a filter is more than what any filter would get (see Agreement)."""
+def judge_agreement(votes: int, num_images: int, background: float, min_images: int, num_qualified: int) -> Agreement:
+    """Whether the first word of a filter is more than what any filter would get (see Agreement).
+
+    Args:
+        num_images: top pictures that were looked at; `votes` of them name the word.
+        num_qualified: pictures above the filter's threshold, looked at or not.
+    """
     if num_images == 0:
         return Agreement(0.0, "never above its threshold")
-    if num_images < min_images:
-        return Agreement(0.0, f"only {num_images} pictures above the threshold (explain.min_images is {min_images})")
+    if num_qualified < min_images:
+        return Agreement(0.0, f"only {num_qualified} pictures above the threshold (explain.min_images is {min_images})")
     low = wilson_lower_bound(votes, num_images)
     confidence = max(0.0, (low - background) / (1 - background)) if background < 1 else 0.0
     if confidence == 0.0:
@@ -163,7 +168,9 @@ def explain_filters(
     Returns:
         facts: num_filters, num_explained, num_pairs, num_novel_words, mean_confidence.
     """
-    highest_C = store.read_peaks().max(axis=0)
+    peaks_NC = store.read_peaks()
+    highest_C = peaks_NC.max(axis=0)
+    qualified_C = (peaks_NC > thresholds_C).sum(axis=0)
     pairs = select_top_images(store, thresholds_C, settings.top_images)
     vectors = embed_pairs(store, pairs, settings.method, thresholds_C, explainer, facts, device, forward, progress)
     words_VE = torch.from_numpy(vocabulary.matrix).to(device)
@@ -176,10 +183,11 @@ def explain_filters(
     for unit in range(len(thresholds_C)):
         own = slice(first[unit], first[unit + 1])
         num_images = int(first[unit + 1] - first[unit])
+        num_qualified = int(qualified_C[unit])
         ranked = rank_words(words[own], scores[own], pairs.peak[own], settings.ranking)[: settings.num_words]
         best = ranked[0] if ranked else FilterWord(-1, 0, 0.0, 0.0)
         rate = float(background[best.word]) if ranked else 0.0
-        agreement = judge_agreement(best.votes, num_images, rate, settings.min_images)
+        agreement = judge_agreement(best.votes, num_images, rate, settings.min_images, num_qualified)
         named = [vocabulary.words[w.word] for w in ranked]
         filter_rows.append(
             {
@@ -190,7 +198,7 @@ def explain_filters(
                 "explained": not agreement.reason,
                 "reason": agreement.reason,
                 "confidence": agreement.confidence,
-                "num_images": num_images,
+                "num_images": num_qualified,
                 "words": named,
                 "top_images": [store.keys[i] for i in pairs.image[own]],
                 "top_peaks": [float(p) for p in pairs.peak[own]],

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 
 from configs.errors import UserError
 from configs.schema import ExtractSettings
 from storage.activations import ShardGrid, finish_store, has_shard, write_shard
 from storage.checkpoints import TargetModel
 from storage.datasets.base import Dataset, ImageRecord
+from storage.digest import canonical_json
 from storage.images import BrokenImageError, load_square
 from storage.layers import ActivationTap
 from storage.progress import Progress, no_progress
@@ -45,8 +47,15 @@ def describe_extraction(model: TargetModel, layer: str, settings: ExtractSetting
         "batch_size": settings.batch_size,
         "shard_images": settings.shard_images,
         "torch": torch.__version__,
+        "pillow": PIL.__version__,
         "device": device,
     }
+
+
+def describe_provenance(model: TargetModel, layer: str) -> dict[str, str]:
+    """What a shard says of itself, beside the weights' digest."""
+    preprocessing = canonical_json(model.describe_preprocessing())
+    return {"arch": model.arch, "layer": layer, "preprocessing": preprocessing}
 
 
 def extract_activations(
@@ -101,7 +110,7 @@ def extract_activations(
             for name, folder in folders.items():
                 if not has_shard(folder, shard):
                     maps = np.concatenate(parts[name]) if keys else _no_maps(tap, network, model, name, device)
-                    provenance = {"model": model.digest, "arch": model.arch, "layer": name, "data_set": dataset.name}
+                    provenance = {"model": model.digest, **describe_provenance(model, name)}
                     write_shard(folder, shard, maps, keys, broken, provenance)
     infos = {}
     for name, folder in folders.items():

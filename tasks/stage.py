@@ -6,6 +6,7 @@ Orchestration is passed in (`Executor`): in-process, or as a Prefect task.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from storage.progress import Progress, no_progress
 from storage.tracking import NullRun, NullTracker, Run, Tracker
 
 log = logging.getLogger("lavise")
+# An artefact's file of this name holds [metric, value, step] rows: the curves of its run.
+HISTORY_FILE = "history.json"
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ class StageRunner:
             seconds = time.monotonic() - start
             self._record(run, requests, handles, cached, seconds)
             run.end()
-        except BaseException:
-            run.end("FAILED")
+        except BaseException as err:
+            end_after(run, err)
             raise
         return StageOutcome(handles, cached, round(seconds, 3), combined)
 
@@ -150,11 +153,24 @@ class StageRunner:
         self, run: Run, requests: Sequence[Request], handles: Sequence[Handle], cached: bool, seconds: float
     ) -> None:
         run.set_tags({"lavise.cached": str(cached).lower()})
-        run.log_params({k: v for r in requests for k, v in flatten(r.settings).items()})
-        metrics = {"seconds": seconds}
-        for handle in handles:
-            metrics.update({k: v for k, v in flatten(handle.info).items() if isinstance(v, int | float)})
+        metrics: dict[str, float] = {"seconds": seconds}
+        for number, (request, handle) in enumerate(zip(requests, handles, strict=True)):
+            prefix = f"{number}." if len(requests) > 1 else ""
+            facts = {**flatten(request.settings), **flatten(request.inputs, "input.")}
+            run.log_params({f"{prefix}{k}": v for k, v in facts.items() if v is not None})
+            numbers = {k: v for k, v in flatten(handle.info).items() if isinstance(v, int | float)}
+            metrics |= {f"{prefix}{k}": v for k, v in numbers.items()}
+            if HISTORY_FILE in handle.files:
+                run.log_history(json.loads(handle.path(HISTORY_FILE).read_text("utf-8")))
         run.log_metrics(metrics)
+
+
+def end_after(run: Run, error: BaseException) -> None:
+    """Mark a run as failed or killed; a tracker that is gone must not hide why."""
+    try:
+        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+    except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
+        log.warning("  the run could not be marked as failed: %s", lost)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,8 @@ Shape legend: N pictures, C filters, H x W cells, S input pixels, R regions (pai
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +120,7 @@ def compute_thresholds(store: ActivationStore, quantile: float, cluster: Statist
     at_maximum = (find_rank(high_counts, one)[0] == high) & (find_rank(low_counts, one)[0] == low)
     num_equal = low_counts[np.arange(channels), low]
     constant = num_equal == num * height * width
-    saturated = at_maximum & (rank <= num_equal) & (num_equal > 1) & ~constant
+    saturated = at_maximum & (rank <= num_equal) & ~constant
     below = np.nextafter(values, np.float16(-np.inf))
     return Thresholds(np.where(saturated, below, values).astype(np.float32), saturated, high_counts)
 
@@ -243,7 +245,9 @@ def pool_regions(
         facts: num_regions, num_images_with_regions, skipped by reason.
     """
     items = list(enumerate(annotate_shards(store, dataset, geometry)))
-    results = cluster.map("pool regions", partial(save_regions_of_shard, folder), items)
+    # A folder of this attempt's own: a worker that outlived an earlier one must not write into it.
+    scratch = Path(tempfile.mkdtemp(prefix="parts-", dir=folder))
+    results = cluster.map("pool regions", partial(save_regions_of_shard, scratch), items)
     total = sum(count for count, _ in results)
     features = np.lib.format.open_memmap(
         folder / "features.npy", mode="w+", dtype=np.float32, shape=(total, store.shape[1])
@@ -251,15 +255,15 @@ def pool_regions(
     small: dict[str, list[Any]] = {"coverage": [], "image": [], "concept": []}
     start = 0
     for number, (count, _) in enumerate(results):
-        part = folder / f"part-{number:06d}.npz"
+        part = scratch / f"part-{number:06d}.npz"
         with np.load(part, allow_pickle=False) as arrays:
             features[start : start + count] = arrays["features"]
             small["coverage"].append(arrays["coverage"])
             small["image"].append(arrays["image"] + store.starts[number])
             small["concept"].append(arrays["concept"])
-        part.unlink()
         start += count
     features.flush()
+    shutil.rmtree(scratch)
     for name, parts in small.items():
         np.save(folder / f"{name}.npy", np.concatenate(parts))
     skipped = Counter(dataset.skipped)
@@ -298,8 +302,9 @@ class Overlaps:
         return self.intersection / (self.region + self.mask - self.intersection)
 
 
-def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> IntArray:
-    """int64 [K, 6]: columns as the fields of Overlaps, image counted within the shard."""
+def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> tuple[IntArray, dict[str, int]]:
+    """int64 [K, 6], columns as the fields of Overlaps, image counted within the shard; masks skipped, by reason."""
+    skipped: Counter[str] = Counter()
     maps = read_shard_maps(shard.path)
     number_of = {c: i for i, c in enumerate(shard.concepts)}
     size = shard.geometry.size_px
@@ -307,11 +312,13 @@ def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> 
     with threadpool_limits(1):
         for position, record in enumerate(shard.records):
             masks, numbers = [], []
-            for annotation, mask_hw in _make_masks(record, Counter()):
+            for annotation, mask_hw in _make_masks(record, skipped):
                 mask = shard.geometry.mask_at_input(mask_hw)
                 if mask.any():
                     masks.append(mask.ravel())
                     numbers.append(number_of[annotation])
+                else:
+                    skipped["empty mask"] += 1
             if not masks:
                 continue
             masks_RP = np.stack(masks).astype(np.float32)
@@ -339,18 +346,20 @@ def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> 
                         axis=1,
                     ).astype(np.int64)
                 )
-    return np.concatenate(rows) if rows else np.zeros((0, 6), np.int64)
+    return (np.concatenate(rows) if rows else np.zeros((0, 6), np.int64)), dict(skipped)
 
 
 def count_overlaps(
     store: ActivationStore, dataset: Dataset, geometry: Geometry, thresholds_C: FloatArray, cluster: StatisticsCluster
-) -> Overlaps:
-    """Overlaps of all masks with the regions of all filters."""
+) -> tuple[Overlaps, dict[str, int]]:
+    """Overlaps of all masks with the regions of all filters; and masks skipped, by reason."""
     shards = annotate_shards(store, dataset, geometry)
-    parts = cluster.map("overlaps", partial(count_overlaps_of_shard, thresholds_C), shards)
-    for number, part in enumerate(parts):
+    results = cluster.map("overlaps", partial(count_overlaps_of_shard, thresholds_C), shards)
+    skipped = Counter(dataset.skipped)
+    for number, (part, counts) in enumerate(results):
         part[:, 0] += store.starts[number]
-    return Overlaps(*np.ascontiguousarray(np.concatenate(parts).T))
+        skipped.update(counts)
+    return Overlaps(*np.ascontiguousarray(np.concatenate([part for part, _ in results]).T)), dict(skipped)
 
 
 def annotate_shards(store: ActivationStore, dataset: Dataset, geometry: Geometry) -> list[AnnotatedShard]:
@@ -379,9 +388,9 @@ def _make_masks(record: ImageRecord, skipped: Counter[str]) -> list[tuple[str, B
         return []
     try:
         height, width = read_size(record.path)
-    except BrokenImageError:
-        skipped["picture gone"] += len(record.annotations)
-        return []
+    except BrokenImageError as err:
+        # Extraction has read it, so it is gone or out of reach from this worker: nothing to count, something to mend.
+        raise ConnectionError(f"{record.path} cannot be read any more, from this worker at least: {err}") from None
     masks = []
     for annotation in record.annotations:
         try:

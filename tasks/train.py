@@ -23,7 +23,7 @@ from storage.artefacts import Handle, write_json
 from storage.progress import Progress, no_progress
 from storage.word_vectors import Vocabulary
 from tasks.explainer import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
-from tasks.stage import Stage
+from tasks.stage import HISTORY_FILE, Stage
 
 STAGE = Stage("train", version=1)
 
@@ -118,7 +118,8 @@ def train_explainer(
         UserError: too few regions, or a loss that is not finite (names the step).
     """
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
-    usable = tuple(c for c in concepts if c in known)
+    present = set(np.unique(np.load(regions.path("concept.npy"), allow_pickle=False)).tolist())
+    usable = tuple(c for i, c in enumerate(concepts) if c in known and i in present)
     supervised, held_out = draw_supervised(usable, settings.supervised_share, seed)
     train, early = _load_sets(regions, concepts, supervised, vocabulary, settings, seed, device)
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
@@ -140,12 +141,13 @@ def train_explainer(
             "num_images": train.num_images,
             "num_early_stopping_images": early.num_images,
             "concepts_without_vector": [c for c in concepts if c not in known],
+            "concepts_without_region": [c for i, c in enumerate(concepts) if i not in present],
             "best_epoch": best,
         },
     )
     save_explainer(explainer, facts, folder)
     steps = [[name, row[name], row["epoch"]] for row in history for name in ("train_loss", "held_out_loss")]
-    write_json(folder / "history.json", steps)
+    write_json(folder / HISTORY_FILE, steps)
     return {
         "best_epoch": best,
         "num_epochs": len(history),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> 
     """What V depends on, besides the vectors themselves."""
     listed = settings.vocabulary_file
     return {
-        "rule": None if listed else WORD_RULE,
+        "rule": None if listed else f"{WORD_RULE}; gensim {metadata.version('gensim')}",
+        "format": settings.format,
+        "suffix": Path(settings.vectors).suffix,
         "size": None if listed else settings.vocabulary_size,
         "word_list": digest_file(listed) if listed and listed.is_file() else None,
         "categories": list(categories),

@@ -78,15 +78,21 @@ class Dataset:
     concepts: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
 
-    def compute_digest(self, progress: Progress = no_progress) -> str:
-        """sha256 over the pictures' names, sizes and contents, and over the pairs."""
-        pictures = digest_files({r.key: r.path for r in self.records}, progress)
-        pairs = [[r.key, [_describe(a) for a in r.annotations]] for r in self.records]
-        return digest_of({"pictures": pictures, "pairs": digest_of(pairs), "concepts": list(self.concepts)})
+    def digest_pictures(self, progress: Progress = no_progress) -> str:
+        """sha256 over the pictures' names, sizes and contents, and their order; labels do not matter."""
+        contents = digest_files({r.key: r.path for r in self.records}, progress)
+        return digest_of({"contents": contents, "order": [r.key for r in self.records]})
 
-    def count_concepts(self) -> Counter[str]:
-        """Number of annotations of each concept."""
-        return Counter(a.concept for r in self.records for a in r.annotations)
+    def compute_digest(self, pictures: str | None = None) -> str:
+        """sha256 over the pictures (their digest, where it is known already), the pairs and the concepts."""
+        pairs = [[r.key, [_describe(a) for a in r.annotations]] for r in self.records]
+        return digest_of(
+            {
+                "pictures": pictures or self.digest_pictures(),
+                "pairs": digest_of(pairs),
+                "concepts": list(self.concepts),
+            }
+        )
 
     def count_images_with(self) -> Counter[str]:
         """Number of pictures that each concept is in."""

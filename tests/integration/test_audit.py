@@ -24,6 +24,7 @@ RUN_FILES = {
     "environment.json",
     "report.html",
     "stages.json",
+    "skipped.json",
 }
 
 
@@ -81,6 +82,7 @@ def test_is_in_mlflow_with_a_child_per_stage(first: Finished) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["train.objective"] == "softmax"
     assert run.data.tags["lavise.checkpoint"]
+    assert run.inputs is not None
     assert {d.dataset.name for d in run.inputs.dataset_inputs} == {
         "openmoji/train",
         "openmoji/evaluation",

@@ -78,6 +78,7 @@ def test_deployment_completes_and_is_in_mlflow(services: Services) -> None:
 
     client = MlflowClient(f"http://127.0.0.1:{services.mlflow_port}")
     experiment = client.get_experiment_by_name("lavise")
+    assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.`lavise.config` = 'demo'")
     assert [r.info.status for r in runs] == ["FINISHED"]
     assert runs[0].data.tags["prefect.flow_run_id"]

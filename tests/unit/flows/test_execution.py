@@ -6,6 +6,7 @@ import errno
 
 import pytest
 from distributed import KilledWorker
+from distributed.comm import CommClosedError
 
 from configs.errors import UserError
 from flows.execution import can_heal, run_with_retries
@@ -36,6 +37,7 @@ class Flaky:
         (OSError(errno.ENOSPC, "disk full"), False),
         (FileNotFoundError(errno.ENOENT, "gone"), False),
         (KilledWorker("task", None, 3), True),
+        (CommClosedError("closed"), True),
         (UserError("model.layers: ..."), False),
         (ValueError("shape"), False),
         (MemoryError(), False),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import pickle
 import sys
@@ -391,7 +392,27 @@ def test_own_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     model = load({"arch": "own_network_for_tests:build", "num_classes": 5})
     assert model.network(torch.zeros(1, 3, 4, 4)).shape == (1, 5, 4, 4)
-    assert model.code == f"own_network_for_tests:build sha256:{hashlib.sha256(code.encode()).hexdigest()}"
+    source = hashlib.sha256(code.encode()).hexdigest()
+    assert model.code.startswith(f"own_network_for_tests:build sha256:{source} ")
+
+
+def test_code_of_a_network_is_that_of_all_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factory stays the same and so do the weights; only a block in another file works differently."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "factory_for_tests.py").write_text(
+        "import blocks_for_tests\ndef build(): return blocks_for_tests.Block()\n"
+    )
+    block = "import torch\nclass Block(torch.nn.Module):\n    def forward(self, x): return torch.{}(x)\n"
+    found = []
+    for function in ("relu", "tanh"):
+        (tmp_path / "blocks_for_tests.py").write_text(block.format(function))
+        for name in ("blocks_for_tests", "factory_for_tests"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        found.append(load({"arch": "factory_for_tests:build"}))
+    assert found[0].digest == found[1].digest
+    assert found[0].code != found[1].code
 
 
 def test_own_callable_that_knows_no_number_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_git_state_of_a_folder_that_is_no_checkout(tmp_path: Path) -> None:
 def test_git_state_follows_commit_and_changes(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / "a").write_text("1")
-    assert read_git_state(tmp_path) == {"commit": "", "dirty": True}
+    assert read_git_state(tmp_path) == {}, "no commit yet"
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "-q", "-m", "first")
     assert read_git_state(tmp_path) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}

@@ -99,7 +99,8 @@ def test_list_layers_leaves_a_frozen_part_frozen() -> None:
 
 def test_list_layers_leaves_a_failing_network_clean() -> None:
     network = Breaking().train()
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    expected = r"^model\.preprocessing\.size_px: the network does not take a picture of 3 x 12 x 12 \(.*shapes cannot"
+    with pytest.raises(UserError, match=expected):
         list_layers(network, 12)
     assert num_hooks(network) == 0
     assert network.training

@@ -143,24 +143,28 @@ def test_wilson_by_hand() -> None:
 
 
 def test_agreement_reasons() -> None:
-    assert judge_agreement(0, 0, 0.0, 5).reason == "never above its threshold"
-    few = judge_agreement(4, 4, 0.0, 5)
+    assert judge_agreement(0, 0, 0.0, 5, 0).reason == "never above its threshold"
+    few = judge_agreement(4, 4, 0.0, 5, 4)
     assert few.reason == "only 4 pictures above the threshold (explain.min_images is 5)"
-    assert "do not agree" in judge_agreement(5, 25, 0.2, 5).reason
-    assert "do not agree" in judge_agreement(25, 25, 1.0, 5).reason
-    assert [a.confidence for a in (few, judge_agreement(5, 25, 0.2, 5), judge_agreement(25, 25, 1.0, 5))] == [0, 0, 0]
+    assert "do not agree" in judge_agreement(5, 25, 0.2, 5, 25).reason
+    assert "do not agree" in judge_agreement(25, 25, 1.0, 5, 25).reason
+    assert [a.confidence for a in (few, judge_agreement(5, 25, 0.2, 5, 25), judge_agreement(25, 25, 1.0, 5, 25))] == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_confidence_by_hand() -> None:
-    found = judge_agreement(20, 25, 0.1, 5)
+    found = judge_agreement(20, 25, 0.1, 5, 25)
     low = binomtest(20, 25).proportion_ci(0.95, method="wilson").low
     assert found.reason == ""
     assert found.confidence == pytest.approx((low - 0.1) / 0.9, abs=1e-12)
 
 
 def test_confidence_at_exactly_the_minimum_of_pictures() -> None:
-    assert judge_agreement(5, 5, 0.0, 5).reason == ""
-    assert judge_agreement(1, 1, 0.0, 1).confidence == pytest.approx(1 / (1 + 1.959963984540054**2))
+    assert judge_agreement(5, 5, 0.0, 5, 5).reason == ""
+    assert judge_agreement(1, 1, 0.0, 1, 1).confidence == pytest.approx(1 / (1 + 1.959963984540054**2))
 
 
 # ---------------------------------------------------------------- all filters
@@ -263,7 +267,9 @@ def test_every_filter_vs_loops(tmp_path: Path, method: Method, ranking: Any) -> 
         own = [w for w in words if w["filter"] == u]
         assert filters[u]["top_images"] == [store.keys[i] for i in top]
         assert filters[u]["top_peaks"] == list(peaks)
-        assert (filters[u]["filter"], filters[u]["layer"], filters[u]["num_images"]) == (u, LAYER, len(top))
+        num_above = sum(maps[i, u].astype(np.float32).max() > THRESHOLDS[u] for i in range(len(maps)))
+        assert (filters[u]["filter"], filters[u]["layer"], filters[u]["num_images"]) == (u, LAYER, num_above)
+        assert len(top) == min(num_above, 8)
         assert filters[u]["threshold"] == float(THRESHOLDS[u])
         assert filters[u]["peak"] == maps[:, u].astype(np.float64).max()
         ranked = rank_by_loops(np.array(rows), np.array(scores), peaks, ranking)[:3] if top else []
@@ -290,9 +296,13 @@ def test_confidence_in_the_table_is_that_of_the_first_word(tmp_path: Path) -> No
         if first is None:
             assert row["confidence"] == 0
             continue
-        expected = judge_agreement(first["votes"], row["num_images"], first["background"], 5)
+        expected = judge_agreement(first["votes"], len(row["top_images"]), first["background"], 5, row["num_images"])
         assert (row["confidence"], row["reason"]) == (pytest.approx(expected.confidence), expected.reason)
         assert row["explained"] == (row["reason"] == "")
+
+
+def test_few_top_images_do_not_make_a_filter_rare() -> None:
+    assert judge_agreement(3, 3, 0.0, 5, 300).reason == ""
 
 
 def test_dead_and_rare_filters_are_unexplained_with_a_reason(tmp_path: Path) -> None:

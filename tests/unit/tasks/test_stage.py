@@ -206,7 +206,7 @@ def test_stages_are_child_runs_in_mlflow(tmp_path: Path) -> None:
     }
     assert [children[n].data.tags["lavise.cached"] for n in ("made", "found")] == ["false", "true"]
     assert children["made"].data.tags["lavise.digest"] == runner.outcomes["made"].digest
-    assert children["made"].data.params == {"number": "1"}
+    assert children["made"].data.params == {"number": "1", "input.data": "abc"}
     assert children["found"].data.metrics["size"] == 0
 
 

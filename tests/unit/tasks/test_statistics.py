@@ -97,7 +97,7 @@ def threshold_by_sorting(values: AnyArray, quantile: float) -> tuple[float, bool
     rank = max(math.floor((1 - Fraction(str(quantile))) * len(falling)), 1)
     value = falling[rank - 1]
     at_maximum = int((falling == falling[0]).sum())
-    if value == falling[0] and rank < at_maximum < len(falling):
+    if value == falling[0] and rank <= at_maximum < len(falling):
         return float(np.nextafter(np.float16(value), np.float16(-np.inf))), True
     return float(value), False
 
@@ -188,10 +188,11 @@ def test_zeros_of_both_signs_are_one_value(tmp_path: Path, cluster: StatisticsCl
     np.testing.assert_array_equal(found.value, [0, np.nextafter(np.float16(0), np.float16(-1))])
 
 
-def test_threshold_of_one_image_of_few_cells_is_its_maximum(tmp_path: Path, cluster: StatisticsCluster) -> None:
+def test_region_of_one_image_of_few_cells_is_its_maximum(tmp_path: Path, cluster: StatisticsCluster) -> None:
     maps = np.random.default_rng(2).normal(size=(1, 3, 4, 4)).astype(np.float16)
     found = compute_thresholds(write_store(tmp_path / "s", maps), QUANTILE, cluster)
-    np.testing.assert_array_equal(found.value, maps.max(axis=(0, 2, 3)).astype(np.float32))
+    above = maps.astype(np.float32) > found.value[:, None, None]
+    np.testing.assert_array_equal(above, maps == maps.max(axis=(2, 3), keepdims=True))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -315,12 +316,18 @@ def test_a_mask_of_one_pixel_is_kept(tmp_path: Path) -> None:
 
 def test_pictures_without_regions_give_an_empty_set(tmp_path: Path, cluster: StatisticsCluster) -> None:
     path = write_picture(tmp_path / "000.png", 32, 48)
-    gone = ImageRecord("001.png", tmp_path / "001.png", (Annotation("cat"), Annotation("dog")))
-    dataset = Dataset("bare", (ImageRecord("000.png", path), gone), CONCEPTS)
-    store = write_store(tmp_path / "s", np.zeros((2, 3, 4, 4)))
+    dataset = Dataset("bare", (ImageRecord("000.png", path),), CONCEPTS)
+    store = write_store(tmp_path / "s", np.zeros((1, 3, 4, 4)))
     facts = pool_regions(store, dataset, Geometry(16), tmp_path, cluster)
-    assert facts == {"num_regions": 0, "num_images_with_regions": 0, "skipped": {"picture gone": 2}}
+    assert facts == {"num_regions": 0, "num_images_with_regions": 0, "skipped": {}}
     assert np.load(tmp_path / "features.npy").shape == (0, 3)
+
+
+def test_picture_that_a_worker_cannot_read_stops_the_stage(tmp_path: Path, cluster: StatisticsCluster) -> None:
+    gone = ImageRecord("000.png", tmp_path / "000.png", (Annotation("cat"),))
+    store = write_store(tmp_path / "s", np.zeros((1, 3, 4, 4)))
+    with pytest.raises(ConnectionError, match=r"000\.png cannot be read any more, from this worker"):
+        pool_regions(store, Dataset("gone", (gone,), CONCEPTS), Geometry(16), tmp_path, cluster)
 
 
 # ---------------------------------------------------------------- overlaps
@@ -352,7 +359,7 @@ def test_overlaps_vs_brute_force(tmp_path: Path, cluster: StatisticsCluster) -> 
     maps[:, 3] = 2
     thresholds = np.array([0.5, 1.5, 0, 2, -1, 9, 0.2], np.float32)
     store = write_store(tmp_path / "s", maps, shard_images=4)
-    found = count_overlaps(store, dataset, Geometry(16), thresholds, cluster)
+    found, _ = count_overlaps(store, dataset, Geometry(16), thresholds, cluster)
     rows = np.stack(list(vars(found).values()), axis=1)
     assert {tuple(map(int, row)) for row in rows} == overlaps_by_brute_force(maps, dataset, 16, thresholds)
     assert len(rows) == len({tuple(row) for row in rows.tolist()}) > 20
@@ -371,7 +378,7 @@ def test_plateau_at_the_threshold_is_not_in_the_region(
     path = write_picture(tmp_path / "000.png", size, size)
     dataset = Dataset("one", (ImageRecord("000.png", path, (Annotation("sky"),)),), CONCEPTS)
     store = write_store(tmp_path / "s", maps)
-    found = count_overlaps(store, dataset, Geometry(size), resting.astype(np.float32), cluster)
+    found, _ = count_overlaps(store, dataset, Geometry(size), resting.astype(np.float32), cluster)
     expected = [(upsample_with_torch(m, size) > t).sum() for m, t in zip(maps[0], resting, strict=True)]
     np.testing.assert_array_equal(found.filter, np.arange(30))
     np.testing.assert_array_equal(found.region, expected)
@@ -392,7 +399,7 @@ def test_no_annotations_no_overlaps(tmp_path: Path, cluster: StatisticsCluster) 
     path = write_picture(tmp_path / "000.png", 32, 48)
     store = write_store(tmp_path / "s", np.ones((1, 3, 4, 4)))
     dataset = Dataset("bare", (ImageRecord("000.png", path),), CONCEPTS)
-    found = count_overlaps(store, dataset, Geometry(16), np.zeros(3, np.float32), cluster)
+    found, _ = count_overlaps(store, dataset, Geometry(16), np.zeros(3, np.float32), cluster)
     assert [len(a) for a in vars(found).values()] == [0] * 6
     assert found.compute_iou().shape == (0,)
 
@@ -425,7 +432,7 @@ def test_two_processes_and_one_thread_give_the_same_bits(
         store = write_store(folder, maps, shard_images)
         thresholds = compute_thresholds(store, 0.9, chosen)
         pool_regions(store, dataset, Geometry(16), folder, chosen)
-        overlaps = count_overlaps(store, dataset, Geometry(16), thresholds.value, chosen)
+        overlaps, _ = count_overlaps(store, dataset, Geometry(16), thresholds.value, chosen)
         files = [(folder / f"{n}.npy").read_bytes() for n in ("features", "coverage", "image", "concept")]
         arrays = [*vars(thresholds).values(), *vars(overlaps).values()]
         results.append([*files, *(a.tobytes() for a in arrays)])

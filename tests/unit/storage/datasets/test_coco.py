@@ -222,7 +222,7 @@ def test_first_pictures_only(tmp_path: Path) -> None:
     entries = [annotation(1, 3, polygon), annotation(2, 1, polygon)]
     dataset = load(tmp_path, [image(3), image(2), image(1)], entries, max_images=2)
     assert [r.key for r in dataset.records] == ["000000000001.jpg", "000000000002.jpg"]
-    assert dataset.count_concepts() == {"dog": 1}
+    assert dataset.count_images_with() == {"dog": 1}
     assert len(load(tmp_path, [image(1)], [], max_images=5).records) == 1
 
 
@@ -322,9 +322,9 @@ def test_both_splits(tmp_path: Path) -> None:
     both = load_coco_reference(reference(root))
     assert (both.train.name, both.evaluation.name) == ("coco/train2017", "coco/val2017")
     assert (len(both.train.records), len(both.evaluation.records)) == (2, 1)
-    assert both.train.count_concepts() == {"dog": 1}
+    assert both.train.count_images_with() == {"dog": 1}
     assert both.evaluation.skipped == {"crowd": 1}
-    assert load_coco_reference(reference(root, crowds="use")).evaluation.count_concepts() == {"dog": 1}
+    assert load_coco_reference(reference(root, crowds="use")).evaluation.count_images_with() == {"dog": 1}
     assert len(load_coco_reference(reference(root, max_images=1)).train.records) == 1
 
 
