@@ -11,7 +11,7 @@ demo: setup  ## set up, then explain every filter of a real ImageNet network on 
 	$(RUN)/lavise demo
 
 test: setup lint types  ## set up, then all tests: the fast ones first, then the slow ones
-	$(RUN)/pytest -m "not slow"
+	$(RUN)/pytest -m "not slow" --cov=configs --cov=storage --cov=tasks --cov-report= --cov-fail-under=95
 	$(RUN)/pytest -m slow
 
 fast: setup  ## only the tests that take seconds

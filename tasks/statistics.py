@@ -54,7 +54,8 @@ def restore_bits(ordered: npt.NDArray[np.uint16]) -> HalfArray:
     """The inverse of `order_bits`; -0 becomes 0."""
     ordered = np.ascontiguousarray(ordered, dtype=np.uint16)
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
-    return bits.astype(np.uint16).view(np.float16) + np.float16(0)
+    with np.errstate(invalid="ignore"):  # the patterns of NaN
+        return bits.astype(np.uint16).view(np.float16) + np.float16(0)
 
 
 @dataclass(frozen=True)

@@ -400,9 +400,8 @@ def test_code_of_a_network_is_that_of_all_its_modules(tmp_path: Path, monkeypatc
     """The factory stays the same and so do the weights; only a block in another file works differently."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "factory_for_tests.py").write_text(
-        "import blocks_for_tests\ndef build(): return blocks_for_tests.Block()\n"
-    )
+    factory = "import blocks_for_tests\ndef build(): return blocks_for_tests.Block()\n"
+    (tmp_path / "factory_for_tests.py").write_text(factory)
     block = "import torch\nclass Block(torch.nn.Module):\n    def forward(self, x): return torch.{}(x)\n"
     found = []
     for function in ("relu", "tanh"):
