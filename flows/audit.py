@@ -165,7 +165,7 @@ class _Audit:
         broken = json.loads(handles[0].path(INDEX_FILE).read_text("utf-8"))["broken"]
         extract.check_broken(broken, len(data.records), settings.max_broken_share, data.name)
         for key, reason in broken.items():
-            log.warning("  skipped picture %s: %s", key, reason)
+            log.warning("  skipped picture %r: %s", key, reason)
         return handles
 
     def _pool_regions(self, model: TargetModel, inputs: Inputs, result: LayerResult) -> Handle:
@@ -369,7 +369,8 @@ class _Audit:
         request = Request(
             {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},
             {
-                "data": inputs.digests["target"],
+                "templates": report.digest_templates(),
+                "pictures": inputs.picture_digests["target"],
                 **{f"explained {r.layer.name}": r.done("explained").digest for r in results},
                 **{f"evaluated {r.layer.name}": r.done("evaluated").digest for r in results},
             },

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 from rich import box
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from configs.loading import list_presets, load_config
@@ -95,6 +95,11 @@ def _stages_table(result: RunResult) -> Table:
             escape(name), stage["digest"][:12], "cached" if stage["cached"] else "", f"{stage['seconds']:.1f}"
         )
     return table
+
+
+def escape(text: str) -> str:
+    """Names from data as plain text: no markup, and no control characters that a terminal would obey."""
+    return escape_markup("".join(c if c.isprintable() else "\ufffd" for c in text))
 
 
 def _table(title: str) -> Table:

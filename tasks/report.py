@@ -23,6 +23,7 @@ from PIL import Image
 from configs.schema import ReportSettings
 from storage.activations import ActivationStore
 from storage.datasets.base import Dataset
+from storage.digest import digest_of
 from storage.geometry import FloatArray, Geometry, upsample_maps
 from storage.images import BrokenImageError, load_square
 from storage.progress import Progress, no_progress
@@ -47,6 +48,12 @@ class LayerPart:
     activations: Path
     thresholds: FloatArray
     explainer: Path
+
+
+def digest_templates() -> str:
+    """Of the page's own files: another layout is another report."""
+    folder = resources.files("tasks") / "templates"
+    return digest_of({f.name: f.read_text("utf-8") for f in folder.iterdir() if f.is_file()})
 
 
 def write_report(

@@ -109,7 +109,7 @@
   };
 
   const openTarget = () => {
-    const id = decodeURIComponent(location.hash.slice(1)) && location.hash.slice(1);
+    const id = location.hash.slice(1);
     const position = shown.findIndex((filter) => anchor(filter) === id);
     if (position < 0) return;
     drawMore(position + PAGE);
