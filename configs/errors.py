@@ -1,9 +1,12 @@
-"""The one exception that means: the user can put this right."""
+"""Errors that are the user's to mend."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave (settings, files, names).
+    """A mistake in input or settings; the message has one line per fault: what was found, what is allowed, what to do.
 
-    The message says what was found, what is allowed and what to do. The command line prints it without a stack
-    trace and exits with 2; each line of the message is one fault.
+    The command line prints it without a stack trace and ends with exit code 2.
     """
+
+
+class CheckpointError(UserError):
+    """The fault lies in the checkpoint itself: damaged, of another architecture, or with activations that overflow."""

@@ -1,4 +1,7 @@
-"""From a preset's name or a YAML file, and overrides, to a checked Config. All faults are reported at once."""
+"""From a preset's name or a YAML file, and overrides, to a checked Config. All faults are reported at once.
+
+Reading of YAML and wording of faults are shared with the other kinds of files (configs/policy.py).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +25,7 @@ from configs.schema import Config
 
 def list_presets() -> list[str]:
     """Names of the presets that come with the package, sorted."""
-    return sorted(
-        p.name.removesuffix(".yaml") for p in resources.files("configs").iterdir() if p.name.endswith(".yaml")
-    )
+    return list_yaml_names(resources.files("configs"))
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -35,8 +38,8 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         UserError: one line for each fault, with what was found and what is allowed.
     """
-    label, text = _read_source(str(source))
-    data = _parse_yaml(label, text)
+    label, text = read_source(str(source), "config", "preset", resources.files("configs"))
+    data = parse_yaml(label, text, "a mapping of sections, as in a preset")
     for item in overrides:
         _apply_override(data, item)
     return validate_config(data, label)
@@ -47,7 +50,46 @@ def validate_config(data: Mapping[str, Any], label: str) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as err:
-        raise UserError("\n".join(f"{label}: {_describe(e, data)}" for e in err.errors())) from None
+        raise UserError(describe_faults(err, label, Config, "in the file or with --set {field}=...")) from None
+
+
+def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
+    """Settings that were loaded before, with `section.key=value` put over them."""
+    data = config.model_dump(mode="json")
+    for item in overrides:
+        _apply_override(data, item)
+    return validate_config(data, config.name)
+
+
+def make_absolute(config: Config) -> Config:
+    """The same settings with absolute paths, so that they mean the same from another folder."""
+    data = config.model_dump(mode="json")
+    for section, key in (("reference", "root"), ("target", "root"), ("words", "vocabulary_file"), ("storage", "root")):
+        if data[section].get(key):
+            data[section][key] = str(Path(data[section][key]).absolute())
+    for section, key in (("model", "weights"), ("words", "vectors")):
+        value = data[section][key]
+        if value not in ("random", "pretrained") and not value.startswith("package:"):
+            data[section][key] = str(expand_home(value).absolute())
+    return Config.model_validate(data)
+
+
+def describe_identity(config: Config) -> dict[str, Any]:
+    """The settings on which the results of an audit depend, but for the checkpoint: what makes two audits comparable.
+
+    Left out: names, weights, where things are kept and tracked, how the report looks, how many workers there are.
+    """
+    data = config.model_dump(mode="json")
+    for section in ("name", "storage", "tracking", "diff", "report"):
+        del data[section]
+    for section, key in (
+        ("model", "weights"),
+        ("extract", "decode_threads"),
+        ("statistics", "scheduler"),
+        ("statistics", "num_workers"),
+    ):
+        del data[section][key]
+    return data
 
 
 def dump_config(config: Config) -> str:
@@ -55,20 +97,34 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read_source(source: str) -> tuple[str, str]:
-    if source in list_presets():
-        return source, resources.files("configs").joinpath(f"{source}.yaml").read_text("utf-8")
+def list_yaml_names(folder: Traversable) -> list[str]:
+    """Names of the YAML files of a folder, without their ending, sorted."""
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def read_source(source: str, field: str, noun: str, folder: Traversable) -> tuple[str, str]:
+    """Label and text of a file that comes with the package, or of a user's YAML file.
+
+    Args:
+        source: name of a file in `folder`, without its ending, or a path.
+        field: opens the line of the error.
+        noun: what the files of `folder` are.
+
+    Raises:
+        UserError: neither, or the file cannot be read.
+    """
+    known = list_yaml_names(folder)
+    if source in known:
+        return source, folder.joinpath(f"{source}.yaml").read_text("utf-8")
     path = expand_home(source)
     if path.suffix not in {".yaml", ".yml"} and not path.is_file():
-        close = difflib.get_close_matches(source, list_presets(), n=1)
+        close = difflib.get_close_matches(source, known, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(
-            f"config: found {source!r}; allowed: a preset ({', '.join(list_presets())}) or a YAML file{hint}"
-        )
+        raise UserError(f"{field}: found {source!r}; allowed: a {noun} ({', '.join(known)}) or a YAML file{hint}")
     try:
         return str(path), path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as err:
-        raise UserError(f"config: cannot read {source!r}: {err}; give a preset's name or a YAML file") from None
+        raise UserError(f"{field}: cannot read {source!r}: {err}; give a {noun}'s name or a YAML file") from None
 
 
 class _NoDuplicateLoader(yaml.SafeLoader):
@@ -86,13 +142,18 @@ class _NoDuplicateLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse_yaml(label: str, text: str) -> dict[str, Any]:
+def parse_yaml(label: str, text: str, expected: str) -> dict[str, Any]:
+    """The mapping that stands in `text`.
+
+    Raises:
+        UserError: not valid YAML, a key that stands twice, or no mapping; `expected` says what should stand there.
+    """
     try:
         data = yaml.load(text, Loader=_NoDuplicateLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, TypeError, RecursionError) as err:
         raise UserError(f"{label}: not valid YAML: {' '.join(str(err).split())}") from None
     if not isinstance(data, dict):
-        raise UserError(f"{label}: found {type(data).__name__}; allowed: a mapping of sections, as in a preset")
+        raise UserError(f"{label}: found {type(data).__name__}; allowed: {expected}")
     return data
 
 
@@ -115,19 +176,29 @@ def _apply_override(data: dict[str, Any], item: str) -> None:
     node[parts[-1]] = value
 
 
-def _describe(error: Any, data: Mapping[str, Any]) -> str:
-    """One fault in one line: field, value found, what is allowed."""
-    loc = _without_tags(error["loc"])
-    field = ".".join(str(p) for p in loc) or "settings"
+def describe_faults(error: ValidationError, label: str, root: type[BaseModel], where: str) -> str:
+    """One line for each fault: label, field, value found, what is allowed.
+
+    Args:
+        root: the model class that was validated.
+        where: where a value that is missing can be given; `{field}` in it stands for the field's name.
+    """
+    return "\n".join(f"{label}: {_describe(e, root, where)}" for e in error.errors())
+
+
+def _describe(error: Any, root: type[BaseModel], where: str) -> str:
+    place = _find_place(error["loc"], root)
+    field = ".".join(str(key) for key in place.keys) or "settings"
     kind, found = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        known = _fields_at(loc[:-1], data)
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        known = list(place.holder.model_fields)
+        close = difflib.get_close_matches(str(place.keys[-1]), known, n=1)
         return f"{field}: unknown key; allowed: {', '.join(known)}" + (f"; did you mean {close[0]}?" if close else "")
     if kind == "missing":
-        return f"{field}: missing; give a value, in the file or with --set {field}=..."
+        return f"{field}: missing; give a value, {where.format(field=field)}"
     if kind == "union_tag_not_found":
-        return f"{field}.kind: missing; allowed: {error['ctx'].get('expected_tags') or _tags_at(loc)}"
+        tags = ", ".join(repr(_tag(m)) for m in place.models)
+        return f"{field}.kind: missing; allowed: {error['ctx'].get('expected_tags') or tags}"
     if kind == "union_tag_invalid":
         return f"{field}.kind: found {error['ctx']['tag']!r}; allowed: {error['ctx']['expected_tags']}"
     if kind == "literal_error":
@@ -137,59 +208,52 @@ def _describe(error: Any, data: Mapping[str, Any]) -> str:
     return f"{field}: {message}" if kind == "value_error" else f"{field}: found {found!r}; allowed: {message}"
 
 
-def _without_tags(loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Drop the parts of pydantic's location that name a union's branch and not a key of the file."""
-    kept: list[str | int] = []
-    model: Any = Config
+@dataclass(frozen=True)
+class _Place:
+    """Where a fault is.
+
+    Attributes:
+        keys: of the file; pydantic's location without the parts that name a union's branch.
+        holder: the model class that the last key belongs to.
+        models: the classes that may stand at the last key; empty where it is a plain value.
+    """
+
+    keys: tuple[str | int, ...]
+    holder: type[BaseModel]
+    models: tuple[type[BaseModel], ...]
+
+
+def _find_place(loc: Sequence[str | int], root: type[BaseModel]) -> _Place:
+    place = _Place((), root, (root,))
     for part in loc:
-        if isinstance(model, list):
-            chosen = [m for m in model if _tag(m) == part]
-            if chosen:
-                model = chosen[0]
-                continue
-            if isinstance(part, str) and (part.startswith(("tuple[", "literal[")) or part == "auto"):
-                continue
-        kept.append(part)
-        model = _child(model, part)
-    return tuple(p for p in kept if not (isinstance(p, str) and p.startswith(("tuple[", "literal["))))
+        branch = [m for m in place.models if _tag(m) == part]
+        if len(place.models) > 1 and branch:
+            place = replace(place, models=(branch[0],))
+        elif isinstance(part, int):
+            place = replace(place, keys=(*place.keys, part))
+        elif len(place.models) == 1 or not part.startswith(("tuple[", "literal[")):
+            holder = place.models[0] if len(place.models) == 1 else place.holder
+            place = _Place((*place.keys, part), holder, _models_at(holder, part))
+    return place
 
 
-def _tag(model: Any) -> Any:
-    field = model.model_fields.get("kind") if isinstance(model, type) and issubclass(model, BaseModel) else None
-    return typing.get_args(field.annotation)[0] if field else None
+def _tag(model: type[BaseModel]) -> str:
+    """How pydantic calls a branch of a union: by its `kind`, else by the name of the class."""
+    kind = model.model_fields.get("kind")
+    return typing.get_args(kind.annotation)[0] if kind else model.__name__
 
 
-def _child(model: Any, part: str | int) -> Any:
-    """The model class, or list of classes of a union, that stands at key `part` of `model`."""
-    if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
-        return None
-    annotation = model.model_fields[str(part)].annotation
-    options = [a for a in _flatten(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-    return options[0] if len(options) == 1 else options or None
+def _models_at(model: type[BaseModel], key: str) -> tuple[type[BaseModel], ...]:
+    if key not in model.model_fields:
+        return ()
+    options = _flatten(model.model_fields[key].annotation)
+    return tuple(a for a in options if isinstance(a, type) and issubclass(a, BaseModel))
 
 
 def _flatten(annotation: Any) -> list[Any]:
+    """The types that an annotation is made of: branches of unions, entries of tuples."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _flatten(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         return [leaf for a in typing.get_args(annotation) for leaf in _flatten(a)]
     return [annotation]
-
-
-def _fields_at(loc: Sequence[str | int], data: Mapping[str, Any]) -> list[str]:
-    model: Any = Config
-    node: Any = data
-    for part in loc:
-        model = _child(model, part)
-        node = node.get(part) if isinstance(node, Mapping) else None
-        if isinstance(model, list):
-            kind = node.get("kind") if isinstance(node, Mapping) else None
-            model = next((m for m in model if _tag(m) == kind), model[0])
-    return list(model.model_fields) if model is not None else []
-
-
-def _tags_at(loc: Sequence[str | int]) -> str:
-    model: Any = Config
-    for part in loc:
-        model = _child(model, part)
-    return ", ".join(repr(_tag(m)) for m in model) if isinstance(model, list) else ""

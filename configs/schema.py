@@ -258,6 +258,23 @@ class EvaluateSettings(Settings):
         return self
 
 
+class DiffSettings(Settings):
+    """Comparison with an earlier audit, filter by filter, by the correlation of their activations."""
+
+    same_at: float = Field(default=0.9, gt=0, le=1)
+    """A matched filter with at least this correlation is the same."""
+    related_at: float = Field(default=0.5, ge=0, le=1)
+    """Below this correlation a match is none, unless it stands at the same index of the same layer."""
+    bootstrap_samples: int = Field(default=1000, ge=100)
+    """Resamplings of the pictures."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> DiffSettings:
+        if self.related_at > self.same_at:
+            raise ValueError(f"related_at must not be above same_at, found {self.related_at} and {self.same_at}")
+        return self
+
+
 class ReportSettings(Settings):
     """report.html"""
 
@@ -272,6 +289,18 @@ class TrackingSettings(Settings):
     uri: str | None = None
     """Tracking URI; None takes MLFLOW_TRACKING_URI, else a SQLite file in the state folder."""
     experiment: str = Field(default="lavise", min_length=1)
+    system_metrics: bool = True
+    """Log the use of processor, memory, disk and GPU while the audit runs."""
+    pack_network: bool = True
+    """Log the explainer's model with the target network, so that it takes pictures; else region features only."""
+    register_model: bool = False
+    """Register the explainer's model in the MLflow registry as `lavise-explainer`."""
+
+    @model_validator(mode="after")
+    def _registry_needs_tracking(self) -> TrackingSettings:
+        if self.register_model and not self.enabled:
+            raise ValueError("register_model needs enabled: true, found enabled: false")
+        return self
 
 
 class StorageSettings(Settings):
@@ -298,6 +327,7 @@ class Config(Settings):
     transfer: TransferSettings = TransferSettings()
     explain: ExplainSettings = ExplainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    diff: DiffSettings = DiffSettings()
     report: ReportSettings = ReportSettings()
     tracking: TrackingSettings = TrackingSettings()
     storage: StorageSettings = StorageSettings()

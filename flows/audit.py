@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 import torch
 
+from configs.errors import UserError
+from configs.loading import describe_identity, make_absolute
+from configs.policy import Policy
 from configs.schema import Config
+from flows.compare import AuditedLayer, Comparison, TargetPictures, compare_audits
+from flows.extraction import extract_layers
+from flows.gate import GATE_TAG, judge_and_record
 from flows.inputs import Inputs, describe_sources, open_inputs
+from flows.past_runs import PastRun
 from flows.run_folder import RunResult, write_run_folder
 from storage.activations import INDEX_FILE, ActivationStore
 from storage.artefacts import ArtefactStore, Handle
 from storage.checkpoints import TargetModel, load_target_model
 from storage.digest import digest_of, short
 from storage.environment import choose_device, describe_environment, find_state_root
+from storage.housekeeping import hold_state
 from storage.layers import Layer, select_layers
 from storage.progress import Progress
-from storage.tracking import Tracker
+from storage.tracking import Run, Tracker, without_credentials
 from storage.word_vectors import Vocabulary, digest_vectors, find_vectors_file
-from tasks import evaluate, explain, extract, report, statistics, train, transfer, vocabulary
+from tasks import evaluate, explain, report, statistics, train, transfer, vocabulary
 from tasks.cluster import StatisticsCluster
 from tasks.explainer import load_explainer
 from tasks.region_features import MaskedForward
-from tasks.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
+from tasks.stage import Executor, Request, StageOutcome, StageRunner, end_after, flatten, run_inline
 
 log = logging.getLogger("lavise")
 
@@ -52,49 +62,91 @@ class LayerResult:
         return handle
 
 
+@dataclass(frozen=True)
+class Occasion:
+    """What an audit is part of, besides its settings.
+
+    Attributes:
+        tags: of the audit's run, besides its own.
+        checkpoint_name: for people, where the weights are a snapshot of a file with another name.
+        predecessor: the audit to compare with.
+        policy: the rules that the audit must pass.
+        artefacts: folder to keep artefacts in, where nothing that is there already may be used.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_name: str | None = None
+    predecessor: PastRun | None = None
+    policy: Policy | None = None
+    artefacts: Path | None = None
+
+
 def run_audit(
     config: Config,
     tracker: Tracker,
     progress: Progress,
     execute: Executor = run_inline,
-    tags: Mapping[str, str] | None = None,
+    occasion: Occasion | None = None,
 ) -> RunResult:
     """Explain every filter of the target layers.
-
-    Args:
-        tags: of the audit's run, besides its own.
 
     Raises:
         UserError: a mistake in settings or inputs; the run is then marked FAILED and what was finished is kept.
     """
+    occasion = occasion or Occasion()
+    config = without_credentials(make_absolute(config))  # from here on it is written down
     root = find_state_root(config.storage.root)
     device = choose_device(config.device)
-    store = ArtefactStore(root)
-    run = tracker.start(config.name, {"lavise.config": config.name, **(tags or {})})
-    runner = StageRunner(store, tracker, run, progress, execute)
-    try:
-        run.log_params({k: v for k, v in flatten(config.model_dump(mode="json")).items() if v is not None})
-        environment = describe_environment(device)
-        run.set_tags(_environment_tags(environment))
-        with StatisticsCluster(config.statistics, progress) as cluster:
-            # What can be wrong is looked at before anything long is begun.
-            find_vectors_file(config.words)
-            audit = _Audit(config, device, runner, cluster, progress)
-            model = load_target_model(config.model, config.seed)
-            run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
-            layers = select_layers(model.network, model.geometry.size_px, config.model.layers)
-            inputs = open_inputs(config, runner, progress)
-            for facts in inputs.describe(describe_sources(config, runner)):
-                run.log_dataset(facts)
-            results = audit.explain_layers(model, layers, inputs)
-            skipped = describe_skipped(results[0])
-            page = audit.write_report(model, inputs, results)
-        result = write_run_folder(config, root, run, tracker.uri, runner.outcomes, results, page, environment, skipped)
-        run.end()
-    except BaseException as err:
-        end_after(run, err)
-        raise
+    store = ArtefactStore(occasion.artefacts or root)
+    tags = {"lavise.config": config.name, "lavise.config_digest": digest_identity(config), **occasion.tags}
+    name = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name
+    with hold_state(root, exclusive=False):
+        run = tracker.start(name, tags)
+        runner = StageRunner(store, tracker, run, progress, execute)
+        try:
+            watch = run.watch_system() if config.tracking.system_metrics else nullcontext()
+            with watch, StatisticsCluster(config.statistics, progress) as cluster:
+                ended = _Audit(config, device, runner, cluster, progress, occasion).run()
+            result = write_run_folder(ended, root, run, tracker)
+            if occasion.policy:
+                result = replace(result, gate=_apply_policy(occasion.policy, result, run, name))
+            run.end()
+        except BaseException as err:
+            end_after(run, err)
+            raise
     return result
+
+
+def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str) -> str:
+    """The outcome: `passed`, `failed`, or `invalid` where the policy does not fit; the audit itself stays whole."""
+    try:
+        return judge_and_record(policy, result.run_dir, result.run_id, name, result.predecessor, run).outcome
+    except UserError as err:
+        log.error("the policy %s cannot be applied: %s", policy.name, err)
+        run.set_tags({GATE_TAG: "invalid"})
+        return "invalid"
+
+
+def digest_identity(config: Config) -> str:
+    """Of the settings that make two audits comparable, whatever their checkpoints are."""
+    return digest_of(describe_identity(make_absolute(config)))
+
+
+@dataclass(frozen=True)
+class EndedAudit:
+    """All that an audit made, before it is written down for people."""
+
+    config: Config
+    occasion: Occasion
+    outcomes: Mapping[str, StageOutcome]
+    results: Sequence[LayerResult]
+    comparison: Comparison | None
+    page: Handle
+    environment: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    skipped: Mapping[str, Any]
+    model: TargetModel
+    device: str
 
 
 @dataclass
@@ -106,13 +158,79 @@ class _Audit:
     runner: StageRunner
     cluster: StatisticsCluster
     progress: Progress
+    occasion: Occasion
+
+    def run(self) -> EndedAudit:
+        config, run, runner = self.config, self.runner.parent, self.runner
+        run.log_params({k: v for k, v in flatten(config.model_dump(mode="json")).items() if v is not None})
+        environment = describe_environment(self.device)
+        run.set_tags(_environment_tags(environment))
+        # What can be wrong is looked at before anything long is begun.
+        find_vectors_file(config.words)
+        model = load_target_model(config.model, config.seed)
+        run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
+        layers = select_layers(model.network, model.geometry.size_px, config.model.layers)
+        inputs = open_inputs(config, runner, self.progress)
+        for facts in inputs.describe(describe_sources(config, runner)):
+            run.log_dataset(facts)
+        results = self.explain_layers(model, layers, inputs)
+        comparison = self._compare(model, inputs, results)
+        return EndedAudit(
+            config=config,
+            occasion=self.occasion,
+            outcomes=runner.outcomes,
+            results=results,
+            comparison=comparison,
+            page=self.write_report(model, inputs, results, comparison),
+            environment=environment,
+            inputs={
+                "arch": model.arch,
+                "checkpoint": model.digest,
+                "checkpoint_name": self.occasion.checkpoint_name,
+                "layers": [layer.name for layer in layers],
+                "data": inputs.digests,
+                "pictures": inputs.picture_digests,
+                "vectors": digest_vectors(config.words),
+            },
+            skipped=describe_skipped(results[0]),
+            model=model,
+            device=self.device,
+        )
+
+    def _compare(self, model: TargetModel, inputs: Inputs, results: Sequence[LayerResult]) -> Comparison | None:
+        old = self.occasion.predecessor
+        if old is None:
+            return None
+        self.runner.parent.set_tags({"lavise.predecessor": old.run_id})
+        new = [
+            AuditedLayer(
+                name=r.layer.name,
+                arch=model.arch,
+                activations=r.activations["target"],
+                filters=parquet.read_table(r.done("explained").path("filters.parquet")).to_pylist(),
+            )
+            for r in results
+        ]
+        pictures = TargetPictures(inputs.picture_digests["target"], lambda: inputs.target)
+        runner, cluster = self.runner, self.cluster
+        try:
+            return compare_audits(old, new, pictures, self.config, runner, cluster, self.device, self.progress)
+        except UserError as err:
+            # The audit is worth having without; what a policy says of the comparison is then not applicable.
+            log.warning("  not compared with run %s: %s", old.run_id, err)
+            runner.parent.set_tags({"lavise.diff_error": str(err)})
+            return None
 
     def explain_layers(self, model: TargetModel, layers: list[Layer], inputs: Inputs) -> list[LayerResult]:
         words, vocabulary_handle = self._make_vocabulary(inputs)
-        stores = {
-            role: self._extract(role, model, layers, inputs, getattr(inputs, role))
-            for role in ("train", "evaluation", "target")
-        }
+        names = [layer.name for layer in layers]
+        stores = {}
+        for role in ("train", "evaluation", "target"):
+            title, data = f"extract {role}", getattr(inputs, role)
+            pictures, settings = inputs.picture_digests[role], self.config.extract
+            stores[role] = extract_layers(
+                self.runner, title, model, names, data, pictures, settings, self.device, self.progress
+            )
         results = []
         for position, layer in enumerate(layers):
             result = LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
@@ -143,30 +261,6 @@ class _Audit:
             lambda folder: vocabulary.make_vocabulary(settings, categories, folder),
         )
         return vocabulary.load_vocabulary(handle), handle
-
-    def _extract(
-        self, role: str, model: TargetModel, layers: list[Layer], inputs: Inputs, data: Any
-    ) -> tuple[Handle, ...]:
-        settings = self.config.extract
-        requests = [
-            Request(
-                extract.describe_extraction(model, layer.name, settings, self.device),
-                {"checkpoint": model.digest, "pictures": inputs.picture_digests[role]},
-            )
-            for layer in layers
-        ]
-
-        def compute(folders: Mapping[int, Path]) -> dict[int, Mapping[str, Any]]:
-            by_name = {layers[i].name: folder for i, folder in folders.items()}
-            infos = extract.extract_activations(model, data, by_name, settings, self.device, self.progress)
-            return {i: infos[layers[i].name] for i in folders}
-
-        handles = self.runner.run(extract.STAGE, f"extract {role}", requests, compute)
-        broken = json.loads(handles[0].path(INDEX_FILE).read_text("utf-8"))["broken"]
-        extract.check_broken(broken, len(data.records), settings.max_broken_share, data.name)
-        for key, reason in broken.items():
-            log.warning("  skipped picture %r: %s", key, reason)
-        return handles
 
     def _pool_regions(self, model: TargetModel, inputs: Inputs, result: LayerResult) -> Handle:
         activations = result.activations["train"]
@@ -342,7 +436,9 @@ class _Audit:
         )
         return self.runner.run_one(evaluate.STAGE, f"evaluate {layer}", request, compute)
 
-    def write_report(self, model: TargetModel, inputs: Inputs, results: list[LayerResult]) -> Handle:
+    def write_report(
+        self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
+    ) -> Handle:
         settings = self.config.report
         parts = [
             report.LayerPart(
@@ -358,7 +454,7 @@ class _Audit:
         ]
         facts = {
             "Audit": self.config.name,
-            "Target model": f"{model.arch}, weights {self.config.model.weights} (sha256 {short(model.digest)})",
+            "Target model": f"{model.arch}, weights {self._name_weights()} (sha256 {short(model.digest)})",
             "Reference": f"{inputs.train.name}: {len(inputs.train.records)} pictures to train, "
             f"{len(inputs.evaluation.records)} to evaluate, {len(inputs.train.concepts)} categories",
             "Target domain": f"{inputs.target.name}: {len(inputs.target.records)} pictures, no labels read",
@@ -373,16 +469,23 @@ class _Audit:
                 "pictures": inputs.picture_digests["target"],
                 **{f"explained {r.layer.name}": r.done("explained").digest for r in results},
                 **{f"evaluated {r.layer.name}": r.done("evaluated").digest for r in results},
+                **({"diff": comparison.digest} if comparison else {}),
             },
         )
+        part = comparison.to_report_part(self.config.diff) if comparison else None
         return self.runner.run_one(
             report.STAGE,
             "report",
             request,
             lambda folder: report.write_report(
-                parts, inputs.target, model.geometry, facts, settings, folder, self.progress
+                parts, inputs.target, model.geometry, facts, settings, folder, part, self.progress
             ),
         )
+
+    def _name_weights(self) -> str:
+        """Without the folder: the same checkpoint from another place gives the same page."""
+        weights = self.config.model.weights
+        return self.occasion.checkpoint_name or (weights if weights.startswith("package:") else Path(weights).name)
 
     def _masked_forward(self, model: TargetModel, layer: str, data: Any, store: ActivationStore) -> MaskedForward:
         path_of: Callable[[str], Path] = {r.key: r.path for r in data.records}.__getitem__

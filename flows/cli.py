@@ -7,13 +7,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, ParamSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from configs.errors import UserError
 
-EXIT_FAILURE, EXIT_USER_ERROR, EXIT_STOPPED = 1, 2, 130
+if TYPE_CHECKING:
+    from storage.tracking import Tracker
+
+EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="lavise",
@@ -37,6 +41,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
         except UserError as err:
             print("\n".join(f"lavise: {line}" for line in str(err).splitlines()), file=sys.stderr)
             raise typer.Exit(EXIT_USER_ERROR) from None
+        except typer.Exit:
+            raise
         except KeyboardInterrupt:
             print("lavise: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
             raise typer.Exit(EXIT_STOPPED) from None
@@ -56,6 +62,11 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set explain.top_images=10."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+
+
+PolicyOption = Annotated[
+    str | None, typer.Option(help="Rules that each audit must pass: `default`, or a YAML file (docs/policy.md).")
+]
 
 
 @app.command()
@@ -102,11 +113,170 @@ def presets() -> None:
 def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.", min=1, max=65535)] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.", min=1, max=65535)] = 5000,
+    watch: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints: switches on the deployment lavise-reaudit/watch.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="With --watch: a preset or a YAML file.")] = "demo",
+    set_: SetOption = None,
+    policy: PolicyOption = None,
+    every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.", min=5)] = 300.0,
+    stable: Annotated[float, typer.Option(help="With --watch: seconds without a change.", min=0)] = 30.0,
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker with the deployments, on loopback. Ctrl-C stops all."""
-    from flows.services import run_services
+    from flows.services import Watch, run_services
 
-    run_services(prefect_port, mlflow_port)
+    watched = Watch(watch, config, set_ or [], policy, every, stable) if watch else None
+    run_services(prefect_port, mlflow_port, watched)
+
+
+@app.command()
+@_guarded
+def reaudit(
+    config: ConfigArgument,
+    folder: Annotated[Path | None, typer.Option(help="Folder that new checkpoints come to.")] = None,
+    pattern: Annotated[str, typer.Option(help="Which files of the folder.")] = "**/*",
+    stable: Annotated[float, typer.Option(help="Take files unchanged for so many seconds.", min=0)] = 30.0,
+    model: Annotated[str | None, typer.Option(help="Registered model in MLflow, instead of a folder.")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Only versions of the model with this alias.")] = None,
+    set_: SetOption = None,
+    policy: PolicyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit each new checkpoint once, and say what changed since the last one: for cron, without a Prefect server."""
+    from flows.reaudit import make_source, reaudit_here
+    from flows.show import show_reaudit
+    from storage.progress import default_progress
+
+    source = make_source(folder, pattern, stable, model, alias or [])
+    result = reaudit_here(config, set_ or [], source, policy, default_progress())
+    show_reaudit(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+    if result.count("failed"):
+        raise typer.Exit(EXIT_FAILURE)
+    if any(c.gate not in (None, "passed") for c in result.checkpoints):
+        raise typer.Exit(EXIT_NO)
+
+
+RunArgument = Annotated[str, typer.Argument(help="Id of an audit's MLflow run, or the path of its run folder.")]
+
+
+@app.command()
+@_guarded
+def diff(
+    run_a: Annotated[str, typer.Argument(help="The earlier audit: id of its MLflow run, or its run folder.")],
+    run_b: Annotated[str, typer.Argument(help="The later audit.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Settings of the comparison, e.g. --set diff.same_at=0.95."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What changed between two audits: filters kept, changed, lost and new, words gained and lost."""
+    from flows.compare import diff_runs
+    from flows.execution import run_with_retries
+    from flows.show import show_diff
+    from storage.progress import default_progress
+
+    tracker, root = _open_tracking()
+    result = diff_runs(run_a, run_b, set_ or [], tracker, root, default_progress(), run_with_retries)
+    show_diff(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+
+
+@app.command()
+@_guarded
+def gate(
+    run: RunArgument,
+    policy: Annotated[
+        str | None, typer.Option(help="A policy's name or YAML file; without it, the one that the run was judged by.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Run to compare with, after `lavise diff`; without it, the predecessor.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pass (exit code 0) or fail (3) an audit by a policy."""
+    from flows.gate import announce, gate_run
+    from flows.show import show_verdicts
+
+    tracker, root = _open_tracking()
+    result = gate_run(run, policy, against, tracker, root)
+    show_verdicts(result)
+    announce(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+    if result.outcome != "passed":
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command()
+@_guarded
+def rerun(
+    run: RunArgument,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Where an input is now, e.g. --set model.weights=FILE."),
+    ] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Run even if an input is not what it was.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat an audit from scratch and compare every table and weight bit for bit: exit code 0, or 3 where not."""
+    from flows.execution import run_with_retries
+    from flows.rerun import rerun_audit
+    from flows.show import show_rerun
+    from storage.progress import default_progress
+
+    tracker, root = _open_tracking()
+    result = rerun_audit(run, set_ or [], anyway, tracker, root, default_progress(), run_with_retries)
+    show_rerun(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+    if not result.repeated:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command()
+@_guarded
+def doctor(
+    config: Annotated[
+        str | None, typer.Argument(help="A preset's name or a YAML file, to check what it needs as well.")
+    ] = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the environment, and say what to do: exit code 0 where an audit can run, else 1."""
+    from configs.loading import load_config
+
+    settings = load_config(config, set_ or []) if config else None
+    from flows.doctor import run_doctor
+
+    if not run_doctor(settings, as_json):
+        raise typer.Exit(EXIT_FAILURE)
+
+
+@app.command()
+@_guarded
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    keep_hours: Annotated[float, typer.Option(help="Keep what is younger than this.", min=0)] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Disk use per stage; remove artefacts that no kept run refers to."""
+    from flows.housekeeping import run_gc
+
+    run_gc(dry_run, keep_hours, as_json)
+
+
+def _open_tracking() -> tuple[Tracker, Path]:
+    """The tracking store in force, and the state folder."""
+    from configs.schema import TrackingSettings
+    from storage.environment import find_state_root
+    from storage.tracking import open_tracker
+
+    root = find_state_root(None)
+    return open_tracker(TrackingSettings(), root), root
 
 
 def _audit(config: str, overrides: list[str], as_json: bool) -> None:
@@ -128,7 +298,7 @@ def _audit(config: str, overrides: list[str], as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point of `lavise`: 0, or 2 with one clear line for the user's mistakes, or 1 for anything else."""
+    """Entry point of `lavise`: 0, 2 with one clear line for the user's mistakes, 3 for a no, 1 for anything else."""
     os.environ.setdefault("DO_NOT_TRACK", "true")
     _log_to_stderr()
     app()

@@ -25,7 +25,7 @@ def can_heal(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
 
 
-def run_with_retries(title: str, work: Work) -> StageOutcome:
+def run_with_retries(title: str, work: Work, uses_device: bool = False) -> StageOutcome:
     """In this process."""
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
@@ -43,7 +43,12 @@ def _describe(state: Any) -> str:
     return " ".join(str(state.outcome.exception()).split())[:200]
 
 
-def run_as_prefect_task(title: str, work: Work) -> StageOutcome:
+def device_tag(device: str) -> str:
+    """The tag of tasks that compute on the device: a Prefect concurrency limit on it keeps them from sharing one."""
+    return f"lavise-{device}"
+
+
+def run_as_prefect_task(title: str, work: Work, uses_device: bool = False, device: str = "cpu") -> StageOutcome:
     """As a task of the surrounding Prefect flow; a stage that was cached ends in the state Cached."""
     from prefect import Task
     from prefect.cache_policies import NO_CACHE
@@ -68,6 +73,7 @@ def run_as_prefect_task(title: str, work: Work) -> StageOutcome:
         fn=stage,
         name=title,
         task_run_name=title,
+        tags={device_tag(device)} if uses_device else None,
         retries=NUM_RETRIES,
         retry_delay_seconds=[float(s) for s in RETRY_DELAYS_SECONDS],
         retry_condition_fn=should_retry,

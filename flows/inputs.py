@@ -49,7 +49,7 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
         UserError: whatever is missing or wrong in the data.
     """
     reference = _open_reference(config, runner, progress)
-    target = _open_target(config, runner, progress)
+    target = open_target(config, runner, progress)
     parts = {"train": reference.train, "evaluation": reference.evaluation, "target": target}
     pictures = {role: data.digest_pictures(progress) for role, data in parts.items()}
     digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
@@ -89,7 +89,8 @@ def _open_reference(config: Config, runner: StageRunner, progress: Progress) -> 
     return Reference(scenes.load_scenes(handle, "train"), scenes.load_scenes(handle, "evaluation"))
 
 
-def _open_target(config: Config, runner: StageRunner, progress: Progress) -> Dataset:
+def open_target(config: Config, runner: StageRunner, progress: Progress) -> Dataset:
+    """The unlabelled pictures; scenes are drawn first where the settings ask for them."""
     settings = config.target
     if isinstance(settings, ImageFolderTarget):
         return load_image_folder_target(settings)

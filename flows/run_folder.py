@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,24 +15,35 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from configs.errors import UserError
 from configs.loading import dump_config
-from configs.schema import Config
-from storage.artefacts import Handle, write_atomically, write_json
+from flows.compare import Comparison, not_same
+from flows.past_runs import ARTEFACTS_FILE, CONFIG_FILE, ENVIRONMENT_FILE, INPUTS_FILE
+from storage.artefacts import write_atomically, write_json
+from storage.checkpoints import PackedNetwork
 from storage.images import num_decoded
-from storage.tracking import NullRun, Run
+from storage.tracking import NullRun, Run, Tracker, hide_credentials
 from tasks.evaluate import load_evaluation
-from tasks.report import REPORT_FILE
-from tasks.stage import StageOutcome
+from tasks.metrics import flatten_metrics
+from tasks.report import OVERVIEW_FILE, REPORT_FILE
+from tasks.stage import describe_artefacts
 
 if TYPE_CHECKING:
-    from flows.audit import LayerResult
+    from flows.audit import EndedAudit, LayerResult
 
 _TABLES = ("explanations.parquet", "filters.parquet")
+SNAPSHOTS_FOLDER = "checkpoints"
+REGISTERED_MODEL = "lavise-explainer"
+log = logging.getLogger("lavise")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What `lavise run --json` prints."""
+    """What `lavise run --json` prints.
+
+    Attributes:
+        gate: whether the audit passed its policy, `passed` or `failed`; None where it had none.
+    """
 
     run_id: str
     tracking_uri: str | None
@@ -39,24 +51,17 @@ class RunResult:
     metrics: dict[str, float]
     stages: dict[str, dict[str, Any]]
     images_decoded: int
+    predecessor: str | None = None
+    gate: str | None = None
 
     def to_json(self) -> str:
         """One line."""
         return json.dumps({**vars(self), "run_dir": str(self.run_dir)}, allow_nan=False)
 
 
-def write_run_folder(
-    config: Config,
-    root: Path,
-    run: Run,
-    tracking_uri: str | None,
-    outcomes: Mapping[str, StageOutcome],
-    results: Sequence[LayerResult],
-    page: Handle,
-    environment: Mapping[str, Any],
-    skipped: Mapping[str, Any],
-) -> RunResult:
+def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) -> RunResult:
     """Write ROOT/runs/RUN_ID and log it to the run."""
+    config, results, comparison = ended.config, ended.results, ended.comparison
     final = root / "runs" / run.run_id
     folder = final.with_name(final.name + ".partial")
     shutil.rmtree(folder, ignore_errors=True)
@@ -65,20 +70,83 @@ def write_run_folder(
         tables = [parquet.read_table(r.done("explained").path(name)) for r in results]
         parquet.write_table(pa.concat_tables(tables), folder / name)
     by_layer = {r.layer.name: _measure(r) for r in results}
-    stages = {title: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for title, o in outcomes.items()}
+    stages = {t: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for t, o in ended.outcomes.items()}
     write_json(folder / "metrics.json", {"layers": by_layer})
     write_json(folder / "stages.json", stages)
-    write_json(folder / "skipped.json", skipped)
+    write_json(folder / "skipped.json", ended.skipped)
+    write_json(folder / INPUTS_FILE, ended.inputs)
+    snapshot = {"checkpoint_file": find_snapshot(config.model.weights, root)}
+    write_json(folder / ARTEFACTS_FILE, describe_artefacts(ended.outcomes) | snapshot)
     _write_explainers(folder, results)
-    write_atomically(folder / "config.yaml", dump_config(config))
-    write_json(folder / "environment.json", {**environment, "seed": config.seed})
-    shutil.copyfile(page.path(REPORT_FILE), folder / REPORT_FILE)
+    write_atomically(folder / CONFIG_FILE, dump_config(config))
+    write_json(folder / ENVIRONMENT_FILE, {**ended.environment, "seed": config.seed})
+    for name in (REPORT_FILE, OVERVIEW_FILE):
+        shutil.copyfile(ended.page.path(name), folder / name)
+    if comparison:
+        comparison.write(folder)
     os.replace(folder, final)
-    metrics = {f"{layer}/{name}": value for layer, found in by_layer.items() for name, value in _flat(found).items()}
+    metrics = {
+        f"{layer}/{name}": value for layer, found in by_layer.items() for name, value in flatten_metrics(found).items()
+    }
+    metrics |= comparison.measure() if comparison else {}
     run.log_metrics({**metrics, "images_decoded": num_decoded()})
     run.log_folder(final)
-    _log_explainer_model(run, final, results)
-    return RunResult(run.run_id, tracking_uri, final, metrics, stages, num_decoded())
+    _log_tables(run, final, comparison)
+    if not isinstance(run, NullRun):
+        _log_explainers(run, ended)
+        run.set_tags({"mlflow.note.content": describe_run(by_layer, comparison)})
+    predecessor = comparison.old.run_id if comparison else None
+    uri = hide_credentials(tracker.uri) if tracker.uri else None
+    return RunResult(run.run_id, uri, final, metrics, stages, num_decoded(), predecessor)
+
+
+def describe_run(by_layer: Mapping[str, Mapping[str, Any]], comparison: Comparison | None) -> str:
+    """What came of the audit, in a few lines of markdown; MLflow shows it as the run's description."""
+    lines = [
+        f"- `{_plain(layer)}`: **{found['num_explained']} of {found['num_filters']}** filters explained"
+        for layer, found in by_layer.items()
+    ]
+    if comparison:
+        lines.append(f"- compared with run `{comparison.old.run_id}` ({_plain(comparison.old.title)}):")
+        lines += [
+            f"  - `{_plain(layer)}`: {found['num_same']} filters the same, {found['num_changed']} changed, "
+            f"{found['num_lost']} lost, {found['num_new_filters']} new"
+            for layer, found in comparison.read_summary().items()
+        ]
+    return "\n".join([*lines, "- look at report.html, overview.png and tables/ among the artifacts"])
+
+
+def _plain(text: str) -> str:
+    """Names from data, without what markdown would obey."""
+    return "".join(c if c.isalnum() or c in " .,-_/" else "\ufffd" for c in text)
+
+
+def find_snapshot(weights: str, root: Path) -> str | None:
+    """Name of the weights' file, if it is one of the state folder's own snapshots of checkpoints."""
+    path = Path(weights)
+    return path.name if path.parent == root / SNAPSHOTS_FOLDER else None
+
+
+def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
+    """For the MLflow UI, which shows JSON tables but no parquet."""
+    filters = parquet.read_table(folder / "filters.parquet").to_pylist()
+    shown = [
+        {
+            "layer": r["layer"],
+            "filter": r["filter"],
+            "words": r["words"] if r["explained"] else [],
+            "confidence": round(r["confidence"], 3),
+            "unexplained because": r["reason"],
+            "threshold": round(r["threshold"], 4),
+            "pictures": r["num_images"],
+        }
+        for r in sorted(filters, key=lambda r: (-r["confidence"], r["layer"], r["filter"]))
+    ]
+    run.log_table(shown, "tables/filters.json")
+    explanations = parquet.read_table(folder / "explanations.parquet").to_pylist()
+    run.log_table(explanations, "tables/explanations.json")
+    if comparison:
+        run.log_table(not_same(comparison.read_table().to_pylist()), "tables/changes.json")
 
 
 def _measure(result: LayerResult) -> dict[str, Any]:
@@ -91,19 +159,6 @@ def _measure(result: LayerResult) -> dict[str, Any]:
         "recall": evaluated["recall"],
         "differences": evaluated["differences"],
     }
-
-
-def _flat(found: Mapping[str, Any]) -> dict[str, float]:
-    """Names as `closed/filter_attention/recall_at_5`, with `_low` and `_high` for the interval."""
-    flat = {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
-    flat.update({f"evaluation/{k}": float(v) for k, v in found["evaluation"].items() if isinstance(v, int | float)})
-    for vocabulary, methods in found["recall"].items():
-        flat[f"{vocabulary}/num_words"] = float(found["evaluation"]["vocabularies"][vocabulary])
-        for method, by_s in methods.items():
-            for s, summary in by_s.items():
-                name = f"{vocabulary}/{method}/recall_at_{s}"
-                flat |= {name: summary["value"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}
-    return flat
 
 
 def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:
@@ -124,15 +179,27 @@ def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:
     write_json(folder / "explainer.json", {"layers": facts})
 
 
-def _log_explainer_model(run: Run, folder: Path, results: Sequence[LayerResult]) -> None:
-    """Each explainer as an MLflow model with its signature: region features [n, C] -> semantic vectors [n, E]."""
-    if isinstance(run, NullRun):
-        return
+def _log_explainers(run: Run, ended: EndedAudit) -> None:
+    """Each explainer as an MLflow model: region features, or pictures with boxes, to words."""
     from flows.explainer_model import save_explainer_model
 
+    config, results = ended.config, ended.results
+    vocabulary = ended.outcomes["vocabulary"].handles[0].folder
     for result in results:
-        name = "explainer" if len(results) == 1 else f"explainer-{result.layer.name}"
+        layer = result.layer.name
+        name = "explainer" if len(results) == 1 else f"explainer-{layer}"
+        network = PackedNetwork(ended.model, config.model.num_classes, layer) if config.tracking.pack_network else None
         with tempfile.TemporaryDirectory() as scratch:
             destination = Path(scratch) / "explainer"
-            save_explainer_model(result.done("explainer").folder, destination)
-            run.log_folder(destination, name)
+            explainer = result.done("explainer").folder
+            try:
+                save_explainer_model(destination, explainer, vocabulary, network)
+            except UserError as err:
+                log.warning("  the explainer's model is logged without the network, for region features only: %s", err)
+                shutil.rmtree(destination, ignore_errors=True)
+                save_explainer_model(destination, explainer, vocabulary, None)
+            tags = {"lavise.checkpoint": ended.model.digest, "lavise.arch": ended.model.arch, "lavise.layer": layer}
+            register_as = REGISTERED_MODEL if config.tracking.register_model else None
+            version = run.log_model(destination, name, tags, register_as)
+        if version:
+            log.info("  registered %s version %s", REGISTERED_MODEL, version)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as parquet
 from rich import box
 from rich.console import Console
 from rich.markup import escape as escape_markup
@@ -13,16 +14,25 @@ from rich.table import Table
 
 from configs.loading import list_presets, load_config
 from configs.schema import ModelSettings
-from flows.run_folder import RunResult
+
+if TYPE_CHECKING:
+    from flows.compare import DiffResult
+    from flows.gate import GateResult
+    from flows.reaudit import ReauditResult
+    from flows.rerun import RerunResult
+    from flows.run_folder import RunResult
 
 _NUM_FILTERS = 10
 _NUM_WORDS = 5
+_NUM_CHANGES = 20
 _WIDTH_NO_TERMINAL = 120
 
 
 def show_result(result: RunResult) -> None:
     """The most confident filters, recall, stages, and where everything is."""
-    console = _console()
+    import pyarrow.parquet as parquet
+
+    console = make_console()
     measured = json.loads((result.run_dir / "metrics.json").read_text("utf-8"))["layers"]
     rows = parquet.read_table(result.run_dir / "filters.parquet").to_pylist()
     for layer, found in measured.items():
@@ -47,19 +57,106 @@ def show_layers(model: str, as_json: bool) -> None:
         settings = ModelSettings(arch=model)
     target = load_target_model(settings, seed=0)
     found = list_layers(target.network, target.geometry.size_px)
-    table = _table(f"{target.arch}: modules that one can explain, input {target.geometry.size_px} px")
+    table = make_table(f"{target.arch}: modules that one can explain, input {target.geometry.size_px} px")
     for heading in ("layer", "module", "filters", "map"):
         table.add_column(heading, justify="right" if heading in ("filters", "map") else "left")
     for layer in found:
         table.add_row(escape(layer.name), layer.kind, str(layer.channels), f"{layer.height} x {layer.width}")
-    _console().print(table)
+    make_console().print(table)
     if as_json:
         print(json.dumps({"arch": target.arch, "layers": [vars(layer) for layer in found]}), flush=True)
 
 
+def show_diff(result: DiffResult) -> None:
+    """Per layer, how many filters are the same, and those that are least alike."""
+    import pyarrow.parquet as parquet
+
+    console = make_console()
+    rows = parquet.read_table(result.folder / "diff.parquet").to_pylist()
+    counts = make_table(f"run {result.new_run} compared with {result.old_run}")
+    for heading in ("layer", "filters", "same", "changed", "lost", "new", "kept", "words gained", "words lost"):
+        counts.add_column(heading, justify="left" if heading in ("layer", "words gained", "words lost") else "right")
+    for layer, found in result.layers.items():
+        numbers = [found[k] for k in ("num_old", "num_same", "num_changed", "num_lost", "num_new_filters")]
+        words = [_list_words(found[k]) for k in ("words_gained", "words_lost")]
+        counts.add_row(escape(layer), *(str(n) for n in numbers), f"{found['share_kept']:.1%}", *words)
+    console.print(counts)
+    other = sorted(
+        (r for r in rows if r["status"] != "same"), key=lambda r: -2 if r["similarity"] is None else r["similarity"]
+    )
+    if other:
+        console.print(_changes_table(other))
+    else:
+        console.print("every filter is the same")
+    console.print(f"\npage      {result.folder / 'diff.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _changes_table(rows: list[dict[str, Any]]) -> Table:
+    title = f"{len(rows)} filters are not the same"
+    table = make_table(title if len(rows) <= _NUM_CHANGES else f"{title}; the {_NUM_CHANGES} least alike")
+    for heading in ("status", "before", "now", "correlation \\[95 % interval]", "words before", "words now"):
+        table.add_column(heading, justify="right" if heading in ("before", "now") else "left")
+    for row in rows[:_NUM_CHANGES]:
+        similarity = "" if row["similarity"] is None else f"{row['similarity']:.3f}"
+        if similarity:
+            similarity += f" \\[{row['similarity_low']:.3f}, {row['similarity_high']:.3f}]"
+        indices = ["" if row[k] is None else str(row[k]) for k in ("old_filter", "new_filter")]
+        words = [_list_words(row[k]) for k in ("old_words", "new_words")]
+        table.add_row(row["status"], *indices, similarity, *words)
+    return table
+
+
+def show_verdicts(result: GateResult) -> None:
+    """A row for each rule and layer, the outcome in words."""
+    console = make_console()
+    against = f", compared with {result.compared_with}" if result.compared_with else ""
+    table = make_table(f"policy {result.policy} on run {result.run_id}{against}")
+    for heading in ("rule", "layer", "found", "allowed", "outcome"):
+        table.add_column(heading)
+    colours = {"passed": "green", "failed": "bold red", "not_applicable": "yellow"}
+    for verdict in result.verdicts:
+        outcome = f"[{colours[verdict.outcome]}]{verdict.outcome.replace('_', ' ')}[/]"
+        found, allowed = escape(verdict.found), escape(verdict.allowed)
+        table.add_row(escape(verdict.rule), escape(verdict.layer or "all"), found, allowed, outcome)
+    console.print(table)
+    console.print(f"[{colours[result.outcome]}]{result.outcome}[/]")
+
+
+def show_reaudit(result: ReauditResult) -> None:
+    """What became of each checkpoint."""
+    console = make_console()
+    table = make_table(result.summarise())
+    for heading in ("checkpoint", "outcome", "policy", "run", "detail"):
+        table.add_column(heading)
+    for found in result.checkpoints:
+        cells = (found.name, found.outcome, found.gate or "", found.run_id or "", found.detail)
+        table.add_row(*(escape(cell) for cell in cells))
+    console.print(table)
+
+
+def show_rerun(result: RerunResult) -> None:
+    """What was compared, and the verdict."""
+    console = make_console()
+    table = make_table(f"run {result.rerun} repeats {result.original}")
+    for heading in ("compared", "outcome", "detail"):
+        table.add_column(heading)
+    for finding in result.findings:
+        colour = {"identical": "green", "different": "red"}.get(finding.outcome, "yellow")
+        table.add_row(escape(finding.what), f"[{colour}]{finding.outcome}[/]", escape(finding.detail))
+    console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"[{'green' if result.repeated else 'red'}]{result.verdict}[/]")
+
+
+def _list_words(words: Sequence[str]) -> str:
+    shown = ", ".join(escape(w) for w in words[:_NUM_WORDS])
+    return f"{shown}, ... ({len(words)})" if len(words) > _NUM_WORDS else shown
+
+
 def _filters_table(layer: str, rows: list[dict[str, object]], num_filters: int) -> Table:
     explained = [r for r in rows if r["explained"]]
-    table = _table(f"{layer}: {len(explained)} of {num_filters} filters explained; the most confident ones")
+    table = make_table(f"{layer}: {len(explained)} of {num_filters} filters explained; the most confident ones")
     for heading in ("filter", "words", "confidence", "pictures"):
         table.add_column(heading, justify="left" if heading == "words" else "right")
     for row in sorted(explained, key=lambda r: (-float(str(r["confidence"])), r["filter"]))[:_NUM_FILTERS]:
@@ -75,7 +172,7 @@ def _recall_table(
 ) -> Table:
     size = counts["vocabularies"][vocabulary]
     title = f"{layer}: recall, {vocabulary} vocabulary of {size:,} words, {counts['num_pairs']} filter-picture pairs"
-    table = _table(title)
+    table = make_table(title)
     table.add_column("method")
     at = sorted(next(iter(methods.values())), key=int)
     for s in at:
@@ -87,7 +184,7 @@ def _recall_table(
 
 
 def _stages_table(result: RunResult) -> Table:
-    table = _table(f"stages; {result.images_decoded} pictures decoded")
+    table = make_table(f"stages; {result.images_decoded} pictures decoded")
     for heading in ("stage", "digest", "", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for name, stage in result.stages.items():
@@ -102,10 +199,12 @@ def escape(text: str) -> str:
     return escape_markup("".join(c if c.isprintable() else "\ufffd" for c in text))
 
 
-def _table(title: str) -> Table:
+def make_table(title: str) -> Table:
+    """An empty table under its title, without a frame."""
     return Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _console() -> Console:
+def make_console() -> Console:
+    """Standard output; as wide as the terminal, or 120 columns where there is none."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH_NO_TERMINAL)

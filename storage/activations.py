@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import UserError
+from configs.errors import CheckpointError
 from storage.artefacts import write_json
 
 HalfArray = npt.NDArray[np.float16]
@@ -71,13 +71,13 @@ def write_shard(
         broken: pictures of this shard that could not be read, with the reason.
 
     Raises:
-        UserError: a value that is not finite (float16 ends at 65,504).
+        CheckpointError: a value that is not finite (float16 ends at 65,504).
     """
     if maps_NCHW.shape[0] != len(keys):
         raise ValueError(f"expected one key for each picture, found {maps_NCHW.shape=} and {len(keys)=}")
     if not np.isfinite(maps_NCHW).all():
         bad = int(np.flatnonzero(~np.isfinite(maps_NCHW).all(axis=(0, 2, 3)))[0])
-        raise UserError(
+        raise CheckpointError(
             f"model.layers: the layer's activation is not finite or above 65,504 (filter {bad}, a picture of "
             f"{keys[0]!r} to {keys[-1]!r}); check the weights and the preprocessing, or choose another layer"
         )

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import json
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -14,20 +15,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import UserError
+from configs.errors import CheckpointError, UserError
 from configs.paths import expand_home
 from configs.schema import ModelSettings
-from storage.digest import digest_file, digest_tensors
+from storage.artefacts import write_json
+from storage.digest import digest_file, digest_tensors, short
 from storage.geometry import Geometry
+from storage.layers import ActivationTap
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
+PACKED_WEIGHTS = "network.safetensors"
+PACKED_FACTS = "network.json"
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 _NUM_SHOWN = 3
+_PROBE_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,20 @@ class TargetModel:
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+
+@dataclass(frozen=True)
+class PackedNetwork:
+    """A target model and one of its layers, as they travel with an explainer.
+
+    Attributes:
+        num_classes: size of the classifier head, where it is not the architecture's default.
+        layer: the module whose output is the map.
+    """
+
+    model: TargetModel
+    num_classes: int | None
+    layer: str
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,84 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
     )
 
 
+def save_packed_network(packed: PackedNetwork, folder: Path) -> None:
+    """Write folder/network.safetensors (the state dict) and folder/network.json (what else it takes to build it)."""
+    import torch
+    from safetensors.torch import save_file
+
+    model = packed.model
+    # Copies, since tensors that share memory (tied weights) cannot be saved as they are.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.network.state_dict().items()
+    }
+    save_file(tensors, folder / PACKED_WEIGHTS)
+    content = {
+        "arch": model.arch,
+        "num_classes": packed.num_classes,
+        "preprocessing": model.describe_preprocessing(),
+        "layer": packed.layer,
+        "digest": model.digest,
+        "probe": _probe_layer(model.network, packed.layer, model.geometry.size_px),
+    }
+    write_json(folder / PACKED_FACTS, content)
+
+
+def load_packed_network(folder: Path) -> PackedNetwork:
+    """Build a packed network again, on the processor, and see that its layer still answers as it did.
+
+    The architecture comes from its library, or from the user's own module: only its name is in the folder.
+
+    Raises:
+        UserError: the architecture is not there or another one by now, or the weights are not those that were packed.
+    """
+    import torch
+
+    content = json.loads((folder / PACKED_FACTS).read_text("utf-8"))
+    settings = ModelSettings.model_validate(
+        {
+            "arch": content["arch"],
+            "weights": str((folder / PACKED_WEIGHTS).resolve()),
+            "num_classes": content["num_classes"],
+            "preprocessing": {k: v for k, v in content["preprocessing"].items() if v is not None},
+        }
+    )
+    with torch.random.fork_rng():
+        model = load_target_model(settings, seed=0)
+    if model.digest != content["digest"]:
+        raise UserError(
+            f"{folder / PACKED_WEIGHTS}: found weights with the digest {short(model.digest)}; "
+            f"allowed: {short(content['digest'])}, as packed; pack the network again"
+        )
+    layer, expected = content["layer"], content["probe"]
+    if layer not in dict(model.network.named_modules()):
+        raise UserError(
+            f"model.arch: {model.arch} has no module {layer!r} any more; use the code that it was packed with"
+        )
+    found = _probe_layer(model.network, layer, model.geometry.size_px)
+    largest = max(map(abs, expected))
+    if len(found) != len(expected) or not all(
+        abs(a - b) <= _PROBE_TOLERANCE * largest for a, b in zip(found, expected, strict=True)
+    ):
+        raise UserError(
+            f"model.arch: {model.arch} with the packed weights gives other maps of {layer!r} than when it was packed: "
+            "its code is another, or sets more than weights; use the code that it was packed with"
+        )
+    return PackedNetwork(model, content["num_classes"], layer)
+
+
+def _probe_layer(network: nn.Module, layer: str, size_px: int) -> list[float]:
+    """Mean of each of the C filters of a layer, for an input that is the same everywhere: noise of whole numbers."""
+    import torch
+
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    noise = torch.arange(3 * size_px**2) * 7919 % 257
+    images = (noise / 64 - 2).view(1, 3, size_px, size_px).to(device)
+    with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
+        network(images)
+        return [float(v) for v in tap.maps[layer][0].float().mean(dim=(1, 2))]
+
+
 def find_weights_file(weights: str) -> Path:
     """The file behind `package:DISTRIBUTION` or a path.
 
@@ -145,7 +243,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint file, by name; a `state_dict` (or like) key inside is unpacked.
 
     Raises:
-        UserError: not a checkpoint, damaged, or one that would have to run code to be read.
+        CheckpointError: not a checkpoint, damaged, or one that would have to run code to be read.
     """
     import torch
 
@@ -157,12 +255,12 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
-        raise UserError(
+        raise CheckpointError(
             f"model.weights: {path} holds more than tensors and is not loaded, since that could run foreign code "
             f"({_one_line(err)[:120]}); save its state dict: torch.save(model.state_dict(), ...) or safetensors"
         ) from None
     except Exception as err:  # noqa: BLE001 - torch and safetensors raise many types on damaged files
-        raise UserError(
+        raise CheckpointError(
             f"model.weights: cannot read {path} ({type(err).__name__}: {_one_line(err)[:120]}); "
             "allowed: a whole state dict in .pt, .pth or .safetensors"
         ) from None
@@ -174,7 +272,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, Mapping) else {}
     )
     if not tensors:
-        raise UserError(f"model.weights: found no tensors in {path}; allowed: a state dict, or one below 'state_dict'")
+        raise CheckpointError(
+            f"model.weights: found no tensors in {path}; allowed: a state dict, or one below 'state_dict'"
+        )
     return tensors
 
 
@@ -185,7 +285,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], label:
         by_order: where no name fits, pair names by their order, if the number and every shape are the same.
 
     Raises:
-        UserError: names the first keys that differ.
+        CheckpointError: names the first keys that differ.
     """
     wanted = network.state_dict()
     given = _strip_prefix(dict(tensors), wanted)
@@ -207,7 +307,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], label:
             for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
             if found
         ]
-        raise UserError(
+        raise CheckpointError(
             f"model.weights: {label} does not fit the architecture: {'; '.join(faults)}; "
             "set model.arch and model.num_classes to what the weights were trained with"
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from storage.geometry import Geometry
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 
+# What is tried on bytes, which anyone may send: those of PICTURE_SUFFIXES. Some of Pillow's others start programs.
+_SAFE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)
 _EXIF_TURNS = {
@@ -41,21 +44,24 @@ def num_decoded() -> int:
     return _DecodeCounter.count
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Decode to RGB, in the orientation that EXIF asks for.
+def open_picture(source: Path | bytes) -> Image.Image:
+    """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for.
 
     Raises:
         BrokenImageError: with the reason.
     """
     _DecodeCounter.count += 1
+    opened, formats = (BytesIO(source), _SAFE_FORMATS) if isinstance(source, bytes) else (source, None)
     try:
-        with Image.open(path) as file:
+        with Image.open(opened, formats=formats) as file:
             file.load()
             turn = _EXIF_TURNS.get(_read_orientation(file))
             picture = file.transpose(turn) if turn is not None else file
             return picture.copy() if picture.mode == "RGB" else _to_rgb(picture)
     except FileNotFoundError:
         raise BrokenImageError("not found") from None
+    except UnidentifiedImageError:
+        raise BrokenImageError("not readable: no picture of a known format") from None
     except Image.DecompressionBombError as err:
         raise BrokenImageError(f"too many pixels: {err}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as err:

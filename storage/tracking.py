@@ -6,15 +6,20 @@ whatever thread or process the orchestrator likes.
 
 from __future__ import annotations
 
+import base64
 import http.client
+import json
 import logging
 import os
+import re
 import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +27,7 @@ from typing import Any, Protocol
 import psutil
 
 from configs.errors import UserError
-from configs.schema import TrackingSettings
+from configs.schema import Config, TrackingSettings
 from storage.artefacts import make_private_folder
 from storage.digest import digest_of
 
@@ -31,6 +36,8 @@ _ANSWER_SECONDS = 10.0
 _CLOCK_SECONDS = 2.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
+# What stands before the @ of an address; a password that was not percent-encoded may hold @ or /.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/:@\s]*:(?!\d*[/?#])[^@\s]*)@")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,17 @@ class DatasetFacts:
     num_images: int
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """A run that was tracked before, as the tracking store knows it; times are seconds since 1970."""
+
+    run_id: str
+    name: str
+    status: str
+    started: float
+    tags: Mapping[str, str]
+
+
 class Run(Protocol):
     """One run: of an audit, or of a stage below it."""
 
@@ -54,7 +72,11 @@ class Run(Protocol):
     def log_history(self, history: Iterable[tuple[str, float, int]]) -> None: ...
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
     def log_folder(self, folder: Path, where: str | None = None) -> None: ...
+    def log_file(self, path: Path) -> None: ...
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None: ...
     def log_dataset(self, facts: DatasetFacts) -> None: ...
+    def log_model(self, folder: Path, name: str, tags: Mapping[str, str], register_as: str | None) -> str | None: ...
+    def watch_system(self) -> AbstractContextManager[None]: ...
     def end(self, status: str = "FINISHED") -> None: ...
 
 
@@ -64,6 +86,11 @@ class Tracker(Protocol):
     uri: str | None
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run: ...
+    def resume(self, run_id: str) -> Run: ...
+    def find(self, tags: Mapping[str, str]) -> list[RunRecord]: ...
+    def get(self, run_id: str) -> RunRecord | None: ...
+    def download(self, run_id: str, destination: Path) -> None: ...
+    def link(self, run_id: str) -> str | None: ...
 
 
 class NullRun:
@@ -87,8 +114,20 @@ class NullRun:
     def log_folder(self, folder: Path, where: str | None = None) -> None:
         pass
 
+    def log_file(self, path: Path) -> None:
+        pass
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        pass
+
     def log_dataset(self, facts: DatasetFacts) -> None:
         pass
+
+    def log_model(self, folder: Path, name: str, tags: Mapping[str, str], register_as: str | None) -> str | None:
+        return None
+
+    def watch_system(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def end(self, status: str = "FINISHED") -> None:
         pass
@@ -101,6 +140,21 @@ class NullTracker:
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> NullRun:
         return NullRun()
+
+    def resume(self, run_id: str) -> NullRun:
+        return NullRun()
+
+    def find(self, tags: Mapping[str, str]) -> list[RunRecord]:
+        return []
+
+    def get(self, run_id: str) -> RunRecord | None:
+        return None
+
+    def download(self, run_id: str, destination: Path) -> None:
+        raise FileNotFoundError(f"nothing is tracked, so there are no files of run {run_id}")
+
+    def link(self, run_id: str) -> str | None:
+        return None
 
 
 class MlflowRun:
@@ -137,6 +191,22 @@ class MlflowRun:
     def log_folder(self, folder: Path, where: str | None = None) -> None:
         self._client.log_artifacts(self.run_id, str(folder), where)
 
+    def log_file(self, path: Path) -> None:
+        self._client.log_artifact(self.run_id, str(path))
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """A table that the MLflow UI shows as one; lists become text. Replaces an earlier one of the same name."""
+        if not rows:
+            return
+        # The client's own log_table would append to an earlier one.
+        content = {"columns": list(rows[0]), "data": [[_show_cell(v) for v in row.values()] for row in rows]}
+        self._client.log_text(self.run_id, json.dumps(content, allow_nan=False), name)
+        tag = "mlflow.loggedArtifacts"
+        known = json.loads(self._client.get_run(self.run_id).data.tags.get(tag, "[]"))
+        entry = {"path": name, "type": "table"}
+        if entry not in known:
+            self._client.set_tag(self.run_id, tag, json.dumps([*known, entry]))
+
     def log_dataset(self, facts: DatasetFacts) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -144,6 +214,44 @@ class MlflowRun:
         entity = Dataset(facts.name[:500], facts.digest[:36], "local", facts.source[:60_000], profile=profile)
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", facts.role)])
         self._client.log_inputs(self.run_id, [entry])
+
+    def log_model(self, folder: Path, name: str, tags: Mapping[str, str], register_as: str | None) -> str | None:
+        """A model folder as a model of this run; `runs:/RUN_ID/NAME` loads it.
+
+        Returns:
+            the number of its version, where it is registered.
+        """
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.exceptions import MlflowException
+
+        client = self._client
+        experiment = client.get_run(self.run_id).info.experiment_id
+        model = client.create_logged_model(experiment, name, self.run_id, tags=dict(tags), model_type="explainer")
+        client.log_model_artifacts(model.model_id, str(folder))
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        if register_as is None:
+            return None
+        try:
+            client.create_registered_model(register_as)
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source, own = model.artifact_location, dict(tags)
+        return str(client.create_model_version(register_as, source, self.run_id, own, model_id=model.model_id).version)
+
+    @contextmanager
+    def watch_system(self) -> Iterator[None]:
+        """Processor, memory, disk and GPU as metrics of the run, while the block runs."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self._client.tracking_uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
 
     def end(self, status: str = "FINISHED") -> None:
         self._client.set_terminated(self.run_id, status)
@@ -154,15 +262,17 @@ class MlflowTracker:
 
     def __init__(self, uri: str, experiment: str, artifact_root: Path | None) -> None:
         os.environ.setdefault("DO_NOT_TRACK", "true")
+        # A line on standard output for each run that ends would stand between ours, and after --json.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         for chatty in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        self.uri: str | None = uri
-        _require_answer(uri)
+        require_answer(uri)
+        self.uri: str | None = pass_credentials(uri)
         try:
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = MlflowClient(tracking_uri=self.uri)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 location = (artifact_root / digest_of(experiment)[:12]).as_uri() if artifact_root else None
@@ -172,12 +282,15 @@ class MlflowTracker:
                     self._experiment_id, "mlflow.experimentKind", "custom_model_development"
                 )
             elif found.lifecycle_stage != "active":
-                raise UserError(f"tracking.experiment: {experiment!r} was deleted in {uri}; restore it or name another")
+                where = hide_credentials(uri)
+                raise UserError(
+                    f"tracking.experiment: {experiment!r} was deleted in {where}; restore it or name another"
+                )
             else:
                 self._experiment_id = found.experiment_id
         except MlflowException as err:
             raise UserError(
-                f"tracking.uri: {uri} does not work ({' '.join(str(err).split())[:200]}); "
+                f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(_one_line(err))[:200]}); "
                 "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
             ) from None
         self._mark_killed()
@@ -190,6 +303,48 @@ class MlflowTracker:
         family = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         run = self._client.create_run(self._experiment_id, tags={**tags, **own, **family}, run_name=name)
         return MlflowRun(self._client, run.info.run_id)
+
+    def resume(self, run_id: str) -> MlflowRun:
+        """To add to a run that has ended."""
+        return MlflowRun(self._client, run_id)
+
+    def find(self, tags: Mapping[str, str]) -> list[RunRecord]:
+        """Runs of the experiment that bear all of these tags, the oldest first; deleted ones are not among them."""
+        query = " and ".join(f"tags.`{key}` = '{_quote(value)}'" for key, value in tags.items())
+        found, token = [], None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id], query, max_results=500, order_by=["attributes.start_time"], page_token=token
+            )
+            found += [_make_record(run) for run in page]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda r: (r.started, r.run_id))
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """A run of any experiment; None where there is none, or it was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as err:
+            if err.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return _make_record(run) if run.info.lifecycle_stage == "active" else None
+
+    def download(self, run_id: str, destination: Path) -> None:
+        """The files at the top of a run's artifacts; folders in it (models, tables) are left out."""
+        for entry in self._client.list_artifacts(run_id):
+            if not entry.is_dir:
+                self._client.download_artifacts(run_id, entry.path, str(destination))
+
+    def link(self, run_id: str) -> str | None:
+        """The run's page; None for a store without a server."""
+        if not _is_server(str(self.uri)):
+            return None
+        experiment = self._client.get_run(run_id).info.experiment_id
+        return f"{str(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
     def _create(self, experiment: str, location: str | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -213,6 +368,23 @@ class MlflowTracker:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
 
+def _make_record(run: Any) -> RunRecord:
+    info = run.info
+    return RunRecord(info.run_id, info.run_name, info.status, info.start_time / 1000, dict(run.data.tags))
+
+
+def _quote(text: str) -> str:
+    if "'" in text or "\\" in text:
+        raise ValueError(f"a tag that is searched for must not hold quotes, found {text!r}")
+    return text
+
+
+def _show_cell(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(v) for v in value)
+    return value
+
+
 def _is_alive(pid: str, started: str) -> bool:
     """Whether the very process is still there, and not another one with its number."""
     try:
@@ -224,20 +396,71 @@ def _is_alive(pid: str, started: str) -> bool:
         return False
 
 
-def _require_answer(uri: str) -> None:
-    """One quick request first: MLflow's own client would go on trying for minutes."""
-    if not uri.startswith(("http://", "https://")):
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def hide_credentials(text: str) -> str:
+    """An address, or a text with addresses in it, without user and password."""
+    return _USER_INFO.sub("", text)
+
+
+def without_credentials(config: Config) -> Config:
+    """Settings that may be written down: the tracking server's address without user and password."""
+    uri = config.tracking.uri
+    tracking = config.tracking.model_copy(update={"uri": uri and hide_credentials(uri)})
+    return config.model_copy(update={"tracking": tracking})
+
+
+def pass_credentials(uri: str) -> str:
+    """The address that MLflow's client is to be given.
+
+    User and password of a server go where that client looks for them, the environment of this process; in the address
+    they would be told with every error. A database is only opened by its whole address.
+    """
+    if not _is_server(uri):
+        return uri
+    user, password = _find_credentials(uri)
+    if user:
+        os.environ.update(MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=password)
+    return hide_credentials(uri)
+
+
+def require_answer(uri: str) -> None:
+    """One quick request first: MLflow's own client would go on trying for minutes.
+
+    Raises:
+        UserError: a server does not answer; whether it lets us in shows with the first real request.
+    """
+    if not _is_server(uri):
         return
+    address = hide_credentials(uri)
     try:
-        with urllib.request.urlopen(uri, timeout=_ANSWER_SECONDS):  # noqa: S310 - http and https only
+        request = urllib.request.Request(address)  # noqa: S310 - http and https only
+        user, password = _find_credentials(uri)
+        if user:  # not for others, should the server point to them
+            token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+            request.add_unredirected_header("Authorization", f"Basic {token}")
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS):  # noqa: S310 - as above
             pass
     except urllib.error.HTTPError:
-        pass  # it answers; whether it lets us in shows with the first real request
+        pass
     except (OSError, ValueError, http.client.HTTPException) as err:
         raise UserError(
-            f"tracking.uri: {uri} does not answer ({' '.join(str(err).split())[:120]}); "
+            f"tracking.uri: {address} does not answer ({_one_line(err)[:120]}); "
             "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
         ) from None
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _find_credentials(uri: str) -> tuple[str, str]:
+    """(user, password) that an address holds, decoded; empty where it holds none."""
+    found = _USER_INFO.search(uri)
+    user, _, password = found[0][:-1].partition(":") if found else ("", "", "")
+    return urllib.parse.unquote(user), urllib.parse.unquote(password)
 
 
 def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:

@@ -25,7 +25,7 @@ from tasks.explainer import Explainer, ExplainerFacts, scale_features
 from tasks.region_features import IntArray, MaskedForward, Pairs, pool_pairs, select_top_images
 from tasks.stage import Stage
 
-STAGE = Stage("explain", version=1)
+STAGE = Stage("explain", version=1, uses_device=True)
 _EMBED_ROWS = 2048
 _SEARCH_ELEMENTS = 1 << 26
 _Z95 = 1.959963984540054

@@ -29,7 +29,7 @@ from tasks.stage import Stage
 if TYPE_CHECKING:
     import torch
 
-STAGE = Stage("extract", version=1, resumable=True)
+STAGE = Stage("extract", version=1, resumable=True, uses_device=True)
 _NUM_SHOWN = 5
 
 Decoded = npt.NDArray[np.uint8] | str

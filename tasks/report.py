@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from configs.schema import ReportSettings
+from configs.schema import DiffSettings, ReportSettings
 from storage.activations import ActivationStore
 from storage.datasets.base import Dataset
 from storage.digest import digest_of
@@ -29,10 +31,13 @@ from storage.images import BrokenImageError, load_square
 from storage.progress import Progress, no_progress
 from tasks.evaluate import MOST_FREQUENT, RANDOM, load_evaluation, state_supported_order
 from tasks.explain import load_pairs
+from tasks.figures import OverviewRow, draw_diff, draw_overview
 from tasks.stage import Stage
 
-STAGE = Stage("report", version=1)
-REPORT_FILE = "report.html"
+STAGE = Stage("report", version=2)
+REPORT_FILE, OVERVIEW_FILE = "report.html", "overview.png"
+_OVERVIEW_FILTERS, _OVERVIEW_PICTURES, _OVERVIEW_PX = 10, 5, 112
+_MAX_DIFF_ROWS = 300
 _OUTLINE_GRID = 64
 _JPEG_QUALITY = 80
 
@@ -50,6 +55,26 @@ class LayerPart:
     explainer: Path
 
 
+@dataclass(frozen=True)
+class DiffPart:
+    """What the report shows of the comparison with an earlier audit.
+
+    Attributes:
+        old_run: id of the earlier audit's run.
+        old_name: of the earlier audit, for people.
+        old_checkpoint: start of the digest of its weights; empty where it is not known.
+        rows: of diff.parquet, all layers.
+        summary: by layer, of diff.json.
+    """
+
+    old_run: str
+    old_name: str
+    old_checkpoint: str
+    rows: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Mapping[str, Any]]
+    settings: DiffSettings
+
+
 def digest_templates() -> str:
     """Of the page's own files: another layout is another report."""
     folder = resources.files("tasks") / "templates"
@@ -63,12 +88,14 @@ def write_report(
     facts: Mapping[str, str],
     settings: ReportSettings,
     folder: Path,
+    diff: DiffPart | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Write folder/report.html.
+    """Write folder/report.html and folder/overview.png.
 
     Args:
         facts: lines of the heading, label -> text.
+        diff: the comparison with an earlier audit, where there is one.
 
     Returns:
         facts: num_filters, num_pictures, size_bytes.
@@ -89,8 +116,10 @@ def write_report(
             "pictures": _make_thumbnails(list(pictures), paths, geometry, settings.thumbnail_px, progress),
             "filters": filters,
         },
+        diff=diff,
     )
     (folder / REPORT_FILE).write_text(page, "utf-8")
+    (folder / OVERVIEW_FILE).write_bytes(_draw_overview(parts, paths, geometry, facts["Audit"]))
     return {"num_filters": len(filters), "num_pictures": len(pictures), "size_bytes": len(page.encode("utf-8"))}
 
 
@@ -99,31 +128,45 @@ def render_page(
     recalls: Sequence[Mapping[str, Any]],
     layers: Sequence[Mapping[str, Any]],
     data: Mapping[str, Any],
+    diff: DiffPart | None = None,
 ) -> str:
     """The page. Its policy allows its own script and style (by hash) and pictures inside it, and nothing else."""
+    return _render(
+        "report.html.j2",
+        heading=heading,
+        recalls=recalls,
+        layers=layers,
+        data=_trust(escape_json(data)),
+        diff=_describe_diff(diff, with_links=True) if diff else None,
+    )
+
+
+def render_diff_page(heading: Mapping[str, str], diff: DiffPart) -> str:
+    """A page of the comparison alone."""
+    return _render("diff_page.html.j2", heading=heading, diff=_describe_diff(diff, with_links=False))
+
+
+def _render(name: str, **values: Any) -> str:
     import jinja2
 
     folder = resources.files("tasks") / "templates"
-    script = folder.joinpath("report.js").read_text("utf-8")
-    style = folder.joinpath("report.css").read_text("utf-8")
+    script, style = (folder.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("js", "css"))
     policy = (
         f"default-src 'none'; img-src data:; script-src '{_hash_source(script)}'; style-src '{_hash_source(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        folder.joinpath("report.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tasks", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    template = environment.get_template(name)
+    return template.render(policy=policy, script=_trust(script), style=_trust(style), **values)
+
+
+def _trust(text: str) -> Any:
+    """Not escaped again: our own files, and what `escape_json` has escaped."""
     from markupsafe import Markup
 
-    return template.render(
-        policy=policy,
-        script=Markup(script),  # noqa: S704 - our own file
-        style=Markup(style),  # noqa: S704 - our own file
-        heading=heading,
-        recalls=recalls,
-        layers=layers,
-        data=Markup(escape_json(data)),  # noqa: S704 - escaped by escape_json
-    )
+    return Markup(text)  # noqa: S704 - see above
 
 
 def escape_json(value: Any) -> str:
@@ -213,10 +256,7 @@ def _make_thumbnails(
     uris = []
     with progress("thumbnails", len(keys)) as bar:
         for key in keys:
-            try:
-                square = load_square(paths[key], small)
-            except BrokenImageError:
-                square = np.zeros((size_px, size_px, 3), np.uint8)
+            square = _load_picture(paths[key], small)
             buffer = io.BytesIO()
             Image.fromarray(square).save(buffer, "JPEG", quality=_JPEG_QUALITY)
             uris.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"))
@@ -263,6 +303,56 @@ def _describe_recall(part: LayerPart) -> dict[str, Any]:
         "tables": tables,
         "order": state_supported_order(found, methods),
     }
+
+
+def _describe_diff(diff: DiffPart, with_links: bool) -> dict[str, Any]:
+    other = [r for r in diff.rows if r["status"] != "same"]
+    other.sort(key=lambda r: (-2.0 if r["similarity"] is None else r["similarity"], r["layer"]))
+    picture = base64.b64encode(draw_diff(diff.rows, diff.summary)).decode("ascii")
+    return {
+        "old_run": diff.old_run,
+        "old_name": diff.old_name,
+        "old_checkpoint": diff.old_checkpoint,
+        "same_at": diff.settings.same_at,
+        "related_at": diff.settings.related_at,
+        "num_images": max(found["num_images"] for found in diff.summary.values()),
+        "layers": [{"name": layer, **found} for layer, found in diff.summary.items()],
+        "chart": f"data:image/png;base64,{picture}",
+        "num_not_same": len(other),
+        "rows": [
+            {**row, "anchor": f"#filter-{quote(row['layer'], safe='')}-{row['new_filter']}" if with_links else ""}
+            for row in other[:_MAX_DIFF_ROWS]
+        ],
+    }
+
+
+def _draw_overview(parts: Sequence[LayerPart], paths: Mapping[str, Path], geometry: Geometry, name: str) -> bytes:
+    """The most confident filters of all layers with their first pictures."""
+    small = Geometry(_OVERVIEW_PX, geometry.fit, geometry.crop_share, geometry.interpolation)
+    chosen = []
+    for number, part in enumerate(parts):
+        rows = parquet.read_table(part.explained / "filters.parquet").to_pylist()
+        chosen += [(number, row) for row in rows if row["explained"]]
+    chosen.sort(key=lambda entry: (-entry[1]["confidence"], entry[0], entry[1]["filter"]))
+    shown = []
+    for number, row in chosen[:_OVERVIEW_FILTERS]:
+        part, unit = parts[number], row["filter"]
+        store = ActivationStore(part.activations)
+        position = {key: i for i, key in enumerate(store.keys)}
+        keys = row["top_images"][:_OVERVIEW_PICTURES]
+        maps = store.read_images([position[k] for k in keys])[:, unit].astype(np.float32) - part.thresholds[unit]
+        title = f"{row['layer']}, filter {unit}, confidence {row['confidence']:.2f}"
+        pictures = [_load_picture(paths[k], small) for k in keys]
+        shown.append(OverviewRow(title, row["words"], pictures, list(upsample_maps(maps, _OVERVIEW_PX))))
+    return draw_overview(shown, f"{name}: the most confident filters")
+
+
+def _load_picture(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Black where the picture can no longer be read."""
+    try:
+        return load_square(path, geometry)
+    except BrokenImageError:
+        return np.zeros((geometry.size_px, geometry.size_px, 3), np.uint8)
 
 
 def _hash_source(text: str) -> str:

@@ -31,11 +31,13 @@ class Stage:
 
     Attributes:
         resumable: a killed attempt leaves finished parts that the next one may use.
+        uses_device: computes on the GPU where there is one, which two at a time would have to share.
     """
 
     name: str
     version: int
     resumable: bool = False
+    uses_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ Work = Callable[[], StageOutcome]
 class Executor(Protocol):
     """Runs a stage's work: in-process, or as an orchestrator's task."""
 
-    def __call__(self, title: str, work: Work) -> StageOutcome: ...
+    def __call__(self, title: str, work: Work, uses_device: bool) -> StageOutcome: ...
 
 
-def run_inline(title: str, work: Work) -> StageOutcome:
+def run_inline(title: str, work: Work, uses_device: bool) -> StageOutcome:
     """In this process, as it is."""
     return work()
 
@@ -95,7 +97,7 @@ class StageRunner:
         def work() -> StageOutcome:
             return self._materialise(stage, title, requests, compute)
 
-        outcome = self.execute(title, work)
+        outcome = self.execute(title, work, stage.uses_device)
         self.outcomes[title] = outcome
         return outcome.handles
 
@@ -165,10 +167,24 @@ class StageRunner:
         run.log_metrics(metrics)
 
 
+def describe_artefacts(outcomes: Mapping[str, StageOutcome]) -> dict[str, Any]:
+    """Of each stage, in the order of execution: what it made, and the sha256 of every file."""
+    return {
+        "stages": {
+            title: [
+                {"stage": h.stage, "digest": h.digest, "files": {n: e.sha256 for n, e in h.files.items()}}
+                for h in outcome.handles
+            ]
+            for title, outcome in outcomes.items()
+        }
+    }
+
+
 def end_after(run: Run, error: BaseException) -> None:
     """Mark a run as failed or killed; a tracker that is gone must not hide why."""
     try:
-        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        # What is no Exception is somebody's wish to stop: Ctrl-C, or SystemExit by the orchestrator.
+        run.end("FAILED" if isinstance(error, Exception) else "KILLED")
     except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
         log.warning("  the run could not be marked as failed: %s", lost)
 

@@ -25,7 +25,7 @@ from storage.word_vectors import Vocabulary
 from tasks.explainer import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
 from tasks.stage import HISTORY_FILE, Stage
 
-STAGE = Stage("train", version=1)
+STAGE = Stage("train", version=1, uses_device=True)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from storage.progress import Progress, no_progress
 from tasks.explainer import deterministic, load_explainer, save_explainer, scale_features
 from tasks.stage import Stage
 
-STAGE = Stage("transfer", version=1)
+STAGE = Stage("transfer", version=1, uses_device=True)
 _WINDOW_DIVISIONS = (1, 2, 3)
 
 

@@ -25,6 +25,9 @@ RUN_FILES = {
     "report.html",
     "stages.json",
     "skipped.json",
+    "artefacts.json",
+    "inputs.json",
+    "overview.png",
 }
 
 
@@ -95,18 +98,29 @@ def test_is_in_mlflow_with_a_child_per_stage(first: Finished) -> None:
     assert {c.info.run_name for c in children} == set(first.result["stages"])
 
 
-def test_logged_explainer_loads_as_a_model_with_a_signature(first: Finished) -> None:
+def test_logged_explainer_takes_features_or_pictures_with_boxes_and_says_words(home: Path, first: Finished) -> None:
     import mlflow.pyfunc
-    import numpy as np
+    import pandas as pd
+    from mlflow.tracking import MlflowClient
 
     mlflow.set_tracking_uri(first.result["tracking_uri"])
-    location = mlflow.artifacts.download_artifacts(run_id=first.result["run_id"], artifact_path="explainer")
-    assert not list(Path(location).rglob("*.pkl"))
-    model = mlflow.pyfunc.load_model(location)
-    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1280)
-    vectors = model.predict(np.random.default_rng(0).random((3, 1280), dtype=np.float32))
-    assert vectors.shape == (3, 50)
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    uri = f"runs:/{first.result['run_id']}/explainer"
+    model = mlflow.pyfunc.load_model(uri)
+    assert [c.name for c in model.metadata.signature.inputs.inputs] == ["region_features", "image", "box"]
+    assert model.metadata.load_input_example(mlflow.artifacts.download_artifacts(uri)) is not None
+    outputs = MlflowClient(first.result["tracking_uri"]).get_run(first.result["run_id"]).outputs
+    assert outputs is not None
+    (logged,) = outputs.model_outputs
+    files = {p.suffix for p in Path(mlflow.artifacts.download_artifacts(f"models:/{logged.model_id}")).rglob("*")}
+    assert ".pkl" not in files
+    features = pd.DataFrame({"region_features": [[0.5] * 1280, [0.1, 0.9] * 640]})
+    known = set(model.predict(features, params={"num_words": 3}).iloc[0]["words"])
+    assert len(known) == 3
+    scene = sorted((home / "artefacts" / "scenes").glob("*/target/*.png"))[0]
+    pictures = pd.DataFrame({"image": [scene.read_bytes()] * 2, "box": [None, [10, 10, 120, 120]]})
+    found = model.predict(pictures)
+    assert [len(w) for w in found["words"]] == [10, 10]
+    assert found["scores"][0] != found["scores"][1]
 
 
 def test_again_is_all_cached_and_decodes_nothing(home: Path, first: Finished) -> None:

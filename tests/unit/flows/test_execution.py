@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 from distributed import KilledWorker
 from distributed.comm import CommClosedError
 
 from configs.errors import UserError
-from flows.execution import can_heal, run_with_retries
+from flows.execution import can_heal, device_tag, run_as_prefect_task, run_with_retries
 from tasks.stage import StageOutcome
 
 OUTCOME = StageOutcome((), False, 0.1, "d" * 64)
@@ -59,3 +60,37 @@ def test_a_mistake_is_raised_at_once() -> None:
     with pytest.raises(UserError, match="found -1"):
         run_with_retries("stage", work)
     assert work.calls == 1
+
+
+@pytest.mark.parametrize("uses_device", [False, True])
+def test_use_of_the_device_changes_nothing_in_process(uses_device: bool) -> None:
+    work = Flaky(0, ValueError())
+    assert run_with_retries("stage", work, uses_device) is OUTCOME
+    assert work.calls == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("uses_device", [False, True])
+def test_tasks_that_use_the_device_bear_its_tag(
+    monkeypatch: pytest.MonkeyPatch, uses_device: bool, device: str
+) -> None:
+    """What is made for Prefect; that Prefect runs it, and tries again, is tested with its server."""
+    import prefect
+
+    made = []
+
+    class Inline(prefect.Task):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            made.append(self)
+            return self.fn()
+
+    monkeypatch.setattr(prefect, "Task", Inline)
+    assert run_as_prefect_task("extract target", Flaky(0, ValueError()), uses_device, device) is OUTCOME
+    (task,) = made
+    assert task.tags == ({f"lavise-{device}"} if uses_device else set())
+    assert (task.name, task.task_run_name, task.retries) == ("extract target", "extract target", 2)
+    assert task.retry_delay_seconds == [2, 10]
+
+
+def test_each_kind_of_device_has_a_tag_of_its_own() -> None:
+    assert (device_tag("cpu"), device_tag("cuda")) == ("lavise-cpu", "lavise-cuda")

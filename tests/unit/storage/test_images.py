@@ -176,6 +176,39 @@ def test_load_square_is_open_then_resize(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_square(tmp_path / "a.png", geometry), expected)
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+def test_bytes_are_decoded_like_their_file(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    noise(13, 29).save(path)
+    np.testing.assert_array_equal(np.asarray(open_picture(path.read_bytes())), np.asarray(open_picture(path)))
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture at all", b"\0" * 100])
+def test_bytes_that_are_no_picture(data: bytes) -> None:
+    with pytest.raises(BrokenImageError, match=r"^not readable: no picture of a known format$"):
+        open_picture(data)
+
+
+def test_truncated_and_huge_bytes(tmp_path: Path) -> None:
+    noise(40, 50).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(BrokenImageError, match="not readable: "):
+        open_picture(data[: len(data) // 2])
+    with pytest.raises(BrokenImageError, match="too many pixels: "):
+        open_picture(png_header(60_000, 60_000))
+
+
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "EPS"])
+def test_bytes_of_other_formats_are_not_tried(tmp_path: Path, kind: str) -> None:
+    """Pillow knows them (for EPS it starts Ghostscript); from a file they may come, from a stranger they may not."""
+    path = tmp_path / "a"
+    noise(16, 16).save(path, kind)
+    with Image.open(path) as known:
+        assert known.format == kind
+    with pytest.raises(BrokenImageError, match="no picture of a known format"):
+        open_picture(path.read_bytes())
+
+
 def test_list_pictures(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "b" / "deep").mkdir(parents=True)

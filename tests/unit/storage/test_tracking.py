@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import math
 import os
 import socket
@@ -7,8 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +22,19 @@ from mlflow.entities import RunStatus
 from mlflow.tracking import MlflowClient
 
 from configs.errors import UserError
+from configs.loading import load_config
 from configs.schema import TrackingSettings
-from storage.tracking import DatasetFacts, MlflowRun, MlflowTracker, NullTracker, open_tracker
+from storage.tracking import (
+    DatasetFacts,
+    MlflowRun,
+    MlflowTracker,
+    NullTracker,
+    hide_credentials,
+    open_tracker,
+    pass_credentials,
+    require_answer,
+    without_credentials,
+)
 
 FACTS = DatasetFacts("coco/train2017", "ab" * 32, "/data/coco", "train", 190)
 
@@ -32,6 +48,9 @@ def state_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(name, "")  # so that what is set in a test goes with it
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -67,8 +86,16 @@ def test_null_tracker_keeps_nothing(tmp_path: Path) -> None:
     run.log_history([("loss", 1.0, 0)])
     run.set_tags({"a": "b"})
     run.log_folder(tmp_path)
+    run.log_file(tmp_path / "gate.json")
+    run.log_table([{"a": 1}], "table.json")
     run.log_dataset(FACTS)
+    with run.watch_system():
+        pass
     run.end()
+    assert tracker.resume(run.run_id).run_id != run.run_id
+    assert (tracker.find({"a": "b"}), tracker.get(run.run_id), tracker.link(run.run_id)) == ([], None, None)
+    with pytest.raises(FileNotFoundError, match=f"nothing is tracked, so there are no files of run {run.run_id}"):
+        tracker.download(run.run_id, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,6 +264,199 @@ def test_run_whose_process_id_was_given_to_another_process_is_marked(tracker: Ml
     assert status == RunStatus.to_string(RunStatus.KILLED)
 
 
+# Runs that were tracked before
+
+
+def test_runs_are_found_by_all_of_their_tags(tracker: MlflowTracker, state_root: Path) -> None:
+    """Also those of other trackers of the experiment; deleted ones, and those of other experiments, are not."""
+    wanted = {"lavise.identity": "i" * 64, "lavise.checkpoint": "sha/256 x"}
+    first = tracker.start("first", wanted)
+    tracker.start("other checkpoint", {**wanted, "lavise.checkpoint": "y"})
+    tracker.start("without", {"lavise.identity": "i" * 64})
+    deleted = tracker.start("deleted", wanted)
+    client_of(tracker).delete_run(deleted.run_id)
+    open_tracker(TrackingSettings(experiment="another"), state_root).start("elsewhere", wanted)
+    second = opened(state_root).start("second", {**wanted, "more": "1"}, parent=first.run_id)
+    second.end()
+    found = tracker.find(wanted)
+    assert [r.run_id for r in found] == [first.run_id, second.run_id]
+    assert [(r.name, r.status) for r in found] == [("first", "RUNNING"), ("second", "FINISHED")]
+    assert {k: found[1].tags[k] for k in ("more", "mlflow.parentRunId")} == {
+        "more": "1",
+        "mlflow.parentRunId": first.run_id,
+    }
+    stored = client_of(tracker).get_run(first.run_id).info
+    assert found[0].started == stored.start_time / 1000
+    assert tracker.find({**wanted, "lavise.checkpoint": "nothing"}) == []
+
+
+def test_runs_are_found_page_by_page_the_oldest_first(tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven runs, started in another order than they were made, in pages of two."""
+    runs = []
+    for started in (5, 3, 6, 1, 4, 2, 7):
+        run = client_of(tracker).create_run(
+            client_of(tracker).get_run(tracker.start("x", {}).run_id).info.experiment_id,
+            start_time=started * 1000,
+            tags={"in pages": "yes"},
+        )
+        runs.append((started, run.info.run_id))
+    search, asked = tracker._client.search_runs, []
+
+    def search_small_pages(*args: Any, **kwargs: Any) -> Any:
+        asked.append(kwargs["page_token"])
+        return search(*args, **{**kwargs, "max_results": 2})
+
+    monkeypatch.setattr(tracker._client, "search_runs", search_small_pages)
+    found = tracker.find({"in pages": "yes"})
+    assert [(r.started, r.run_id) for r in found] == [(float(s), i) for s, i in sorted(runs)]
+    assert len(asked) >= 4
+    assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize("value", ["it's", "back\\slash", "' or tags.`a` != '"])
+def test_tag_that_could_end_its_quotes_is_refused(tracker: MlflowTracker, value: str) -> None:
+    with pytest.raises(ValueError, match="must not hold quotes"):
+        tracker.find({"lavise.identity": value})
+
+
+def test_run_by_its_id(tracker: MlflowTracker, state_root: Path) -> None:
+    """Of any experiment."""
+    other = open_tracker(TrackingSettings(experiment="another"), state_root).start("elsewhere", {"a": "b"})
+    found = tracker.get(other.run_id)
+    assert found is not None
+    assert (found.run_id, found.name, found.status, found.tags["a"]) == (other.run_id, "elsewhere", "RUNNING", "b")
+    other.end("FAILED")
+    assert (again := tracker.get(other.run_id)) is not None
+    assert again.status == "FAILED"
+    assert again.started == found.started
+    client_of(tracker).delete_run(other.run_id)
+    assert tracker.get(other.run_id) is None
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "nonsense", "../up", "' or 1=1"])
+def test_no_run_of_this_id(tracker: MlflowTracker, run_id: str) -> None:
+    assert tracker.get(run_id) is None
+
+
+def test_run_that_has_ended_is_added_to(tracker: MlflowTracker) -> None:
+    run = tracker.start("audit", {"a": "b"})
+    run.end()
+    again = tracker.resume(run.run_id)
+    again.set_tags({"lavise.gate": "passed"})
+    again.log_metrics({"late": 0.5})
+    stored = client_of(tracker).get_run(run.run_id)
+    assert (stored.info.status, stored.data.metrics["late"]) == ("FINISHED", 0.5)
+    assert (stored.data.tags["a"], stored.data.tags["lavise.gate"]) == ("b", "passed")
+
+
+def test_files_at_the_top_of_a_run_are_fetched(tracker: MlflowTracker, tmp_path: Path) -> None:
+    run = tracker.start("audit", {})
+    made, fetched = tmp_path / "made", tmp_path / "fetched"
+    (made / "model").mkdir(parents=True)
+    for name in ("config.yaml", "metrics.json", "model/weights.bin"):
+        (made / name).write_bytes(name.encode() + b"\x00\xff")
+    run.log_folder(made)
+    run.end()
+    fetched.mkdir()
+    tracker.download(run.run_id, fetched)
+    assert sorted(p.name for p in fetched.iterdir()) == ["config.yaml", "metrics.json"]
+    assert (fetched / "config.yaml").read_bytes() == b"config.yaml\x00\xff"
+
+
+def test_single_file(tracker: MlflowTracker, tmp_path: Path) -> None:
+    """At the top of the run; the same name again replaces it."""
+    run = tracker.start("audit", {})
+    for text in ("old", "new"):
+        (tmp_path / "gate.json").write_text(text)
+        run.log_file(tmp_path / "gate.json")
+    client = client_of(tracker)
+    assert [f.path for f in client.list_artifacts(run.run_id)] == ["gate.json"]
+    (tmp_path / "fetched").mkdir()
+    assert Path(client.download_artifacts(run.run_id, "gate.json", str(tmp_path / "fetched"))).read_text() == "new"
+
+
+def test_table(tracker: MlflowTracker, tmp_path: Path) -> None:
+    """As MLflow's own are. Lists become text; another table of the same name replaces the first."""
+    run = tracker.start("audit", {})
+    run.log_table([{"filter": 7, "words": ["old"]}], "tables/changes.json")
+    rows = [
+        {"filter": 3, "words": ["dog", "<b>cat</b>"], "similarity": 0.25, "new": None},
+        {"filter": 4, "words": [], "similarity": None, "new": 1},
+    ]
+    run.log_table(rows, "tables/changes.json")
+    run.log_table([{"a": "ü"}], "other.json")
+    run.log_table([], "nothing.json")
+    client = client_of(tracker)
+    content = client.download_artifacts(run.run_id, "tables/changes.json", str(tmp_path))
+    assert json.loads(Path(content).read_text("utf-8")) == {
+        "columns": ["filter", "words", "similarity", "new"],
+        "data": [[3, "dog, <b>cat</b>", 0.25, None], [4, "", None, 1]],
+    }
+    assert json.loads(client.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "tables/changes.json", "type": "table"},
+        {"path": "other.json", "type": "table"},
+    ]
+    assert sorted(f.path for f in client.list_artifacts(run.run_id)) == ["other.json", "tables"]
+
+
+def test_number_that_json_lacks_is_no_table(tracker: MlflowTracker) -> None:
+    run = tracker.start("audit", {})
+    with pytest.raises(ValueError, match=r"nan|JSON"):
+        run.log_table([{"a": math.nan}], "table.json")
+    assert client_of(tracker).list_artifacts(run.run_id) == []
+
+
+def test_store_without_a_server_has_no_pages(tracker: MlflowTracker) -> None:
+    assert tracker.link(tracker.start("audit", {}).run_id) is None
+
+
+def test_page_of_a_run(tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tracker.start("audit", {})
+    experiment = client_of(tracker).get_run(run.run_id).info.experiment_id
+    monkeypatch.setattr(tracker, "uri", "https://host:5000/mlflow/")
+    assert tracker.link(run.run_id) == f"https://host:5000/mlflow/#/experiments/{experiment}/runs/{run.run_id}"
+
+
+def test_model_of_a_run(tracker: MlflowTracker, tmp_path: Path) -> None:
+    """Where it is registered, each run's model is the next version under the same name."""
+    (tmp_path / "weights.bin").write_bytes(b"\x00\xff")
+    client, versions = client_of(tracker), []
+    for register_as in (None, "lavise-explainer", "lavise-explainer"):
+        run = tracker.start("audit", {})
+        tags = {"lavise.run": run.run_id}
+        version = run.log_model(tmp_path, "explainer", tags, register_as)
+        outputs = client.get_run(run.run_id).outputs
+        assert outputs is not None
+        (made,) = outputs.model_outputs
+        model = client.get_logged_model(made.model_id)
+        assert (model.name, model.status, model.source_run_id) == ("explainer", "READY", run.run_id)
+        assert model.tags["lavise.run"] == run.run_id
+        folder = Path(urllib.request.url2pathname(urllib.parse.urlparse(model.artifact_location).path))
+        assert [(p.name, p.read_bytes()) for p in folder.iterdir()] == [("weights.bin", b"\x00\xff")]
+        assert (version is None) == (register_as is None)
+        if version is not None:
+            stored = client.get_model_version("lavise-explainer", version)
+            assert (stored.run_id, stored.source, stored.tags) == (run.run_id, model.artifact_location, tags)
+            versions.append(int(version))
+    assert versions == [1, 2]
+
+
+def test_watched_run_has_metrics_of_the_machine(tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the block runs, and no longer: the thread that watches goes, also after an error."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    run = tracker.start("audit", {})
+    client = client_of(tracker)
+    with suppress(KeyboardInterrupt), run.watch_system():
+        deadline = time.monotonic() + 60
+        while not client.get_run(run.run_id).data.metrics and time.monotonic() < deadline:
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+    found = client.get_run(run.run_id).data.metrics
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= found.keys()
+    assert not [t for t in threading.enumerate() if t.name == "SystemMetricsMonitor"]
+    run.end()
+
+
 def test_deleted_experiment(tracker: MlflowTracker, state_root: Path) -> None:
     other = open_tracker(TrackingSettings(experiment="short-lived"), state_root)
     assert isinstance(other, MlflowTracker)
@@ -313,6 +533,150 @@ def test_server_that_is_not_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with answering(answer) as uri, pytest.raises(UserError, match=rf"^tracking\.uri: {uri} does not (answer|work) \("):
         open_tracker(TrackingSettings(uri=uri), tmp_path)
+
+
+# Behind a password
+
+
+PASSWORD = "s/e@c ret"
+ENCODED = "me:s%2Fe%40c%20ret@"
+
+
+@contextmanager
+def serving_behind_a_password(answers: Mapping[str, tuple[int, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Address of a server that answers these paths to `me`, and what it was asked for: `CODE PATH`."""
+    wanted = f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}"
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            path = self.path.partition("?")[0]
+            code, content = answers.get(path, (404, {})) if self.headers["Authorization"] == wanted else (401, "no")
+            asked.append(f"{code} {path}")
+            self.send_response(code)
+            if code in (301, 302):
+                self.send_header("Location", content)
+            body = json.dumps(content).encode()
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+API = "/api/2.0/mlflow"
+EXPERIMENT = {"experiment_id": "7", "name": "lavise", "lifecycle_stage": "active", "artifact_location": "file:///x"}
+RUN = {"info": {"run_id": "ab", "run_uuid": "ab", "experiment_id": "7", "status": "FINISHED", "start_time": 0}}
+MLFLOW = {
+    "/": (200, "hello"),
+    f"{API}/experiments/get-by-name": (200, {"experiment": EXPERIMENT}),
+    f"{API}/runs/search": (200, {}),
+    f"{API}/runs/get": (200, {"run": RUN}),
+}
+
+
+def test_user_and_password_of_the_address_reach_the_server(tmp_path: Path) -> None:
+    with serving_behind_a_password(MLFLOW) as (address, asked):
+        tracker = open_tracker(TrackingSettings(uri=address.replace("://", f"://{ENCODED}")), tmp_path)
+        assert tracker.uri == address
+        assert tracker.link("ab") == f"{address}/#/experiments/7/runs/ab"
+        assert {line[:3] for line in asked} == {"200"}
+        assert asked[:2] == ["200 /", f"200 {API}/experiments/get-by-name"]
+
+
+def test_user_and_password_of_the_environment_reach_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    with serving_behind_a_password(MLFLOW) as (address, asked):
+        assert open_tracker(TrackingSettings(uri=address), tmp_path).uri == address
+        # The first request only asks whether anything is there.
+        assert asked == ["401 /", f"200 {API}/experiments/get-by-name", f"200 {API}/runs/search"]
+
+
+def test_wrong_password_is_not_told(tmp_path: Path) -> None:
+    with serving_behind_a_password(MLFLOW) as (address, asked):
+        uri = address.replace("://", "://me:hush@")
+        with pytest.raises(UserError, match=rf"^tracking\.uri: {address} does not work \(.*401.*\); start") as caught:
+            open_tracker(TrackingSettings(uri=uri), tmp_path)
+        assert asked == ["401 /", f"401 {API}/experiments/get-by-name"]
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["hush", "h/ush", "h@ush"], ids=["plain", "slash", "at"])
+def test_password_is_not_told_where_nothing_answers(password: str, tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        uri = f"http://me:{password}@127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"^tracking\.uri: http://127\.0\.0\.1:\d+ does not answer \(") as caught:
+            open_tracker(TrackingSettings(uri=uri), tmp_path)
+    assert "ush" not in str(caught.value)
+
+
+def test_password_is_not_told_to_where_the_server_points() -> None:
+    with serving_behind_a_password({"/": (200, "")}) as (other, told):
+        with serving_behind_a_password({"/": (302, f"{other}/")}) as (address, asked):
+            require_answer(address.replace("://", f"://{ENCODED}"))
+        assert (asked, told) == (["302 /"], ["401 /"])
+
+
+def test_database_keeps_its_credentials_and_does_not_tell_them(tmp_path: Path) -> None:
+    assert pass_credentials("postgresql://me:hush@host/db") == "postgresql://me:hush@host/db"
+    assert "MLFLOW_TRACKING_USERNAME" not in os.environ
+    with pytest.raises(UserError, match=r"^tracking\.uri: nonsense://host/db does not work") as caught:
+        open_tracker(TrackingSettings(uri="nonsense://me:hush@host/db"), tmp_path)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:pass@host:5000/mlflow", "https://host:5000/mlflow"),
+        ("https://me@host", "https://host"),
+        ("http://me:p@ss@[::1]:5000/", "http://[::1]:5000/"),
+        ("postgresql+psycopg2://me:p/a?s#s@host/db", "postgresql+psycopg2://host/db"),
+        ("no answer from http://me:pass@host (http://host:5000)", "no answer from http://host (http://host:5000)"),
+        ("'http://me:pass@host/a', 'http://me:pass@host/b'", "'http://host/a', 'http://host/b'"),
+    ],
+)
+def test_credentials_are_hidden(text: str, shown: str) -> None:
+    assert hide_credentials(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:////home/me@work/mlflow.db",
+        "http://host:5000/a@b",
+        "http://host/?mail=me@host",
+        "http://host:5000?mail=me@host",
+        "databricks://profile",
+        "./mlruns",
+        "see http://host: me@host",
+    ],
+)
+def test_what_holds_no_credentials_stays(text: str) -> None:
+    assert hide_credentials(text) == text
+
+
+def test_settings_to_write_down() -> None:
+    config = load_config("demo", ["tracking.uri=http://me:hush@host:5000", "tracking.experiment=mine"])
+    shown = without_credentials(config)
+    assert shown.tracking == TrackingSettings(uri="http://host:5000", experiment="mine")
+    assert shown.model_copy(update={"tracking": config.tracking}) == config
+    assert without_credentials(load_config("demo")) == load_config("demo")
 
 
 def test_runs_need_no_process_wide_state(tracker: MlflowTracker) -> None:

@@ -7,27 +7,39 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from jinja2 import UndefinedError
 from PIL import Image
+from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.draw import polygon2mask
 
-from configs.schema import ExplainSettings, ReportSettings
+from configs.schema import DiffSettings, ExplainSettings, ReportSettings
 from storage.artefacts import write_json
 from storage.datasets.base import Dataset, ImageRecord
 from storage.geometry import Geometry
 from storage.word_vectors import Vocabulary
 from tasks.evaluate import MOST_FREQUENT, RANDOM, save_evaluation
-from tasks.explain import explain_filters
+from tasks.explain import FILTERS_SCHEMA, explain_filters
 from tasks.explainer import Explainer, ExplainerFacts, save_explainer
-from tasks.report import LayerPart, escape_json, outline_region, render_page, write_report
+from tasks.report import (
+    DiffPart,
+    LayerPart,
+    escape_json,
+    outline_region,
+    render_diff_page,
+    render_page,
+    write_report,
+)
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "a&b\"'\u2028<!--")
@@ -111,7 +123,13 @@ def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPar
     )
 
 
-def write_page(root: Path, parts: Sequence[LayerPart] | None = None, gone: bool = False, **changes: Any) -> str:
+def write_page(
+    root: Path,
+    parts: Sequence[LayerPart] | None = None,
+    gone: bool = False,
+    diff: DiffPart | None = None,
+    **changes: Any,
+) -> str:
     records = []
     for i, name in enumerate(NAMES):
         path = root / "pictures" / f"{i}.png"
@@ -122,7 +140,7 @@ def write_page(root: Path, parts: Sequence[LayerPart] | None = None, gone: bool 
     target = Dataset("target", tuple(records))
     facts = {"Audit": "test", "Target domain": HOSTILE[0], HOSTILE[1]: HOSTILE[2]}
     chosen = [make_part(root / "part")] if parts is None else parts
-    info = write_report(chosen, target, GEOMETRY, facts, settings, root)
+    info = write_report(chosen, target, GEOMETRY, facts, settings, root, diff)
     page = (root / "report.html").read_text("utf-8")
     assert info["size_bytes"] == (root / "report.html").stat().st_size
     return page
@@ -306,6 +324,299 @@ def test_facts_of_the_layer_card(tmp_path: Path) -> None:
     text = " ".join(parse(write_page(tmp_path, [part])).text.split())
     assert f"of 4 filters of {LAYER} (4 x 4 x 5) explained; 1 never above" in text
     assert "2 categories trained on, 3 held out" in text
+
+
+# ---------------------------------------------------------------- overview.png
+
+
+def read_overview(root: Path) -> AnyArray:
+    with Image.open(root / "overview.png") as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def explain_all(part: LayerPart, confidence: Sequence[float]) -> LayerPart:
+    """Filters with a confidence above 0 count as explained."""
+    rows = parquet.read_table(part.explained / "filters.parquet").to_pylist()
+    changed = [{**r, "explained": c > 0, "confidence": c} for r, c in zip(rows, confidence, strict=True)]
+    parquet.write_table(pa.Table.from_pylist(changed, FILTERS_SCHEMA), part.explained / "filters.parquet")
+    return part
+
+
+def test_overview_shows_the_explained_filters(tmp_path: Path) -> None:
+    """Of two layers, each filter with its first five pictures, the regions outlined."""
+    parts = [explain_all(make_part(tmp_path / name, layer=name), (0.5, 0, 0.9, 0.5)) for name in ("one", "two")]
+    write_page(tmp_path, parts)
+    pixels = read_overview(tmp_path)
+    assert pixels.shape == (60 + 120 * 6, 260 + 115 * 5, 3)
+    yellow = (pixels[..., 0] > 180) & (pixels[..., 1] > 160) & (pixels[..., 2] < 80)
+    assert not yellow[:, :245].any()
+    assert all(yellow[50 + 120 * row : 170 + 120 * row, 250:].sum() > 50 for row in range(6))
+
+
+def test_overview_shows_the_ten_most_confident_filters(tmp_path: Path) -> None:
+    parts = [explain_all(make_part(tmp_path / str(i), layer=f"layer{i}"), (0.5, 0, 0.9, 0.5)) for i in range(4)]
+    write_page(tmp_path, parts)
+    assert read_overview(tmp_path).shape[0] == 60 + 120 * 10
+
+
+def test_pictures_of_the_overview_are_those_of_the_filter(tmp_path: Path) -> None:
+    """Framed like the network's input, the most confident filter first; what is equal, in the order of the layer."""
+    write_page(tmp_path, [explain_all(make_part(tmp_path / "part"), (0.5, 0, 0.9, 0.5))])
+    pixels = read_overview(tmp_path)
+    maps = np.random.default_rng(0).normal(size=(6, 4, 4, 5)).astype(np.float16)
+    for row, unit in enumerate((2, 0, 3)):
+        qualified = np.flatnonzero(maps[:, unit].max(axis=(1, 2)) > THRESHOLDS[unit])
+        top = sorted(qualified, key=lambda i: -float(maps[i, unit].max()))[:5]
+        for column, image in enumerate(top):
+            with Image.open(tmp_path / "pictures" / f"{image}.png") as picture:
+                side = 0.8 * min(picture.size)
+                left, above = (picture.width - side) / 2, (picture.height - side) / 2
+                box = (left, above, left + side, above + side)
+                expected = np.asarray(picture.resize((110, 114), Image.Resampling.BILINEAR, box=box), int)
+            y, x = 56 + 120 * row, 250 + 115 * column
+            found = pixels[y : y + 114, x : x + 110]
+            # Most of it: the outline is of another colour.
+            assert np.median(np.abs(found - expected)) < 10, (unit, column)
+
+
+def test_regions_of_the_overview_are_those_of_the_filter(tmp_path: Path) -> None:
+    """The outlines lie along the border of where the upsampled map is above the filter's threshold."""
+    write_page(tmp_path, [explain_all(make_part(tmp_path / "part"), (0, 0, 0.9, 0))])
+    pixels = read_overview(tmp_path)
+    yellow = (pixels[..., 0] > 180) & (pixels[..., 1] > 160) & (pixels[..., 2] < 80)
+    maps = np.random.default_rng(0).normal(size=(6, 4, 4, 5)).astype(np.float16)
+    top = sorted(range(6), key=lambda i: -float(maps[i, 2].max()))[:5]
+    for column, image in enumerate(top):
+        region = upsample_with_torch(maps[image, 2], 112) > THRESHOLDS[2]
+        border = binary_dilation(region, iterations=3) & ~binary_erosion(region, iterations=3, border_value=1)
+        y, x = np.nonzero(yellow[56:170, 250 + 115 * column : 360 + 115 * column])
+        on_border = border[np.minimum(y * 112 // 114, 111), np.minimum(x * 112 // 110, 111)]
+        assert on_border.sum() > 40, column
+        assert on_border.mean() > 0.9, column
+
+
+def test_overview_is_the_same_to_the_byte(tmp_path: Path) -> None:
+    for name in "ab":
+        write_page(tmp_path / name, [explain_all(make_part(tmp_path / name / "part"), (0.5, 0, 0.9, 0.5))])
+    first, second = ((tmp_path / name / "overview.png").read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_overview_where_nothing_is_explained_or_a_picture_went_away(tmp_path: Path) -> None:
+    part = explain_all(make_part(tmp_path / "part"), (0, 0, 0.1, 0))
+    write_page(tmp_path / "gone", [part], gone=True)
+    assert read_overview(tmp_path / "gone").shape == (180, 835, 3)
+    write_page(tmp_path / "none", [explain_all(part, (0, 0, 0, 0))])
+    assert read_overview(tmp_path / "none").shape == (180, 375, 3)
+
+
+# ---------------------------------------------------------------- comparison with an earlier audit
+
+
+def row_of(
+    status: str, old: int | None, new: int | None, similarity: float | None = None, layer: str = LAYER, **more: Any
+) -> dict[str, Any]:
+    """A row of diff.parquet."""
+    return {
+        "layer": layer,
+        "status": status,
+        "old_filter": old,
+        "new_filter": new,
+        "similarity": similarity,
+        "similarity_low": None if similarity is None else similarity - 0.125,
+        "similarity_high": None if similarity is None else min(similarity + 0.125, 1.0),
+        "certain": True,
+        "old_explained": None if old is None else True,
+        "new_explained": None if new is None else True,
+        "old_words": [] if old is None else ["dog", "cat"],
+        "new_words": [] if new is None else ["sky", "sea"],
+        "words_shared": None,
+        **more,
+    }
+
+
+def summary_of(**changes: Any) -> dict[str, Any]:
+    """What diff.json says of a layer."""
+    return {
+        "num_old": 4, "num_new": 4, "num_same": 1, "num_changed": 2, "num_lost": 1, "num_new_filters": 1,
+        "num_moved": 0, "num_uncertain": 0, "share_kept": 0.25, "share_changed": 0.5, "share_lost": 0.25,
+        "share_new": 0.25, "mean_similarity": 0.5, "words_gained": [], "words_lost": [], "num_images": 6,
+        "old_layer": LAYER, **changes,
+    }  # fmt: skip
+
+
+def make_diff(
+    rows: Sequence[Mapping[str, Any]] | None = None, summary: Mapping[str, Any] | None = None, **changes: Any
+) -> DiffPart:
+    """Every text in it is hostile."""
+    plain = [
+        row_of("same", 0, 0, 1.0),
+        row_of("changed", 1, 1, 0.25, old_words=[HOSTILE[0]], new_words=[HOSTILE[1], HOSTILE[2]]),
+        row_of("changed", 2, 3, 0.75, certain=False),
+        row_of("lost", 3, None),
+        row_of("new", None, 2, new_explained=False, new_words=[]),
+    ]
+    found = summary_of(words_gained=list(HOSTILE[1:]), words_lost=[HOSTILE[0]], num_moved=1)
+    part = {
+        "old_run": f"run{HOSTILE[1]}",
+        "old_name": f"demo, {HOSTILE[0]}",
+        "old_checkpoint": "abcdef012345",
+        "rows": plain if rows is None else rows,
+        "summary": {LAYER: found if summary is None else summary},
+        "settings": DiffSettings(same_at=0.875, related_at=0.4375),
+    }
+    return DiffPart(**{**part, **changes})
+
+
+def table_of(page: str) -> list[list[str]]:
+    """Cells of the comparison's table, as text."""
+    body = page.partition('<table class="diff">')[2].partition("</table>")[0].partition("<tbody>")[2]
+    return [
+        [" ".join(parse(cell).text.split()) for cell in re.findall(r"<t[hd][^>]*>.*?</t[hd]>", row, re.S)]
+        for row in re.findall(r"<tr>.*?</tr>", body, re.S)
+    ]
+
+
+def pages_of(tmp_path: Path, diff: DiffPart) -> list[str]:
+    """The comparison in a report, and on a page of its own."""
+    heading = {"Audit": f"audit {HOSTILE[0]}", "Compared with": HOSTILE[1]}
+    return [write_page(tmp_path, diff=diff), render_diff_page(heading, diff)]
+
+
+def test_hostile_words_and_names_of_a_comparison_are_text_only(tmp_path: Path) -> None:
+    for page in pages_of(tmp_path, make_diff()):
+        reader = parse(page)
+        tags = [tag for tag, _ in reader.elements]
+        assert tags.count("img") == 1
+        assert tags.count("b") == 0
+        assert {text for tag, own, text in reader.sources if tag == "script" and "alert" in text and not own} == set()
+        assert not {name for _, own in reader.elements for name in own if name.startswith("on")}
+        text = " ".join(reader.text.split())
+        for hostile in HOSTILE:
+            assert " ".join(hostile.split()) in text
+        assert f"compared with run run{HOSTILE[1]} (weights sha256 abcdef012345)" in text
+        assert f"What changed since demo, {HOSTILE[0]}" in text
+
+
+def test_page_of_a_comparison_has_a_policy_and_no_script(tmp_path: Path) -> None:
+    report, page = pages_of(tmp_path, make_diff())
+    reader = parse(page)
+    assert [tag for tag, _ in reader.elements if tag == "script"] == []
+    assert f"<title>lavise: audit {HOSTILE[0]}" not in page
+    policies = [
+        [own["content"] for _, own in parse(p).elements if own.get("http-equiv") == "Content-Security-Policy"]
+        for p in (page, report)
+    ]
+    assert policies[0] == policies[1]
+    assert len(policies[0]) == 1
+    (style,) = [text for tag, _, text in reader.sources if tag == "style"]
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    assert f"style-src 'sha256-{digest}'" in str(policies[0][0])
+    assert "default-src 'none'" in str(policies[0][0])
+
+
+def test_chart_of_a_comparison_is_in_the_page(tmp_path: Path) -> None:
+    for page in pages_of(tmp_path, make_diff()):
+        reader = parse(page)
+        (chart,) = [own for tag, own in reader.elements if tag == "img"]
+        kind, _, content = str(chart["src"]).partition(",")
+        assert kind == "data:image/png;base64"
+        assert chart["alt"]
+        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as picture:
+            assert (picture.format, picture.size) == ("PNG", (800, 300))
+        for tag, own in reader.elements:
+            assert tag not in ("link", "iframe", "object", "embed", "base", "source")
+            assert not {"srcset", "style", "background", "data", "action"} & own.keys()
+            assert tag == "img" or "src" not in own
+
+
+def test_filters_that_are_not_the_same_the_least_alike_first(tmp_path: Path) -> None:
+    for page in pages_of(tmp_path, make_diff()):
+        cells = table_of(page)
+        assert [row[0] for row in cells] == ["lost", "new", "changed", "changed (uncertain)"]
+        numbers = [row[1:4] for row in cells]
+        assert numbers == [
+            ["3", "", ""],
+            ["", f"2 {LAYER}", ""],
+            ["1", f"1 {LAYER}", "0.250 [0.125, 0.375]"],
+            ["2", f"3 {LAYER}", "0.750 [0.625, 0.875]"],
+        ]
+        words = [row[4:] for row in cells]
+        hostile = [" ".join(text.split()) for text in (HOSTILE[0], f"{HOSTILE[1]}, {HOSTILE[2]}")]
+        assert words == [["dog, cat", ""], ["", "unexplained"], hostile, ["dog, cat", "sky, sea"]]
+        text = " ".join(parse(page).text.split())
+        assert "All filters that are not the same." in text
+        assert "on the same 6 pictures" in text
+        assert "correlation of at least 0.875" in text
+        assert "at least 0.4375" in text
+
+
+def test_card_of_each_layer(tmp_path: Path) -> None:
+    summary = {
+        LAYER: summary_of(num_moved=3, words_gained=["sky", "sea"], words_lost=["dog"], num_images=5),
+        "body.1": summary_of(num_same=4, num_changed=0, num_lost=0, num_new_filters=0, num_images=9),
+    }
+    for page in pages_of(tmp_path, replace(make_diff(), summary=summary)):
+        text = " ".join(parse(page).text.split())
+        assert (
+            f"1 of 4 filters of {LAYER} are the same (3 at another index); 2 changed, 1 lost, 1 new."
+            "Words gained: sky, sea.Words lost: dog."
+        ) in text
+        assert "4 of 4 filters of body.1 are the same; 0 changed, 0 lost, 0 new." in text
+        assert "on the same 9 pictures" in text
+
+
+def test_links_lead_to_the_filters_of_the_report(tmp_path: Path) -> None:
+    """By the id that the page's script gives a filter's row: its layer, encoded for an address, and its index."""
+    names = [LAYER, "layer.1_b-c", "a b/ü%41&#?"]
+    rows = [row_of("changed", 0, i, i / 8, layer=name) for i, name in enumerate(names)] + [row_of("lost", 7, None)]
+    report, page = pages_of(tmp_path, make_diff(rows, summary_of()))
+    links = [str(own["href"]) for tag, own in parse(report).elements if tag == "a"]
+    assert links == [
+        "#filter-features%22%3E%3Cb%3E.0-0",
+        "#filter-layer.1_b-c-1",
+        "#filter-a%20b%2F%C3%BC%2541%26%23%3F-2",
+    ]
+    assert [tag for tag, _ in parse(page).elements if tag == "a"] == []
+
+
+def test_long_comparison_is_cut_and_says_so(tmp_path: Path) -> None:
+    rows = [row_of("changed", i, i, 0.5 - i / 10_000) for i in range(350)]
+    page = render_diff_page({"Audit": "x"}, make_diff(rows))
+    cells = table_of(page)
+    assert len(cells) == 300
+    assert [row[1] for row in cells] == [str(i) for i in range(349, 49, -1)]
+    assert "The 300 least alike of 350 filters that are not the same; all are in diff.parquet." in parse(page).text
+    exact = render_diff_page({"Audit": "x"}, make_diff(rows[:300]))
+    assert "All filters that are not the same." in parse(exact).text
+
+
+def test_nothing_changed(tmp_path: Path) -> None:
+    summary = summary_of(num_same=4, num_changed=0, num_lost=0, num_new_filters=0)
+    diff = make_diff([row_of("same", u, u, 1.0) for u in range(4)], summary, old_checkpoint="")
+    for page in pages_of(tmp_path, diff):
+        text = " ".join(parse(page).text.split())
+        assert "Every filter is the same." in text
+        assert "weights sha256 ;" not in text
+        assert "(weights sha256 )" not in text
+        assert '<table class="diff">' not in page
+
+
+def test_report_without_an_earlier_audit_has_no_such_section(page: str) -> None:
+    assert "What changed since" not in page
+    assert '<img class="chart"' not in page
+
+
+def test_comparison_leaves_the_rest_of_the_report_as_it_is(tmp_path: Path) -> None:
+    plain, compared = write_page(tmp_path / "plain"), write_page(tmp_path / "compared", diff=make_diff())
+    assert data_of(parse(plain)) == data_of(parse(compared))
+    start, end = (
+        compared.index('<section aria-labelledby="diff-title">'),
+        compared.index('<section aria-labelledby="filters'),
+    )
+    assert compared[:start] + compared[end:] == plain
+    assert write_page(tmp_path / "again", diff=make_diff()) == compared
 
 
 # ---------------------------------------------------------------- outlines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from configs.schema import TrackingSettings
 from storage.artefacts import ArtefactStore, Handle
 from storage.tracking import open_tracker
-from tasks.stage import Request, Stage, StageOutcome, StageRunner, Work, flatten
+from tasks.stage import Request, Stage, StageOutcome, StageRunner, Work, describe_artefacts, flatten
 
 STAGE = Stage("sum", version=1)
 
@@ -167,16 +169,59 @@ def test_moved_state_folder_is_still_found(tmp_path: Path) -> None:
     assert read(handle) == "value 0, call 1"
 
 
-def test_executor_runs_the_work(tmp_path: Path) -> None:
-    titles = []
+def test_executor_runs_the_work_and_knows_whether_it_uses_the_device(tmp_path: Path) -> None:
+    asked = []
 
-    def execute(title: str, work: Work) -> StageOutcome:
-        titles.append(title)
+    def execute(title: str, work: Work, uses_device: bool) -> StageOutcome:
+        asked.append((title, uses_device))
         return work()
 
     runner = StageRunner(ArtefactStore(tmp_path), execute=execute)
-    runner.run(STAGE, "sum", requests_of(1), Counter())
-    assert titles == ["sum"]
+    compute = Counter()
+    runner.run(STAGE, "sum", requests_of(1), compute)
+    runner.run(Stage("train", version=1, uses_device=True), "train", requests_of(1), compute)
+    runner.run_one(Stage("train", version=1, uses_device=True), "again", requests_of(1)[0], _must_not_run)
+    assert asked == [("sum", False), ("train", True), ("again", True)]
+    assert len(compute.calls) == 2
+
+
+def _must_not_run(folder: Path) -> dict[str, Any]:
+    raise AssertionError("it is stored")
+
+
+def test_what_the_stages_made(tmp_path: Path) -> None:
+    """In the order of execution, whether it was computed or found; each file by the sha256 of its content."""
+
+    def compute(folders: Mapping[int, Path]) -> dict[int, Mapping[str, Any]]:
+        for i, folder in folders.items():
+            (folder / "sub").mkdir()
+            (folder / "sub" / "value.txt").write_text(f"value {i}", "utf-8")
+            (folder / "a.txt").write_text("a", "utf-8")
+        return {i: {} for i in folders}
+
+    runner = make_runner(tmp_path)
+    handles = runner.run(STAGE, "two layers", requests_of(1, 2), compute)
+    runner.run(Stage("other", version=1), "another", requests_of(3), compute)
+    found = describe_artefacts(runner.outcomes)
+    assert list(found) == ["stages"]
+    assert list(found["stages"]) == ["two layers", "another"]
+    assert found["stages"]["two layers"] == [
+        {
+            "stage": "sum",
+            "digest": handles[i].digest,
+            "files": {
+                "a.txt": hashlib.sha256(b"a").hexdigest(),
+                "sub/value.txt": hashlib.sha256(f"value {i}".encode()).hexdigest(),
+            },
+        }
+        for i in range(2)
+    ]
+    assert found["stages"]["another"][0]["stage"] == "other"
+    again = make_runner(tmp_path)
+    again.run(STAGE, "two layers", requests_of(1, 2), compute)
+    assert again.outcomes["two layers"].cached
+    assert describe_artefacts(again.outcomes)["stages"]["two layers"] == found["stages"]["two layers"]
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_stages_are_child_runs_in_mlflow(tmp_path: Path) -> None:

