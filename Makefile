@@ -3,6 +3,7 @@ PYTHON ?= python3
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin
+TWO := --numprocesses 2 --dist loadfile
 export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: demo test fast lint types setup clean
@@ -11,11 +12,11 @@ demo: setup  ## set up, then explain every filter of a real ImageNet network on 
 	$(RUN)/lavise demo
 
 test: setup lint types  ## set up, then all tests: the fast ones first, then the slow ones
-	$(RUN)/pytest -m "not slow" --cov=configs --cov=storage --cov=tasks --cov-report= --cov-fail-under=95
-	$(RUN)/pytest -m slow
+	$(RUN)/pytest -m "not slow" $(TWO) --cov=configs --cov=storage --cov=tasks --cov-report= --cov-fail-under=95
+	$(RUN)/pytest -m slow $(TWO)
 
 fast: setup  ## only the tests that take seconds
-	$(RUN)/pytest -m "not slow"
+	$(RUN)/pytest -m "not slow" $(TWO)
 
 lint: setup
 	$(RUN)/ruff format --check .

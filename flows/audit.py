@@ -30,6 +30,7 @@ from storage.checkpoints import TargetModel, load_target_model
 from storage.digest import digest_of, short
 from storage.environment import choose_device, describe_environment, find_state_root
 from storage.housekeeping import hold_state
+from storage.images import num_decoded
 from storage.layers import Layer, select_layers
 from storage.progress import Progress
 from storage.tracking import Run, Tracker, without_credentials
@@ -145,8 +146,8 @@ class EndedAudit:
     environment: Mapping[str, Any]
     inputs: Mapping[str, Any]
     skipped: Mapping[str, Any]
+    images_decoded: int
     model: TargetModel
-    device: str
 
 
 @dataclass
@@ -161,7 +162,7 @@ class _Audit:
     occasion: Occasion
 
     def run(self) -> EndedAudit:
-        config, run, runner = self.config, self.runner.parent, self.runner
+        config, run, runner, decoded_before = self.config, self.runner.parent, self.runner, num_decoded()
         run.log_params({k: v for k, v in flatten(config.model_dump(mode="json")).items() if v is not None})
         environment = describe_environment(self.device)
         run.set_tags(_environment_tags(environment))
@@ -175,13 +176,14 @@ class _Audit:
             run.log_dataset(facts)
         results = self.explain_layers(model, layers, inputs)
         comparison = self._compare(model, inputs, results)
+        page = self.write_report(model, inputs, results, comparison)
         return EndedAudit(
             config=config,
             occasion=self.occasion,
             outcomes=runner.outcomes,
             results=results,
             comparison=comparison,
-            page=self.write_report(model, inputs, results, comparison),
+            page=page,
             environment=environment,
             inputs={
                 "arch": model.arch,
@@ -193,8 +195,8 @@ class _Audit:
                 "vectors": digest_vectors(config.words),
             },
             skipped=describe_skipped(results[0]),
+            images_decoded=num_decoded() - decoded_before,
             model=model,
-            device=self.device,
         )
 
     def _compare(self, model: TargetModel, inputs: Inputs, results: Sequence[LayerResult]) -> Comparison | None:

@@ -63,7 +63,9 @@ class Comparison:
 
     @property
     def digest(self) -> str:
-        return digest_of({layer: handle.digest for layer, handle in self.handles.items()})
+        """Of what the report's page shows of it, the earlier audit's name included."""
+        layers = {layer: handle.digest for layer, handle in self.handles.items()}
+        return digest_of({"run": self.old.run_id, "title": self.old.title, "layers": layers})
 
     def read_table(self) -> pa.Table:
         """Rows of all layers."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
+import yaml
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -66,9 +66,8 @@ def audit(
 
 
 def _as_overrides(chosen: dict[str, Any], register_model: bool) -> list[str]:
-
+    """What was filled in, as `section.key=value`; what was left empty is the config's."""
     given = {k: v for k, v in chosen.items() if v not in (None, "", [])}
     if register_model:
         given["tracking.register_model"] = True
-    # JSON is YAML, and quotes what has to be quoted.
-    return [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    return [f"{key}={yaml.safe_dump(value)}" for key, value in given.items()]

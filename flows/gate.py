@@ -13,7 +13,7 @@ from configs.errors import UserError
 from configs.policy import Policy, dump_policy, load_policy
 from flows.past_runs import PastRun, open_past_run
 from storage.artefacts import write_atomically, write_json
-from storage.tracking import Run, Tracker
+from storage.tracking import NullRun, Run, Tracker
 from tasks.diff import SUMMARY_FILE, TABLE_FILE
 from tasks.policy import RuleVerdict, collect_metrics, has_passed, judge
 
@@ -108,7 +108,8 @@ def gate_run(run: str, policy_source: str | None, against: str | None, tracker: 
         raise UserError(f"--policy: run {past.run_id} was not judged before, so there is no policy; give one")
     policy = load_policy(policy_source or past.folder / POLICY_FILE)
     compared_with, diff_folder = _find_comparison(past, against, root)
-    run_to_tag = tracker.resume(past.run_id)
+    # A run folder may be there without its run: copied to this machine, or deleted in MLflow.
+    run_to_tag = NullRun() if tracker.get(past.run_id) is None else tracker.resume(past.run_id)
     return judge_and_record(policy, past.folder, past.run_id, past.title, compared_with, run_to_tag, diff_folder)
 
 

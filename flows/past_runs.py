@@ -14,6 +14,7 @@ import pyarrow.parquet as parquet
 
 from configs.errors import UserError
 from configs.loading import load_config
+from configs.paths import expand_home
 from configs.schema import Config
 from storage.artefacts import ArtefactStore, Handle, make_private_folder
 from storage.tracking import Tracker, hide_credentials
@@ -25,7 +26,12 @@ CONFIG_FILE, ARTEFACTS_FILE, INPUTS_FILE, ENVIRONMENT_FILE = (
     "inputs.json",
     "environment.json",
 )
-_NEEDED = (CONFIG_FILE, ARTEFACTS_FILE, INPUTS_FILE, ENVIRONMENT_FILE, "metrics.json", "filters.parquet")
+_KEYS = {
+    ARTEFACTS_FILE: ("stages",),
+    INPUTS_FILE: ("arch", "checkpoint", "checkpoint_name", "layers", "data", "pictures", "vectors"),
+    ENVIRONMENT_FILE: ("device", "packages", "git"),
+}
+_NEEDED = (CONFIG_FILE, *_KEYS, "metrics.json", "filters.parquet")
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def open_past_run(run: str, tracker: Tracker, root: Path) -> PastRun:
         UserError: no such run, or one that has not ended well.
     """
     if not _RUN_ID.fullmatch(run):
-        folder = Path(run).expanduser()
+        folder = expand_home(run)
         if (folder / CONFIG_FILE).is_file():
             return _read_folder(folder.resolve().name, folder.resolve())
         raise UserError(
@@ -119,13 +125,7 @@ def _read_folder(run_id: str, folder: Path) -> PastRun:
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise UserError(f"run: {run_id} has no {', '.join(missing)}; allowed: a whole audit of this version of lavise")
-    try:
-        contents = {
-            name: json.loads((folder / name).read_text("utf-8"))
-            for name in (ARTEFACTS_FILE, INPUTS_FILE, ENVIRONMENT_FILE)
-        }
-    except ValueError as err:
-        raise UserError(f"run: a file of {run_id} is damaged ({' '.join(str(err).split())}); audit again") from None
+    contents = {name: _read_object(run_id, folder / name, keys) for name, keys in _KEYS.items()}
     return PastRun(
         run_id=run_id,
         folder=folder,
@@ -135,3 +135,16 @@ def _read_folder(run_id: str, folder: Path) -> PastRun:
         environment=contents[ENVIRONMENT_FILE],
         layers=tuple(contents[INPUTS_FILE]["layers"]),
     )
+
+
+def _read_object(run_id: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as err:
+        reason = " ".join(str(err).split())
+        raise UserError(f"run: {path.name} of {run_id} is damaged ({reason}); audit again") from None
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"run: {path.name} of {run_id} has no {', '.join(missing)}; audit again with this version")
+    found: dict[str, Any] = content
+    return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from configs.errors import CheckpointError, UserError
-from configs.loading import describe_faults, load_config, with_overrides
+from configs.loading import describe_faults, load_config
 from configs.policy import Policy, load_policy
 from configs.schema import Config
 from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
@@ -141,11 +141,19 @@ class Reaudit:
                 snapshot = take_snapshot(fetch_checkpoint(found, self.client), self.root / SNAPSHOTS_FOLDER)
             except CheckpointChangedError as err:
                 return CheckpointOutcome(found.name, "waiting", detail=str(err))
-            config = with_overrides(self.config, [f"model.weights={json.dumps(str(snapshot))}"])
+            except (UserError, OSError) as err:
+                return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
+            model = self.config.model.model_copy(update={"weights": str(snapshot)})
+            config = self.config.model_copy(update={"model": model})
             try:
                 digest = load_target_model(config.model, config.seed).digest
             except CheckpointError as err:
                 return self._record_broken(found, err)
+            except UserError:
+                raise  # a mistake in the settings, the same for every checkpoint
+            except Exception as err:
+                log.exception("%s cannot be loaded", found.name)
+                return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
             # The same weights may lie in a file with other bytes, which another re-audit may have in hand.
             with try_lock(self._lock_path(digest)) as free:
                 if not free:
@@ -237,6 +245,8 @@ def make_source(folder: Path | None, pattern: str, stable: float, model: str | N
     """
     if (folder is None) == (model is None):
         raise UserError("--folder, --model: give one of the two: a folder, or the name of a registered model")
+    if aliases and model is None:
+        raise UserError(f"--alias: found {', '.join(aliases)} with a folder; allowed: with --model")
     try:
         if folder is not None:
             return FolderSource(folder=folder, pattern=pattern, stable_seconds=stable)

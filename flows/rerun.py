@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.loading import with_overrides
-from configs.schema import Config
+from configs.schema import Config, StorageSettings
 from flows.audit import Occasion, run_audit
 from flows.inputs import open_inputs
 from flows.past_runs import ARTEFACTS_FILE, PastRun, open_past_run
@@ -75,7 +75,7 @@ def rerun_audit(
         UserError: no such run, or inputs that are not the same, each of them named.
     """
     past = open_past_run(run, tracker, root)
-    config = with_overrides(past.config, [f"storage.root={json.dumps(str(root))}", *overrides])
+    config = with_overrides(past.config.model_copy(update={"storage": StorageSettings(root=root)}), overrides)
     scratch = root / _FOLDER / past.run_id
     with hold_state(root, exclusive=False), try_lock(scratch.with_suffix(".lock")) as free:
         if not free:

@@ -21,7 +21,6 @@ from flows.compare import Comparison, not_same
 from flows.past_runs import ARTEFACTS_FILE, CONFIG_FILE, ENVIRONMENT_FILE, INPUTS_FILE
 from storage.artefacts import write_atomically, write_json
 from storage.checkpoints import PackedNetwork
-from storage.images import num_decoded
 from storage.tracking import NullRun, Run, Tracker, hide_credentials
 from tasks.evaluate import load_evaluation
 from tasks.metrics import flatten_metrics
@@ -89,7 +88,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
         f"{layer}/{name}": value for layer, found in by_layer.items() for name, value in flatten_metrics(found).items()
     }
     metrics |= comparison.measure() if comparison else {}
-    run.log_metrics({**metrics, "images_decoded": num_decoded()})
+    run.log_metrics({**metrics, "images_decoded": ended.images_decoded})
     run.log_folder(final)
     _log_tables(run, final, comparison)
     if not isinstance(run, NullRun):
@@ -97,7 +96,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
         run.set_tags({"mlflow.note.content": describe_run(by_layer, comparison)})
     predecessor = comparison.old.run_id if comparison else None
     uri = hide_credentials(tracker.uri) if tracker.uri else None
-    return RunResult(run.run_id, uri, final, metrics, stages, num_decoded(), predecessor)
+    return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor)
 
 
 def describe_run(by_layer: Mapping[str, Mapping[str, Any]], comparison: Comparison | None) -> str:

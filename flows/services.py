@@ -295,8 +295,10 @@ def _crash_dead_runs(api_url: str) -> None:
     dead = {run["id"] for run in open_runs if _has_died(run)}
     # A subflow runs in the process of the flow run that called it, and has no number of its own.
     below = {run["id"]: _find_caller(api_url, run) for run in open_runs if run["parent_task_run_id"]}
-    for _ in below:
-        dead |= {run for run, caller in below.items() if caller in dead}
+    alive = {run["id"] for run in open_runs} - dead
+    for _ in below:  # a caller that has ended counts as dead too
+        orphans = {run for run, caller in below.items() if caller not in alive}
+        dead, alive = dead | orphans, alive - orphans
     for run in sorted(dead):
         message = "its process is gone, as found by lavise up"
         state = {"type": "CRASHED", "name": "Crashed", "message": message}

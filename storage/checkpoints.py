@@ -256,8 +256,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise CheckpointError(
-            f"model.weights: {path} holds more than tensors and is not loaded, since that could run foreign code "
-            f"({_one_line(err)[:120]}); save its state dict: torch.save(model.state_dict(), ...) or safetensors"
+            f"model.weights: {path} is damaged, or holds more than tensors and is not loaded, since that could run "
+            f"foreign code ({_one_line(err)[:120]}); save its state dict: torch.save(model.state_dict(), ...) or "
+            "safetensors"
         ) from None
     except Exception as err:  # noqa: BLE001 - torch and safetensors raise many types on damaged files
         raise CheckpointError(
@@ -311,7 +312,13 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], label:
             f"model.weights: {label} does not fit the architecture: {'; '.join(faults)}; "
             "set model.arch and model.num_classes to what the weights were trained with"
         )
-    network.load_state_dict(given, strict=False)
+    try:
+        network.load_state_dict(given, strict=False)
+    except RuntimeError as err:  # tensors that are sparse, quantised or on a device of their own
+        raise CheckpointError(
+            f"model.weights: {label} cannot be put into the architecture ({_one_line(err)[:160]}); "
+            "save dense floating-point tensors"
+        ) from None
 
 
 def _strip_prefix(given: dict[str, torch.Tensor], wanted: Iterable[str]) -> dict[str, torch.Tensor]:

@@ -218,6 +218,9 @@ class MlflowRun:
     def log_model(self, folder: Path, name: str, tags: Mapping[str, str], register_as: str | None) -> str | None:
         """A model folder as a model of this run; `runs:/RUN_ID/NAME` loads it.
 
+        Args:
+            name: what MLflow allows in no name of a model becomes `_` in it.
+
         Returns:
             the number of its version, where it is registered.
         """
@@ -226,7 +229,8 @@ class MlflowRun:
 
         client = self._client
         experiment = client.get_run(self.run_id).info.experiment_id
-        model = client.create_logged_model(experiment, name, self.run_id, tags=dict(tags), model_type="explainer")
+        allowed = re.sub(r"""[/:.%"']""", "_", name)
+        model = client.create_logged_model(experiment, allowed, self.run_id, tags=dict(tags), model_type="explainer")
         client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])

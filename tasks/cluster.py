@@ -81,7 +81,7 @@ class StatisticsCluster:
             n_workers=self._settings.num_workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # with None it asks for port 8787, and warns where that is taken
             silence_logs=logging.ERROR,
         )
         self._client = Client(self._cluster, set_as_default=False)

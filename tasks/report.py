@@ -38,6 +38,7 @@ STAGE = Stage("report", version=2)
 REPORT_FILE, OVERVIEW_FILE = "report.html", "overview.png"
 _OVERVIEW_FILTERS, _OVERVIEW_PICTURES, _OVERVIEW_PX = 10, 5, 112
 _MAX_DIFF_ROWS = 300
+_SAFE = "!*'()"  # what encodeURIComponent in the page's script leaves as it is
 _OUTLINE_GRID = 64
 _JPEG_QUALITY = 80
 
@@ -320,7 +321,7 @@ def _describe_diff(diff: DiffPart, with_links: bool) -> dict[str, Any]:
         "chart": f"data:image/png;base64,{picture}",
         "num_not_same": len(other),
         "rows": [
-            {**row, "anchor": f"#filter-{quote(row['layer'], safe='')}-{row['new_filter']}" if with_links else ""}
+            {**row, "anchor": f"#filter-{quote(row['layer'], safe=_SAFE)}-{row['new_filter']}" if with_links else ""}
             for row in other[:_MAX_DIFF_ROWS]
         ],
     }

@@ -58,7 +58,8 @@ def test_leaves_the_run_folder_that_others_rely_on(first: Finished) -> None:
 
 def test_json_says_what_ran(first: Finished) -> None:
     result = first.result
-    assert set(result) == {"run_id", "tracking_uri", "run_dir", "metrics", "stages", "images_decoded"}
+    assert result.keys() >= {"run_id", "tracking_uri", "run_dir", "metrics", "stages", "images_decoded"}
+    assert (result["predecessor"], result["gate"]) == (None, None)
     assert all(set(s) == {"digest", "cached", "seconds"} for s in result["stages"].values())
     assert not any(s["cached"] for s in result["stages"].values())
     recall = result["metrics"]["bn2/closed/filter_attention/recall_at_5"]
@@ -92,7 +93,9 @@ def test_is_in_mlflow_with_a_child_per_stage(first: Finished) -> None:
         "openmoji/target",
     }
     logged = {a.path for a in client.list_artifacts(run.info.run_id)}
-    assert logged >= RUN_FILES | {"explainer"}
+    assert logged >= RUN_FILES | {"tables"}
+    tables = {a.path for a in client.list_artifacts(run.info.run_id, "tables")}
+    assert tables == {"tables/filters.json", "tables/explanations.json"}
     query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
     children = client.search_runs([run.info.experiment_id], query)
     assert {c.info.run_name for c in children} == set(first.result["stages"])

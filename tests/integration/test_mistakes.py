@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
             ["run", "coco-mini", "--set", "reference.root=/nowhere"],
             "reference.root: found '/nowhere', which is no",
         ),
-        (["run", "demo", "--set", "words.vectors=no.txt"], "words.vectors: found 'no.txt', which is no file"),
+        (["run", "demo", "--set", "words.vectors=no.txt"], "no.txt', which is no file; allowed: package:"),
         (
             ["run", "demo", "--set", "tracking.uri=http://127.0.0.1:9"],
             "tracking.uri: http://127.0.0.1:9 does not",

@@ -47,6 +47,16 @@ def test_deployment_completes_and_is_in_mlflow(services: Services) -> None:
     }
 
 
+def test_stages_that_compute_on_the_device_share_a_limit(services: Services) -> None:
+    tags = {run["name"]: set(run["tags"]) for run in services.ask("/task_runs/filter", {})}
+    on_device = {name for name, own in tags.items() if own == {"lavise-cpu"}}
+    assert on_device == {f"extract {r}" for r in ("train", "evaluation", "target")} | {
+        f"{stage} bn2" for stage in ("train", "explain", "evaluate")
+    }
+    limits = services.ask("/concurrency_limits/filter", {})
+    assert {limit["tag"]: limit["concurrency_limit"] for limit in limits} == {"lavise-cuda": 1}
+
+
 def test_unknown_layer_fails_with_the_clear_line(services: Services) -> None:
     flow = services.start_deployment("lavise/full", layers=["layer9"])
     flow.communicate()

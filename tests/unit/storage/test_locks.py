@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -88,6 +89,20 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         process.wait()
         assert path.exists()
         assert is_free(path)
+
+
+def test_child_that_was_forked_meanwhile_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path, (reading, writing) = tmp_path / "one.lock", os.pipe()
+    with try_lock(path) as free:
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    assert free
+    assert is_free(path)
+    os.close(writing)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_lock_is_not_had_twice_in_one_process(tmp_path: Path) -> None:

@@ -382,7 +382,10 @@ def test_pictures_of_the_overview_are_those_of_the_filter(tmp_path: Path) -> Non
 
 def test_regions_of_the_overview_are_those_of_the_filter(tmp_path: Path) -> None:
     """The outlines lie along the border of where the upsampled map is above the filter's threshold."""
-    write_page(tmp_path, [explain_all(make_part(tmp_path / "part"), (0, 0, 0.9, 0))])
+    Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "grey.png")
+    target = Dataset("target", tuple(ImageRecord(name, tmp_path / "grey.png") for name in NAMES))
+    part = explain_all(make_part(tmp_path / "part"), (0, 0, 0.9, 0))
+    write_report([part], target, GEOMETRY, {"Audit": "test"}, ReportSettings(), tmp_path)
     pixels = read_overview(tmp_path)
     yellow = (pixels[..., 0] > 180) & (pixels[..., 1] > 160) & (pixels[..., 2] < 80)
     maps = np.random.default_rng(0).normal(size=(6, 4, 4, 5)).astype(np.float16)
