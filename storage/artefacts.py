@@ -107,7 +107,7 @@ class ArtefactStore:
         final = self._folder(stage, digest)
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file() and p.name != HANDLE_FILE):
-            _sync(path)
+            sync(path)
             files[path.relative_to(partial).as_posix()] = FileEntry(size=path.stat().st_size, sha256=digest_file(path))
         handle = Handle(
             stage=stage,
@@ -123,7 +123,7 @@ class ArtefactStore:
         if final.exists():
             shutil.rmtree(final)
         os.replace(partial, final)
-        _sync(final.parent)
+        sync(final.parent)
         return handle
 
     @contextmanager
@@ -190,7 +190,8 @@ def _is_intact(path: Path, entry: FileEntry) -> bool:
         return False
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from configs.errors import UserError
 from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
-from storage.artefacts import make_private_folder
+from storage.artefacts import make_private_folder, sync
 from storage.checkpoints import WEIGHT_SUFFIXES
 from storage.digest import digest_file, digest_of
 from storage.progress import Progress, no_progress
@@ -624,9 +624,9 @@ def _exclusive(folder: Path) -> Iterator[Path]:
 
 def _publish(path: Path, final: Path) -> None:
     """Give a complete file its name, when it is on the disk."""
-    _sync(path)
+    sync(path)
     os.replace(path, final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def _has_content(path: Path, sha256: str) -> bool:
@@ -634,14 +634,6 @@ def _has_content(path: Path, sha256: str) -> bool:
         return digest_file(path) == sha256
     except OSError:
         return False
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _shorten(names: list[str]) -> str:
