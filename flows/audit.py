@@ -72,6 +72,8 @@ class Occasion:
         checkpoint_name: for people, where the weights are a snapshot of a file with another name.
         predecessor: the audit to compare with.
         policy: the rules that the audit must pass.
+        comparison_expected: there is an audit to compare with, even if its files are away; without the comparison no
+            policy can be passed.
         artefacts: folder to keep artefacts in, where nothing that is there already may be used.
     """
 
@@ -80,6 +82,7 @@ class Occasion:
     predecessor: PastRun | None = None
     policy: Policy | None = None
     artefacts: Path | None = None
+    comparison_expected: bool = False
 
 
 def run_audit(
@@ -110,7 +113,8 @@ def run_audit(
                 ended = _Audit(config, device, runner, cluster, progress, occasion).run()
             result = write_run_folder(ended, root, run, tracker)
             if occasion.policy:
-                result = replace(result, gate=_apply_policy(occasion.policy, result, run, name))
+                is_missing = occasion.comparison_expected and ended.comparison is None
+                result = replace(result, gate=_apply_policy(occasion.policy, result, run, name, is_missing))
             run.end()
         except BaseException as err:
             end_after(run, err)
@@ -118,10 +122,17 @@ def run_audit(
     return result
 
 
-def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str) -> str:
-    """The outcome: `passed`, `failed`, or `invalid` where the policy does not fit; the audit itself stays whole."""
+def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_missing: bool) -> str:
+    """The outcome: `passed`, `failed`, or `invalid` where the policy cannot be applied; the audit itself stays whole.
+
+    Args:
+        is_missing: the comparison with the predecessor could not be made, so that rules on it were not looked at.
+    """
     try:
-        return judge_and_record(policy, result.run_dir, result.run_id, name, result.predecessor, run).outcome
+        judged = judge_and_record(policy, result.run_dir, result.run_id, name, result.predecessor, run)
+        if is_missing and any(v.outcome == "not_applicable" for v in judged.verdicts):
+            raise UserError("it has rules on the comparison with the audit before, which could not be made")
+        return judged.outcome
     except UserError as err:
         log.error("the policy %s cannot be applied: %s", policy.name, err)
         run.set_tags({GATE_TAG: "invalid"})
@@ -217,8 +228,7 @@ class _Audit:
         runner, cluster = self.runner, self.cluster
         try:
             return compare_audits(old, new, pictures, self.config, runner, cluster, self.device, self.progress)
-        except UserError as err:
-            # The audit is worth having without; what a policy says of the comparison is then not applicable.
+        except Exception as err:  # noqa: BLE001 - the audit is worth having without, whatever is wrong with the old one
             log.warning("  not compared with run %s: %s", old.run_id, err)
             runner.parent.set_tags({"lavise.diff_error": str(err)})
             return None

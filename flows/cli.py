@@ -65,7 +65,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 PolicyOption = Annotated[
-    str | None, typer.Option(help="Rules that each audit must pass: `default`, or a YAML file (docs/policy.md).")
+    str | None, typer.Option(help="Rules that each audit must pass: `default`, or a YAML file (docs/operate.md).")
 ]
 
 
@@ -152,7 +152,7 @@ def reaudit(
     show_reaudit(result)
     if as_json:
         print(result.to_json(), flush=True)
-    if result.count("failed"):
+    if result.count("failed") or result.count("given up"):
         raise typer.Exit(EXIT_FAILURE)
     if any(c.gate not in (None, "passed") for c in result.checkpoints):
         raise typer.Exit(EXIT_NO)

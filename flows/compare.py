@@ -228,6 +228,19 @@ def diff_runs(
     Raises:
         UserError: no such runs, or nothing to compare.
     """
+    with hold_state(root, exclusive=False):  # or gc could take what is fetched here
+        return _diff_runs(old_run, new_run, overrides, tracker, root, progress, execute)
+
+
+def _diff_runs(
+    old_run: str,
+    new_run: str,
+    overrides: Sequence[str],
+    tracker: Tracker,
+    root: Path,
+    progress: Progress,
+    execute: Executor,
+) -> DiffResult:
     old, new = open_past_run(old_run, tracker, root), open_past_run(new_run, tracker, root)
     config = with_overrides(new.config, overrides)
     device = choose_device(config.device)
@@ -243,7 +256,7 @@ def diff_runs(
         return target
 
     pictures = TargetPictures(new.inputs["pictures"]["target"], open_pictures)
-    with hold_state(root, exclusive=False), StatisticsCluster(config.statistics, progress) as cluster:
+    with StatisticsCluster(config.statistics, progress) as cluster:
         names = [name for _, name in pair_layers(old.layers, new.layers)]
         layers = locate_layers(new, names, pictures, runner, device, progress)
         found = compare_audits(old, layers, pictures, config, runner, cluster, device, progress)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as parquet
 
@@ -17,6 +18,10 @@ from storage.tracking import NullRun, Run, Tracker
 from tasks.diff import SUMMARY_FILE, TABLE_FILE
 from tasks.policy import RuleVerdict, collect_metrics, has_passed, judge
 
+if TYPE_CHECKING:
+    from flows.run_folder import RunResult
+
+log = logging.getLogger("lavise")
 POLICY_FILE, GATE_FILE = "policy.yaml", "gate.json"
 GATE_TAG = "lavise.gate"
 
@@ -124,6 +129,16 @@ def _find_comparison(past: PastRun, against: str | None, root: Path) -> tuple[st
             f"--against: run {past.run_id} was not compared with {against!r}; run lavise diff {against} {past.run_id}"
         )
     return against, folder
+
+
+def announce_if_judged(result: RunResult) -> None:
+    """Tell Prefect of an audit's gate; an audit that has ended is not lost because nobody could be told."""
+    if result.gate not in ("passed", "failed"):
+        return
+    try:
+        announce(read_verdicts(result.run_dir))
+    except Exception as err:  # noqa: BLE001 - whatever Prefect's client raises
+        log.warning("  Prefect could not be told that the audit %s its policy: %s", result.gate, err)
 
 
 def announce(result: GateResult) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,20 +112,20 @@ def open_past_run(run: str, tracker: Tracker, root: Path) -> PastRun:
 
 def _fetch(run_id: str, tracker: Tracker, root: Path) -> Path:
     final = root / "fetched" / run_id
-    partial = final.with_name(run_id + ".partial")
-    if not final.is_dir():
-        make_private_folder(final.parent)
-        shutil.rmtree(partial, ignore_errors=True)
+    if final.is_dir():
+        return final
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=make_private_folder(final.parent)) as scratch:
+        partial = Path(scratch) / run_id
         partial.mkdir(mode=0o700)
         tracker.download(run_id, partial)
-        partial.rename(final)
+        _require_files(run_id, partial)  # or an artifact store that is away would leave an empty folder for ever
+        with contextlib.suppress(OSError):  # another process was faster
+            partial.rename(final)
     return final
 
 
 def _read_folder(run_id: str, folder: Path) -> PastRun:
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"run: {run_id} has no {', '.join(missing)}; allowed: a whole audit of this version of lavise")
+    _require_files(run_id, folder)
     contents = {name: _read_object(run_id, folder / name, keys) for name, keys in _KEYS.items()}
     return PastRun(
         run_id=run_id,
@@ -135,6 +136,12 @@ def _read_folder(run_id: str, folder: Path) -> PastRun:
         environment=contents[ENVIRONMENT_FILE],
         layers=tuple(contents[INPUTS_FILE]["layers"]),
     )
+
+
+def _require_files(run_id: str, folder: Path) -> None:
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"run: {run_id} has no {', '.join(missing)}; allowed: a whole audit of this version of lavise")
 
 
 def _read_object(run_id: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:

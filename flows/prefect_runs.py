@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from configs.schema import Config
 from flows.audit import Occasion, run_audit
 from flows.execution import run_as_prefect_task
-from flows.gate import announce, read_verdicts
+from flows.gate import announce_if_judged
 from flows.prefect_artifacts import publish_audit
 from flows.run_folder import RunResult
 from storage.environment import choose_device
@@ -33,10 +33,12 @@ def audit_here(config: Config, tracker: Tracker, occasion: Occasion) -> RunResul
     """An audit whose stages are tasks of the surrounding flow run; what it made is shown there, and its gate told."""
     execute = partial(run_as_prefect_task, device=choose_device(config.device))
     result = run_audit(config, tracker, log_progress, execute, occasion)
+    announce_if_judged(result)
     title = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name
-    publish_audit(result, tracker, title)
-    if result.gate in ("passed", "failed"):
-        announce(read_verdicts(result.run_dir))
+    try:
+        publish_audit(result, tracker, title)
+    except Exception as err:  # noqa: BLE001 - the audit has ended well, whatever becomes of its pictures here
+        logging.getLogger("lavise").warning("  the flow run's artifacts could not be made: %s", err)
     return result
 
 

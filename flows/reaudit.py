@@ -24,7 +24,7 @@ from configs.schema import Config
 from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
 from flows.audit import Occasion, digest_identity, run_audit
 from flows.execution import run_with_retries
-from flows.gate import announce, read_verdicts
+from flows.gate import announce_if_judged
 from flows.past_runs import PastRun, open_past_run
 from flows.run_folder import SNAPSHOTS_FOLDER, RunResult
 from storage.checkpoint_sources import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lavise")
 MAX_ATTEMPTS = 3
+MAX_ENDS = 6
 STATE_TAG, ERROR_TAG = "lavise.reaudit", "lavise.error"
 Outcome = Literal["audited", "known", "broken", "failed", "given up", "busy", "waiting", "unusable"]
 Audit = Callable[[Config, Occasion], RunResult]
@@ -148,12 +149,12 @@ class Reaudit:
             try:
                 digest = load_target_model(config.model, config.seed).digest
             except CheckpointError as err:
-                return self._record_broken(found, err)
+                return self._record(found, "broken", err)
             except UserError:
                 raise  # a mistake in the settings, the same for every checkpoint
             except Exception as err:
                 log.exception("%s cannot be loaded", found.name)
-                return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
+                return self._record(found, "failed", err)
             # The same weights may lie in a file with other bytes, which another re-audit may have in hand.
             with try_lock(self._lock_path(digest)) as free:
                 if not free:
@@ -166,7 +167,9 @@ class Reaudit:
 
     def _audit(self, config: Config, found: FoundCheckpoint, digest: str) -> CheckpointOutcome:
         tags = {_file_tag(found): "seen", "lavise.checkpoint_name": found.name}
-        occasion = Occasion(tags, found.name, self._find_predecessor(digest), self.policy)
+        record = self._find_predecessor(digest)
+        predecessor = self._open_predecessor(record) if record else None
+        occasion = Occasion(tags, found.name, predecessor, self.policy, comparison_expected=record is not None)
         try:
             result = self.audit(config, occasion)
         except CheckpointError as err:
@@ -174,23 +177,30 @@ class Reaudit:
             failed = self._find({_file_tag(found): "seen"})
             self.tracker.resume(failed[-1].run_id).set_tags({STATE_TAG: "broken", ERROR_TAG: str(err)})
             return CheckpointOutcome(found.name, "broken", failed[-1].run_id, detail=str(err))
+        except UserError as err:
+            # A mistake in the settings, or data that are away: the same for all checkpoints, and none is at fault.
+            for run in self._find({_file_tag(found): "seen"})[-1:]:
+                self.tracker.resume(run.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: str(err)})
+            raise
         except Exception as err:
             log.exception("the audit of %s failed", found.name)
             return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
         return CheckpointOutcome(found.name, "audited", result.run_id, result.gate)
 
-    def _record_broken(self, found: FoundCheckpoint, error: CheckpointError) -> CheckpointOutcome:
+    def _record(self, found: FoundCheckpoint, outcome: Outcome, error: Exception) -> CheckpointOutcome:
+        """A FAILED run for what could not be audited at all."""
         tags = {
             "lavise.config": self.config.name,
             "lavise.config_digest": digest_identity(self.config),
             "lavise.checkpoint_name": found.name,
             _file_tag(found): "seen",
-            STATE_TAG: "broken",
+            STATE_TAG: outcome,
             ERROR_TAG: str(error),
         }
         run = self.tracker.start(f"{self.config.name} {found.name}", tags)
         run.end("FAILED")
-        return CheckpointOutcome(found.name, "broken", run.run_id, detail=str(error))
+        detail = str(error) if isinstance(error, UserError) else _one_line(error)
+        return CheckpointOutcome(found.name, outcome, run.run_id, detail=detail)
 
     def _look_up(self, found: FoundCheckpoint) -> CheckpointOutcome | None:
         """What is known of a file with these bytes; None where it has yet to be audited."""
@@ -198,23 +208,25 @@ class Reaudit:
         whole = [r for r in runs if _is_whole(r)]
         if whole:
             return CheckpointOutcome(found.name, "known", whole[-1].run_id)
-        failed = [r for r in runs if r.status == "FAILED"]
+        failed = [r for r in runs if r.status == "FAILED" and r.tags.get(STATE_TAG) != "settings"]
+        killed = [r for r in runs if r.status == "KILLED"]
         if any(r.tags.get(STATE_TAG) == "broken" for r in failed):
             return CheckpointOutcome(found.name, "known", failed[-1].run_id, detail="broken, as recorded before")
-        if len(failed) >= MAX_ATTEMPTS:
-            detail = f"{len(failed)} audits of it failed; delete their runs in MLflow to have it tried again"
-            return CheckpointOutcome(found.name, "given up", failed[-1].run_id, detail=detail)
+        if len(failed) >= MAX_ATTEMPTS or len(failed) + len(killed) >= MAX_ENDS:
+            detail = f"{len(failed)} audits of it failed and {len(killed)} were killed; delete their runs in MLflow"
+            return CheckpointOutcome(found.name, "given up", runs[-1].run_id, detail=f"{detail} to have it tried again")
         return None
 
-    def _find_predecessor(self, digest: str) -> PastRun | None:
+    def _find_predecessor(self, digest: str) -> RunRecord | None:
         """The last audit of another checkpoint with this config."""
         others = [r for r in self._find({}) if _is_whole(r) and r.tags.get("lavise.checkpoint") != digest]
-        if not others:
-            return None
+        return others[-1] if others else None
+
+    def _open_predecessor(self, record: RunRecord) -> PastRun | None:
         try:
-            return open_past_run(others[-1].run_id, self.tracker, self.root)
-        except UserError as err:
-            log.warning("  no comparison with the audit before, run %s: %s", others[-1].run_id, err)
+            return open_past_run(record.run_id, self.tracker, self.root)
+        except Exception as err:  # noqa: BLE001 - its files may be anywhere; the new audit is worth having without
+            log.warning("  no comparison with the audit before, run %s: %s", record.run_id, _one_line(err))
             return None
 
     def _find(self, tags: dict[str, str]) -> list[RunRecord]:
@@ -271,8 +283,7 @@ def reaudit_here(
 
     def audit(chosen: Config, occasion: Occasion) -> RunResult:
         result = run_audit(chosen, tracker, progress, run_with_retries, occasion)
-        if result.gate in ("passed", "failed"):
-            announce(read_verdicts(result.run_dir))
+        announce_if_judged(result)
         return result
 
     client = open_registry(source, tracker)
@@ -294,5 +305,5 @@ def describe_source(source: CheckpointSource) -> str:
 
 
 def failed_outcomes(result: ReauditResult) -> Sequence[CheckpointOutcome]:
-    """Those that a person should look at now; broken ones are said once, when they are found."""
-    return [c for c in result.checkpoints if c.outcome == "failed"]
+    """Those that a person should look at; broken ones are said once, when they are found."""
+    return [c for c in result.checkpoints if c.outcome in ("failed", "given up")]

@@ -85,7 +85,7 @@ def rerun_audit(
             raise UserError("\n".join([*changed, "nothing was run; mend this, or repeat it --anyway"]))
         occasion = Occasion(
             tags={"lavise.rerun_of": past.run_id},
-            checkpoint_name=past.inputs["checkpoint_name"],
+            checkpoint_name=_name_checkpoint(past, config),
             artefacts=scratch,
         )
         result = run_audit(config, tracker, progress, execute, occasion)
@@ -100,6 +100,13 @@ def rerun_audit(
         # What is left of a rerun that was killed is used by the next one; that of a whole one is not needed.
         shutil.rmtree(scratch, ignore_errors=True)
     return found
+
+
+def _name_checkpoint(past: PastRun, config: Config) -> str | None:
+    """As the report named it then, also where the file has another name now."""
+    name: str | None = past.inputs["checkpoint_name"]
+    before = past.config.model.weights
+    return name or (Path(before).name if config.model.weights != before else None)
 
 
 def find_changed_inputs(past: PastRun, config: Config, scratch: Path, progress: Progress) -> list[str]:

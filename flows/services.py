@@ -35,6 +35,7 @@ from configs.sources import FolderSource
 from flows.execution import device_tag
 from storage.artefacts import make_private_folder, write_atomically
 from storage.environment import find_state_root
+from storage.tracking import hide_credentials
 
 HOST = "127.0.0.1"
 WORK_POOL = "local"
@@ -110,7 +111,7 @@ def run_services(prefect_port: int, mlflow_port: int, watch: Watch | None = None
         with _point_prefect_here(api_url):
             _start_servers(services, root, environment, prefect_port, mlflow_port)
             _prepare_prefect(api_url, root, environment, watch)
-            services.append(_start_worker(root, environment, prefect_port))
+            _start_worker(services, root, environment, prefect_port)
             _say(f"Prefect   http://{HOST}:{prefect_port}")
             _say(f"MLflow    {mlflow_url}")
             _say("run       prefect deployment run lavise/full --watch")
@@ -153,12 +154,11 @@ def _start_servers(
         _wait_until_well(service)
 
 
-def _start_worker(root: Path, environment: dict[str, str], prefect_port: int) -> Service:
+def _start_worker(services: list[Service], root: Path, environment: dict[str, str], prefect_port: int) -> None:
     command = [*_tool("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
     url = f"http://{HOST}:{prefect_port}/api/work_pools/{WORK_POOL}"
-    worker = _start("prefect-worker", [*command, "--install-policy", "never"], url, environment, root / "logs")
-    _wait_until_well(worker)
-    return worker
+    services.append(_start("prefect-worker", [*command, "--install-policy", "never"], url, environment, root / "logs"))
+    _wait_until_well(services[-1])
 
 
 def _prepare_prefect(api_url: str, root: Path, environment: dict[str, str], watch: Watch | None) -> None:
@@ -191,6 +191,12 @@ def _check_watch(watch: Watch) -> None:
     """
     if not watch.folder.is_dir():
         raise UserError(f"--watch: found {str(watch.folder)!r}, which is no folder; make it, or name another")
+    for item in watch.overrides:
+        if hide_credentials(item) != item:
+            raise UserError(
+                f"--set {hide_credentials(item)}: a password would stand in Prefect's database for all to see; "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            )
     load_config(watch.config, watch.overrides)
     if watch.policy:
         load_policy(watch.policy)

@@ -260,6 +260,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"foreign code ({_one_line(err)[:120]}); save its state dict: torch.save(model.state_dict(), ...) or "
             "safetensors"
         ) from None
+    except MemoryError:
+        raise
+    except OSError as err:  # the disk's or the network's fault, not the checkpoint's
+        raise UserError(f"model.weights: cannot read {path} ({_one_line(err)[:120]}); try again") from None
     except Exception as err:  # noqa: BLE001 - torch and safetensors raise many types on damaged files
         raise CheckpointError(
             f"model.weights: cannot read {path} ({type(err).__name__}: {_one_line(err)[:120]}); "

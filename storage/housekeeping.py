@@ -343,7 +343,10 @@ def _judge_checkpoints(root: Path, references: References) -> _Judged:
 def _judge_copies(root: Path) -> _Judged:
     """What can be made or fetched again, whatever runs are kept: stores of reruns that were killed, files of runs."""
     judged: _Judged = [(path, Reason.UNFINISHED, _RERUNS) for path, _ in _list_named(root / _RERUNS, _RUN)]
-    return judged + [(path, Reason.FETCHED, _FETCHED) for path, _ in _list_named(root / _FETCHED, _RUN)]
+    judged += [(path, Reason.FETCHED, _FETCHED) for path, _ in _list_named(root / _FETCHED, _RUN)]
+    # Of a registered checkpoint that was audited there is a snapshot too.
+    registered = _list_named(root / _CHECKPOINTS / "registered", _CHECKPOINT, folders=False)
+    return judged + [(path, Reason.FETCHED, _CHECKPOINTS) for path, kind in registered if not kind]
 
 
 def _list_stray_locks(folder: Path, going: Collection[Path]) -> list[Path]:

@@ -196,10 +196,9 @@ class MlflowRun:
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """A table that the MLflow UI shows as one; lists become text. Replaces an earlier one of the same name."""
-        if not rows:
-            return
         # The client's own log_table would append to an earlier one.
-        content = {"columns": list(rows[0]), "data": [[_show_cell(v) for v in row.values()] for row in rows]}
+        columns = list(rows[0]) if rows else ["nothing to show"]
+        content = {"columns": columns, "data": [[_show_cell(v) for v in row.values()] for row in rows]}
         self._client.log_text(self.run_id, json.dumps(content, allow_nan=False), name)
         tag = "mlflow.loggedArtifacts"
         known = json.loads(self._client.get_run(self.run_id).data.tags.get(tag, "[]"))
@@ -368,7 +367,10 @@ class MlflowTracker:
         here = f"tags.`lavise.host` = '{socket.gethostname()}'"
         for run in self._client.search_runs([self._experiment_id], f"attributes.status = 'RUNNING' and {here}"):
             tags = run.data.tags
-            if not _is_alive(tags.get("lavise.pid", ""), tags.get("lavise.pid_started", "")):
+            if _is_alive(tags.get("lavise.pid", ""), tags.get("lavise.pid_started", "")):
+                continue
+            # It may have ended well between the search and the look at its process.
+            if self._client.get_run(run.info.run_id).info.status == "RUNNING":
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
 

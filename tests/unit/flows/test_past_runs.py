@@ -93,8 +93,6 @@ def test_what_is_gone_here_is_fetched_once(tracker: MlflowTracker, tmp_path: Pat
     run.log_table([{"a": 1}], "tables/filters.json")
     shutil.rmtree(folder)
     root = tmp_path / "second"
-    (root / "fetched" / f"{run.run_id}.partial").mkdir(parents=True)
-    (root / "fetched" / f"{run.run_id}.partial" / "left by a killed one").touch()
     past = open_past_run(run.run_id, tracker, root)
     assert past.folder == root / "fetched" / run.run_id
     assert past.read_filters("tail")[0]["words"] == ["dog"]
@@ -200,3 +198,11 @@ def test_artefacts_are_found_by_stage_and_layer(tmp_path: Path) -> None:
     assert past.find_artefact(store, "extract target") is None
     shutil.rmtree(handles[1].folder)
     assert past.find_artefact(store, "train", 1) is None
+
+
+def test_files_that_are_away_are_fetched_when_they_are_back(tracker: MlflowTracker, tmp_path: Path) -> None:
+    run = start(tracker)
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
+        open_past_run(run.run_id, tracker, tmp_path / "state")
+    run.log_folder(write_run_folder(tmp_path / "elsewhere" / run.run_id, make_config(tmp_path)))
+    assert open_past_run(run.run_id, tracker, tmp_path / "state").run_id == run.run_id

@@ -19,6 +19,8 @@ from configs.schema import Config
 from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
 from flows.audit import Occasion, digest_identity
 from flows.reaudit import (
+    MAX_ATTEMPTS,
+    STATE_TAG,
     Audit,
     CheckpointOutcome,
     Reaudit,
@@ -292,7 +294,7 @@ def test_another_fault_is_tried_again_and_given_up(watched: Watched) -> None:
     watched.audits.during = lambda config, occasion: None
     found = watched.look()["epoch1.pth"]
     assert found.outcome == "given up"
-    assert "3 audits of it failed; delete their runs in MLflow" in found.detail
+    assert "3 audits of it failed and 0 were killed; delete their runs in MLflow" in found.detail
     assert watched.audits.num_started == 3
     assert found.run_id == watched.find_runs("FAILED")[-1].run_id
     for run in watched.find_runs("FAILED"):
@@ -315,7 +317,7 @@ def test_a_fault_stops_none_of_the_others(watched: Watched) -> None:
 
     def during(config: Config, occasion: Occasion) -> None:
         if occasion.checkpoint_name == "epoch1.pth":
-            raise UserError("reference: cannot be read just now")
+            raise ConnectionError("the reference is away")
 
     watched.audits.during = during
     result = watched.make_reaudit().run()
@@ -323,6 +325,17 @@ def test_a_fault_stops_none_of_the_others(watched: Watched) -> None:
     assert failed_outcomes(result) == [result.checkpoints[1]]
     # The predecessor is the last one that ended well.
     assert watched.audits.audited[1][2] == result.checkpoints[0].run_id
+
+
+def test_a_mistake_in_the_settings_ends_the_look_and_counts_against_no_checkpoint(watched: Watched) -> None:
+    watched.drop("epoch1.pth", make_weights(1))
+    watched.audits.during = raising(UserError("reference.root: found '/away', which is no folder"))
+    for _ in range(MAX_ATTEMPTS + 1):
+        with pytest.raises(UserError, match="/away"):
+            watched.make_reaudit().run()
+    assert {r.tags[STATE_TAG] for r in watched.find_runs("FAILED")} == {"settings"}
+    watched.audits.during = lambda config, occasion: None
+    assert watched.outcomes() == {"epoch1.pth": "audited"}
 
 
 def test_a_snapshot_that_cannot_be_taken_stops_none_of_the_others(watched: Watched) -> None:

@@ -385,7 +385,6 @@ def test_table(tracker: MlflowTracker, tmp_path: Path) -> None:
     ]
     run.log_table(rows, "tables/changes.json")
     run.log_table([{"a": "ü"}], "other.json")
-    run.log_table([], "nothing.json")
     client = client_of(tracker)
     content = client.download_artifacts(run.run_id, "tables/changes.json", str(tmp_path))
     assert json.loads(Path(content).read_text("utf-8")) == {
@@ -397,6 +396,9 @@ def test_table(tracker: MlflowTracker, tmp_path: Path) -> None:
         {"path": "other.json", "type": "table"},
     ]
     assert sorted(f.path for f in client.list_artifacts(run.run_id)) == ["other.json", "tables"]
+    run.log_table([], "other.json")
+    emptied = client.download_artifacts(run.run_id, "other.json", str(tmp_path))
+    assert json.loads(Path(emptied).read_text("utf-8"))["data"] == []
 
 
 def test_number_that_json_lacks_is_no_table(tracker: MlflowTracker) -> None:
