@@ -37,7 +37,7 @@ class Watched:
         self.incoming = home / "incoming"
         self.incoming.mkdir()
         (home / "strict.yaml").write_text(_POLICY, "utf-8")
-        options = ["--watch", str(self.incoming), "--every", "10", "--stable", "1", "--policy", "strict.yaml"]
+        options = ["--watch", str(self.incoming), "--every", "15", "--stable", "1", "--policy", "strict.yaml"]
         self.services = Services(home, *options, *make_arguments())
         self.client = MlflowClient(self.services.mlflow_url)
         self.original = load_original()
