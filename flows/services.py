@@ -217,6 +217,8 @@ def _make_environment(root: Path, api_url: str, mlflow_url: str) -> dict[str, st
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        # In memory, as is the default, slots that were taken when the server was killed stay taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PYTHONUNBUFFERED": "1",
     }
@@ -283,6 +285,8 @@ def _keep_running(services: list[Service], api_url: str, environment: dict[str, 
             if len(ends) > _MAX_RESTARTS:
                 raise RuntimeError(f"{service.name} ended {len(ends)} times, see {service.log}")
             _say(f"{service.name} ended with exit code {code}; starting it again (log: {service.log})")
+            if service.name != "prefect-worker":  # a server's own children would keep its port
+                _signal_group(service, signal.SIGKILL)
             again = _start(service.name, service.command, service.url, environment, service.log.parent)
             services.append(again)
             _wait_until_well(again)
