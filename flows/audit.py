@@ -129,10 +129,8 @@ def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_mis
         is_missing: the comparison with the predecessor could not be made, so that rules on it were not looked at.
     """
     try:
-        judged = judge_and_record(policy, result.run_dir, result.run_id, name, result.predecessor, run)
-        if is_missing and any(v.outcome == "not_applicable" for v in judged.verdicts):
-            raise UserError("it has rules on the comparison with the audit before, which could not be made")
-        return judged.outcome
+        folder, compared_with = result.run_dir, result.predecessor
+        return judge_and_record(policy, folder, result.run_id, name, compared_with, run, is_missing=is_missing).outcome
     except UserError as err:
         log.error("the policy %s cannot be applied: %s", policy.name, err)
         run.set_tags({GATE_TAG: "invalid"})
@@ -214,7 +212,6 @@ class _Audit:
         old = self.occasion.predecessor
         if old is None:
             return None
-        self.runner.parent.set_tags({"lavise.predecessor": old.run_id})
         new = [
             AuditedLayer(
                 name=r.layer.name,

@@ -229,43 +229,31 @@ def diff_runs(
         UserError: no such runs, or nothing to compare.
     """
     with hold_state(root, exclusive=False):  # or gc could take what is fetched here
-        return _diff_runs(old_run, new_run, overrides, tracker, root, progress, execute)
+        old, new = open_past_run(old_run, tracker, root), open_past_run(new_run, tracker, root)
+        config = with_overrides(new.config, overrides)
+        device = choose_device(config.device)
+        runner = StageRunner(ArtefactStore(root), progress=progress, execute=execute)
 
+        def open_pictures() -> Dataset:
+            target = open_target(config, runner, progress)
+            if target.digest_pictures(progress) != new.inputs["pictures"]["target"]:
+                raise UserError(
+                    f"diff: the target pictures ({target.name}) are not those of run {new.run_id} any more; "
+                    "put them back, or audit again"
+                )
+            return target
 
-def _diff_runs(
-    old_run: str,
-    new_run: str,
-    overrides: Sequence[str],
-    tracker: Tracker,
-    root: Path,
-    progress: Progress,
-    execute: Executor,
-) -> DiffResult:
-    old, new = open_past_run(old_run, tracker, root), open_past_run(new_run, tracker, root)
-    config = with_overrides(new.config, overrides)
-    device = choose_device(config.device)
-    runner = StageRunner(ArtefactStore(root), progress=progress, execute=execute)
-
-    def open_pictures() -> Dataset:
-        target = open_target(config, runner, progress)
-        if target.digest_pictures(progress) != new.inputs["pictures"]["target"]:
-            raise UserError(
-                f"diff: the target pictures ({target.name}) are not those of run {new.run_id} any more; "
-                "put them back, or audit again"
-            )
-        return target
-
-    pictures = TargetPictures(new.inputs["pictures"]["target"], open_pictures)
-    with StatisticsCluster(config.statistics, progress) as cluster:
-        names = [name for _, name in pair_layers(old.layers, new.layers)]
-        layers = locate_layers(new, names, pictures, runner, device, progress)
-        found = compare_audits(old, layers, pictures, config, runner, cluster, device, progress)
-        folder = _write_folder(found, new, config, runner, root)
-    run = tracker.resume(new.run_id)
-    if tracker.get(new.run_id) is not None:
-        run.log_folder(folder, f"diffs/{old.run_id}")
-        run.log_table(not_same(found.read_table().to_pylist()), f"diffs/{old.run_id}/changes.json")
-    return DiffResult(old.run_id, new.run_id, folder, found.read_summary())
+        pictures = TargetPictures(new.inputs["pictures"]["target"], open_pictures)
+        with StatisticsCluster(config.statistics, progress) as cluster:
+            names = [name for _, name in pair_layers(old.layers, new.layers)]
+            layers = locate_layers(new, names, pictures, runner, device, progress)
+            found = compare_audits(old, layers, pictures, config, runner, cluster, device, progress)
+            folder = _write_folder(found, new, config, runner, root)
+        run = tracker.resume(new.run_id)
+        if tracker.get(new.run_id) is not None:
+            run.log_folder(folder, f"diffs/{old.run_id}")
+            run.log_table(not_same(found.read_table().to_pylist()), f"diffs/{old.run_id}/changes.json")
+        return DiffResult(old.run_id, new.run_id, folder, found.read_summary())
 
 
 def not_same(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

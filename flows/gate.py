@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lavise")
 POLICY_FILE, GATE_FILE = "policy.yaml", "gate.json"
-GATE_TAG = "lavise.gate"
+GATE_TAG, PREDECESSOR_TAG = "lavise.gate", "lavise.predecessor"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GateResult:
     """What `lavise gate --json` prints.
 
     Attributes:
-        outcome: `passed` or `failed`.
+        outcome: `passed`, `failed` or `invalid`.
         compared_with: the run that rules on the comparison looked at; None where there is none.
     """
 
@@ -67,19 +67,30 @@ def judge_run(policy: Policy, folder: Path, diff_folder: Path | None) -> tuple[R
 
 
 def judge_and_record(
-    policy: Policy, folder: Path, run_id: str, title: str, compared_with: str | None, run: Run, diff: Path | None = None
+    policy: Policy,
+    folder: Path,
+    run_id: str,
+    title: str,
+    compared_with: str | None,
+    run: Run,
+    diff: Path | None = None,
+    is_missing: bool = False,
 ) -> GateResult:
     """Judge a run folder; write policy.yaml and gate.json into it, log both, tag the run.
 
     Args:
         compared_with: the run that the comparison is with, if there is one.
         diff: folder of that comparison, where it is not the run folder itself.
+        is_missing: there is an earlier audit, but the comparison could not be made: a policy that has rules on it
+            is neither passed nor failed but `invalid`.
 
     Raises:
         UserError: a rule names a metric or a layer that the run does not have.
     """
     verdicts = judge_run(policy, folder, (diff or folder) if compared_with else None)
     outcome = "passed" if has_passed(verdicts) else "failed"
+    if is_missing and any(v.outcome == "not_applicable" for v in verdicts):
+        outcome = "invalid"
     result = GateResult(run_id, title, policy.name, outcome, compared_with, verdicts)
     write_atomically(folder / POLICY_FILE, dump_policy(policy))
     write_json(folder / GATE_FILE, json.loads(result.to_json()))
@@ -114,8 +125,13 @@ def gate_run(run: str, policy_source: str | None, against: str | None, tracker: 
     policy = load_policy(policy_source or past.folder / POLICY_FILE)
     compared_with, diff_folder = _find_comparison(past, against, root)
     # A run folder may be there without its run: copied to this machine, or deleted in MLflow.
-    run_to_tag = NullRun() if tracker.get(past.run_id) is None else tracker.resume(past.run_id)
-    return judge_and_record(policy, past.folder, past.run_id, past.title, compared_with, run_to_tag, diff_folder)
+    record = tracker.get(past.run_id)
+    run_to_tag = NullRun() if record is None else tracker.resume(past.run_id)
+    is_missing = record is not None and PREDECESSOR_TAG in record.tags and compared_with is None
+    folder, title = past.folder, past.title
+    return judge_and_record(
+        policy, folder, past.run_id, title, compared_with, run_to_tag, diff_folder, is_missing=is_missing
+    )
 
 
 def _find_comparison(past: PastRun, against: str | None, root: Path) -> tuple[str | None, Path | None]:

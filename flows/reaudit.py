@@ -24,7 +24,7 @@ from configs.schema import Config
 from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
 from flows.audit import Occasion, digest_identity, run_audit
 from flows.execution import run_with_retries
-from flows.gate import announce_if_judged
+from flows.gate import PREDECESSOR_TAG, announce_if_judged
 from flows.past_runs import PastRun, open_past_run
 from flows.run_folder import SNAPSHOTS_FOLDER, RunResult
 from storage.checkpoint_sources import (
@@ -168,6 +168,7 @@ class Reaudit:
     def _audit(self, config: Config, found: FoundCheckpoint, digest: str) -> CheckpointOutcome:
         tags = {_file_tag(found): "seen", "lavise.checkpoint_name": found.name}
         record = self._find_predecessor(digest)
+        tags |= {PREDECESSOR_TAG: record.run_id} if record else {}
         predecessor = self._open_predecessor(record) if record else None
         occasion = Occasion(tags, found.name, predecessor, self.policy, comparison_expected=record is not None)
         try:

@@ -290,7 +290,8 @@ def _keep_running(services: list[Service], api_url: str, environment: dict[str, 
             again = _start(service.name, service.command, service.url, environment, service.log.parent)
             services.append(again)
             _wait_until_well(again)
-            _crash_dead_runs(api_url)
+            with contextlib.suppress(OSError):  # Prefect's server is gone too; when it is back, it is asked again
+                _crash_dead_runs(api_url)
         time.sleep(0.5)
 
 

@@ -113,7 +113,7 @@ def show_verdicts(result: GateResult) -> None:
     table = make_table(f"policy {result.policy} on run {result.run_id}{against}")
     for heading in ("rule", "layer", "found", "allowed", "outcome"):
         table.add_column(heading)
-    colours = {"passed": "green", "failed": "bold red", "not_applicable": "yellow"}
+    colours = {"passed": "green", "failed": "bold red", "not_applicable": "yellow", "invalid": "bold red"}
     for verdict in result.verdicts:
         outcome = f"[{colours[verdict.outcome]}]{verdict.outcome.replace('_', ' ')}[/]"
         found, allowed = escape(verdict.found), escape(verdict.allowed)

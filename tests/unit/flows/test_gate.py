@@ -203,3 +203,14 @@ def test_the_audits_own_comparison_counts_only_where_it_was_compared(tracker: Ml
     run = tracker.resume(run_id)
     assert judge_and_record(policy, folder, run_id, "tiny", None, run).outcome == "passed"
     assert judge_and_record(policy, folder, run_id, "tiny", "predecessor", run).outcome == "failed"
+
+
+def test_a_comparison_that_should_be_there_and_is_not_passes_nothing(
+    tracker: MlflowTracker, root: Path, tmp_path: Path
+) -> None:
+    run_id = audit(tracker, root)
+    tracker.resume(run_id).set_tags({"lavise.predecessor": UNKNOWN_RUN})
+    result = gate_run(run_id, write_policy(tmp_path, KEPT), None, tracker, root)
+    assert result.outcome == read_verdicts(root / "runs" / run_id).outcome == "invalid"
+    assert tags_of(tracker, run_id)["lavise.gate"] == "invalid"
+    assert gate_run(run_id, write_policy(tmp_path, LAX), None, tracker, root).outcome == "passed"
