@@ -71,6 +71,8 @@ def make_absolute(config: Config) -> Config:
         value = data[section][key]
         if value not in ("random", "pretrained") and not value.startswith("package:"):
             data[section][key] = str(expand_home(value).absolute())
+    if isinstance(config.model.class_names, Path):
+        data["model"]["class_names"] = str(config.model.class_names.absolute())
     return Config.model_validate(data)
 
 

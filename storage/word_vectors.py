@@ -138,34 +138,35 @@ def load_word_vectors(settings: WordSettings) -> WordVectors:
 
 
 def build_vocabulary(
-    vectors: WordVectors, size: int, categories: Sequence[str], word_list: Path | None = None
+    vectors: WordVectors, size: int, categories: Sequence[str], listed: Sequence[str] | None = None
 ) -> Vocabulary:
-    """V: the most frequent words that pass the word rule (see WORD_RULE), or a word list, and all categories.
+    """V: the most frequent words that pass the word rule (see WORD_RULE), or listed words, and all categories.
 
-    The rule is applied before the cut, so that V has the asked size. Phrases keep one vector: that of the phrase as a
-    token (`hot dog`, `hot_dog`, `hot-dog`, `hotdog`), else the mean of its words' normalised vectors.
+    The rule is applied before the cut, so that V has the asked size; listed words are not cut. Phrases keep one
+    vector: that of the phrase as a token (`hot dog`, `hot_dog`, `hot-dog`, `hotdog`), else the mean of its words'
+    normalised vectors.
 
     Raises:
-        UserError: an empty word list, or no category with a vector.
+        UserError: no listed word and no category with a vector.
     """
-    listed = read_word_list(word_list) if word_list else None
     words: list[str] = []
     rows: list[FloatArray] = []
     for name in listed if listed is not None else _frequent_words(vectors, size):
-        found = _match_nonzero(vectors, name)
+        found = match_nonzero(vectors, name)
         if found.how != "missing":
             words.append(name)
-            rows.append(_vector_of(vectors, found))
+            rows.append(vector_of(vectors, found))
     if not words:
-        raise UserError(f"words.vocabulary_file: none of the words of {word_list} has a vector; check the language")
+        first = f"{len(listed)} words listed (first: {listed[0]!r})" if listed else "words"
+        raise UserError(f"words.vocabulary_file: none of the {first} has a vector; check the language")
     num_words = len(words)
     known = set(words)
-    matches = tuple(_match_nonzero(vectors, name) for name in categories)
+    matches = tuple(match_nonzero(vectors, name) for name in categories)
     for match in matches:
         if match.how != "missing" and match.name not in known:
             known.add(match.name)
             words.append(match.name)
-            rows.append(_vector_of(vectors, match))
+            rows.append(vector_of(vectors, match))
     if categories and all(m.how == "missing" for m in matches):
         raise UserError(
             f"words.vectors: none of the {len(categories)} categories has a vector (first: {categories[0]!r}); "
@@ -188,6 +189,24 @@ def match_phrase(vectors: WordVectors, name: str) -> PhraseMatch:
     if tokens and all(t in vectors.index for t in tokens):
         return PhraseMatch(name, "mean", tuple(tokens))
     return PhraseMatch(name, "missing")
+
+
+def match_nonzero(vectors: WordVectors, name: str) -> PhraseMatch:
+    """As `match_phrase`, but a name all of whose vectors are zero has no direction and counts as missing."""
+    found = match_phrase(vectors, name)
+    return found if found.how == "missing" or vector_of(vectors, found).any() else PhraseMatch(name, "missing")
+
+
+def vector_of(vectors: WordVectors, match: PhraseMatch) -> FloatArray:
+    """The vector [E] of a match, of length 1: the mean of its tokens' normalised vectors, normalised.
+
+    Raises:
+        UserError: it is not finite.
+    """
+    rows = np.stack([_unit(np.asarray(vectors.matrix[vectors.index[t]], dtype=np.float64)) for t in match.tokens])
+    if not np.isfinite(rows).all():
+        raise UserError(f"words.vectors: the vector of {match.tokens[0]!r} is not finite; the file is damaged")
+    return _unit(rows.mean(axis=0)).astype(np.float32)
 
 
 def read_word_list(path: Path) -> list[str]:
@@ -216,19 +235,6 @@ def _frequent_words(vectors: WordVectors, size: int) -> list[str]:
             if len(chosen) == size:
                 break
     return chosen
-
-
-def _match_nonzero(vectors: WordVectors, name: str) -> PhraseMatch:
-    """A name all of whose vectors are zero has no direction and counts as missing."""
-    found = match_phrase(vectors, name)
-    return found if found.how == "missing" or _vector_of(vectors, found).any() else PhraseMatch(name, "missing")
-
-
-def _vector_of(vectors: WordVectors, match: PhraseMatch) -> FloatArray:
-    rows = np.stack([_unit(np.asarray(vectors.matrix[vectors.index[t]], dtype=np.float64)) for t in match.tokens])
-    if not np.isfinite(rows).all():
-        raise UserError(f"words.vectors: the vector of {match.tokens[0]!r} is not finite; the file is damaged")
-    return _unit(rows.mean(axis=0)).astype(np.float32)
 
 
 def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

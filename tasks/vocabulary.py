@@ -12,7 +12,15 @@ import numpy as np
 from configs.schema import WordSettings
 from storage.artefacts import Handle, write_json
 from storage.digest import digest_file
-from storage.word_vectors import WORD_RULE, PhraseMatch, Vocabulary, build_vocabulary, load_word_vectors
+from storage.visual_words import VISUAL_RULE, find_visual_words
+from storage.word_vectors import (
+    WORD_RULE,
+    PhraseMatch,
+    Vocabulary,
+    build_vocabulary,
+    load_word_vectors,
+    read_word_list,
+)
 from tasks.stage import Stage
 
 STAGE = Stage("vocabulary", version=1)
@@ -21,8 +29,11 @@ STAGE = Stage("vocabulary", version=1)
 def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> dict[str, Any]:
     """What V depends on, besides the vectors themselves."""
     listed = settings.vocabulary_file
+    rule = f"{WORD_RULE}; gensim {metadata.version('gensim')}"
+    if settings.vocabulary == "visual":
+        rule = f"{VISUAL_RULE}; gensim {metadata.version('gensim')}, timm {metadata.version('timm')}"
     return {
-        "rule": None if listed else f"{WORD_RULE}; gensim {metadata.version('gensim')}",
+        "rule": None if listed else rule,
         "format": settings.format,
         "suffix": Path(settings.vectors).suffix,
         "size": None if listed else settings.vocabulary_size,
@@ -37,8 +48,12 @@ def make_vocabulary(settings: WordSettings, categories: tuple[str, ...], folder:
     Returns:
         facts: num_words, num_all, dimensions, and how many categories were found in which way.
     """
-    size, listed = settings.vocabulary_size, settings.vocabulary_file
-    vocabulary = build_vocabulary(load_word_vectors(settings), size, categories, listed)
+    vectors, listed = load_word_vectors(settings), None
+    if settings.vocabulary_file:
+        listed = read_word_list(settings.vocabulary_file)
+    elif settings.vocabulary == "visual":
+        listed = find_visual_words(vectors)[: settings.vocabulary_size]
+    vocabulary = build_vocabulary(vectors, settings.vocabulary_size, categories, listed)
     np.save(folder / "matrix.npy", vocabulary.matrix)
     matches = [[m.name, m.how, list(m.tokens)] for m in vocabulary.matches]
     content = {"words": list(vocabulary.words), "num_words": vocabulary.num_words, "matches": matches}

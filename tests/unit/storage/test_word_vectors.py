@@ -506,10 +506,8 @@ def test_word_list(tmp_path: Path) -> None:
     assert read_word_list(path) == ["dog", "cat", "hot dog", "sofa"]
 
 
-def test_word_list_replaces_the_frequent_words(tmp_path: Path) -> None:
-    path = tmp_path / "words.txt"
-    path.write_text("ox\nhot dog\nsofa\nthe\n", "utf-8")
-    vocabulary = build_vocabulary(load_words(), 1, ["dog", "ox"], path)
+def test_listed_words_replace_the_frequent_words() -> None:
+    vocabulary = build_vocabulary(load_words(), 1, ["dog", "ox"], ["ox", "hot dog", "sofa", "the"])
     assert vocabulary.words == ("ox", "hot dog", "the", "dog")
     assert vocabulary.num_words == 3
     np.testing.assert_allclose(vocabulary.matrix[1], unit(MATRIX[WORDS.index("hot_dog")]), atol=1e-6)
@@ -531,10 +529,9 @@ def test_empty_word_list(tmp_path: Path, text: str) -> None:
         read_word_list(tmp_path / "words.txt")
 
 
-def test_word_list_of_another_language(tmp_path: Path) -> None:
-    (tmp_path / "words.txt").write_text("Hund\nKatze\n")
-    with pytest.raises(UserError, match=r"none of the words of .*words\.txt has a vector; check the language"):
-        build_vocabulary(load_words(), 5, ["dog"], tmp_path / "words.txt")
+def test_listed_words_of_another_language() -> None:
+    with pytest.raises(UserError, match=r"none of the 2 words listed \(first: 'Hund'\) has a vector; check the langu"):
+        build_vocabulary(load_words(), 5, ["dog"], ["Hund", "Katze"])
 
 
 def test_word_list_that_cannot_be_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,28 @@ def test_word_list_replaces_the_frequent_words(tmp_path: Path, settings: WordSet
     handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(chosen, ("cat",), folder))
     assert load_vocabulary(handle).words == ("boat", "hot dog", "cat")
     assert load_vocabulary(handle).num_words == 2
+
+
+def test_visual_words(tmp_path: Path, settings: WordSettings) -> None:
+    chosen = settings.model_copy(update={"vocabulary": "visual"})
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(chosen, CATEGORIES, folder))
+    found = load_vocabulary(handle)
+    assert found.words == ("cat", "dog", "light", "tree", "house", "mountain", "cloud", "boat", *CATEGORIES[:2])
+    assert found.num_words == 8
+    fewer = chosen.model_copy(update={"vocabulary_size": 3})
+    cut = publish(tmp_path / "cut", "vocabulary", lambda folder: make_vocabulary(fewer, CATEGORIES, folder))
+    assert load_vocabulary(cut).words == ("cat", "dog", "light", *CATEGORIES[:2])
+
+
+def test_description_follows_the_rule_and_a_word_list_goes_before_it(tmp_path: Path, settings: WordSettings) -> None:
+    visual = settings.model_copy(update={"vocabulary": "visual"})
+    described = describe_vocabulary(visual, CATEGORIES)
+    assert described != describe_vocabulary(settings, CATEGORIES)
+    assert described != describe_vocabulary(visual.model_copy(update={"vocabulary_size": 3}), CATEGORIES)
+    assert f"timm {metadata.version('timm')}" in described["rule"]
+    listed = tmp_path / "words.txt"
+    listed.write_text("boat\ncat\n", "utf-8")
+    given = [s.model_copy(update={"vocabulary_file": listed}) for s in (settings, visual)]
+    assert describe_vocabulary(given[0], CATEGORIES) == describe_vocabulary(given[1], CATEGORIES)
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(given[1], ("dog",), folder))
+    assert load_vocabulary(handle).words == ("boat", "cat", "dog")
