@@ -227,11 +227,23 @@ class TrainSettings(Settings):
     """Share of the categories that are trained on, drawn without replacement; the others are stored as held out."""
 
 
+class ExplainerSettings(Settings):
+    """Who names a region."""
+
+    kind: Literal["fused", "learned", "head"] = "fused"
+    """learned: the explainer that was trained, as published. head: the target model's own classifier and the names of
+    its classes (ConSE), which needs no reference data. fused: both, and a classifier of the reference's categories."""
+    open_share: float = Field(default=0.65, gt=0, lt=1)
+    """Of a fused explainer: the probability that goes to words that it was not trained on."""
+
+
 class TransferSettings(Settings):
     """Fitting the explainer to the unlabelled target domain."""
 
-    method: Literal["none", "renormalise"] = "none"
-    """renormalise re-estimates the explainer's normalisation statistics on windows of the target's maps."""
+    method: Literal["none", "renormalise", "align_covariance", "distil_head"] = "none"
+    """All on windows of the target's maps. renormalise: every filter gets its mean and variance on the reference.
+    align_covariance: the whole covariance (CORAL). distil_head: the network that was trained learns the words of the
+    target model's classifier there; only where explainer.kind can use that classifier."""
 
 
 Method = Literal["original", "image_masking", "activation_masking", "filter_attention", "filter_attention_unnormalised"]
@@ -246,12 +258,20 @@ class ExplainSettings(Settings):
     """p: pictures with the highest peak that are looked at."""
     words_per_image: int = Field(default=10, ge=1)
     """s: words taken from each picture."""
-    ranking: Literal["frequency", "peak_weighted"] = "frequency"
-    """frequency: one vote per picture. peak_weighted: a vote weighs the picture's share of the peaks."""
+    ranking: Literal["evidence", "frequency", "peak_weighted"] = "evidence"
+    """evidence: by the exact test of the word's votes against its background rate. frequency: one vote per picture, as
+    published. peak_weighted: a vote weighs the picture's share of the peaks."""
     num_words: int = Field(default=10, ge=1)
     """Words kept per filter."""
     min_images: int = Field(default=5, ge=1)
     """A filter with fewer pictures above its threshold is unexplained."""
+    false_discovery_rate: float = Field(default=0.05, gt=0, lt=1)
+    """Over all filters and words of a layer; a filter with no word left is unexplained."""
+    max_meanings: int = Field(default=3, ge=1, le=10)
+    """Groups of a filter's regions that are told apart at most; 1 looks for none."""
+
+
+Baseline = Literal["random_words", "dealt_words", "most_frequent_words", "shuffled_labels", "random_network"]
 
 
 class EvaluateSettings(Settings):
@@ -264,6 +284,19 @@ class EvaluateSettings(Settings):
     """A concept belongs to the ground truth of a filter's picture if IoU(mask, region) is above this."""
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Resamplings of the evaluation pictures."""
+    panel_at: tuple[int, ...] = (1, 5)
+    """k of recall, precision and F1 at k in the panel."""
+    baselines: tuple[Baseline, ...] = (
+        "random_words",
+        "dealt_words",
+        "most_frequent_words",
+        "shuffled_labels",
+        "random_network",
+    )
+    """What the panel's figures stand beside. shuffled_labels trains a second explainer; random_network audits the same
+    architecture with random weights and takes about as long as the audit itself."""
+    baseline_images: int = Field(default=1000, ge=10)
+    """Pictures of each part that the random network is shown at most."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> EvaluateSettings:
@@ -338,6 +371,7 @@ class Config(Settings):
     extract: ExtractSettings = ExtractSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     train: TrainSettings = TrainSettings()
+    explainer: ExplainerSettings = ExplainerSettings()
     transfer: TransferSettings = TransferSettings()
     explain: ExplainSettings = ExplainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

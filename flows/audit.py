@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as parquet
-import torch
 
 from configs.errors import UserError
 from configs.loading import describe_identity, make_absolute
@@ -21,10 +19,11 @@ from configs.schema import Config
 from flows.compare import AuditedLayer, Comparison, TargetPictures, compare_audits
 from flows.extraction import extract_layers
 from flows.gate import GATE_TAG, judge_and_record
-from flows.inputs import Inputs, describe_sources, open_inputs
+from flows.inputs import Inputs, describe_sources, open_inputs, take_images
+from flows.layer_audit import Context, LayerAudit, LayerResult, Subject, load_thresholds
 from flows.past_runs import PastRun
 from flows.run_folder import RunResult, write_run_folder
-from storage.activations import INDEX_FILE, ActivationStore
+from storage.activations import INDEX_FILE
 from storage.artefacts import ArtefactStore, Handle
 from storage.checkpoints import TargetModel, load_target_model
 from storage.digest import digest_of, short
@@ -35,32 +34,11 @@ from storage.layers import Layer, select_layers
 from storage.progress import Progress
 from storage.tracking import Run, Tracker, without_credentials
 from storage.word_vectors import Vocabulary, digest_vectors, find_vectors_file
-from tasks import evaluate, explain, report, statistics, train, transfer, vocabulary
+from tasks import report, vocabulary
 from tasks.cluster import StatisticsCluster
-from tasks.explainer import load_explainer
-from tasks.region_features import MaskedForward
 from tasks.stage import Executor, Request, StageOutcome, StageRunner, end_after, flatten, run_inline
 
 log = logging.getLogger("lavise")
-
-
-@dataclass
-class LayerResult:
-    """Handles of all that one layer's audit made."""
-
-    layer: Layer
-    activations: dict[str, Handle]
-    thresholds: dict[str, Handle] = field(default_factory=dict)
-    regions: Handle | None = None
-    overlaps: Handle | None = None
-    explainer: Handle | None = None
-    explained: Handle | None = None
-    evaluated: Handle | None = None
-
-    def done(self, name: str) -> Handle:
-        handle = getattr(self, name)
-        assert isinstance(handle, Handle), f"{name} has not run"
-        return handle
 
 
 @dataclass(frozen=True)
@@ -231,35 +209,62 @@ class _Audit:
             return None
 
     def explain_layers(self, model: TargetModel, layers: list[Layer], inputs: Inputs) -> list[LayerResult]:
-        words, vocabulary_handle = self._make_vocabulary(inputs)
-        names = [layer.name for layer in layers]
-        stores = {}
-        for role in ("train", "evaluation", "target"):
-            title, data = f"extract {role}", getattr(inputs, role)
-            pictures, settings = inputs.picture_digests[role], self.config.extract
-            stores[role] = extract_layers(
-                self.runner, title, model, names, data, pictures, settings, self.device, self.progress
-            )
+        words, handle = self._make_vocabulary(inputs)
+        config = self.config
+        context = Context(config, self.device, self.runner, self.cluster, self.progress, words, handle)
+        subject = Subject(model, inputs)
+        baselines = self._audit_random_network(context, model, layers, inputs)
         results = []
-        for position, layer in enumerate(layers):
-            result = LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
-            self._explain_layer(model, inputs, words, vocabulary_handle, result)
+        for position, result in enumerate(self._extract(subject, layers)):
+            audit = LayerAudit(context, subject, result)
+            audit.measure()
+            audit.explain()
+            audit.evaluate()
+            judged = {name: found[position] for name, found in baselines.items()}
+            if "shuffled_labels" in config.evaluate.baselines:
+                judged["shuffled_labels"] = audit.with_labels_shuffled()
+            audit.judge(judged)
             results.append(result)
         return results
 
-    def _explain_layer(
-        self, model: TargetModel, inputs: Inputs, words: Vocabulary, vocabulary_handle: Handle, result: LayerResult
-    ) -> None:
-        name = result.layer.name
-        regions = result.regions = self._pool_regions(model, inputs, result)
-        for role in ("evaluation", "target"):
-            result.thresholds[role] = self._compute_thresholds(role, result)
-        overlaps = result.overlaps = self._count_overlaps(model, inputs, result)
-        explainer = self._train(inputs, words, vocabulary_handle, regions, name)
-        result.explainer = self._transfer("target", explainer, result)
-        result.explained = self._explain(model, inputs, words, vocabulary_handle, result)
-        tuned = self._transfer("evaluation", explainer, result)
-        result.evaluated = self._evaluate(model, inputs, words, vocabulary_handle, overlaps, tuned, result)
+    def _extract(self, subject: Subject, layers: Sequence[Layer]) -> list[LayerResult]:
+        names, stores = [layer.name for layer in layers], {}
+        for role in ("train", "evaluation", "target"):
+            stores[role] = extract_layers(
+                self.runner,
+                subject.name(f"extract {role}"),
+                subject.model,
+                names,
+                getattr(subject.inputs, role),
+                subject.inputs.picture_digests[role],
+                self.config.extract,
+                self.device,
+                self.progress,
+            )
+        return [
+            LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
+            for position, layer in enumerate(layers)
+        ]
+
+    def _audit_random_network(
+        self, context: Context, model: TargetModel, layers: Sequence[Layer], inputs: Inputs
+    ) -> dict[str, list[LayerResult]]:
+        """The same architecture with random weights, on at most so many pictures of each part."""
+        if "random_network" not in self.config.evaluate.baselines:
+            return {}
+        settings = self.config.model.model_copy(update={"weights": "random"})
+        network = load_target_model(settings, self.config.seed)
+        # Where the audited network is itself random, its twin must be another one.
+        if network.digest == model.digest:
+            network = load_target_model(settings, self.config.seed + 1)
+        shown = take_images(inputs, self.config.evaluate.baseline_images, self.progress)
+        subject = Subject(network, shown, "random network")
+        results = self._extract(subject, layers)
+        for result in results:
+            audit = LayerAudit(context, subject, result)
+            audit.measure()
+            audit.explain()
+        return {"random_network": results}
 
     def _make_vocabulary(self, inputs: Inputs) -> tuple[Vocabulary, Handle]:
         settings, categories = self.config.words, inputs.train.concepts
@@ -271,180 +276,6 @@ class _Audit:
         )
         return vocabulary.load_vocabulary(handle), handle
 
-    def _pool_regions(self, model: TargetModel, inputs: Inputs, result: LayerResult) -> Handle:
-        activations = result.activations["train"]
-        return self.runner.run_one(
-            statistics.REGIONS,
-            f"regions {result.layer.name}",
-            Request({}, {"activations": activations.digest, "data": inputs.digests["train"]}),
-            lambda folder: statistics.pool_regions(
-                ActivationStore(activations.folder), inputs.train, model.geometry, folder, self.cluster
-            ),
-        )
-
-    def _compute_thresholds(self, role: str, result: LayerResult) -> Handle:
-        activations, quantile = result.activations[role], self.config.statistics.quantile
-
-        def compute(folder: Path) -> dict[str, Any]:
-            found = statistics.compute_thresholds(ActivationStore(activations.folder), quantile, self.cluster)
-            np.save(folder / "thresholds.npy", found.value)
-            np.save(folder / "saturated.npy", found.saturated)
-            np.save(folder / "histogram.npy", found.histogram)
-            return {
-                "num_filters": len(found.value),
-                "num_saturated": int(found.saturated.sum()),
-                "num_signed": found.count_signed(),
-            }
-
-        request = Request({"quantile": quantile}, {"activations": activations.digest})
-        title = f"thresholds {role} {result.layer.name}"
-        handle = self.runner.run_one(statistics.THRESHOLDS, title, request, compute)
-        uses_attention = self.config.explain.method.startswith("filter_attention")
-        if role == "target" and handle.info["num_signed"] and uses_attention:
-            log.warning(
-                "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
-                "(after the activation): explain.method=activation_masking is safer here",
-                *(result.layer.name, handle.info["num_signed"], handle.info["num_filters"]),
-            )
-        return handle
-
-    def _count_overlaps(self, model: TargetModel, inputs: Inputs, result: LayerResult) -> Handle:
-        activations, thresholds = result.activations["evaluation"], result.thresholds["evaluation"]
-
-        def compute(folder: Path) -> dict[str, Any]:
-            found, skipped = statistics.count_overlaps(
-                ActivationStore(activations.folder),
-                inputs.evaluation,
-                model.geometry,
-                load_thresholds(thresholds),
-                self.cluster,
-            )
-            statistics.save_overlaps(found, folder)
-            return {"num_overlaps": len(found.image), "skipped": skipped}
-
-        inputs_of = {
-            "activations": activations.digest,
-            "thresholds": thresholds.digest,
-            "data": inputs.digests["evaluation"],
-        }
-        return self.runner.run_one(
-            statistics.OVERLAPS, f"overlaps {result.layer.name}", Request({}, inputs_of), compute
-        )
-
-    def _train(
-        self, inputs: Inputs, words: Vocabulary, vocabulary_handle: Handle, regions: Handle, layer: str
-    ) -> Handle:
-        config, concepts = self.config, inputs.train.concepts
-        request = Request(
-            {**config.train.model_dump(mode="json"), "seed": config.seed, **self._arithmetic()},
-            {"regions": regions.digest, "vocabulary": vocabulary_handle.digest},
-        )
-        return self.runner.run_one(
-            train.STAGE,
-            f"train {layer}",
-            request,
-            lambda folder: train.train_explainer(
-                regions, concepts, words, config.train, config.seed, self.device, folder, self.progress
-            ),
-        )
-
-    def _transfer(self, role: str, explainer: Handle, result: LayerResult) -> Handle:
-        method, activations = self.config.transfer.method, result.activations[role]
-        if method == "none":
-            return explainer
-        return self.runner.run_one(
-            transfer.STAGE,
-            f"transfer {role} {result.layer.name}",
-            Request(
-                {"method": method, **self._arithmetic()},
-                {"explainer": explainer.digest, "activations": activations.digest},
-            ),
-            lambda folder: transfer.renormalise_explainer(
-                explainer, ActivationStore(activations.folder), self.device, folder, self.progress
-            ),
-        )
-
-    def _explain(
-        self, model: TargetModel, inputs: Inputs, words: Vocabulary, vocabulary_handle: Handle, result: LayerResult
-    ) -> Handle:
-        settings, layer = self.config.explain, result.layer.name
-        activations, thresholds = result.activations["target"], result.thresholds["target"]
-        explainer = result.done("explainer")
-
-        def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations.folder)
-            network, facts = load_explainer(explainer.folder, self.device)
-            forward = self._masked_forward(model, layer, inputs.target, store)
-            values = load_thresholds(thresholds)
-            return explain.explain_filters(
-                store, values, network, facts, words, settings, layer, self.device, folder, forward, self.progress
-            )
-
-        request = Request(
-            {**settings.model_dump(mode="json"), "layer": layer, **self._arithmetic()},
-            {
-                "activations": activations.digest,
-                "thresholds": thresholds.digest,
-                "explainer": explainer.digest,
-                "vocabulary": vocabulary_handle.digest,
-            },
-        )
-        return self.runner.run_one(explain.STAGE, f"explain {layer}", request, compute)
-
-    def _evaluate(
-        self,
-        model: TargetModel,
-        inputs: Inputs,
-        words: Vocabulary,
-        vocabulary_handle: Handle,
-        overlaps: Handle,
-        explainer: Handle,
-        result: LayerResult,
-    ) -> Handle:
-        config, layer = self.config, result.layer.name
-        activations, thresholds = result.activations["evaluation"], result.thresholds["evaluation"]
-        counts = inputs.train.count_images_with()
-
-        def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations.folder)
-            network, facts = load_explainer(explainer.folder, self.device)
-            found = evaluate.evaluate_words(
-                store,
-                load_thresholds(thresholds),
-                statistics.load_overlaps(overlaps.folder),
-                inputs.evaluation.concepts,
-                counts,
-                network,
-                facts,
-                words,
-                config.evaluate,
-                config.explain.top_images,
-                config.seed,
-                self.device,
-                self._masked_forward(model, layer, inputs.evaluation, store),
-                self.progress,
-            )
-            evaluate.save_evaluation(found, folder)
-            return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}
-
-        request = Request(
-            {
-                **config.evaluate.model_dump(mode="json"),
-                "top_images": config.explain.top_images,
-                "seed": config.seed,
-                "concept_counts": digest_of(dict(counts)),
-                **self._arithmetic(),
-            },
-            {
-                "activations": activations.digest,
-                "thresholds": thresholds.digest,
-                "overlaps": overlaps.digest,
-                "explainer": explainer.digest,
-                "vocabulary": vocabulary_handle.digest,
-            },
-        )
-        return self.runner.run_one(evaluate.STAGE, f"evaluate {layer}", request, compute)
-
     def write_report(
         self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
     ) -> Handle:
@@ -455,6 +286,8 @@ class _Audit:
                 shape=(r.layer.channels, r.layer.height, r.layer.width),
                 explained=r.done("explained").folder,
                 evaluated=r.done("evaluated").folder,
+                panel=r.done("panel").folder,
+                validated=r.done("validated").folder,
                 activations=r.activations["target"].folder,
                 thresholds=load_thresholds(r.thresholds["target"]),
                 explainer=r.done("explainer").folder,
@@ -468,7 +301,8 @@ class _Audit:
             f"{len(inputs.evaluation.records)} to evaluate, {len(inputs.train.concepts)} categories",
             "Target domain": f"{inputs.target.name}: {len(inputs.target.records)} pictures, no labels read",
             "Explanation": f"{self.config.explain.method.replace('_', ' ')}, "
-            f"{self.config.explain.top_images} top pictures, {self.config.train.objective} objective, "
+            f"{self.config.explain.top_images} top pictures, {self.config.explainer.kind} explainer, "
+            f"{self.config.train.objective} objective, "
             f"transfer {self.config.transfer.method}, seed {self.config.seed}",
         }
         request = Request(
@@ -477,7 +311,11 @@ class _Audit:
                 "templates": report.digest_templates(),
                 "pictures": inputs.picture_digests["target"],
                 **{f"explained {r.layer.name}": r.done("explained").digest for r in results},
-                **{f"evaluated {r.layer.name}": r.done("evaluated").digest for r in results},
+                **{
+                    f"{name} {r.layer.name}": r.done(name).digest
+                    for r in results
+                    for name in ("evaluated", "panel", "validated")
+                },
                 **({"diff": comparison.digest} if comparison else {}),
             },
         )
@@ -496,15 +334,6 @@ class _Audit:
         weights = self.config.model.weights
         return self.occasion.checkpoint_name or (weights if weights.startswith("package:") else Path(weights).name)
 
-    def _masked_forward(self, model: TargetModel, layer: str, data: Any, store: ActivationStore) -> MaskedForward:
-        path_of: Callable[[str], Path] = {r.key: r.path for r in data.records}.__getitem__
-        paths = [path_of(k) for k in store.keys]
-        return MaskedForward(model, layer, paths, self.config.extract.batch_size, self.device)
-
-    def _arithmetic(self) -> dict[str, str]:
-        """What floating-point results depend on besides their inputs."""
-        return {"device": self.device, "torch": torch.__version__}
-
 
 def describe_skipped(result: LayerResult) -> dict[str, Any]:
     """Pictures that could not be read, by name, and masks that were left out, by reason; the same for every layer."""
@@ -512,15 +341,10 @@ def describe_skipped(result: LayerResult) -> dict[str, Any]:
     return {
         "pictures": {role: json.loads(text)["broken"] for role, text in index.items()},
         "masks": {
-            "train": result.done("regions").info["skipped"],
+            "train": result.regions["train"].info["skipped"],
             "evaluation": result.done("overlaps").info["skipped"],
         },
     }
-
-
-def load_thresholds(handle: Handle) -> Any:
-    """T_u of all filters: float32 [C]."""
-    return np.load(handle.path("thresholds.npy"), allow_pickle=False)
 
 
 def _environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:

@@ -33,8 +33,8 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
       upright picture. Without a box (a missing column, None or NaN) the region is the whole picture. What of a box
       lies outside the picture does not count.
 
-    It returns a row per region, in the same order: `words` and `scores` (cosines), lists with the best first. The
-    parameter `num_words` says how many. The model's config has `device` (auto, cpu, cuda).
+    It returns a row per region, in the same order: `words` and `scores` (see tasks.naming), lists with the best first.
+    The parameter `num_words` says how many. The model's config has `device` (auto, cpu, cuda).
 
     An array [n, C] does not go in as it is, since MLflow drops columns without a known name; it goes in as
     `DataFrame({"region_features": list(array)})`.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +26,10 @@ from storage.environment import choose_device
 from storage.geometry import FloatArray, Geometry
 from storage.images import BrokenImageError, open_picture
 from storage.layers import ActivationTap
-from tasks.explain import find_nearest_words
-from tasks.explainer import Explainer, ExplainerFacts, load_explainer, scale_features
+from tasks.explainer import load_facts
 from tasks.extract import normalise_pictures, run_network
+from tasks.naming import Namer, load_namer
+from tasks.vocabulary import read_vocabulary
 
 DEFAULT_NUM_WORDS = 10
 _BATCH_PICTURES = 32
@@ -55,24 +55,16 @@ class Region:
 
 
 class ExplainerModel:
-    """Regions -> words of the vocabulary, with their cosines."""
+    """Regions -> words of the vocabulary, with their scores."""
 
     def __init__(
         self,
-        explainer: Explainer,
-        facts: ExplainerFacts,
+        namer: Namer,
         words: Sequence[str],
-        matrix_VE: FloatArray,
         network: PackedNetwork | None,
         device: str,
     ) -> None:
-        if matrix_VE.shape != (len(words), facts.dimensions):
-            raise ValueError(
-                f"vocabulary: found a matrix {matrix_VE.shape} for {len(words)} words and an explainer of "
-                f"{facts.dimensions} dimensions; allowed: vectors of the explainer's own vocabulary"
-            )
-        self._explainer, self._facts, self._words = explainer, facts, words
-        self._words_VE = torch.from_numpy(matrix_VE).to(device)
+        self._namer, self._facts, self._words = namer, namer.facts, words
         self._network, self._device = network, device
         # MLflow's server calls from several threads, and a forward pass is read through hooks of the one network.
         self._one_forward = threading.Lock()
@@ -87,7 +79,8 @@ class ExplainerModel:
             params: num_words.
 
         Returns:
-            `words` and `scores` (cosines), lists of num_words each (or of all words, if there are fewer), best first.
+            `words` and `scores` (see tasks.naming), lists of num_words each (or of all words, if there are fewer), best
+            first.
 
         Raises:
             ValueError: one line, which names the first row that is wrong.
@@ -98,10 +91,9 @@ class ExplainerModel:
             raise ValueError(f"num_words: found {num_words}; allowed: 1 or more")
         features_RC = self.pool_rows(model_input)
         with torch.inference_mode():
-            rows = torch.from_numpy(features_RC).to(self._device)
-            vectors = self._explainer(scale_features(rows, self._facts.region_feature))
-            words, scores = find_nearest_words(vectors, self._words_VE, num_words)
-        content = {"words": [[self._words[w] for w in row] for row in words], "scores": scores.astype(float).tolist()}
+            found = self._namer.name(torch.from_numpy(features_RC).to(self._device), num_words)
+        words, scores = found.words.tolist(), found.scores.double().tolist()
+        content = {"words": [[self._words[w] for w in row] for row in words], "scores": scores}
         return pd.DataFrame(content, index=model_input.index)
 
     def pool_rows(self, frame: pd.DataFrame) -> FloatArray:
@@ -317,8 +309,13 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Ex
     """
     folder = Path(path)
     device = choose_device((model_config or {}).get("device", "auto"))
-    explainer, facts = load_explainer(folder, device)
-    words = json.loads((folder / "vocabulary.json").read_text("utf-8"))["words"]
-    matrix_VE = np.load(folder / "matrix.npy", allow_pickle=False)
+    vocabulary = read_vocabulary(folder)
+    facts = load_facts(folder)
+    if vocabulary.matrix.shape != (len(vocabulary.words), facts.dimensions):
+        raise ValueError(
+            f"vocabulary: found a matrix {vocabulary.matrix.shape} for {len(vocabulary.words)} words and an explainer "
+            f"of {facts.dimensions} dimensions; allowed: vectors of the explainer's own vocabulary"
+        )
+    namer = load_namer(folder, vocabulary, device)
     network = load_packed_network(folder) if (folder / PACKED_FACTS).is_file() else None
-    return ExplainerModel(explainer, facts, words, matrix_VE, network, device)
+    return ExplainerModel(namer, vocabulary.words, network, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema import (
@@ -54,6 +54,17 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
     pictures = {role: data.digest_pictures(progress) for role, data in parts.items()}
     digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
     return Inputs(reference.train, reference.evaluation, target, digests, pictures)
+
+
+def take_images(inputs: Inputs, num: int, progress: Progress) -> Inputs:
+    """The first `num` pictures of each part; the same inputs where there are no more anyway."""
+    parts: dict[str, Dataset] = {role: getattr(inputs, role) for role in inputs.digests}
+    if all(len(data.records) <= num for data in parts.values()):
+        return inputs
+    parts = {role: replace(data, records=data.records[:num]) for role, data in parts.items()}
+    pictures = {role: data.digest_pictures(progress) for role, data in parts.items()}
+    digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
+    return Inputs(**parts, digests=digests, picture_digests=pictures)
 
 
 def describe_sources(config: Config, runner: StageRunner) -> dict[str, str]:

@@ -23,12 +23,16 @@ from storage.artefacts import write_atomically, write_json
 from storage.checkpoints import PackedNetwork
 from storage.tracking import NullRun, Run, Tracker, hide_credentials
 from tasks.evaluate import load_evaluation
+from tasks.explain import CALIBRATION_FILE, RELIABILITY_FILE
 from tasks.metrics import flatten_metrics
+from tasks.panel import PANEL_FILE, load_panel
 from tasks.report import OVERVIEW_FILE, REPORT_FILE
 from tasks.stage import describe_artefacts
+from tasks.validate import load_validation
 
 if TYPE_CHECKING:
-    from flows.audit import EndedAudit, LayerResult
+    from flows.audit import EndedAudit
+    from flows.layer_audit import LayerResult
 
 _TABLES = ("explanations.parquet", "filters.parquet")
 SNAPSHOTS_FOLDER = "checkpoints"
@@ -79,6 +83,8 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     _write_explainers(folder, results)
     write_atomically(folder / CONFIG_FILE, dump_config(config))
     write_json(folder / ENVIRONMENT_FILE, {**ended.environment, "seed": config.seed})
+    for result in results:
+        _copy_evidence(folder, result, alone=len(results) == 1)
     for name in (REPORT_FILE, OVERVIEW_FILE):
         shutil.copyfile(ended.page.path(name), folder / name)
     if comparison:
@@ -157,7 +163,18 @@ def _measure(result: LayerResult) -> dict[str, Any]:
         "evaluation": {k: evaluated[k] for k in ("num_pairs", "num_filters", "num_images", "vocabularies")},
         "recall": evaluated["recall"],
         "differences": evaluated["differences"],
+        "regions": dict(load_validation(result.done("validated").folder)),
+        "panel": load_panel(result.done("panel").folder)["rows"],
     }
+
+
+def _copy_evidence(folder: Path, result: LayerResult, alone: bool) -> None:
+    """What the confidence rests on, and the panel; one file of each per layer, in a folder of the layer's name."""
+    destination = folder if alone else folder / "layers" / result.layer.name
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in (CALIBRATION_FILE, RELIABILITY_FILE):
+        shutil.copyfile(result.done("explained").path(name), destination / name)
+    shutil.copyfile(result.done("panel").path(PANEL_FILE), destination / PANEL_FILE)
 
 
 def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:

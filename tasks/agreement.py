@@ -29,7 +29,7 @@ from storage.datasets.base import Dataset, ImageRecord
 from storage.geometry import BoolArray, FloatArray, Geometry, find_regions
 from tasks.cluster import StatisticsCluster
 from tasks.stage import Stage
-from tasks.statistics import AnnotatedShard, IntArray, _make_masks, annotate_shards
+from tasks.statistics import AnnotatedShard, IntArray, annotate_shards, make_masks
 
 AGREEMENT = Stage("agreement", version=1)
 
@@ -124,7 +124,7 @@ def unite_masks(
     """
     skipped: Counter[str] = Counter()
     unions: dict[int, BoolArray] = {}
-    for name, mask_hw in _make_masks(record, skipped):
+    for name, mask_hw in make_masks(record, skipped):
         number = number_of[name]
         unions[number] = unions[number] | mask_hw if number in unions else mask_hw
     found = {}

@@ -23,13 +23,13 @@ from storage.artefacts import write_json
 from storage.geometry import FloatArray
 from storage.progress import Progress, no_progress
 from storage.word_vectors import Vocabulary
-from tasks.explain import embed_pairs, find_nearest_words
-from tasks.explainer import Explainer, ExplainerFacts
+from tasks.explain import name_pairs
+from tasks.naming import Namer
 from tasks.region_features import IntArray, MaskedForward, Pairs, select_top_images
 from tasks.stage import Stage
 from tasks.statistics import Overlaps
 
-STAGE = Stage("evaluate", version=1, uses_device=True)
+STAGE = Stage("evaluate", version=2, uses_device=True)
 MOST_FREQUENT = "most_frequent_words"
 RANDOM = "random_words"
 EVALUATION_FILE = "evaluation.json"
@@ -108,8 +108,7 @@ def evaluate_words(
     overlaps: Overlaps,
     concepts: Sequence[str],
     concept_counts: Mapping[str, int],
-    explainer: Explainer,
-    facts: ExplainerFacts,
+    namer: Namer,
     vocabulary: Vocabulary,
     settings: EvaluateSettings,
     top_images: int,
@@ -152,14 +151,14 @@ def evaluate_words(
     rows = np.array(vocabulary.positions_of(concepts[i] for i in usable), dtype=np.int64)
     concept_of_row = np.full(len(vocabulary.words), -1, dtype=np.int64)
     concept_of_row[rows] = usable
-    open_VE = torch.from_numpy(vocabulary.matrix).to(device)
-    closed_KE = open_VE[torch.from_numpy(rows).to(device)]
+    vocabularies = {"closed": torch.from_numpy(rows).to(device), "open": None}
     most = max(settings.recall_at)
     values: dict[str, dict[str, FloatArray]] = {"closed": {}, "open": {}}
     for method in settings.methods:
-        vectors = embed_pairs(store, truth.pairs, method, thresholds_C, explainer, facts, device, forward, progress)
-        closed, _ = find_nearest_words(vectors, closed_KE, most, progress)
-        opened, _ = find_nearest_words(vectors, open_VE, most, progress)
+        named = name_pairs(
+            store, truth.pairs, method, thresholds_C, namer, most, device, vocabularies, forward, progress
+        )
+        closed, opened = named["closed"].words, named["open"].words
         values["closed"][method] = compute_recall(np.array(usable)[closed], truth.member, settings.recall_at)
         values["open"][method] = compute_recall(concept_of_row[opened], truth.member, settings.recall_at)
     frequent = sorted(range(len(concepts)), key=lambda i: (-concept_counts.get(concepts[i], 0), i))[:most]

@@ -1,205 +1,191 @@
 """From filters to words: all filters of a layer, in batches.
 
-Shape legend: P pairs (filter, picture), C filters, E embedding, V words, s words per picture.
+A word is kept if it has evidence: more of the filter's pictures name it than its background rate explains, exactly
+tested, with the false discovery rate of the layer under control (tasks.evidence). How sure one may be that it is right
+follows from the words that can be judged (tasks.calibration).
+
+Shape legend: P pairs (filter, picture), C filters, E embedding, V words, s words per picture, K concepts.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
+from scipy.stats import binom
 
 from configs.schema import ExplainSettings
+from storage import lemmas
 from storage.activations import ActivationStore
-from storage.geometry import FloatArray
+from storage.artefacts import write_json
+from storage.geometry import BoolArray, FloatArray
+from storage.lemmas import covers, find_category, index_categories
 from storage.progress import Progress, no_progress
 from storage.word_vectors import Vocabulary
-from tasks.explainer import Explainer, ExplainerFacts, scale_features
+from tasks.agreement import DoubleArray
+from tasks.calibration import Calibration, Reliability, calibrate, make_features
+from tasks.evidence import Evidence, count_votes, find_evidence
+from tasks.figures import draw_reliability
+from tasks.meanings import find_meanings, summarise_meanings
+from tasks.naming import NamedRegions, Namer
 from tasks.region_features import IntArray, MaskedForward, Pairs, pool_pairs, select_top_images
 from tasks.stage import Stage
 
-STAGE = Stage("explain", version=1, uses_device=True)
-_EMBED_ROWS = 2048
-_SEARCH_ELEMENTS = 1 << 26
-_Z95 = 1.959963984540054
+STAGE = Stage("explain", version=2, uses_device=True)
+CALIBRATION_FILE, RELIABILITY_FILE = "calibration.json", "reliability.png"
+OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
+_MEANING_IMAGES = 3
+_NAME_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class FilterWord:
-    """One word of one filter."""
-
-    word: int
-    votes: int
-    weight: float
-    score: float
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far the top pictures of a filter agree on its first word.
+class NamedPairs:
+    """Words of pairs of a filter and a picture.
 
     Attributes:
-        confidence: lower end of the 95 % Wilson interval of the share of votes, corrected for the share of all pairs
-            of the layer that vote for the word anyway: (low - rate) / (1 - rate), at least 0. An agreement, not yet a
-            calibrated probability.
-        reason: why the filter is unexplained; empty where it is explained.
+        words: int64 [P, s], best first: rows of the vocabulary, or positions among the candidates asked for.
+        scores: float32 [P, s] (see tasks.naming).
+        vectors: float32 [P, E], the semantic vector of each pair's region, length 1.
     """
 
-    confidence: float
-    reason: str
+    words: IntArray
+    scores: FloatArray
+    vectors: FloatArray
 
 
-def embed_pairs(
+def name_pairs(
     store: ActivationStore,
     pairs: Pairs,
     method: str,
     thresholds_C: FloatArray,
-    explainer: Explainer,
-    facts: ExplainerFacts,
+    namer: Namer,
+    num: int,
     device: str,
+    vocabularies: Mapping[str, torch.Tensor | None] = OPEN,
     forward: MaskedForward | None = None,
     progress: Progress = no_progress,
-) -> torch.Tensor:
-    """v̂ of every pair: float32 [P, E], rows of length 1, on the device."""
-    out = torch.empty(len(pairs), facts.dimensions, device=device)
-    rows: list[IntArray] = []
-    parts: list[torch.Tensor] = []
+) -> dict[str, NamedPairs]:
+    """Region features of all pairs by one method, and their words.
 
-    def flush() -> None:
-        if rows:
-            features = scale_features(torch.cat(parts), facts.region_feature)
-            out[torch.from_numpy(np.concatenate(rows)).to(device)] = explainer(features)
-            rows.clear()
-            parts.clear()
-
-    with torch.inference_mode():
-        for positions, features in pool_pairs(store, pairs, method, thresholds_C, device, forward, progress):
-            rows.append(positions)
-            parts.append(features)
-            if sum(map(len, rows)) >= _EMBED_ROWS:
-                flush()
-        flush()
-    return out
-
-
-def find_nearest_words(
-    vectors_PE: torch.Tensor, words_VE: torch.Tensor, num: int, progress: Progress = no_progress
-) -> tuple[IntArray, FloatArray]:
-    """The `num` words with the highest cosine of each row: positions int64 [P, s], cosines float32 [P, s]."""
-    num = min(num, len(words_VE))
-    words = np.zeros((len(vectors_PE), num), dtype=np.int64)
-    scores = np.zeros((len(vectors_PE), num), dtype=np.float32)
-    step = max(_SEARCH_ELEMENTS // len(words_VE), 1)
-    with torch.inference_mode(), progress("nearest words", len(vectors_PE)) as bar:
-        for start in range(0, len(vectors_PE), step):
-            block = vectors_PE[start : start + step]
-            best = torch.topk(block @ words_VE.T, num, dim=1)
-            words[start : start + step] = best.indices.cpu().numpy()
-            scores[start : start + step] = best.values.cpu().numpy()
-            bar.advance(len(block))
-    return words, scores
-
-
-def rank_words(words_Ps: IntArray, scores_Ps: FloatArray, peaks_P: FloatArray, ranking: str) -> list[FilterWord]:
-    """Words of one filter from the words of its pictures, best first.
-
-    `frequency`: by the number of pictures that name the word (METHOD, explaining filter u). `peak_weighted`: by the
-    share of the peaks that these pictures have. Ties go by mean cosine, then by position in the vocabulary.
-    """
-    distinct, inverse = np.unique(words_Ps.ravel(), return_inverse=True)
-    above_P = np.clip(peaks_P.astype(np.float64), 0, None)  # a signed layer can have top pictures below 0
-    shares = above_P / above_P.sum() if above_P.any() else np.full(len(peaks_P), 1 / max(len(peaks_P), 1))
-    votes = np.bincount(inverse, minlength=len(distinct))
-    weights = np.bincount(inverse, np.repeat(shares, words_Ps.shape[1]), minlength=len(distinct))
-    cosines = np.bincount(inverse, scores_Ps.ravel().astype(np.float64), minlength=len(distinct)) / votes
-    leading = votes if ranking == "frequency" else weights
-    order = np.lexsort((distinct, -cosines, -leading))
-    return [FilterWord(int(distinct[i]), int(votes[i]), float(weights[i]), float(cosines[i])) for i in order]
-
-
-def judge_agreement(votes: int, num_images: int, background: float, min_images: int, num_qualified: int) -> Agreement:
-    """Whether the first word of a filter is more than what any filter would get (see Agreement).
+    The store may have more filters than the explainer reads (tasks.planted): they can be explained as any other, but
+    what they are explained by are the filters that it was trained on, which come first.
 
     Args:
-        num_images: top pictures that were looked at; `votes` of them name the word.
-        num_qualified: pictures above the filter's threshold, looked at or not.
+        num: s.
+        vocabularies: by name, rows of the vocabulary to choose from; None is all of it.
     """
-    if num_images == 0:
-        return Agreement(0.0, "never above its threshold")
-    if num_qualified < min_images:
-        return Agreement(0.0, f"only {num_qualified} pictures above the threshold (explain.min_images is {min_images})")
-    low = wilson_lower_bound(votes, num_images)
-    confidence = max(0.0, (low - background) / (1 - background)) if background < 1 else 0.0
-    if confidence == 0.0:
-        return Agreement(0.0, "its pictures do not agree on a word more than those of other filters")
-    return Agreement(confidence, "")
+    features = np.zeros((len(pairs), namer.facts.channels), np.float32)
+    for positions, found in pool_pairs(store, pairs, method, thresholds_C, device, forward, progress):
+        features[positions] = found[:, : namer.facts.channels].cpu().numpy()
+    parts: dict[str, list[NamedRegions]] = {name: [] for name in vocabularies}
+    with progress(f"words, {method.replace('_', ' ')}", len(pairs)) as bar:
+        for start in range(0, max(len(pairs), 1), _NAME_ROWS):
+            block = torch.from_numpy(features[start : start + _NAME_ROWS]).to(device)
+            for name, rows in vocabularies.items():
+                parts[name].append(namer.name(block, num, rows))
+            bar.advance(len(block))
+    return {name: _join(found) for name, found in parts.items()}
 
 
-def wilson_lower_bound(successes: int, trials: int) -> float:
-    """Lower end of the 95 % Wilson score interval of a share."""
-    share, z2 = successes / trials, _Z95**2
-    centre = share + z2 / (2 * trials)
-    spread = _Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return max(0.0, (centre - spread) / (1 + z2 / trials))
+def _join(parts: Sequence[NamedRegions]) -> NamedPairs:
+    words, scores, vectors = (
+        torch.cat([getattr(p, field) for p in parts]).cpu().numpy() for field in ("words", "scores", "vectors")
+    )
+    return NamedPairs(words, scores, vectors)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the evaluation part says about words; comes from pictures that no filter was named on.
+
+    Attributes:
+        concepts: the reference's categories.
+        right: bool [C, K], whether a filter detects a concept (see tasks.calibration).
+        judged_K: bool [K], concepts that are in some evaluation picture.
+        invalid: why the explainer cannot be believed; empty where it can.
+    """
+
+    concepts: Sequence[str]
+    right: BoolArray
+    judged_K: BoolArray
+    invalid: str = ""
 
 
 def explain_filters(
     store: ActivationStore,
     thresholds_C: FloatArray,
-    explainer: Explainer,
-    facts: ExplainerFacts,
+    namer: Namer,
     vocabulary: Vocabulary,
+    judgement: Judgement,
     settings: ExplainSettings,
     layer: str,
+    seed: int,
     device: str,
     folder: Path,
     forward: MaskedForward | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Explain every filter; write explanations.parquet, filters.parquet and pairs.npz.
+    """Explain every filter; write explanations.parquet, filters.parquet, pairs.npz, calibration.json, reliability.png.
 
     Returns:
-        facts: num_filters, num_explained, num_pairs, num_novel_words, mean_confidence.
+        facts: num_filters, num_explained, num_pairs, num_words_found, share_novel and others.
     """
     peaks_NC = store.read_peaks()
-    highest_C = peaks_NC.max(axis=0)
     qualified_C = (peaks_NC > thresholds_C).sum(axis=0)
     pairs = select_top_images(store, thresholds_C, settings.top_images)
-    vectors = embed_pairs(store, pairs, settings.method, thresholds_C, explainer, facts, device, forward, progress)
-    words_VE = torch.from_numpy(vocabulary.matrix).to(device)
-    words, scores = find_nearest_words(vectors, words_VE, settings.words_per_image, progress)
-    background = np.bincount(words.ravel(), minlength=len(vocabulary.words)) / max(len(pairs), 1)
-    known = _supervised_words(facts.supervised)
-    first = np.searchsorted(pairs.filter, np.arange(len(thresholds_C) + 1))
+    named = name_pairs(
+        store, pairs, settings.method, thresholds_C, namer, settings.words_per_image, device, OPEN, forward, progress
+    )["open"]
+    num_filters = len(thresholds_C)
+    votes = count_votes(named.words, pairs.filter, num_filters, named.scores)
+    evidence = find_evidence(votes, qualified_C >= settings.min_images)
+    calibration, reliability, statements = calibrate_words(evidence, vocabulary, judgement, seed)
+    confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
+    significant = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
+    weights = _weigh_votes(named.words, pairs, evidence)
+    order = _rank_rows(evidence, weights, significant, settings.ranking)
+    covered = covers(namer.facts.supervised)
+    is_novel = {w: lemmas.is_novel(vocabulary.words[w], covered) for w in np.unique(evidence.word).tolist()}
+    first_pair = np.searchsorted(pairs.filter, np.arange(num_filters + 1))
+    first_row = np.searchsorted(evidence.filter, np.arange(num_filters + 1))
     word_rows: list[dict[str, Any]] = []
     filter_rows: list[dict[str, Any]] = []
-    for unit in range(len(thresholds_C)):
-        own = slice(first[unit], first[unit + 1])
-        num_images = int(first[unit + 1] - first[unit])
-        num_qualified = int(qualified_C[unit])
-        ranked = rank_words(words[own], scores[own], pairs.peak[own], settings.ranking)[: settings.num_words]
-        best = ranked[0] if ranked else FilterWord(-1, 0, 0.0, 0.0)
-        rate = float(background[best.word]) if ranked else 0.0
-        agreement = judge_agreement(best.votes, num_images, rate, settings.min_images, num_qualified)
-        named = [vocabulary.words[w.word] for w in ranked]
+    for unit in range(num_filters):
+        own = slice(first_pair[unit], first_pair[unit + 1])
+        rows = order[first_row[unit] : first_row[unit + 1]][: settings.num_words]
+        found = [int(r) for r in rows if significant[r]]
+        reason = _find_reason(int(qualified_C[unit]), settings, bool(found), judgement.invalid)
+        meanings = (
+            find_filter_meanings(named.words[own], named.vectors[own], evidence, found, settings, seed)
+            if not reason
+            else []
+        )
         filter_rows.append(
             {
                 "layer": layer,
                 "filter": unit,
                 "threshold": float(thresholds_C[unit]),
-                "peak": float(highest_C[unit]),
-                "explained": not agreement.reason,
-                "reason": agreement.reason,
-                "confidence": agreement.confidence,
-                "num_images": num_qualified,
-                "words": named,
+                "peak": float(peaks_NC[:, unit].max()),
+                "explained": not reason,
+                "reason": reason,
+                "confidence": float(confidence[found[0]]) if found and not reason else 0.0,
+                "num_images": int(qualified_C[unit]),
+                "words": [vocabulary.words[evidence.word[r]] for r in found] if not reason else [],
+                "meanings": [
+                    {
+                        "share": m.share,
+                        "words": [vocabulary.words[w] for w in m.words],
+                        "top_images": [store.keys[pairs.image[own][i]] for i in m.members],
+                    }
+                    for m in meanings
+                ],
                 "top_images": [store.keys[i] for i in pairs.image[own]],
                 "top_peaks": [float(p) for p in pairs.peak[own]],
             }
@@ -209,25 +195,155 @@ def explain_filters(
                 "layer": layer,
                 "filter": unit,
                 "rank": rank,
-                "word": name,
-                "score": word.score,
-                "votes": word.votes,
-                "weight": word.weight,
-                "background": float(background[word.word]),
-                "novel": name not in known,
+                "word": vocabulary.words[evidence.word[r]],
+                "score": float(evidence.score[r]),
+                "votes": int(evidence.votes[r]),
+                "weight": float(weights[r]),
+                "share": float(evidence.share[r]),
+                "share_low": float(evidence.share_low[r]),
+                "share_high": float(evidence.share_high[r]),
+                "background": float(evidence.background[r]),
+                "p_value": float(evidence.p_value[r]),
+                "q_value": float(evidence.q_value[r]),
+                "significant": bool(significant[r]),
+                "confidence": float(confidence[r]),
+                "novel": is_novel[int(evidence.word[r])],
             }
-            for rank, (word, name) in enumerate(zip(ranked, named, strict=True), start=1)
+            for rank, r in enumerate(rows, start=1)
         ]
     _write_tables(folder, word_rows, filter_rows)
     np.savez(folder / "pairs.npz", filter=pairs.filter, image=pairs.image, peak=pairs.peak)
-    explained = [r for r in filter_rows if r["explained"]]
+    write_json(
+        folder / CALIBRATION_FILE,
+        {"calibration": calibration.to_json(), "reliability": reliability.to_json(), "statements": statements},
+    )
+    (folder / RELIABILITY_FILE).write_bytes(draw_reliability(reliability))
+    return _summarise(filter_rows, word_rows, len(pairs), reliability)
+
+
+def calibrate_words(
+    evidence: Evidence, vocabulary: Vocabulary, judgement: Judgement, seed: int
+) -> tuple[Calibration, Reliability, dict[str, int]]:
+    """Confidence from the words that are categories of the reference, by lemma: only these can be right or wrong.
+
+    Returns:
+        the calibration, its reliability on concepts left out of the fit, and {num_judged, num_right}.
+    """
+    index = index_categories(judgement.concepts)
+    words = np.unique(evidence.word)
+    concept_of = np.full(int(words.max()) + 1 if len(words) else 1, -1, dtype=np.int64)
+    for word in words.tolist():
+        found = find_category(vocabulary.words[word], index)
+        if found is not None and judgement.judged_K[found]:
+            concept_of[word] = found
+    concept = concept_of[evidence.word] if len(evidence) else np.zeros(0, np.int64)
+    rows = np.flatnonzero(concept >= 0)
+    right = judgement.right[evidence.filter[rows], concept[rows]]
+    calibration, reliability = calibrate(make_features(evidence.take(rows)), right, concept[rows], seed)
+    return calibration, reliability, {"num_judged": len(rows), "num_right": int(right.sum())}
+
+
+@dataclass(frozen=True)
+class FilterMeaning:
+    """One group of a filter's regions.
+
+    Attributes:
+        share: of its top pictures, 0..1.
+        words: rows of the vocabulary, best first: of the filter's words, those that this group names.
+        members: positions among the filter's pairs, strongest first.
+    """
+
+    share: float
+    words: tuple[int, ...]
+    members: IntArray
+
+
+def find_filter_meanings(
+    words_ns: IntArray,
+    vectors_nE: FloatArray,
+    evidence: Evidence,
+    rows: Sequence[int],
+    settings: ExplainSettings,
+    seed: int,
+) -> list[FilterMeaning]:
+    """The meanings of an explained filter; one that has no word of its own is named by the filter's first.
+
+    Args:
+        words_ns: words of its pairs.
+        rows: of the evidence, those of its words.
+    """
+    labels = find_meanings(vectors_nE, settings.max_meanings, min_images=_MEANING_IMAGES, seed=seed)
+    names = evidence.word[np.asarray(rows, dtype=np.int64)]
+    background = evidence.background[np.asarray(rows, dtype=np.int64)]
+    found = []
+    for meaning in summarise_meanings(labels):
+        counts = (words_ns[meaning.members][:, :, None] == names).any(axis=1).sum(axis=0)
+        # The same test as for the filter, on the pictures of this group.
+        p_values = binom.sf(counts - 1, len(meaning.members), background)
+        best = sorted(range(len(names)), key=lambda w: (p_values[w], -counts[w], w))
+        own = [int(names[w]) for w in best if counts[w] >= max(_MEANING_IMAGES, len(meaning.members) / 2)]
+        found.append(FilterMeaning(meaning.share, tuple(own) or (int(names[0]),), meaning.members))
+    return found
+
+
+def _weigh_votes(words_Ps: IntArray, pairs: Pairs, evidence: Evidence) -> DoubleArray:
+    """Share of the peaks of a filter's pictures that name the word, of each row of the evidence."""
+    above_P = np.clip(pairs.peak.astype(np.float64), 0, None)  # a signed layer can have top pictures below 0
+    num_filters = int(pairs.filter.max()) + 1 if len(pairs) else 0
+    sums = np.bincount(pairs.filter, above_P, minlength=num_filters)
+    counts = np.bincount(pairs.filter, minlength=num_filters)
+    share_P = np.where(
+        sums[pairs.filter] > 0, above_P / np.maximum(sums[pairs.filter], 1e-300), 1 / counts[pairs.filter]
+    )
+    width = int(words_Ps.max()) + 1 if words_Ps.size else 1
+    keys = (pairs.filter[:, None] * width + words_Ps).ravel()
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    weights = np.bincount(inverse, np.repeat(share_P, words_Ps.shape[1]), minlength=len(distinct))
+    return np.asarray(weights[np.searchsorted(distinct, evidence.filter * width + evidence.word)], np.float64)
+
+
+def _rank_rows(evidence: Evidence, weights_S: DoubleArray, significant_S: BoolArray, ranking: str) -> IntArray:
+    """Rows of the evidence by filter; in each, words with evidence first, then as asked for, ties by mean score."""
+    if ranking == "evidence":
+        return np.lexsort((np.arange(len(evidence)), ~significant_S, evidence.filter))
+    leading = evidence.votes if ranking == "frequency" else weights_S
+    return np.lexsort((evidence.word, -evidence.score, -leading, ~significant_S, evidence.filter))
+
+
+def _find_reason(num_qualified: int, settings: ExplainSettings, has_words: bool, invalid: str) -> str:
+    """Why a filter is unexplained; empty where it is explained."""
+    if num_qualified == 0:
+        return "never above its threshold"
+    if num_qualified < settings.min_images:
+        return f"only {num_qualified} pictures above the threshold (explain.min_images is {settings.min_images})"
+    if invalid:
+        return invalid
+    if not has_words:
+        return "its pictures name no word more often than those of other filters do"
+    return ""
+
+
+def _summarise(
+    filters: Sequence[Mapping[str, Any]],
+    words: Sequence[Mapping[str, Any]],
+    num_pairs: int,
+    reliability: Reliability,
+) -> dict[str, Any]:
+    explained = [r for r in filters if r["explained"]]
+    found = [w for w in words if w["significant"]]
     return {
-        "num_filters": len(filter_rows),
+        "num_filters": len(filters),
         "num_explained": len(explained),
-        "num_pairs": len(pairs),
-        "num_novel_words": sum(bool(r["novel"]) for r in word_rows),
+        "num_pairs": num_pairs,
+        "num_words_found": len(found),
+        "num_novel_words": sum(bool(w["novel"]) for w in found),
+        "share_novel": sum(bool(w["novel"]) for w in found) / len(found) if found else 0.0,
         "num_distinct_first_words": len({r["words"][0] for r in explained}),
-        "mean_confidence": float(np.mean([r["confidence"] for r in filter_rows])),
+        "num_several_meanings": sum(len(r["meanings"]) > 1 for r in explained),
+        "mean_confidence": float(np.mean([r["confidence"] for r in explained])) if explained else 0.0,
+        "calibration_error": reliability.expected_calibration_error,
+        "brier": reliability.brier,
+        "base_brier": reliability.base_brier,
     }
 
 
@@ -240,10 +356,18 @@ EXPLANATIONS_SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("votes", pa.int32()),
         ("weight", pa.float64()),
+        ("share", pa.float64()),
+        ("share_low", pa.float64()),
+        ("share_high", pa.float64()),
         ("background", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("significant", pa.bool_()),
+        ("confidence", pa.float64()),
         ("novel", pa.bool_()),
     ]
 )
+_MEANING = pa.struct([("share", pa.float64()), ("words", pa.list_(pa.string())), ("top_images", pa.list_(pa.string()))])
 FILTERS_SCHEMA = pa.schema(
     [
         ("layer", pa.string()),
@@ -255,6 +379,7 @@ FILTERS_SCHEMA = pa.schema(
         ("confidence", pa.float64()),
         ("num_images", pa.int32()),
         ("words", pa.list_(pa.string())),
+        ("meanings", pa.list_(_MEANING)),
         ("top_images", pa.list_(pa.string())),
         ("top_peaks", pa.list_(pa.float64())),
     ]
@@ -264,11 +389,6 @@ FILTERS_SCHEMA = pa.schema(
 def _write_tables(folder: Path, words: Sequence[dict[str, Any]], filters: Sequence[dict[str, Any]]) -> None:
     parquet.write_table(pa.Table.from_pylist(list(words), EXPLANATIONS_SCHEMA), folder / "explanations.parquet")
     parquet.write_table(pa.Table.from_pylist(list(filters), FILTERS_SCHEMA), folder / "filters.parquet")
-
-
-def _supervised_words(supervised: Sequence[str]) -> set[str]:
-    """Names of the categories that were trained on, and the words that they are made of."""
-    return {w for name in supervised for w in (name, name.lower(), *name.lower().replace("_", " ").split())}
 
 
 def load_pairs(folder: Path) -> Pairs:

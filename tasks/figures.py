@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from tasks.calibration import Reliability
+
 _DPI = 100
 _MAX_LINE, _MAX_LAYER = 90, 30
 _TEXT_WIDTH, _SMALLEST_SIZE = 2.4, 5.0
@@ -96,6 +98,52 @@ def draw_diff(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[s
         for axes in (left, right):
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
+    return _to_png(figure)
+
+
+def draw_reliability(reliability: Reliability) -> bytes:
+    """How often statements of each confidence are right, on concepts left out of the fit, and how many there are; PNG.
+
+    On the diagonal confidence can be taken at its word. Bars are 95 % intervals; a dot's area grows with its count.
+    """
+    figure = _make_figure(5.2, 6.2)
+    grid = figure.add_gridspec(2, 1, height_ratios=(3.4, 1), left=0.13, right=0.96, top=0.85, bottom=0.08, hspace=0.1)
+    upper: Axes = figure.add_subplot(grid[0])
+    lower: Axes = figure.add_subplot(grid[1])
+    _write(figure, 0.03, 0.965, "Are confident words right?", weight="bold", size=12)
+    if not reliability.count:
+        facts = "no statement can be judged"
+    else:
+        facts = (
+            f"{reliability.count:,} statements, {reliability.base_rate:.1%} right; calibration error "
+            f"{reliability.expected_calibration_error:.3f}"
+        )
+        verdict = "" if reliability.informative else ": no better"
+        scores = f"Brier score {reliability.brier:.3f}, base rate alone {reliability.base_brier:.3f}{verdict}"
+        _write(figure, 0.03, 0.897, scores, size=9, color="#5a6472")
+    _write(figure, 0.03, 0.928, facts, size=9, color="#5a6472")
+    upper.plot([0, 1], [0, 1], color="#9aa3ad", linewidth=1, linestyle="--", zorder=1)
+    highest = max([1, *(b.count for b in reliability.bins)])
+    for own in reliability.bins:
+        if own.confidence is None or own.share is None or own.share_low is None or own.share_high is None:
+            continue
+        upper.vlines(own.confidence, own.share_low, own.share_high, color="#3b76c4", linewidth=1.5, zorder=2)
+        area = 20 + 180 * own.count / highest
+        upper.scatter([own.confidence], [own.share], s=area, color="#3b76c4", edgecolors="white", zorder=3)
+    middles, counts = [(b.low + b.high) / 2 for b in reliability.bins], [b.count for b in reliability.bins]
+    bars = lower.bar(middles, counts, width=0.9 / max(len(middles), 1), color="#b8c9e0")
+    lower.bar_label(bars, labels=[f"{n:,}" if n else "" for n in counts], padding=2, fontsize=7)
+    lower.set_ylim(0, 1.25 * highest)
+    lower.set_yticks([])
+    lower.set_xlabel("confidence", fontsize=9)
+    lower.set_ylabel("statements", fontsize=9)
+    upper.set_ylabel("share right", fontsize=9)
+    upper.set_ylim(-0.03, 1.03)
+    upper.tick_params(labelbottom=False)
+    for axes in (upper, lower):
+        axes.set_xlim(-0.03, 1.03)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
     return _to_png(figure)
 
 

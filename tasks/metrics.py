@@ -17,6 +17,18 @@ def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
         flat[f"{vocabulary}/num_words"] = float(found["evaluation"]["vocabularies"][vocabulary])
         for method, by_s in methods.items():
             for s, summary in by_s.items():
-                name = f"{vocabulary}/{method}/recall_at_{s}"
-                flat |= {name: summary["value"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}
+                flat |= _name_interval(f"{vocabulary}/{method}/recall_at_{s}", summary)
+    for group, by_s in found["regions"]["recall"].items():
+        for s, summary in by_s.items():
+            if isinstance(summary, Mapping):
+                flat |= _name_interval(f"regions/{group}/recall_at_{s}", summary)
+    flat |= {f"regions/{k}": float(v) for k, v in found["regions"].items() if isinstance(v, int | float)}
+    for row, content in found["panel"].items():
+        flat |= {f"panel/{row}/{k}": float(v) for k, v in content.items() if isinstance(v, int | float)}
+        for figure, summary in content["figures"].items():
+            flat |= _name_interval(f"panel/{row}/{figure.replace('@', '_at_')}", summary)
     return flat
+
+
+def _name_interval(name: str, summary: Mapping[str, float]) -> dict[str, float]:
+    return {name: summary["value"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}

@@ -30,16 +30,26 @@ from storage.geometry import FloatArray, Geometry, upsample_maps
 from storage.images import BrokenImageError, load_square
 from storage.progress import Progress, no_progress
 from tasks.evaluate import MOST_FREQUENT, RANDOM, load_evaluation, state_supported_order
-from tasks.explain import load_pairs
+from tasks.explain import CALIBRATION_FILE, RELIABILITY_FILE, load_pairs
 from tasks.figures import OverviewRow, draw_diff, draw_overview
+from tasks.panel import load_panel
 from tasks.stage import Stage
+from tasks.validate import load_validation
 
-STAGE = Stage("report", version=2)
+STAGE = Stage("report", version=3)
 REPORT_FILE, OVERVIEW_FILE = "report.html", "overview.png"
 _OVERVIEW_FILTERS, _OVERVIEW_PICTURES, _OVERVIEW_PX = 10, 5, 112
 _MAX_DIFF_ROWS = 300
 _SAFE = "!*'()"  # what encodeURIComponent in the page's script leaves as it is
 _OUTLINE_GRID = 64
+_MEANING_WORDS = 3
+_PANEL_FIGURES = (
+    ("iou", "IoU"),
+    ("pearson_image", "Pearson, pictures"),
+    ("pearson_position", "Pearson, positions"),
+    ("auprc_image", "AUPRC, pictures"),
+    ("auprc_position", "AUPRC, positions"),
+)
 _JPEG_QUALITY = 80
 
 
@@ -51,6 +61,8 @@ class LayerPart:
     shape: tuple[int, int, int]
     explained: Path
     evaluated: Path
+    panel: Path
+    validated: Path
     activations: Path
     thresholds: FloatArray
     explainer: Path
@@ -108,7 +120,7 @@ def write_report(
         filters += _describe_filters(part, settings, pictures, progress)
     page = render_page(
         heading=facts,
-        recalls=[_describe_recall(p) for p in parts],
+        recalls=[_describe_recall(p) | _describe_trust(p) for p in parts],
         layers=[_describe_layer(p, filters) for p in parts],
         data={
             "thumbnail": settings.thumbnail_px,
@@ -198,7 +210,16 @@ def _describe_filters(
     words = parquet.read_table(part.explained / "explanations.parquet").to_pylist()
     words_of: dict[int, list[list[Any]]] = {}
     for word in words:
-        entry = [word["word"], word["votes"], round(word["score"], 3), int(word["novel"])]
+        entry = [
+            word["word"],
+            word["votes"],
+            round(word["confidence"], 2),
+            int(word["novel"]),
+            int(word["significant"]),
+            f"named by {word['votes']} of its top pictures ({word['share']:.0%}, 95 % interval {word['share_low']:.0%} "
+            f"to {word['share_high']:.0%}); by {word['background']:.1%} of those of other filters; "
+            f"p = {word['p_value']:.1g}, q = {word['q_value']:.1g}",
+        ]
         words_of.setdefault(word["filter"], []).append(entry)
     store = ActivationStore(part.activations)
     pairs = load_pairs(part.explained)
@@ -221,6 +242,7 @@ def _describe_filters(
                 "r": row["reason"],
                 "n": row["num_images"],
                 "w": words_of.get(row["filter"], []),
+                "m": [[round(m["share"], 2), m["words"][:_MEANING_WORDS]] for m in row["meanings"]],
                 "i": top,
             }
         )
@@ -304,6 +326,39 @@ def _describe_recall(part: LayerPart) -> dict[str, Any]:
         "tables": tables,
         "order": state_supported_order(found, methods),
     }
+
+
+def _describe_trust(part: LayerPart) -> dict[str, Any]:
+    """What the words can be held to: regions that can be judged, confidence, and the panel beside its baselines."""
+    calibration = json.loads((part.explained / CALIBRATION_FILE).read_text("utf-8"))
+    picture = base64.b64encode((part.explained / RELIABILITY_FILE).read_bytes()).decode("ascii")
+    panel = load_panel(part.panel)
+    columns = [*_PANEL_FIGURES, *((f"f1@{k}", f"F1@{k}") for k in _panel_at(panel))]
+    return {
+        "validation": load_validation(part.validated),
+        "calibration": calibration,
+        "reliability": f"data:image/png;base64,{picture}",
+        "panel": {
+            "num_images": panel["num_images"],
+            "columns": [title for _, title in columns],
+            "rows": [
+                {
+                    "name": name.replace("_", " "),
+                    "baseline": name not in ("explained", "all_filters"),
+                    "num_statements": row["num_judged"],
+                    "share_right": row["share_right"],
+                    "share_explained": row.get("share_explained"),
+                    "cells": [row["figures"].get(figure) for figure, _ in columns],
+                }
+                for name, row in panel["rows"].items()
+            ],
+        },
+    }
+
+
+def _panel_at(panel: Mapping[str, Any]) -> list[int]:
+    figures = {figure for row in panel["rows"].values() for figure in row["figures"]}
+    return sorted(int(figure.removeprefix("f1@")) for figure in figures if figure.startswith("f1@"))
 
 
 def _describe_diff(diff: DiffPart, with_links: bool) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def pool_regions_of_shard(shard: AnnotatedShard) -> Regions:
     with threadpool_limits(1):
         for position, record in enumerate(shard.records):
             masks, numbers = [], []
-            for annotation, mask_hw in _make_masks(record, skipped):
+            for annotation, mask_hw in make_masks(record, skipped):
                 mask = shard.geometry.shrink_mask(mask_hw, height, width)
                 if mask.any():
                     masks.append(mask.ravel())
@@ -313,7 +313,7 @@ def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> 
     with threadpool_limits(1):
         for position, record in enumerate(shard.records):
             masks, numbers = [], []
-            for annotation, mask_hw in _make_masks(record, skipped):
+            for annotation, mask_hw in make_masks(record, skipped):
                 mask = shard.geometry.mask_at_input(mask_hw)
                 if mask.any():
                     masks.append(mask.ravel())
@@ -384,7 +384,7 @@ def annotate_shards(store: ActivationStore, dataset: Dataset, geometry: Geometry
     ]
 
 
-def _make_masks(record: ImageRecord, skipped: Counter[str]) -> list[tuple[str, BoolArray]]:
+def make_masks(record: ImageRecord, skipped: Counter[str]) -> list[tuple[str, BoolArray]]:
     if not record.annotations:
         return []
     try:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from configs.errors import UserError
@@ -25,7 +26,10 @@ from storage.word_vectors import Vocabulary
 from tasks.explainer import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
 from tasks.stage import HISTORY_FILE, Stage
 
-STAGE = Stage("train", version=1, uses_device=True)
+STAGE = Stage("train", version=2, uses_device=True)
+_CATEGORY_LEARNING_RATE = 1e-3
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,18 @@ class Objective:
         return (losses * weight_R).sum() / weight_R.sum()
 
 
+class CategoryObjective:
+    """Cross entropy over the supervised categories, weighted as `Objective`."""
+
+    def __init__(self, supervised_K: torch.Tensor, num_words: int) -> None:
+        self._category_of = torch.full((num_words,), -1, device=supervised_K.device)
+        self._category_of[supervised_K] = torch.arange(len(supervised_K), device=supervised_K.device)
+
+    def __call__(self, output_RK: torch.Tensor, word_R: torch.Tensor, weight_R: torch.Tensor) -> torch.Tensor:
+        losses = functional.cross_entropy(output_RK, self._category_of[word_R], reduction="none")
+        return (losses * weight_R).sum() / weight_R.sum()
+
+
 def draw_supervised(concepts: Sequence[str], share: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(supervised, held out): a share of the concepts, drawn without replacement, both in the given order."""
     num = max(round(share * len(concepts)), 1)
@@ -103,6 +119,7 @@ def train_explainer(
     device: str,
     folder: Path,
     progress: Progress = no_progress,
+    shuffled_labels: bool = False,
 ) -> dict[str, Any]:
     """Train with early stopping on held-out pictures and write the explainer of the best epoch.
 
@@ -110,6 +127,7 @@ def train_explainer(
         regions: artefact of pooled region features.
         concepts: of the data set, in the order that the regions refer to.
         folder: gets explainer.safetensors, explainer.json and history.json.
+        shuffled_labels: deal the regions' labels out at random, to see what an explainer says that learned nothing.
 
     Returns:
         facts: best_epoch, num_epochs, losses, numbers of regions and pictures.
@@ -121,15 +139,20 @@ def train_explainer(
     present = set(np.unique(np.load(regions.path("concept.npy"), allow_pickle=False)).tolist())
     usable = tuple(c for i, c in enumerate(concepts) if c in known and i in present)
     supervised, held_out = draw_supervised(usable, settings.supervised_share, seed)
-    train, early = _load_sets(regions, concepts, supervised, vocabulary, settings, seed, device)
+    train, early = _load_sets(regions, concepts, supervised, vocabulary, settings, seed, device, shuffled_labels)
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
     rows = torch.tensor(vocabulary.positions_of(supervised), device=device)
     objective = Objective(settings, matrix, rows)
     with deterministic(seed):
-        explainer = Explainer(train.features_RC.shape[1], matrix.shape[1], settings.dropout).to(device)
-        history, best = _fit(explainer, objective, train, early, settings, seed, progress)
+        channels = train.features_RC.shape[1]
+        explainer = Explainer(channels, matrix.shape[1], settings.dropout, len(supervised)).to(device)
+        history, best = _fit(explainer, explainer, objective, train, early, settings, seed, progress)
+        categories, classes = explainer.categories, CategoryObjective(rows, len(matrix))
+        assert categories is not None
+        linear = settings.model_copy(update={"learning_rate": _CATEGORY_LEARNING_RATE, "weight_decay": 0.0})
+        _fit(categories, explainer.category_logits, classes, train, early, linear, seed, progress)
     facts = ExplainerFacts(
-        channels=train.features_RC.shape[1],
+        channels=channels,
         dimensions=matrix.shape[1],
         dropout=settings.dropout,
         region_feature=settings.region_feature,
@@ -161,26 +184,32 @@ def train_explainer(
 
 
 def _fit(
-    explainer: Explainer,
-    objective: Objective,
+    module: nn.Module,
+    forward: Forward,
+    objective: Loss,
     train: TrainingSet,
     early: TrainingSet,
     settings: TrainSettings,
     seed: int,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Adam until the held-out loss has not fallen for `patience_epochs`; leaves the best weights in the explainer."""
-    adam = torch.optim.Adam(explainer.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    """Adam until the held-out loss has not fallen for `patience_epochs`; leaves the best weights in the module.
+
+    Args:
+        module: what is trained.
+        forward: features [R, C] -> what the objective takes.
+    """
+    adam = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     shuffle = torch.Generator().manual_seed(seed)
     history: list[dict[str, Any]] = []
-    best, best_loss, best_state = 0, math.inf, copy.deepcopy(explainer.state_dict())
+    best, best_loss, best_state = 0, math.inf, copy.deepcopy(module.state_dict())
     with progress("train", settings.max_epochs) as bar:
         for epoch in range(settings.max_epochs):
-            explainer.train()
+            module.train()
             total = weight = 0.0
             for step, chosen in enumerate(_batches(train, settings.batch_images, shuffle)):
                 weights = train.weight_R[chosen]
-                loss = objective(explainer(train.features_RC[chosen]), train.word_R[chosen], weights)
+                loss = objective(forward(train.features_RC[chosen]), train.word_R[chosen], weights)
                 value = loss.item()
                 _require_finite(value, epoch, step, settings)
                 adam.zero_grad(set_to_none=True)
@@ -189,16 +218,17 @@ def _fit(
                 batch_weight = float(weights.sum())
                 total += value * batch_weight
                 weight += batch_weight
-            held_out = _mean_loss(explainer, objective, early, settings.batch_images)
+            module.eval()
+            held_out = _mean_loss(forward, objective, early, settings.batch_images)
             _require_finite(held_out, epoch, -1, settings)
             history.append({"epoch": epoch, "train_loss": total / weight, "held_out_loss": held_out})
             bar.advance()
             if held_out < best_loss:
-                best, best_loss, best_state = epoch, held_out, copy.deepcopy(explainer.state_dict())
+                best, best_loss, best_state = epoch, held_out, copy.deepcopy(module.state_dict())
             elif epoch - best >= settings.patience_epochs:
                 break
-    explainer.load_state_dict(best_state)
-    explainer.eval()
+    module.load_state_dict(best_state)
+    module.eval()
     return history, best
 
 
@@ -221,14 +251,13 @@ def _batches(data: TrainingSet, batch_images: int, shuffle: torch.Generator | No
         yield data.regions_of(waiting)
 
 
-def _mean_loss(explainer: Explainer, objective: Objective, data: TrainingSet, batch_images: int) -> float:
-    explainer.eval()
+def _mean_loss(forward: Forward, objective: Loss, data: TrainingSet, batch_images: int) -> float:
     total = weight = 0.0
     with torch.inference_mode():
         for chosen in _batches(data, batch_images, None):
             weights = data.weight_R[chosen]
             batch_weight = float(weights.sum())
-            total += objective(explainer(data.features_RC[chosen]), data.word_R[chosen], weights).item() * batch_weight
+            total += objective(forward(data.features_RC[chosen]), data.word_R[chosen], weights).item() * batch_weight
             weight += batch_weight
     return total / weight
 
@@ -250,11 +279,14 @@ def _load_sets(
     settings: TrainSettings,
     seed: int,
     device: str,
+    shuffled_labels: bool = False,
 ) -> tuple[TrainingSet, TrainingSet]:
     """Supervised regions, split by picture: (to train on, for early stopping)."""
     features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
     image = np.load(regions.path("image.npy"), allow_pickle=False)
     concept = np.load(regions.path("concept.npy"), allow_pickle=False)
+    if shuffled_labels:
+        concept = np.random.default_rng([seed, 4]).permutation(concept)
     row_of = np.full(len(concepts), -1, dtype=np.int64)
     position = {c: i for i, c in enumerate(concepts)}
     row_of[[position[c] for c in supervised]] = vocabulary.positions_of(supervised)

@@ -71,7 +71,12 @@ def make_vocabulary(settings: WordSettings, categories: tuple[str, ...], folder:
 
 def load_vocabulary(handle: Handle) -> Vocabulary:
     """Read a vocabulary back."""
-    content = json.loads(handle.path("vocabulary.json").read_text("utf-8"))
+    return read_vocabulary(handle.folder)
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """From a folder with vocabulary.json and matrix.npy."""
+    content = json.loads((folder / "vocabulary.json").read_text("utf-8"))
     matches = tuple(PhraseMatch(name, how, tuple(tokens)) for name, how, tokens in content["matches"])
-    matrix = np.load(handle.path("matrix.npy"), allow_pickle=False)
+    matrix = np.load(folder / "matrix.npy", allow_pickle=False)
     return Vocabulary(tuple(content["words"]), matrix, content["num_words"], matches)

@@ -21,7 +21,7 @@
     return element;
   };
   const anchor = (filter) => "filter-" + encodeURIComponent(filter.l) + "-" + filter.f;
-  const firstWord = (filter) => (filter.w.length ? filter.w[0][0] : "\uffff");
+  const firstWord = (filter) => (!filter.r && filter.w.length ? filter.w[0][0] : "\uffff");
   const orders = {
     confidence: (a, b) => b.c - a.c || a.f - b.f,
     filter: (a, b) => (a.l < b.l ? -1 : a.l > b.l ? 1 : a.f - b.f),
@@ -32,7 +32,8 @@
     all: () => true,
     explained: (filter) => !filter.r,
     unexplained: (filter) => Boolean(filter.r),
-    novel: (filter) => !filter.r && filter.w.some((word) => word[3]),
+    novel: (filter) => !filter.r && filter.w.some((word) => word[3] && word[4]),
+    several: (filter) => filter.m.length > 1,
   };
 
   const drawPictures = (filter) => {
@@ -69,13 +70,18 @@
     name.append(link, make("span", filter.l, "layer"));
     const words = make("td");
     const list = make("ul", undefined, "words");
-    for (const [word, votes, score, novel] of filter.w) {
-      const item = make("li", word + (novel ? "* " : " "));
-      item.title = `mean cosine ${score}`;
-      item.append(make("small", String(votes)));
+    for (const [word, votes, confidence, novel, significant, evidence] of filter.w) {
+      const item = make("li", word + (novel ? "* " : " "), significant ? "" : "weak");
+      item.title = evidence;
+      item.append(make("small", significant ? `${votes}, ${confidence.toFixed(2)}` : String(votes)));
       list.append(item);
     }
     words.append(list);
+    if (filter.m.length > 1) {
+      const meanings = make("ol", undefined, "meanings");
+      for (const [share, names] of filter.m) meanings.append(make("li", `${Math.round(100 * share)} %: ${names.join(", ")}`));
+      words.append(make("p", "several meanings", "reason"), meanings);
+    }
     if (filter.r) words.append(make("p", "unexplained: " + filter.r, "reason"));
     const confidence = make("td");
     const meter = make("meter");

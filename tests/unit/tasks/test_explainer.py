@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from storage.class_names import ClassNames
+from storage.classifier import LinearHead
+from storage.word_vectors import WordVectors
 from tasks.explainer import (
+    Adapter,
     Explainer,
     ExplainerFacts,
     deterministic,
+    load_attached_head,
     load_explainer,
     save_explainer,
     scale_features,
 )
+from tasks.head import build_head
+from tests.unit.tasks.helpers import make_vocabulary
 
 FACTS = ExplainerFacts(5, 3, 0.1, "l2", "hinge", ("cat", "hot dog"), ("<b>",), {"best_epoch": 2})
 
 
-def make_explainer(seed: int = 0) -> Explainer:
+def make_explainer(seed: int = 0, num_categories: int = 0) -> Explainer:
     torch.manual_seed(seed)
-    explainer = Explainer(5, 3, 0.1)
+    explainer = Explainer(5, 3, 0.1, num_categories)
     for norm in (explainer.norm1, explainer.norm2):
         assert isinstance(norm.running_mean, torch.Tensor)
         assert isinstance(norm.running_var, torch.Tensor)
@@ -105,6 +115,90 @@ def test_l2_scaling_vs_loops_and_zero_rows_stay() -> None:
 def test_raw_scaling_changes_nothing() -> None:
     rows = torch.randn(3, 4)
     assert torch.equal(scale_features(rows, "raw"), rows)
+
+
+def make_adapter(shape: tuple[int, ...]) -> Adapter:
+    generator = torch.Generator().manual_seed(3)
+    return Adapter(torch.randn(shape, generator=generator), torch.randn(5, generator=generator))
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 5)])
+def test_adapter_vs_loops_and_all_learned_parts_see_through_it(shape: tuple[int, ...]) -> None:
+    explainer = make_explainer(num_categories=2).eval()
+    adapter, features = make_adapter(shape), torch.randn(4, 5)
+    expected = torch.zeros(4, 5, dtype=torch.float64)
+    for r in range(4):
+        for j in range(5):
+            if len(shape) == 1:
+                expected[r, j] = float(features[r, j]) * float(adapter.weight[j]) + float(adapter.bias[j])
+            else:
+                products = (float(features[r, i]) * float(adapter.weight[i, j]) for i in range(5))
+                expected[r, j] = sum(products) + float(adapter.bias[j])
+    with torch.inference_mode():
+        parts = (explainer.hidden, explainer.forward, explainer.category_logits)
+        plain = [part(expected.float()) for part in parts]
+        assert torch.equal(explainer.adapt(features), features)
+        explainer.adapter = adapter
+        torch.testing.assert_close(explainer.adapt(features).double(), expected, atol=1e-5, rtol=1e-5)
+        for part, other in zip(parts, plain, strict=True):
+            torch.testing.assert_close(part(features), other, atol=1e-5, rtol=1e-4)
+
+
+def test_category_logits_by_hand() -> None:
+    explainer = make_explainer(num_categories=2).eval()
+    assert explainer.categories is not None
+    feature = torch.randn(1, 5)
+    with torch.inference_mode():
+        found = explainer.category_logits(feature)[0].tolist()
+    for value, weight, bias in zip(
+        found, explainer.categories.weight.tolist(), explainer.categories.bias.tolist(), strict=True
+    ):
+        assert value == pytest.approx(20 * sum(w * x for w, x in zip(weight, feature[0].tolist(), strict=True)) + bias)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 5), None])
+@pytest.mark.parametrize("num_categories", [0, 2])
+@pytest.mark.parametrize("with_head", [False, True])
+def test_adapter_categories_and_head_come_back_to_the_bit(
+    tmp_path: Path, shape: tuple[int, ...] | None, num_categories: int, with_head: bool
+) -> None:
+    explainer = make_explainer(num_categories=num_categories)
+    explainer.adapter = make_adapter(shape) if shape else None
+    head, facts = None, FACTS
+    if with_head:
+        vocabulary = make_vocabulary(4, ("cat",), 3)
+        vectors = WordVectors(vocabulary.words, vocabulary.matrix)
+        classes = ClassNames((("word1",), ("cat", "word2")), "settings")
+        head, head_facts = build_head(LinearHead(torch.randn(2, 5), torch.randn(2)), classes, vectors, vocabulary, 2.5)
+        facts = replace(FACTS, kind="fused", open_share=0.25, head=head_facts, uses_learned=True)
+    save_explainer(explainer, facts, tmp_path, head)
+    names = set(load_file(tmp_path / "explainer.safetensors"))
+    assert ({"adapter.weight", "adapter.bias"} <= names) == (shape is not None)
+    back, found = load_explainer(tmp_path, "cpu")
+    assert found == facts
+    assert set(back.state_dict()) == set(explainer.state_dict())
+    assert all(torch.equal(v, explainer.state_dict()[k]) for k, v in back.state_dict().items())
+    own = load_attached_head(tmp_path, "cpu")
+    assert (own is None) == (head is None)
+    if own is not None and head is not None:
+        assert own.scale == 2.5
+        assert all(torch.equal(v, head.state_dict()[k]) for k, v in own.state_dict().items())
+
+
+def test_file_from_before_kinds_heads_and_adapters(tmp_path: Path) -> None:
+    explainer = make_explainer().eval()
+    save_file(explainer.state_dict(), tmp_path / "explainer.safetensors")
+    new = ("kind", "open_share", "head", "no_head", "uses_learned")
+    old = {k: v for k, v in asdict(FACTS).items() if k not in new}
+    (tmp_path / "explainer.json").write_text(json.dumps(old), "utf-8")
+    back, facts = load_explainer(tmp_path, "cpu")
+    assert facts == FACTS
+    assert (facts.kind, facts.head, facts.uses_learned) == ("learned", None, False)
+    assert (back.adapter, back.categories) == (None, None)
+    assert load_attached_head(tmp_path, "cpu") is None
+    features = torch.randn(3, 5)
+    with torch.inference_mode():
+        assert torch.equal(back(features), explainer(features))
 
 
 def test_saved_explainer_comes_back_to_the_bit(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.figures import OverviewRow, draw_diff, draw_overview
+from tasks.calibration import measure_reliability
+from tasks.figures import OverviewRow, draw_diff, draw_overview, draw_reliability
 from tests.unit.tasks.helpers import AnyArray
 
 HOSTILE = [
@@ -238,12 +240,78 @@ def test_chart_of_a_layer_of_any_name(text: str) -> None:
     np.testing.assert_array_equal(pixels[:, 400:], plain_chart()[:, 400:])
 
 
+# ---------------------------------------------------------------- reliability
+
+BLUE, LIGHT_BLUE = (0x3B, 0x76, 0xC4), (0xB8, 0xC9, 0xE0)
+
+
+def draw_confidence(confidence: Sequence[float], right: Sequence[bool]) -> AnyArray:
+    return read_png(draw_reliability(measure_reliability(np.array(confidence), np.array(right, dtype=bool))))
+
+
+@pytest.mark.parametrize("count", [0, 1, 10_000])
+def test_reliability_at_its_limits(count: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = draw_confidence([0.02] * count, [False] * count)
+    assert pixels.shape == (620, 520, 3)
+    assert (pixels == BLUE).all(axis=2).any() == (count > 0)
+
+
+def test_dots_lie_where_confidence_and_share_are() -> None:
+    """The middle of the axes is the middle of four corners, whose dots are the same distance away from it."""
+    corners = {}
+    for confidence in (0.0, 1.0):
+        for right in (False, True):
+            # So many that the interval is no longer than the dot.
+            y, x = np.nonzero((draw_confidence([confidence] * 10_000, [right] * 10_000) == BLUE).all(axis=2))
+            corners[confidence, right] = (x.mean(), y.mean())
+    left, bottom = corners[0, False]
+    right_end, top = corners[1, True]
+    assert right_end > left + 300
+    assert bottom > top + 250
+    assert corners[0, True] == pytest.approx((left, top), abs=2)
+    pixels = draw_confidence([0.25] * 4000, [True] * 3000 + [False] * 1000)
+    y, x = np.nonzero((pixels == BLUE).all(axis=2))
+    assert x.mean() == pytest.approx(left + 0.25 * (right_end - left), abs=2)
+    assert y.mean() == pytest.approx(bottom + 0.75 * (top - bottom), abs=2)
+
+
+def test_few_statements_have_a_small_dot_and_a_long_interval() -> None:
+    """At confidence 0.2 there are 1,000 statements, half of them right; at 0.8 four, half of them right."""
+    pixels = draw_confidence([0.2] * 1000 + [0.8] * 4, [True, False] * 502)
+    blue = (pixels == BLUE).all(axis=2)
+    many, few = blue[:, :270], blue[:, 270:]
+    assert np.ptp(np.nonzero(many)[1]) > 2 * np.ptp(np.nonzero(few)[1])
+    assert np.ptp(np.nonzero(few)[0]) > 3 * np.ptp(np.nonzero(many)[0])
+
+
+def test_bars_are_as_high_as_the_counts() -> None:
+    pixels = draw_confidence([0.15] * 400 + [0.55] * 200 + [0.85] * 100, [True] * 700)
+    heights = (pixels == LIGHT_BLUE).all(axis=2).sum(axis=0)
+    found = [int(heights[a:b].max()) for a, b in ((60, 220), (220, 350), (350, 500))]
+    assert found[0] > 60
+    assert found[0] == pytest.approx(2 * found[1], abs=4)
+    assert found[0] == pytest.approx(4 * found[2], abs=8)
+
+
+def test_reliability_says_whether_confidence_is_any_good() -> None:
+    """The same dots, with and without statements enough to tell: another line of text, nothing else."""
+    wide = measure_reliability(np.tile([0.1, 0.9], 200), np.tile([False, True], 200))
+    same = replace(wide, gain_low=-0.01)
+    first, second = read_png(draw_reliability(wide)), read_png(draw_reliability(same))
+    rows = np.nonzero((first != second).any(axis=(1, 2)))[0]
+    assert len(rows)
+    assert rows.max() < 100
+
+
 # ---------------------------------------------------------------- the same bytes
 
 _DRAW = """
 import sys
 import numpy as np
-from tasks.figures import OverviewRow, draw_diff, draw_overview
+from tasks.calibration import measure_reliability
+from tasks.figures import OverviewRow, draw_diff, draw_overview, draw_reliability
 
 rng = np.random.default_rng(0)
 pictures = list(rng.integers(0, 256, size=(2, 32, 32, 3)).astype(np.uint8))
@@ -251,7 +319,9 @@ heights = list(rng.normal(size=(2, 32, 32)).astype(np.float32))
 row = OverviewRow("conv, filter 3", ["dog", "cat"], pictures, heights)
 rows = [{"layer": "conv", "status": "changed", "similarity": 0.3}]
 summary = {"conv": {"num_same": 3, "num_changed": 1, "num_lost": 2, "num_new_filters": 4}}
-sys.stdout.buffer.write(draw_overview([row, row], "audit") + draw_diff(rows, summary))
+reliability = measure_reliability(rng.random(200), rng.random(200) < 0.3)
+content = draw_overview([row, row], "audit") + draw_diff(rows, summary) + draw_reliability(reliability)
+sys.stdout.buffer.write(content)
 """
 
 
@@ -261,7 +331,7 @@ def test_same_bytes_in_another_process() -> None:
         subprocess.run([sys.executable, "-c", _DRAW], cwd=root, capture_output=True, check=True).stdout
         for _ in range(2)
     )
-    assert first.count(b"\x89PNG") == 2
+    assert first.count(b"\x89PNG") == 3
     assert first == second
 
 

@@ -1,0 +1,233 @@
+"""Planted filters at full scale: are channels that are known by construction named as what they are?
+
+    python -m benchmarks.planted [--root FOLDER] [--set section.key=value ...]
+
+Without a folder: scenes as in the demo, more of them. With one: a COCO folder (train2017, val2017, annotations), whose
+evaluation part is the target as well. The labels of the target are read for planting only. The explainer is taught on
+the original channels; thresholds, top pictures, words, evidence, detection and the panel are made with the planted
+channels among the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from benchmarks.common import save_result
+from configs.loading import load_config
+from configs.schema import Config, OpenMojiTarget
+from flows.extraction import extract_layers
+from flows.inputs import open_inputs
+from flows.layer_audit import Context, LayerAudit, LayerResult, Subject
+from storage.activations import ActivationStore
+from storage.artefacts import ArtefactStore, Handle
+from storage.checkpoints import load_target_model
+from storage.datasets.base import Dataset
+from storage.environment import choose_device
+from storage.layers import select_layers
+from storage.progress import Progress, no_progress
+from storage.word_vectors import digest_vectors
+from tasks import planted, scenes, vocabulary
+from tasks.cluster import StatisticsCluster
+from tasks.planted import JudgedGroup, PlanSizes, PlantedFilter
+from tasks.stage import Request, StageRunner
+
+SCENES = (
+    "reference.evaluation_scenes=400",
+    "target.scenes=1200",
+    "explain.top_images=25",
+)
+GOAL = 0.95
+MIN_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class PlantedResult:
+    """An audit with planted filters.
+
+    Attributes:
+        filters: rows of filters.parquet: those of the layer's own filters, then those of the planted ones.
+        detected: of planted filters with a concept, the share that detects it on the evaluation part, by sort.
+    """
+
+    plan: tuple[PlantedFilter, ...]
+    filters: Sequence[Mapping[str, Any]]
+    groups: tuple[JudgedGroup, ...]
+    detected: Mapping[str, float]
+    result: LayerResult
+
+    @property
+    def planted_rows(self) -> Sequence[Mapping[str, Any]]:
+        """Rows of the planted filters, in the plan's order."""
+        return self.filters[len(self.filters) - len(self.plan) :]
+
+    def group(self, name: str) -> JudgedGroup:
+        return next(g for g in self.groups if g.name == name)
+
+
+class PlantedAudit(LayerAudit):
+    """An audit of a layer whose explainer never sees the planted filters."""
+
+    def teach(self) -> None:
+        """The explainer, on the stores as they are."""
+        for role in ("train", "evaluation"):
+            self.result.regions[role] = self._pool_regions(role)
+        explainer = self._assemble(self._train())
+        self.result.explainer = self._transfer("target", explainer)
+        self.result.validated = self._validate(self._transfer("evaluation", explainer))
+
+    def audit_planted(self, stores: Mapping[str, Handle]) -> None:
+        """Everything from the statistics on, with the planted filters among the others."""
+        self.result.activations |= stores
+        for role in stores:
+            self.result.thresholds[role] = self._compute_thresholds(role)
+        self.result.overlaps = self._count_overlaps()
+        self.result.agreement = self._measure_agreement()
+        self.result.detection = self._detect_concepts()
+        self.result.explained = self._explain()
+        self.judge({})
+
+
+def run_planted(
+    config: Config, root: Path, sizes: PlanSizes | None = None, progress: Progress = no_progress
+) -> PlantedResult:
+    """Audit the first layer of `config` with planted filters; the state is kept in `root`.
+
+    Args:
+        sizes: of the plan.
+    """
+    runner, device = StageRunner(ArtefactStore(root)), choose_device(config.device)
+    model = load_target_model(config.model, config.seed)
+    layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
+    inputs = open_inputs(config, runner, progress)
+    labelled = {"evaluation": inputs.evaluation, "target": _open_labelled_target(config, runner, inputs.evaluation)}
+    plan = planted.plan_filters(labelled["target"], max(MIN_IMAGES, config.explain.min_images), config.seed, sizes)
+    activations = {
+        role: extract_layers(
+            runner,
+            f"extract {role}",
+            model,
+            [layer.name],
+            getattr(inputs, role),
+            inputs.picture_digests[role],
+            config.extract,
+            device,
+            progress,
+        )[0]
+        for role in ("train", "evaluation", "target")
+    }
+    categories = inputs.train.concepts
+    words = runner.run_one(
+        vocabulary.STAGE,
+        "vocabulary",
+        Request(vocabulary.describe_vocabulary(config.words, categories), {"vectors": digest_vectors(config.words)}),
+        lambda folder: vocabulary.make_vocabulary(config.words, categories, folder),
+    )
+    with StatisticsCluster(config.statistics, progress) as cluster:
+        context = Context(config, device, runner, cluster, progress, vocabulary.load_vocabulary(words), words)
+        audit = PlantedAudit(context, Subject(model, inputs), LayerResult(layer, dict(activations)))
+        audit.teach()
+        stores = {}
+        for number, (role, data) in enumerate(labelled.items()):
+            stores[role] = _plant(runner, role, activations[role], data, model.geometry, plan, config.seed + number)
+        audit.audit_planted(stores)
+    filters = parquet.read_table(audit.result.done("explained").path("filters.parquet")).to_pylist()
+    with np.load(audit.result.done("detection").path("detection.npz"), allow_pickle=False) as arrays:
+        right_QK = arrays["right"][len(filters) - len(plan) :]
+    groups = planted.judge_planted(filters[len(filters) - len(plan) :], plan)
+    detected = planted.judge_detection(right_QK, plan, inputs.evaluation.concepts)
+    return PlantedResult(plan, filters, groups, detected, audit.result)
+
+
+def _plant(
+    runner: StageRunner,
+    role: str,
+    activations: Handle,
+    data: Dataset,
+    geometry: Any,
+    plan: Sequence[PlantedFilter],
+    seed: int,
+) -> Handle:
+    def compute(folder: Path) -> dict[str, Any]:
+        store = planted.plant_filters(ActivationStore(activations.folder), data, geometry, plan, seed, folder)
+        return {"num_images": store.shape[0], "num_planted": len(plan)}
+
+    settings = {"plan": [asdict(p) for p in plan], "seed": seed}
+    inputs = {"activations": activations.digest, "data": data.compute_digest()}
+    return runner.run_one(planted.STAGE, f"plant {role}", Request(settings, inputs), compute)
+
+
+def _open_labelled_target(config: Config, runner: StageRunner, evaluation: Dataset) -> Dataset:
+    """The target's pictures with their masks, for planting alone."""
+    if isinstance(config.target, OpenMojiTarget):
+        return scenes.load_scenes(runner.outcomes["scenes target"].handles[0], "target")
+    return evaluation
+
+
+def describe(found: PlantedResult) -> dict[str, Any]:
+    """The table, the goals, and every planted filter that was not named as what it is."""
+    own = found.filters[: len(found.filters) - len(found.plan)]
+    named, silent = found.group("concept, noise 0").named_at, found.group("noise").unexplained
+    return {
+        "num_own": len(own),
+        "own_explained": sum(bool(f["explained"]) for f in own) / len(own),
+        "num_planted": len(found.plan),
+        "groups": [asdict(g) for g in found.groups],
+        "detected": dict(found.detected),
+        "panel": found.result.done("panel").info,
+        "goals": {
+            "clean concepts named": {"share": named, "goal": GOAL},
+            "noise unexplained": {"share": silent, "goal": GOAL},
+        },
+        "missed": [
+            {**asdict(p), "words": f["words"][:5], "reason": f["reason"], "meanings": len(f["meanings"])}
+            for p, f in zip(found.plan, found.planted_rows, strict=True)
+            if _is_missed(p, f)
+        ],
+    }
+
+
+def _is_missed(plan: PlantedFilter, row: Mapping[str, Any]) -> bool:
+    if not plan.concepts:
+        return bool(row["explained"])
+    return plan.noise == 0 and min(planted.find_named(row["words"], plan.concepts)) < 0
+
+
+def print_table(found: PlantedResult) -> None:
+    """One line for each sort of planted filter."""
+    print(f"{'planted':24}{'num':>5}{'first':>8}{'in 5':>8}{'both in 5':>11}{'unexpl.':>9}{'split':>8}{'rightly':>9}")
+    for g in found.groups:
+        numbers = (g.named_at[1], g.named_at[5], g.both_named_at[5], g.unexplained, g.several_meanings)
+        one, five, both, silent, split = (f"{value:.1%}" for value in numbers)
+        rightly = "" if g.split_rightly is None else f"{g.split_rightly:.1%}"
+        print(f"{g.name:24}{g.num:5}{one:>8}{five:>8}{both:>11}{silent:>9}{split:>8}{rightly:>9}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="COCO folder: train2017, val2017, annotations")
+    parser.add_argument("--state", type=Path, help="folder to keep the artefacts in; a temporary one unless given")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="section.key=value")
+    arguments = parser.parse_args()
+    quiet = ("evaluate.baselines=[random_words, most_frequent_words]", "evaluate.bootstrap_samples=200")
+    if arguments.root:
+        target = arguments.root / "val2017"
+        name, own = "coco-mini", [f"reference.root={arguments.root}", f"target.root={target}"]
+    else:
+        name, own = "demo", list(SCENES)
+    config = load_config(name, [*own, *quiet, *arguments.overrides])
+    with tempfile.TemporaryDirectory() as temporary:
+        found = run_planted(config, arguments.state or Path(temporary))
+        print_table(found)
+        save_result("planted", {"config": config.model_dump(mode="json"), **describe(found)})
+
+
+if __name__ == "__main__":
+    main()

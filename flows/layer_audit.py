@@ -1,0 +1,572 @@
+"""The stages of one layer: what each reads, and the baselines that its words stand beside."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+import torch
+
+from configs.schema import Config
+from flows.inputs import Inputs
+from storage.activations import ActivationStore
+from storage.artefacts import Handle
+from storage.checkpoints import TargetModel
+from storage.class_names import load_class_names
+from storage.classifier import find_linear_head
+from storage.datasets.base import Dataset
+from storage.digest import digest_of
+from storage.layers import Layer
+from storage.lemmas import find_category, index_categories
+from storage.progress import Progress
+from storage.word_vectors import Vocabulary, WordVectors, digest_vectors, load_word_vectors
+from tasks import agreement, calibration, evaluate, explain, naming, panel, statistics, train, transfer, validate
+from tasks.cluster import StatisticsCluster
+from tasks.head import measure_scale
+from tasks.naming import load_namer
+from tasks.region_features import MaskedForward, select_top_images
+from tasks.stage import Request, StageRunner
+
+log = logging.getLogger("lavise")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all layers and baselines of an audit share."""
+
+    config: Config
+    device: str
+    runner: StageRunner
+    cluster: StatisticsCluster
+    progress: Progress
+    words: Vocabulary
+    vocabulary: Handle
+
+    @cached_property
+    def vectors(self) -> WordVectors:
+        """Read only where a stage has to be computed."""
+        return load_word_vectors(self.config.words)
+
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """What floating-point results depend on besides their inputs."""
+        return {"device": self.device, "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the pictures that it is shown: the audit's own, or a baseline's.
+
+    Attributes:
+        title: of a baseline, put before the titles of its stages; empty for the audit itself.
+        shuffled: labels of the reference and names of the classes are dealt out at random.
+    """
+
+    model: TargetModel
+    inputs: Inputs
+    title: str = ""
+    shuffled: bool = False
+
+    def name(self, stage: str) -> str:
+        return f"{self.title}: {stage}" if self.title else stage
+
+
+@dataclass
+class LayerResult:
+    """Handles of all that one layer's audit made."""
+
+    layer: Layer
+    activations: dict[str, Handle]
+    thresholds: dict[str, Handle] = field(default_factory=dict)
+    regions: dict[str, Handle] = field(default_factory=dict)
+    overlaps: Handle | None = None
+    agreement: Handle | None = None
+    detection: Handle | None = None
+    explainer: Handle | None = None
+    validated: Handle | None = None
+    explained: Handle | None = None
+    evaluated: Handle | None = None
+    panel: Handle | None = None
+    num_classes: int = 0
+
+    def done(self, name: str) -> Handle:
+        handle = getattr(self, name)
+        assert isinstance(handle, Handle), f"{name} has not run"
+        return handle
+
+
+class LayerAudit:
+    """Runs the stages of one layer of one subject, in the order of the data."""
+
+    def __init__(self, context: Context, subject: Subject, result: LayerResult) -> None:
+        self._context, self._subject, self.result = context, subject, result
+        self._config, self._runner = context.config, context.runner
+
+    def measure(self) -> None:
+        """Everything that knows no words: thresholds, regions, and what is where on the evaluation pictures."""
+        for role in ("train", "evaluation"):
+            self.result.regions[role] = self._pool_regions(role)
+        for role in ("evaluation", "target"):
+            self.result.thresholds[role] = self._compute_thresholds(role)
+        self.result.overlaps = self._count_overlaps()
+        self.result.agreement = self._measure_agreement()
+        self.result.detection = self._detect_concepts()
+
+    def explain(self) -> None:
+        """The explainer and the words of every filter."""
+        explainer = self._assemble(self._train())
+        self.result.explainer = self._transfer("target", explainer)
+        tuned = self._transfer("evaluation", explainer)
+        self.result.validated = self._validate(tuned)
+        self.result.explained = self._explain()
+        self._tuned = tuned
+
+    def evaluate(self) -> None:
+        """Recall of every method."""
+        self.result.evaluated = self._evaluate(self._tuned)
+
+    def with_labels_shuffled(self) -> LayerResult:
+        """The same layer with an explainer that was taught at random."""
+        subject = replace(self._subject, title="shuffled labels", shuffled=True)
+        twin = LayerAudit(self._context, subject, replace(self.result))
+        twin.explain()
+        return twin.result
+
+    def judge(self, baselines: Mapping[str, LayerResult]) -> None:
+        """The panel, with baselines that were audited themselves."""
+        self.result.panel = self._judge(baselines)
+
+    # ------------------------------------------------------------ stages
+
+    @property
+    def _layer(self) -> str:
+        return self.result.layer.name
+
+    def _title(self, stage: str) -> str:
+        return self._subject.name(f"{stage} {self._layer}")
+
+    def _data(self, role: str) -> Dataset:
+        data: Dataset = getattr(self._subject.inputs, role)
+        return data
+
+    def _pool_regions(self, role: str) -> Handle:
+        activations, inputs = self.result.activations[role], self._subject.inputs
+        return self._runner.run_one(
+            statistics.REGIONS,
+            self._title("regions" if role == "train" else f"regions {role}"),
+            Request({}, {"activations": activations.digest, "data": inputs.digests[role]}),
+            lambda folder: statistics.pool_regions(
+                ActivationStore(activations.folder),
+                self._data(role),
+                self._subject.model.geometry,
+                folder,
+                self._context.cluster,
+            ),
+        )
+
+    def _compute_thresholds(self, role: str) -> Handle:
+        activations, quantile = self.result.activations[role], self._config.statistics.quantile
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            found = statistics.compute_thresholds(store, quantile, self._context.cluster)
+            np.save(folder / "thresholds.npy", found.value)
+            np.save(folder / "saturated.npy", found.saturated)
+            np.save(folder / "histogram.npy", found.histogram)
+            return {
+                "num_filters": len(found.value),
+                "num_saturated": int(found.saturated.sum()),
+                "num_signed": found.count_signed(),
+            }
+
+        request = Request({"quantile": quantile}, {"activations": activations.digest})
+        handle = self._runner.run_one(statistics.THRESHOLDS, self._title(f"thresholds {role}"), request, compute)
+        uses_attention = self._config.explain.method.startswith("filter_attention")
+        if role == "target" and not self._subject.title and handle.info["num_signed"] and uses_attention:
+            log.warning(
+                "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
+                "(after the activation): explain.method=activation_masking is safer here",
+                *(self._layer, handle.info["num_signed"], handle.info["num_filters"]),
+            )
+        return handle
+
+    def _request_on_evaluation(self) -> Request:
+        """Of statistics on the evaluation part's masks and regions."""
+        return Request(
+            {},
+            {
+                "activations": self.result.activations["evaluation"].digest,
+                "thresholds": self.result.thresholds["evaluation"].digest,
+                "data": self._subject.inputs.digests["evaluation"],
+            },
+        )
+
+    def _count_overlaps(self) -> Handle:
+        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found, skipped = statistics.count_overlaps(
+                ActivationStore(activations.folder),
+                self._data("evaluation"),
+                self._subject.model.geometry,
+                load_thresholds(thresholds),
+                self._context.cluster,
+            )
+            statistics.save_overlaps(found, folder)
+            return {"num_overlaps": len(found.image), "skipped": skipped}
+
+        request = self._request_on_evaluation()
+        return self._runner.run_one(statistics.OVERLAPS, self._title("overlaps"), request, compute)
+
+    def _measure_agreement(self) -> Handle:
+        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found, skipped = agreement.measure_agreement(
+                ActivationStore(activations.folder),
+                self._data("evaluation"),
+                self._subject.model.geometry,
+                load_thresholds(thresholds),
+                self._context.cluster,
+            )
+            agreement.save_agreement(found, folder)
+            return {"num_masks": len(found.masks.image), "num_concepts": found.num_concepts, "skipped": skipped}
+
+        request = self._request_on_evaluation()
+        return self._runner.run_one(agreement.AGREEMENT, self._title("agreement"), request, compute)
+
+    def _detect_concepts(self) -> Handle:
+        activations, measured = self.result.activations["evaluation"], self.result.done("agreement")
+
+        def compute(folder: Path) -> dict[str, Any]:
+            masks = agreement.load_agreement(measured.folder).masks
+            found = calibration.detect_concepts(ActivationStore(activations.folder), masks)
+            np.savez(folder / "detection.npz", **vars(found))
+            return {"num_right": int(found.right.sum()), "num_concepts": int((found.num_images > 0).sum())}
+
+        request = Request({}, {"activations": activations.digest, "agreement": measured.digest})
+        return self._runner.run_one(calibration.DETECTION, self._title("detect"), request, compute)
+
+    def _train(self) -> Handle:
+        config, concepts = self._config, self._subject.inputs.train.concepts
+        regions, shuffled = self.result.regions["train"], self._subject.shuffled
+        request = Request(
+            {
+                **config.train.model_dump(mode="json"),
+                "seed": config.seed,
+                **({"shuffled_labels": True} if shuffled else {}),
+                **self._context.arithmetic,
+            },
+            {"regions": regions.digest, "vocabulary": self._context.vocabulary.digest},
+        )
+        return self._runner.run_one(
+            train.STAGE,
+            self._title("train"),
+            request,
+            lambda folder: train.train_explainer(
+                regions,
+                concepts,
+                self._context.words,
+                config.train,
+                config.seed,
+                self._context.device,
+                folder,
+                self._context.progress,
+                shuffled,
+            ),
+        )
+
+    def _assemble(self, trained: Handle) -> Handle:
+        config, model, layer = self._config, self._subject.model, self._layer
+        head, no_head = find_linear_head(model.network, layer, model.geometry.size_px)
+        classes = load_class_names(config.model, len(head.bias)) if head else None
+        if classes and self._subject.shuffled:
+            order = np.random.default_rng([config.seed, 6]).permutation(len(classes.names))
+            classes = replace(classes, names=tuple(classes.names[i] for i in order))
+        means = ActivationStore(self.result.activations["train"].folder).read_means()
+        request = Request(
+            {
+                **config.explainer.model_dump(mode="json"),
+                "no_head": no_head,
+                "classes": digest_of(classes.names) if classes else None,
+                "head": digest_of([head.weight.tolist(), head.bias.tolist()]) if head else None,
+                "scale": measure_scale(means),
+            },
+            {
+                "trained": trained.digest,
+                "vocabulary": self._context.vocabulary.digest,
+                "vectors": digest_vectors(config.words),
+            },
+        )
+        handle = self._runner.run_one(
+            naming.STAGE,
+            self._title("explainer"),
+            request,
+            lambda folder: naming.assemble_explainer(
+                trained,
+                config.explainer,
+                head,
+                no_head,
+                classes,
+                measure_scale(means),
+                self._context.vectors,
+                self._context.words,
+                folder,
+            ),
+        )
+        if config.explainer.kind == "fused" and not handle.info["num_classes"] and not self._subject.title:
+            reason = json.loads(handle.path("explainer.json").read_text("utf-8"))["no_head"]
+            log.info("  layer %s: named without the classifier head: %s", layer, reason)
+        return handle
+
+    def _transfer(self, role: str, explainer: Handle) -> Handle:
+        method, activations = self._config.transfer.method, self.result.activations[role]
+        if method == "none":
+            return explainer
+        return self._runner.run_one(
+            transfer.STAGE,
+            self._title(f"transfer {role}"),
+            Request(
+                {"method": method, "seed": self._config.seed, **self._context.arithmetic},
+                {
+                    "explainer": explainer.digest,
+                    "activations": activations.digest,
+                    "regions": self.result.regions["train"].digest,
+                },
+            ),
+            lambda folder: transfer.transfer_explainer(
+                method,
+                explainer,
+                ActivationStore(activations.folder),
+                self.result.regions["train"],
+                self._context.words,
+                self._config.seed,
+                self._context.device,
+                folder,
+                self._context.progress,
+            ),
+        )
+
+    def _validate(self, explainer: Handle) -> Handle:
+        config, regions = self._config, self.result.regions["evaluation"]
+        concepts = self._subject.inputs.evaluation.concepts
+        settings = config.evaluate
+        request = Request(
+            {
+                "recall_at": list(settings.recall_at),
+                "bootstrap_samples": settings.bootstrap_samples,
+                "seed": config.seed,
+                **self._context.arithmetic,
+            },
+            {
+                "regions": regions.digest,
+                "explainer": explainer.digest,
+                "vocabulary": self._context.vocabulary.digest,
+            },
+        )
+        return self._runner.run_one(
+            validate.STAGE,
+            self._title("validate"),
+            request,
+            lambda folder: validate.validate_explainer(
+                regions,
+                concepts,
+                load_namer(explainer.folder, self._context.words, self._context.device),
+                self._context.words,
+                settings,
+                config.seed,
+                self._context.device,
+                folder,
+            ),
+        )
+
+    def _explain(self) -> Handle:
+        settings, context = self._config.explain, self._context
+        activations, thresholds = self.result.activations["target"], self.result.thresholds["target"]
+        explainer, detection, validated = (self.result.done(n) for n in ("explainer", "detection", "validated"))
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            return explain.explain_filters(
+                store,
+                load_thresholds(thresholds),
+                load_namer(explainer.folder, context.words, context.device),
+                context.words,
+                load_judgement(detection, validated, self._subject.inputs.evaluation),
+                settings,
+                self._layer,
+                self._config.seed,
+                context.device,
+                folder,
+                self._masked_forward(self._data("target"), store),
+                context.progress,
+            )
+
+        request = Request(
+            {
+                **settings.model_dump(mode="json"),
+                "layer": self._layer,
+                "seed": self._config.seed,
+                "concepts": digest_of(list(self._subject.inputs.evaluation.concepts)),
+                **context.arithmetic,
+            },
+            {
+                "activations": activations.digest,
+                "thresholds": thresholds.digest,
+                "explainer": explainer.digest,
+                "detection": detection.digest,
+                "validation": validated.digest,
+                "vocabulary": context.vocabulary.digest,
+            },
+        )
+        handle = self._runner.run_one(explain.STAGE, self._title("explain"), request, compute)
+        if not validated.info["is_valid"] and not self._subject.title:
+            log.warning(
+                "  layer %s: the explainer names held-out regions no better than chance (p = %.3f), so that no filter "
+                "is explained; look at train.* and at the reference data set",
+                *(self._layer, validated.info["p_value"]),
+            )
+        return handle
+
+    def _evaluate(self, explainer: Handle) -> Handle:
+        config, context = self._config, self._context
+        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+        overlaps, counts = self.result.done("overlaps"), self._subject.inputs.train.count_images_with()
+        settings = config.evaluate.model_dump(mode="json", exclude={"panel_at", "baselines", "baseline_images"})
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            found = evaluate.evaluate_words(
+                store,
+                load_thresholds(thresholds),
+                statistics.load_overlaps(overlaps.folder),
+                self._subject.inputs.evaluation.concepts,
+                counts,
+                load_namer(explainer.folder, context.words, context.device),
+                context.words,
+                config.evaluate,
+                config.explain.top_images,
+                config.seed,
+                context.device,
+                self._masked_forward(self._data("evaluation"), store),
+                context.progress,
+            )
+            evaluate.save_evaluation(found, folder)
+            return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}
+
+        request = Request(
+            {
+                **settings,
+                "top_images": config.explain.top_images,
+                "seed": config.seed,
+                "concept_counts": digest_of(dict(counts)),
+                **context.arithmetic,
+            },
+            {
+                "activations": activations.digest,
+                "thresholds": thresholds.digest,
+                "overlaps": overlaps.digest,
+                "explainer": explainer.digest,
+                "vocabulary": context.vocabulary.digest,
+            },
+        )
+        return self._runner.run_one(evaluate.STAGE, self._title("evaluate"), request, compute)
+
+    def _judge(self, baselines: Mapping[str, LayerResult]) -> Handle:
+        settings, config = self._config.evaluate, self._config
+        concepts = self._subject.inputs.evaluation.concepts
+        counts = self._subject.inputs.train.count_images_with()
+        audited = {name: result for name, result in baselines.items() if name in settings.baselines}
+
+        def compute(folder: Path) -> dict[str, Any]:
+            own = load_judged_layer(self.result, concepts, config)
+            rows = panel.collect_rows(
+                own.statements, own.explained, np.array([counts.get(c, 0) for c in concepts]), settings, config.seed
+            )
+            others: dict[str, panel.JudgedLayer] = {}
+            for name, result in audited.items():
+                other = load_judged_layer(result, concepts, config)
+                if result.activations["evaluation"].digest == self.result.activations["evaluation"].digest:
+                    rows[name] = other.statements
+                others[name] = other
+            found = panel.judge_layer(own, rows, others, settings, config.seed, self._context.progress)
+            panel.save_panel(found, folder)
+            return panel.describe_panel(found)
+
+        request = Request(
+            {
+                "at": list(settings.panel_at),
+                "baselines": sorted(settings.baselines),
+                "bootstrap_samples": settings.bootstrap_samples,
+                "min_iou": settings.min_iou,
+                "top_images": config.explain.top_images,
+                "seed": config.seed,
+                "concept_counts": digest_of(dict(counts)),
+            },
+            {
+                "activations": self.result.activations["evaluation"].digest,
+                "agreement": self.result.done("agreement").digest,
+                "overlaps": self.result.done("overlaps").digest,
+                "explained": self.result.done("explained").digest,
+                "detection": self.result.done("detection").digest,
+                **{f"{n} explained": r.done("explained").digest for n, r in audited.items()},
+                **{f"{n} agreement": r.done("agreement").digest for n, r in audited.items()},
+            },
+        )
+        return self._runner.run_one(panel.STAGE, self._title("panel"), request, compute)
+
+    def _masked_forward(self, data: Dataset, store: ActivationStore) -> MaskedForward:
+        path_of: Callable[[str], Path] = {r.key: r.path for r in data.records}.__getitem__
+        paths = [path_of(k) for k in store.keys]
+        batch_size = self._config.extract.batch_size
+        return MaskedForward(self._subject.model, self._layer, paths, batch_size, self._context.device)
+
+
+def load_thresholds(handle: Handle) -> Any:
+    """T_u of all filters: float32 [C]."""
+    return np.load(handle.path("thresholds.npy"), allow_pickle=False)
+
+
+def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) -> explain.Judgement:
+    """What the evaluation part says about words."""
+    with np.load(detection.path("detection.npz"), allow_pickle=False) as arrays:
+        right, num_images = arrays["right"], arrays["num_images"]
+    invalid = ""
+    if not validated.info["is_valid"]:
+        invalid = f"the explainer names held-out regions no better than chance (p = {validated.info['p_value']:.3f})"
+    return explain.Judgement(evaluation.concepts, right, num_images > 0, invalid)
+
+
+def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Config) -> panel.JudgedLayer:
+    """A layer's words as positions of concepts, and what they are judged by."""
+    explained = result.done("explained")
+    filters = parquet.read_table(explained.path("filters.parquet"), columns=["filter", "explained"]).to_pylist()
+    rows = parquet.read_table(explained.path("explanations.parquet"), columns=["filter", "word"]).to_pylist()
+    index = index_categories(concepts)
+    words = np.full((len(filters), config.explain.num_words), -1, dtype=np.int64)
+    count = np.zeros(len(filters), dtype=np.int64)
+    for row in rows:
+        found = find_category(row["word"], index)
+        words[row["filter"], count[row["filter"]]] = -1 if found is None else found
+        count[row["filter"]] += 1
+    store = ActivationStore(result.activations["evaluation"].folder)
+    pairs = select_top_images(store, load_thresholds(result.thresholds["evaluation"]), config.explain.top_images)
+    overlaps = statistics.load_overlaps(result.done("overlaps").folder)
+    with np.load(result.done("detection").path("detection.npz"), allow_pickle=False) as arrays:
+        right, num_images = arrays["right"], arrays["num_images"]
+    return panel.JudgedLayer(
+        statements=panel.Statements(np.arange(len(filters)), words),
+        explained=np.array([r["explained"] for r in filters], dtype=bool),
+        store=store,
+        agreement=agreement.load_agreement(result.done("agreement").folder),
+        truth=evaluate.find_ground_truth(pairs, overlaps, len(concepts), config.evaluate.min_iou),
+        right=right,
+        judged_K=num_images > 0,
+    )

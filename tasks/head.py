@@ -1,0 +1,142 @@
+"""The classifier head as an explainer: class posteriors become words through the names of the classes.
+
+ConSE (Norouzi et al., *Zero-Shot Learning by Convex Combination of Semantic Embeddings*, ICLR 2014) needs no reference
+data: v̂ is the convex combination of the class names' word vectors under the class posterior of the region feature.
+
+Shape legend: R regions, C filters, K classes, V words, J words of the lexicon, E embedding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from storage.class_names import ClassNames, embed_class_names
+from storage.classifier import LinearHead
+from storage.word_vectors import Vocabulary, WordVectors, match_phrase
+
+# Region features come in length 1. Logits are those of a feature with the usual length of the training pictures, made
+# softer: a region is less than a picture, and the classes of a region of several things share it.
+_TEMPERATURE = 1.5
+_CONSE_CLASSES = 10
+HEAD_PREFIX = "head."
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """Where a head's words come from.
+
+    Attributes:
+        scale: usual length of a pooled feature (median over the training pictures).
+        source: of the class names (see storage.class_names.ClassNames).
+        num_classes: K.
+        num_named: classes with a word vector.
+        num_words: J, words of the vocabulary that are names of classes, or head nouns of such names.
+    """
+
+    scale: float
+    source: str
+    num_classes: int
+    num_named: int
+    num_words: int
+
+
+class ClassifierHead(nn.Module):
+    """Class posterior of region features, and what it says in words. Nothing in it is trained.
+
+    Attributes:
+        weight: [K, C], bias: [K]: the head itself.
+        vectors: [K, E], word vector of each class's name, length 1 or 0.
+        lexicon: [K, J], row k is a distribution over the words that name class k (zero where there is none).
+        word_J: int64 [J], rows of the vocabulary.
+    """
+
+    def __init__(self, num_classes: int, channels: int, dimensions: int, num_words: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor
+        self.vectors: torch.Tensor
+        self.lexicon: torch.Tensor
+        self.word_J: torch.Tensor
+        self.register_buffer("weight", torch.zeros(num_classes, channels))
+        self.register_buffer("bias", torch.zeros(num_classes))
+        self.register_buffer("vectors", torch.zeros(num_classes, dimensions))
+        self.register_buffer("lexicon", torch.zeros(num_classes, num_words))
+        self.register_buffer("word_J", torch.zeros(num_words, dtype=torch.int64))
+
+    def posterior(self, features_RC: torch.Tensor) -> torch.Tensor:
+        """Class posterior [R, K] of region features of any length."""
+        unit = functional.normalize(features_RC, dim=1) * self.scale
+        return functional.softmax((unit @ self.weight.T + self.bias) / _TEMPERATURE, dim=1)
+
+    def combine_vectors(self, posterior_RK: torch.Tensor) -> torch.Tensor:
+        """ConSE's v̂ [R, E], length 1: the ten most probable classes with a vector, as published."""
+        named = posterior_RK * (self.vectors.norm(dim=1) > 0)
+        best = torch.topk(named, min(_CONSE_CLASSES, named.shape[1]), dim=1)
+        sparse = torch.zeros_like(named).scatter_(1, best.indices, best.values)
+        return functional.normalize(sparse @ self.vectors, dim=1)
+
+    def word_probabilities(self, posterior_RK: torch.Tensor) -> torch.Tensor:
+        """[R, J]: each class shares its probability out among the words that name it."""
+        return posterior_RK @ self.lexicon
+
+
+def build_head(
+    head: LinearHead, classes: ClassNames, vectors: WordVectors, vocabulary: Vocabulary, scale: float
+) -> tuple[ClassifierHead, HeadFacts]:
+    """The head with its words.
+
+    The words that name a class: its synonyms, and the head nouns (last word, last two words) of those of several words
+    (`Kerry blue terrier` is a `terrier`), as far as they are in the vocabulary. They share the class equally.
+    """
+    embedded, how = embed_class_names(classes, vectors)
+    index = {w: i for i, w in enumerate(vocabulary.words)}
+    found = [_words_of(synonyms, vectors, index) for synonyms in classes.names]
+    rows = sorted(set().union(*found)) if found else []
+    column = {row: j for j, row in enumerate(rows)}
+    channels, dimensions = head.weight.shape[1], embedded.shape[1]
+    module = ClassifierHead(len(found), channels, dimensions, len(rows), scale)
+    module.weight.copy_(head.weight)
+    module.bias.copy_(head.bias)
+    module.vectors.copy_(torch.from_numpy(embedded))
+    module.word_J.copy_(torch.tensor(rows, dtype=torch.int64))
+    for k, own in enumerate(found):
+        for row in own:
+            module.lexicon[k, column[row]] = 1 / len(own)
+    num_named = sum(h != "missing" for h in how)
+    return module, HeadFacts(scale, classes.source, len(found), num_named, len(rows))
+
+
+def load_head(facts: HeadFacts, tensors: Mapping[str, torch.Tensor]) -> ClassifierHead:
+    """From the tensors of an explainer's file."""
+    own = {k.removeprefix(HEAD_PREFIX): v for k, v in tensors.items() if k.startswith(HEAD_PREFIX)}
+    channels, dimensions = own["weight"].shape[1], own["vectors"].shape[1]
+    module = ClassifierHead(facts.num_classes, channels, dimensions, facts.num_words, facts.scale)
+    module.load_state_dict(own)
+    return module.eval()
+
+
+def measure_scale(means_NC: np.ndarray[Any, Any]) -> float:
+    """Median length of the pictures' pooled features."""
+    return float(np.median(np.linalg.norm(means_NC.astype(np.float64), axis=1)))
+
+
+def _words_of(synonyms: tuple[str, ...], vectors: WordVectors, index: Mapping[str, int]) -> set[int]:
+    rows = set()
+    for synonym in synonyms:
+        words = re.split(r"\s+", synonym.lower().strip())
+        for ending in {" ".join(words), words[-1], " ".join(words[-2:])}:
+            match = match_phrase(vectors, ending)
+            token = match.tokens[0] if match.how in ("exact", "joined") else ending
+            for name in (ending, token):
+                if name in index:
+                    rows.add(index[name])
+    return rows

@@ -1,0 +1,106 @@
+"""Whether an explainer can be believed at all: its words for the evaluation part's regions, against their categories.
+
+These regions were not trained on. An explainer whose words fit the labels of their own pictures no better than those of
+other pictures has nothing to say about filters either.
+
+Shape legend: R regions, S categories, s words per region.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from configs.schema import EvaluateSettings
+from storage.artefacts import Handle, write_json
+from storage.word_vectors import Vocabulary
+from tasks.evaluate import ImageBootstrap
+from tasks.evidence import judge_explainer
+from tasks.naming import Namer
+from tasks.stage import Stage
+
+STAGE = Stage("validate", version=1, uses_device=True)
+VALIDATION_FILE = "validation.json"
+MAX_P_VALUE = 0.01
+_TEST_AT = 5
+_ROWS = 2048
+IntArray = npt.NDArray[np.int64]
+
+
+def validate_explainer(
+    regions: Handle,
+    concepts: Sequence[str],
+    namer: Namer,
+    vocabulary: Vocabulary,
+    settings: EvaluateSettings,
+    seed: int,
+    device: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Write folder/validation.json.
+
+    Args:
+        regions: artefact of the evaluation part's pooled region features.
+        concepts: that the regions refer to.
+
+    Returns:
+        facts: num_regions, p_value, is_valid; and in the file, for `all`, `supervised` and `held_out` categories, the
+        recall@s with its interval (bootstrap over pictures), open vocabulary.
+    """
+    known = {m.name for m in vocabulary.matches if m.how != "missing"}
+    row_of = np.full(len(concepts), -1, dtype=np.int64)
+    usable = [i for i, c in enumerate(concepts) if c in known]
+    row_of[usable] = vocabulary.positions_of(concepts[i] for i in usable)
+    concept = np.load(regions.path("concept.npy"), allow_pickle=False)
+    image = np.load(regions.path("image.npy"), allow_pickle=False)
+    chosen = np.flatnonzero(row_of[concept] >= 0)
+    if not len(chosen):
+        found: dict[str, Any] = {"num_regions": 0, "p_value": 1.0, "is_valid": False, "recall": {}}
+        write_json(folder / VALIDATION_FILE, found)
+        return {k: v for k, v in found.items() if k != "recall"}
+    features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
+    words = np.concatenate(
+        [
+            namer.name(torch.from_numpy(features[part]).to(device), max(settings.recall_at)).words.cpu().numpy()
+            for part in np.array_split(chosen, -(-len(chosen) // _ROWS))
+        ]
+    )
+    true = row_of[concept[chosen]]
+    test = judge_explainer(words[:, :_TEST_AT], true, image[chosen], seed=seed)
+    supervised = np.isin(concept[chosen], [i for i, c in enumerate(concepts) if c in set(namer.facts.supervised)])
+    groups = {"all": np.ones(len(chosen), bool), "supervised": supervised, "held_out": ~supervised}
+    found = {
+        "num_regions": len(chosen),
+        "hit_rate": test.hit_rate,
+        "chance_rate": test.chance_rate,
+        "p_value": test.p_value,
+        "is_valid": test.p_value <= MAX_P_VALUE,
+        "recall": {
+            name: _summarise(words[own], true[own], image[chosen][own], settings, seed)
+            for name, own in groups.items()
+            if own.any()
+        },
+    }
+    write_json(folder / VALIDATION_FILE, found)
+    return {k: v for k, v in found.items() if k != "recall"}
+
+
+def _summarise(
+    words_Rs: IntArray, true_R: IntArray, image_R: IntArray, settings: EvaluateSettings, seed: int
+) -> dict[str, Any]:
+    bootstrap = ImageBootstrap(image_R, settings.bootstrap_samples, seed)
+    hit = words_Rs == true_R[:, None]
+    by_s = {str(s): bootstrap.summarise(hit[:, :s].any(axis=1).astype(np.float64)) for s in settings.recall_at}
+    return {"num_regions": len(true_R), **by_s}
+
+
+def load_validation(folder: Path) -> Mapping[str, Any]:
+    """Read folder/validation.json."""
+    content: dict[str, Any] = json.loads((folder / VALIDATION_FILE).read_text("utf-8"))
+    return content
