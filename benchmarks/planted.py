@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
+import torch
 
 from benchmarks.common import save_result
 from configs.loading import load_config
@@ -36,6 +37,7 @@ from storage.progress import Progress, no_progress
 from storage.word_vectors import digest_vectors
 from tasks import planted, scenes, vocabulary
 from tasks.cluster import StatisticsCluster
+from tasks.naming import load_namer
 from tasks.planted import JudgedGroup, PlanSizes, PlantedFilter
 from tasks.stage import Request, StageRunner
 
@@ -55,12 +57,16 @@ class PlantedResult:
     Attributes:
         filters: rows of filters.parquet: those of the layer's own filters, then those of the planted ones.
         detected: of planted filters with a concept, the share that detects it on the evaluation part, by sort.
+        known: of each category, the share of its regions on the evaluation part that the explainer gives its name
+            among the words of a picture, with the mask itself as attention: what cannot be named there cannot be
+            named for a planted filter.
     """
 
     plan: tuple[PlantedFilter, ...]
     filters: Sequence[Mapping[str, Any]]
     groups: tuple[JudgedGroup, ...]
     detected: Mapping[str, float]
+    known: Mapping[str, float]
     result: LayerResult
 
     @property
@@ -82,6 +88,20 @@ class PlantedAudit(LayerAudit):
         explainer = self._assemble(self._train())
         self.result.explainer = self._transfer("target", explainer)
         self.result.validated = self._validate(self._transfer("evaluation", explainer))
+
+    def name_masks(self) -> dict[str, float]:
+        """Of each category, the share of the evaluation part's regions whose words have its name."""
+        context, regions = self._context, self.result.regions["evaluation"]
+        concepts = self._subject.inputs.evaluation.concepts
+        namer = load_namer(self.result.done("explainer").folder, context.words, context.device)
+        features = torch.from_numpy(np.load(regions.path("features.npy"), allow_pickle=False)).to(context.device)
+        number_R = np.load(regions.path("concept.npy"), allow_pickle=False)
+        named = namer.name(features, self._config.explain.words_per_image).words.cpu().numpy()
+        hits: dict[str, list[bool]] = {}
+        for words, number in zip(named, number_R, strict=True):
+            place = planted.find_named([context.words.words[w] for w in words], [concepts[number]])[0]
+            hits.setdefault(concepts[number], []).append(place >= 0)
+        return {concept: sum(found) / len(found) for concept, found in sorted(hits.items())}
 
     def audit_planted(self, stores: Mapping[str, Handle]) -> None:
         """Everything from the statistics on, with the planted filters among the others."""
@@ -134,6 +154,7 @@ def run_planted(
         context = Context(config, device, runner, cluster, progress, vocabulary.load_vocabulary(words), words)
         audit = PlantedAudit(context, Subject(model, inputs), LayerResult(layer, dict(activations)))
         audit.teach()
+        known = audit.name_masks()
         stores = {}
         for number, (role, data) in enumerate(labelled.items()):
             stores[role] = _plant(runner, role, activations[role], data, model.geometry, plan, config.seed + number)
@@ -143,7 +164,7 @@ def run_planted(
         right_QK = arrays["right"][len(filters) - len(plan) :]
     groups = planted.judge_planted(filters[len(filters) - len(plan) :], plan)
     detected = planted.judge_detection(right_QK, plan, inputs.evaluation.concepts)
-    return PlantedResult(plan, filters, groups, detected, audit.result)
+    return PlantedResult(plan, filters, groups, detected, known, audit.result)
 
 
 def _plant(
@@ -187,7 +208,13 @@ def describe(found: PlantedResult) -> dict[str, Any]:
             "noise unexplained": {"share": silent, "goal": GOAL},
         },
         "missed": [
-            {**asdict(p), "words": f["words"][:5], "reason": f["reason"], "meanings": len(f["meanings"])}
+            {
+                **asdict(p),
+                "known": [found.known.get(c) for c in p.concepts],
+                "words": f["words"][:5],
+                "reason": f["reason"],
+                "meanings": len(f["meanings"]),
+            }
             for p, f in zip(found.plan, found.planted_rows, strict=True)
             if _is_missed(p, f)
         ],

@@ -300,8 +300,10 @@ class EvaluateSettings(Settings):
 
     @model_validator(mode="after")
     def _not_empty(self) -> EvaluateSettings:
-        if not self.methods or not self.recall_at or min(self.recall_at) < 1:
-            raise ValueError("methods and recall_at need at least one entry, and recall_at positive numbers")
+        if not self.methods or not self.recall_at or not self.panel_at or min(*self.recall_at, *self.panel_at) < 1:
+            raise ValueError(
+                "methods, recall_at and panel_at need at least one entry, and recall_at and panel_at positive numbers"
+            )
         return self
 
 

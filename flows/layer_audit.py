@@ -328,6 +328,7 @@ class LayerAudit:
 
     def _transfer(self, role: str, explainer: Handle) -> Handle:
         method, activations = self._config.transfer.method, self.result.activations[role]
+        shuffled = self._subject.shuffled
         if method == "none":
             return explainer
         return self._runner.run_one(
@@ -351,6 +352,7 @@ class LayerAudit:
                 self._context.device,
                 folder,
                 self._context.progress,
+                shuffled,
             ),
         )
 

@@ -29,7 +29,6 @@ from tasks.statistics import IntArray, order_bits
 
 DETECTION = Stage("detect", version=1)
 MIN_AUROC, MAX_P_VALUE = 0.75, 0.05
-FEATURE_NAMES = ("-log10 of the p value", "share of votes", "log of share over background")
 LOGISTIC, BASE_RATE = "logistic", "base rate"
 MIN_STATEMENTS = 30
 NUM_FOLDS = 5
@@ -307,10 +306,14 @@ class Reliability:
 
 
 def make_features(evidence: Evidence) -> DoubleArray:
-    """FEATURE_NAMES of each row: float64 [S, 3]. More of each is more evidence; -log10 p is cut off at 30."""
+    """Root of -log10 of the p value, cut off at 30: float64 [S, 1].
+
+    Measured on scenes, the log odds of being right are linear in it; with the share of votes and the log of share over
+    background beside it, statements about concepts left out of the fit were judged worse.
+    """
     tiny = np.finfo(np.float64).tiny
     strength = np.minimum(-np.log10(np.maximum(evidence.p_value, tiny)), _MAX_LOG_P)
-    return np.stack([strength, evidence.share, np.log(evidence.share / evidence.background)], axis=1)
+    return np.sqrt(strength)[:, None]
 
 
 def fit_calibration(features_SF: DoubleArray, right_S: BoolArray) -> Calibration:

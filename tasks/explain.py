@@ -146,7 +146,9 @@ def explain_filters(
     num_filters = len(thresholds_C)
     votes = count_votes(named.words, pairs.filter, num_filters, named.scores)
     evidence = find_evidence(votes, qualified_C >= settings.min_images)
-    calibration, reliability, statements = calibrate_words(evidence, vocabulary, judgement, seed)
+    rank = np.arange(len(evidence)) - np.searchsorted(evidence.filter, evidence.filter)
+    printed = evidence.take(rank < settings.num_words)
+    calibration, reliability, statements = calibrate_words(printed, vocabulary, judgement, seed)
     confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
     significant = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
     weights = _weigh_votes(named.words, pairs, evidence)
@@ -226,6 +228,9 @@ def calibrate_words(
 ) -> tuple[Calibration, Reliability, dict[str, int]]:
     """Confidence from the words that are categories of the reference, by lemma: only these can be right or wrong.
 
+    Args:
+        evidence: of the words with the most evidence of each filter, as many as are printed.
+
     Returns:
         the calibration, its reliability on concepts left out of the fit, and {num_judged, num_right}.
     """
@@ -268,6 +273,8 @@ def find_filter_meanings(
 ) -> list[FilterMeaning]:
     """The meanings of an explained filter; one that has no word of its own is named by the filter's first.
 
+    Groups with the same first word are one meaning: they look different, but nothing in words tells them apart.
+
     Args:
         words_ns: words of its pairs.
         rows: of the evidence, those of its words.
@@ -275,15 +282,21 @@ def find_filter_meanings(
     labels = find_meanings(vectors_nE, settings.max_meanings, min_images=_MEANING_IMAGES, seed=seed)
     names = evidence.word[np.asarray(rows, dtype=np.int64)]
     background = evidence.background[np.asarray(rows, dtype=np.int64)]
-    found = []
+    by_first: dict[int, list[IntArray]] = {}
     for meaning in summarise_meanings(labels):
-        counts = (words_ns[meaning.members][:, :, None] == names).any(axis=1).sum(axis=0)
-        # The same test as for the filter, on the pictures of this group.
-        p_values = binom.sf(counts - 1, len(meaning.members), background)
-        best = sorted(range(len(names)), key=lambda w: (p_values[w], -counts[w], w))
-        own = [int(names[w]) for w in best if counts[w] >= max(_MEANING_IMAGES, len(meaning.members) / 2)]
-        found.append(FilterMeaning(meaning.share, tuple(own) or (int(names[0]),), meaning.members))
-    return found
+        words = _name_group(words_ns[meaning.members], names, background)
+        by_first.setdefault(words[0], []).append(meaning.members)
+    groups = sorted((np.sort(np.concatenate(parts)) for parts in by_first.values()), key=lambda g: (-len(g), g[0]))
+    return [FilterMeaning(len(g) / len(labels), _name_group(words_ns[g], names, background), g) for g in groups]
+
+
+def _name_group(words_ms: IntArray, names: IntArray, background: DoubleArray) -> tuple[int, ...]:
+    """Of a filter's words those that half of a group's pictures name, by the test of the filter; else its first."""
+    counts = (words_ms[:, :, None] == names).any(axis=1).sum(axis=0)
+    p_values = binom.sf(counts - 1, len(words_ms), background)
+    best = sorted(range(len(names)), key=lambda w: (p_values[w], -counts[w], w))
+    own = [int(names[w]) for w in best if counts[w] >= max(_MEANING_IMAGES, len(words_ms) / 2)]
+    return tuple(own) or (int(names[0]),)
 
 
 def _weigh_votes(words_Ps: IntArray, pairs: Pairs, evidence: Evidence) -> DoubleArray:

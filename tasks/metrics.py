@@ -9,7 +9,7 @@ from typing import Any
 def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
     """One layer of metrics.json under names as `closed/filter_attention/recall_at_5`.
 
-    `_low` and `_high` stand for the ends of an interval.
+    `_low` and `_high` stand for the ends of an interval. Runs of earlier versions have no regions and no panel.
     """
     flat = {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
     flat.update({f"evaluation/{k}": float(v) for k, v in found["evaluation"].items() if isinstance(v, int | float)})
@@ -18,12 +18,13 @@ def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
         for method, by_s in methods.items():
             for s, summary in by_s.items():
                 flat |= _name_interval(f"{vocabulary}/{method}/recall_at_{s}", summary)
-    for group, by_s in found["regions"]["recall"].items():
+    regions = found.get("regions", {"recall": {}})
+    for group, by_s in regions["recall"].items():
         for s, summary in by_s.items():
             if isinstance(summary, Mapping):
                 flat |= _name_interval(f"regions/{group}/recall_at_{s}", summary)
-    flat |= {f"regions/{k}": float(v) for k, v in found["regions"].items() if isinstance(v, int | float)}
-    for row, content in found["panel"].items():
+    flat |= {f"regions/{k}": float(v) for k, v in regions.items() if isinstance(v, int | float)}
+    for row, content in found.get("panel", {}).items():
         flat |= {f"panel/{row}/{k}": float(v) for k, v in content.items() if isinstance(v, int | float)}
         for figure, summary in content["figures"].items():
             flat |= _name_interval(f"panel/{row}/{figure.replace('@', '_at_')}", summary)

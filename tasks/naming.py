@@ -44,7 +44,7 @@ from tasks.stage import Stage
 
 STAGE = Stage("explainer", version=1)
 _HEAD_FLOOR = 1e-7
-_CATEGORY_WEIGHT = 6.0
+_CATEGORY_WEIGHT = 10.0
 _LEARNED_WEIGHT = 20.0
 _MEANING_WORDS = 10
 # A block of scores that stays in the processor's cache is several times faster than one that does not.

@@ -50,6 +50,7 @@ _PANEL_FIGURES = (
     ("auprc_image", "AUPRC, pictures"),
     ("auprc_position", "AUPRC, positions"),
 )
+_PANEL_ROWS = ("explained", "all_filters")
 _JPEG_QUALITY = 80
 
 
@@ -334,8 +335,9 @@ def _describe_trust(part: LayerPart) -> dict[str, Any]:
     picture = base64.b64encode((part.explained / RELIABILITY_FILE).read_bytes()).decode("ascii")
     panel = load_panel(part.panel)
     columns = [*_PANEL_FIGURES, *((f"f1@{k}", f"F1@{k}") for k in _panel_at(panel))]
+    validation = load_validation(part.validated)
     return {
-        "validation": load_validation(part.validated),
+        "validation": {**validation, "recall": {g: _order_by_s(by_s) for g, by_s in validation["recall"].items()}},
         "calibration": calibration,
         "reliability": f"data:image/png;base64,{picture}",
         "panel": {
@@ -344,16 +346,26 @@ def _describe_trust(part: LayerPart) -> dict[str, Any]:
             "rows": [
                 {
                     "name": name.replace("_", " "),
-                    "baseline": name not in ("explained", "all_filters"),
+                    "baseline": name not in _PANEL_ROWS,
                     "num_statements": row["num_judged"],
                     "share_right": row["share_right"],
                     "share_explained": row.get("share_explained"),
                     "cells": [row["figures"].get(figure) for figure, _ in columns],
                 }
-                for name, row in panel["rows"].items()
+                for name, row in sorted(panel["rows"].items(), key=lambda item: _place_of(item[0]))
             ],
         },
     }
+
+
+def _order_by_s(by_s: Mapping[str, Any]) -> dict[str, Any]:
+    """Files are sorted by text, where 10 goes before 5."""
+    return dict(sorted(by_s.items(), key=lambda item: int(item[0]) if item[0].isdigit() else -1))
+
+
+def _place_of(row: str) -> tuple[int, str]:
+    """What is judged first, then its baselines."""
+    return (_PANEL_ROWS.index(row) if row in _PANEL_ROWS else len(_PANEL_ROWS), row)
 
 
 def _panel_at(panel: Mapping[str, Any]) -> list[int]:

@@ -65,9 +65,10 @@ def validate_explainer(
         write_json(folder / VALIDATION_FILE, found)
         return {k: v for k, v in found.items() if k != "recall"}
     features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
+    num = max(*settings.recall_at, _TEST_AT)
     words = np.concatenate(
         [
-            namer.name(torch.from_numpy(features[part]).to(device), max(settings.recall_at)).words.cpu().numpy()
+            namer.name(torch.from_numpy(features[part]).to(device), num).words.cpu().numpy()
             for part in np.array_split(chosen, -(-len(chosen) // _ROWS))
         ]
     )

@@ -21,6 +21,7 @@ SETTINGS = {
     "train.patience_epochs": 30,
     "evaluate.methods": "[original,activation_masking,filter_attention]",
     "evaluate.bootstrap_samples": 200,
+    "evaluate.baselines": "[random_words,dealt_words,most_frequent_words]",
 }
 
 

@@ -137,7 +137,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         "train.objective: found 'hing'; allowed: 'hinge', 'cosine' or 'softmax'",
         "train.dropout: found 1; allowed: input should be less than 1",
         "seeed: unknown key; allowed: name, seed, device, model, reference, target, words, extract, statistics, train, "
-        "transfer, explain, evaluate, diff, report, tracking, storage; did you mean seed?",
+        "explainer, transfer, explain, evaluate, diff, report, tracking, storage; did you mean seed?",
     ]
 
 
@@ -485,6 +485,9 @@ def test_audits_that_differ_in_this_are_comparable(item: str) -> None:
     ["seed=1", "device=cpu", "model.layers=x", "model.preprocessing.fit=center_crop", "target.scenes=5",
      "reference.train_scenes=5", "words.vocabulary_size=50", "train.margin=2",
      "words.vocabulary=visual", "model.class_names=none", "explain.top_images=3",
+     "explainer.kind=learned", "explainer.open_share=0.5", "explain.ranking=frequency",
+     "explain.false_discovery_rate=0.1", "explain.max_meanings=1", "evaluate.panel_at=[3]",
+     "evaluate.baselines=[random_words]", "evaluate.baseline_images=50",
      "evaluate.min_iou=0.1", "statistics.quantile=0.99", "transfer.method=renormalise", "extract.batch_size=16"],
 )  # fmt: skip
 def test_audits_that_differ_in_this_are_not(item: str) -> None:

@@ -12,12 +12,15 @@ from configs.schema import (
     Config,
     DiffSettings,
     EvaluateSettings,
+    ExplainerSettings,
+    ExplainSettings,
     ExtractSettings,
     ModelSettings,
     PreprocessingSettings,
     Settings,
     StatisticsSettings,
     TrainSettings,
+    TransferSettings,
     VisualGenomeReference,
 )
 
@@ -114,6 +117,15 @@ def test_seed_out_of_range(seed: float) -> None:
         (EvaluateSettings, "min_iou", [-0.1, 1]),
         (EvaluateSettings, "methods", [[], ["nope"]]),
         (EvaluateSettings, "recall_at", [[], [0], [5, -1]]),
+        (EvaluateSettings, "panel_at", [[], [0], [5, -1]]),
+        (EvaluateSettings, "baselines", [["nope"]]),
+        (EvaluateSettings, "baseline_images", [0, 9]),
+        (ExplainerSettings, "kind", ["both"]),
+        (ExplainerSettings, "open_share", [0, 1, -0.1, float("nan")]),
+        (ExplainSettings, "ranking", ["votes"]),
+        (ExplainSettings, "false_discovery_rate", [0, 1, -0.1, float("nan")]),
+        (ExplainSettings, "max_meanings", [0, 11]),
+        (TransferSettings, "method", ["align"]),
         (DiffSettings, "same_at", [0, -0.5, 1.1, float("nan")]),
         (DiffSettings, "related_at", [-0.1, 1.1, float("nan")]),
         (DiffSettings, "bootstrap_samples", [0, 99]),
@@ -126,6 +138,11 @@ def test_values_out_of_range(section: type[BaseModel], field: str, values: list[
     for value in values:
         with pytest.raises(ValidationError, match=field):
             section.model_validate({field: value})
+
+
+def test_no_baseline_is_a_choice() -> None:
+    assert EvaluateSettings.model_validate({"baselines": []}).baselines == ()
+    assert len(EvaluateSettings().baselines) == 5
 
 
 @pytest.mark.parametrize("std", [[0, 0.2, 0.2], [0.2, -0.1, 0.2]])

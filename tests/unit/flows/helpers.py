@@ -83,6 +83,7 @@ def make_filters(layer: str, words: Sequence[str | None]) -> list[dict[str, Any]
             "confidence": 0.5 if word else 0.0,
             "num_images": 5,
             "words": [word] if word else [],
+            "meanings": [],
             "top_images": ["a.png"],
             "top_peaks": [1.0],
         }
@@ -125,6 +126,8 @@ def write_run_folder(
             "num_explained": sum(word is not None for word in found),
             "evaluation": {},
             "recall": {},
+            "regions": {"num_regions": 0, "p_value": 1.0, "is_valid": False, "recall": {}},
+            "panel": {},
         }
         for layer, found in layers.items()
     }

@@ -167,9 +167,9 @@ def test_features() -> None:
     first = (found.word == 1).argmax()
     # 2 of 10 votes; nobody else names it: rate 0.5 / 10.
     p = stats.binom.sf(1, 10, 0.05)
-    np.testing.assert_allclose(features[first], [-np.log10(p), 0.2, np.log(4)])
+    np.testing.assert_allclose(features[first], [np.sqrt(-np.log10(p))])
     certain = make_features(replace(found, p_value=np.zeros(3)))
-    assert certain[:, 0].tolist() == [30.0] * 3
+    assert certain[:, 0].tolist() == [np.sqrt(30.0)] * 3
 
 
 def test_fit_vs_scikit_learn() -> None:

@@ -27,6 +27,7 @@ from tasks.evaluate import (
     state_supported_order,
 )
 from tasks.explainer import Explainer, ExplainerFacts
+from tasks.naming import Namer
 from tasks.region_features import Pairs
 from tasks.statistics import Overlaps, count_overlaps
 from tests.unit.tasks.helpers import (
@@ -196,8 +197,7 @@ class Scene:
             self.overlaps,
             CONCEPTS,
             COUNTS,
-            self.explainer,
-            self.facts,
+            Namer(self.explainer, self.facts, None, self.vocabulary, "cpu"),
             self.vocabulary,
             settings,
             6,

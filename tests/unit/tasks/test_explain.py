@@ -561,12 +561,8 @@ def test_confidence_is_the_calibrations_word_on_the_evidence(tmp_path: Path, pla
     content = json.loads((tmp_path / CALIBRATION_FILE).read_text("utf-8"))
     calibration = Calibration.from_json(content["calibration"])
     for word in words:
-        features = [
-            min(-math.log10(max(word["p_value"], np.finfo(float).tiny)), 30),
-            word["share"],
-            math.log(word["share"] / word["background"]),
-        ]
-        assert word["confidence"] == pytest.approx(calibration.predict(np.array([features]))[0], rel=1e-9)
+        strength = min(-math.log10(max(word["p_value"], np.finfo(float).tiny)), 30)
+        assert word["confidence"] == pytest.approx(calibration.predict(np.array([[math.sqrt(strength)]]))[0], rel=1e-9)
         assert 0 < word["confidence"] < 1
     for row in filters:
         first = next((w for w in words if w["filter"] == row["filter"] and w["rank"] == 1), None)
@@ -574,41 +570,57 @@ def test_confidence_is_the_calibrations_word_on_the_evidence(tmp_path: Path, pla
 
 
 def test_statements_that_can_be_judged_are_counted_by_hand(tmp_path: Path, planted: Scene) -> None:
-    """By lemma; a category that is in no evaluation picture (sky) judges nothing. All words count, not those shown."""
-    info = planted.explain(tmp_path / "shown", num_words=1, top_images=16)
-    planted.explain(tmp_path / "all", num_words=100, top_images=16)
+    """By lemma; a category that is in no evaluation picture (sky) judges nothing."""
     judgement = make_judgement(9)
-    rights = [
-        bool(judgement.right[w["filter"], {"cat": 0, "cats": 0, "hot dog": 1}[w["word"]]])
-        for w in read(tmp_path / "all")[1]
-        if w["word"] in ("cat", "cats", "hot dog")
-    ]
-    content = json.loads((tmp_path / "shown" / CALIBRATION_FILE).read_text("utf-8"))
+    judgement.right[BOTH] = False
+    info = planted.explain(tmp_path, judgement, num_words=4, top_images=16)
+    concept_of = {"cat": 0, "cats": 0, "hot dog": 1}
+    words = read(tmp_path)[1]
+    rights = [judgement.right[w["filter"], concept_of[w["word"]]] for w in words if w["word"] in concept_of]
+    content = json.loads((tmp_path / CALIBRATION_FILE).read_text("utf-8"))
     assert content["statements"] == {"num_judged": len(rights), "num_right": sum(rights)}
     assert 0 < sum(rights) < len(rights) < 30
     # Too few to fit anything: every confidence is the base rate, and the file says so.
     assert content["calibration"]["kind"] == BASE_RATE
     assert "statements can be judged" in content["calibration"]["note"]
     base_rate = (sum(rights) + 1) / (len(rights) + 2)
-    assert {w["confidence"] for w in read(tmp_path / "all")[1]} == {pytest.approx(base_rate)}
+    confidence = [w["confidence"] for w in words]
+    assert confidence == pytest.approx([base_rate] * len(confidence))
     assert info["calibration_error"] == Reliability.from_json(content["reliability"]).expected_calibration_error
     assert (info["brier"], info["base_brier"]) == tuple(content["reliability"][k] for k in ("brier", "base_brier"))
 
 
+@pytest.mark.parametrize("ranking", ["evidence", "frequency"])
+def test_words_with_the_most_evidence_are_judged_however_words_are_ranked(
+    tmp_path: Path, planted: Scene, ranking: str
+) -> None:
+    """As many of each filter as are printed."""
+    planted.explain(tmp_path / "all", num_words=100, top_images=16)
+    words = [w for w in read(tmp_path / "all")[1] if w["rank"] <= 2]
+    judged = [w for w in words if w["word"] in ("cat", "cats", "hot dog")]
+    planted.explain(tmp_path / "two", num_words=2, top_images=16, ranking=ranking)
+    content = json.loads((tmp_path / "two" / CALIBRATION_FILE).read_text("utf-8"))
+    assert content["statements"]["num_judged"] == len(judged) > 0
+
+
 def test_calibration_is_fitted_to_what_can_be_judged() -> None:
     rng = np.random.default_rng(0)
-    num, channels = 400, 50
-    vocabulary = make_vocabulary(5, ("cats", "hot dog", "skies", "hot dogs"))
-    word, unit = rng.integers(0, 9, num), np.sort(rng.integers(0, channels, num))
+    names = ("cat", "dog", "bird", "horse", "car", "boat", "tree", "chair", "hot dog", "zebra")
+    forms = ("cats", "dogs", "bird", "horses", "cars", "boat", "trees", "chairs", "hotdog", "zebras")
+    vocabulary = make_vocabulary(5, forms)
+    num, channels = 900, 50
+    word, unit = rng.integers(0, 15, num), np.sort(rng.integers(0, channels, num))
     share, p_value = rng.uniform(0.1, 1, num), 10 ** rng.uniform(-8, 0, num)
     evidence = make_evidence(filter=unit, word=word, share=share, p_value=p_value, background=rng.uniform(0.01, 1, num))
-    concept = np.array([-1] * 5 + [0, 1, -1, 1])[word]
-    right = np.zeros((channels, 3), bool)
+    # Five plain words, then the categories; no picture has a zebra.
+    concept = np.array([-1] * 5 + [*range(9), -1])[word]
     judged = np.flatnonzero(concept >= 0)
-    for row in judged:
-        right[unit[row], concept[row]] |= bool(p_value[row] < 1e-4)
-    judgement = Judgement(CATEGORIES, right, np.array([True, True, False]))
-    calibration, reliability, counts = calibrate_words(evidence, vocabulary, judgement, 3)
+    right = np.zeros((channels, len(names)), bool)
+    strong = judged[p_value[judged] < 1e-4]
+    right[unit[strong], concept[strong]] = True
+    calibration, reliability, counts = calibrate_words(
+        evidence, vocabulary, Judgement(names, right, np.array([True] * 9 + [False])), 3
+    )
     rights = np.array([right[unit[r], concept[r]] for r in judged])
     expected = calibrate(make_features(evidence.take(judged)), rights, concept[judged], 3)
     assert (calibration, reliability) == expected
@@ -629,7 +641,7 @@ def test_no_evidence_has_nothing_to_calibrate() -> None:
 
 
 def test_filter_of_two_kinds_has_two_meanings(tmp_path: Path, planted: Scene) -> None:
-    info = planted.explain(tmp_path, top_images=25, num_words=10)
+    info = planted.explain(tmp_path, top_images=25, num_words=10, words_per_image=3)
     filters, _ = read(tmp_path)
     for row in filters[:5]:
         (only,) = row["meanings"]
@@ -639,7 +651,7 @@ def test_filter_of_two_kinds_has_two_meanings(tmp_path: Path, planted: Scene) ->
     both = filters[BOTH]
     assert len(both["meanings"]) == 2
     assert info["num_several_meanings"] == 1
-    kinds = []
+    kinds: list[int] = []
     for meaning in both["meanings"]:
         pictures = {int(Path(name).stem) % 5 for name in meaning["top_images"]}
         assert len(pictures) == 1
@@ -659,7 +671,9 @@ def test_one_meaning_where_no_more_are_looked_for(tmp_path: Path, planted: Scene
     assert (only["share"], len(only["top_images"]), info["num_several_meanings"]) == (1, 25, 0)
 
 
-def meanings_of(words: list[list[int]], vectors: AnyArray, evidence: Evidence, rows: list[int]) -> list[tuple[Any, ...]]:
+def meanings_of(
+    words: list[list[int]], vectors: AnyArray, evidence: Evidence, rows: list[int]
+) -> list[tuple[Any, ...]]:
     found = find_filter_meanings(np.array(words), vectors, evidence, rows, ExplainSettings(), 0)
     return [(m.words, m.members.tolist(), m.share) for m in found]
 

@@ -28,6 +28,13 @@ MEASURED = {
     "evaluation": {"num_pairs": 7, "num_filters": 4, "num_images": 5, "vocabularies": {"closed": 80}},
     "recall": {"closed": {"filter_attention": {"5": CELL}}},
     "differences": [],
+    "regions": {
+        "num_regions": 9,
+        "p_value": 0.0005,
+        "is_valid": True,
+        "recall": {"all": {"num_regions": 9, "5": CELL}},
+    },
+    "panel": {"explained": {"num_judged": 2, "share_right": 0.5, "figures": {"iou": CELL, "f1@1": CELL}}},
 }
 COMPARED = {
     "num_old": 4,
@@ -81,6 +88,20 @@ def test_metrics_of_a_run_without_predecessor() -> None:
             "closed/filter_attention/recall_at_5": 0.5,
             "closed/filter_attention/recall_at_5_low": 0.4,
             "closed/filter_attention/recall_at_5_high": 0.6,
+            "regions/num_regions": 9,
+            "regions/p_value": 0.0005,
+            "regions/is_valid": 1,
+            "regions/all/recall_at_5": 0.5,
+            "regions/all/recall_at_5_low": 0.4,
+            "regions/all/recall_at_5_high": 0.6,
+            "panel/explained/num_judged": 2,
+            "panel/explained/share_right": 0.5,
+            "panel/explained/iou": 0.5,
+            "panel/explained/iou_low": 0.4,
+            "panel/explained/iou_high": 0.6,
+            "panel/explained/f1_at_1": 0.5,
+            "panel/explained/f1_at_1_low": 0.4,
+            "panel/explained/f1_at_1_high": 0.6,
             "share_explained": 0.75,
         }
     }

@@ -24,13 +24,16 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.draw import polygon2mask
 
 from configs.schema import DiffSettings, ExplainSettings, ReportSettings
+from storage.activations import ActivationStore
 from storage.artefacts import write_json
 from storage.datasets.base import Dataset, ImageRecord
 from storage.geometry import Geometry
 from storage.word_vectors import Vocabulary
 from tasks.evaluate import MOST_FREQUENT, RANDOM, save_evaluation
-from tasks.explain import FILTERS_SCHEMA, explain_filters
+from tasks.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, Judgement, explain_filters
 from tasks.explainer import Explainer, ExplainerFacts, save_explainer
+from tasks.naming import Namer
+from tasks.panel import save_panel
 from tasks.report import (
     DiffPart,
     LayerPart,
@@ -40,6 +43,7 @@ from tasks.report import (
     render_page,
     write_report,
 )
+from tasks.validate import VALIDATION_FILE
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "a&b\"'\u2028<!--")
@@ -102,9 +106,37 @@ def evaluation_of(recall: bool = True) -> dict[str, Any]:
     }
 
 
+def panel_of() -> dict[str, Any]:
+    """What is judged, with all figures and with one, and a baseline that has nothing to judge."""
+    figures = ("iou", "pearson_position", "pearson_image", "auprc_position", "auprc_image", "lift", "f1@1", "f1@5")
+    cells = {figure: {"value": n / 8, "low": n / 16, "high": n / 4} for n, figure in enumerate(figures)}
+    counts = {"num_filters": 4, "num_statements": 3, "num_judged": 2, "num_pairs": 12}
+    return {
+        "num_images": 17,
+        "rows": {
+            "explained": {**counts, "figures": cells, "share_right": 0.875, "share_explained": 0.8125},
+            "all_filters": {**counts, "figures": {"iou": cells["lift"]}, "share_right": 0.5},
+            "dealt_words": {**dict.fromkeys(counts, 0), "figures": {}, "share_right": None},
+        },
+        "differences": [],
+    }
+
+
+def validation_of(is_valid: bool = True) -> dict[str, Any]:
+    cell = {"value": 0.5, "low": 0.25, "high": 0.75}
+    return {
+        "num_regions": 23,
+        "hit_rate": 0.375,
+        "chance_rate": 0.125,
+        "p_value": 0.0005 if is_valid else 0.5,
+        "is_valid": is_valid,
+        "recall": {"all": {"num_regions": 23, "5": cell, "10": cell}, "held_out": {"num_regions": 4, "5": cell}},
+    }
+
+
 def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPart:
     """One layer of four filters, really explained; filter 1 is dead."""
-    for name in ("explained", "evaluated", "explainer"):
+    for name in ("explained", "evaluated", "explainer", "panel", "validated"):
         (folder / name).mkdir(parents=True)
     maps = np.random.default_rng(0).normal(size=(6, 4, 4, 5))
     maps[:, 1] = 0
@@ -116,11 +148,30 @@ def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPar
     full = make_vocabulary(0, HOSTILE)
     vocabulary = Vocabulary(full.words, full.matrix, 0, full.matches)
     settings = ExplainSettings(top_images=5, words_per_image=2, min_images=2)
-    explain_filters(store, THRESHOLDS, explainer, facts, vocabulary, settings, layer, "cpu", folder / "explained")
+    namer = Namer(explainer, facts, None, vocabulary, "cpu")
+    explain(store, namer, vocabulary, settings, layer, folder / "explained")
     save_evaluation(evaluation_of(recall), folder / "evaluated")
+    save_panel(panel_of(), folder / "panel")
+    write_json(folder / "validated" / VALIDATION_FILE, validation_of())
     return LayerPart(
-        layer, (4, 4, 5), folder / "explained", folder / "evaluated", folder / "maps", THRESHOLDS, folder / "explainer"
+        layer=layer,
+        shape=(4, 4, 5),
+        explained=folder / "explained",
+        evaluated=folder / "evaluated",
+        panel=folder / "panel",
+        validated=folder / "validated",
+        activations=folder / "maps",
+        thresholds=THRESHOLDS,
+        explainer=folder / "explainer",
     )
+
+
+def explain(
+    store: ActivationStore, namer: Namer, vocabulary: Vocabulary, settings: ExplainSettings, layer: str, folder: Path
+) -> None:
+    """The first word is a category of the reference, which every filter detects."""
+    judgement = Judgement(HOSTILE[:1], np.ones((4, 1), bool), np.array([True]))
+    explain_filters(store, THRESHOLDS, namer, vocabulary, judgement, settings, layer, 0, "cpu", folder)
 
 
 def write_page(
@@ -157,7 +208,7 @@ def page(tmp_path: Path) -> str:
 def test_hostile_names_are_text_only(page: str) -> None:
     reader = parse(page)
     tags = [tag for tag, _ in reader.elements]
-    assert "img" not in tags
+    assert tags.count("img") == 1
     assert tags.count("script") == 2
     assert "b" not in tags
     attributes = {name for _, own in reader.elements for name in own}
@@ -209,7 +260,9 @@ def test_page_loads_nothing_from_elsewhere(page: str) -> None:
     reader = parse(page)
     for tag, own in reader.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "source")
-        assert not {"src", "srcset", "style", "background", "data", "action"} & own.keys(), (tag, own)
+        assert not {"srcset", "style", "background", "data", "action"} & own.keys(), (tag, own)
+        assert tag == "img" or "src" not in own
+        assert str(own.get("src", "data:image/png;base64,")).startswith("data:image/png;base64,")
         assert own.get("href", "#").startswith("#")  # type: ignore[union-attr]
     for tag, own, text in reader.sources:
         if tag == "style":
@@ -286,6 +339,83 @@ def test_page_without_ground_truth_says_so(tmp_path: Path) -> None:
     assert "there is nothing to judge by" in parse(page).text
 
 
+def test_words_come_with_their_evidence(tmp_path: Path) -> None:
+    """As it stands in the tables; what has none is there too, marked, and meanings only where there are several."""
+    part = make_part(tmp_path / "part")
+    filters = parquet.read_table(part.explained / "filters.parquet").to_pylist()
+    words = parquet.read_table(part.explained / "explanations.parquet").to_pylist()
+    first = next(w for w in words if w["filter"] == 2)
+    first |= {"votes": 4, "share": 0.8, "share_low": 0.375, "share_high": 1.0, "background": 0.0625}
+    first |= {"p_value": 3e-5, "q_value": 0.004, "significant": True, "confidence": 0.876, "novel": True}
+    meanings = [{"share": 0.625, "words": [HOSTILE[1], "b", "c", "d"], "top_images": []}] * 2
+    filters[2] |= {"explained": True, "reason": "", "words": [first["word"]], "meanings": meanings}
+    parquet.write_table(pa.Table.from_pylist(filters, FILTERS_SCHEMA), part.explained / "filters.parquet")
+    parquet.write_table(pa.Table.from_pylist(words, EXPLANATIONS_SCHEMA), part.explained / "explanations.parquet")
+    data = data_of(parse(write_page(tmp_path, [part])))
+    shown = data["filters"][2]
+    assert shown["r"] == ""
+    assert shown["m"] == [[0.62, [HOSTILE[1], "b", "c"]]] * 2
+    assert shown["w"][0] == [
+        first["word"],
+        4,
+        0.88,
+        1,
+        1,
+        "named by 4 of its top pictures (80%, 95 % interval 38% to 100%); by 6.2% of those of other filters; "
+        "p = 3e-05, q = 0.004",
+    ]
+    assert [w[0] for w in shown["w"]] == [w["word"] for w in words if w["filter"] == 2]
+    assert {w[4] for f in data["filters"] for w in f["w"] if w is not shown["w"][0]} == {0}
+    assert [f["m"] for f in data["filters"] if f["f"] != 2] == [[]] * 3
+
+
+def test_trust_is_in_the_page(page: str) -> None:
+    text = " ".join(parse(page).text.split())
+    assert "23 regions whose category is known" in text
+    assert "hold it in 0.375 of them (mean over pictures; 0.125 if" in text
+    assert "p = 0.0005). The explainer knows more than chance." in text
+    assert "all categories: 23 regions; recall@5 0.500 [0.250, 0.750]; recall@10 0.500 [0.250, 0.750]" in text
+    assert "held out categories: 4 regions; recall@5 0.500 [0.250, 0.750]" in text
+    assert "on 17 evaluation pictures" in text
+    body = page.partition('<table class="recall panel">')[2].partition("</table>")[0]
+    heads = re.findall(r"<th scope=\"col\">(.*?)</th>", body)
+    assert heads[4:] == [
+        *("IoU", "Pearson, pictures", "Pearson, positions", "AUPRC, pictures", "AUPRC, positions", "F1@1", "F1@5")
+    ]
+    rows = re.findall(r"<tr( class=\"baseline\")?><th scope=\"row\">(.*?)</th>(.*?)</tr>", body)
+    cells = [[" ".join(parse(cell).text.split()) for cell in re.findall(r"<td>.*?</td>", row[2])] for row in rows]
+    # In this order, though files have their rows by name.
+    assert [row[:2] for row in rows] == [("", "explained"), ("", "all filters"), (' class="baseline"', "dealt words")]
+    assert cells[0][:3] == ["2", "81.2 %", "87.5 %"]
+    values = [n / 8 for n in (0, 2, 1, 4, 3, 6, 7)]
+    assert cells[0][3:] == [f"{v:.3f} [{v / 2:.3f}, {2 * v:.3f}]" for v in values]
+    assert cells[1] == ["2", "", "50.0 %", "0.625 [0.312, 1.250]", *[""] * 6]
+    assert cells[2] == ["0", *[""] * 9]
+
+
+def test_explainer_that_knows_nothing_is_named(tmp_path: Path) -> None:
+    part = make_part(tmp_path / "part")
+    write_json(part.validated / VALIDATION_FILE, validation_of(is_valid=False))
+    assert "knows no more than chance, so no filter is explained." in parse(write_page(tmp_path, [part])).text
+    write_json(part.validated / VALIDATION_FILE, {"num_regions": 0, "p_value": 1.0, "is_valid": False, "recall": {}})
+    assert "No region of the evaluation pictures can be judged" in parse(write_page(tmp_path, [part])).text
+
+
+def test_confidence_is_shown_with_what_it_rests_on(tmp_path: Path) -> None:
+    """The diagram that was drawn with the words, and how many of them could be judged."""
+    part = make_part(tmp_path / "part")
+    content = json.loads((part.explained / "calibration.json").read_text("utf-8"))
+    statements = content["statements"]
+    page = write_page(tmp_path, [part])
+    (chart,) = [own for tag, own in parse(page).elements if tag == "img"]
+    drawn = base64.b64decode(str(chart["src"]).partition(",")[2], validate=True)
+    assert drawn == (part.explained / "reliability.png").read_bytes()
+    text = " ".join(parse(page).text.split())
+    judged = f"{statements['num_judged']} words of filters can be judged, {statements['num_right']} are right."
+    assert f"{judged} {content['calibration']['note']}." in text
+    assert statements["num_judged"] > 0
+
+
 def test_two_layers_can_be_chosen_from(tmp_path: Path) -> None:
     page = write_page(tmp_path, [make_part(tmp_path / "one"), make_part(tmp_path / "two", layer="body.1")])
     reader = parse(page)
@@ -300,9 +430,9 @@ def test_layer_of_dead_filters_makes_a_page(tmp_path: Path) -> None:
     (part.explained / "filters.parquet").unlink()
     store = write_store(tmp_path / "zero", np.zeros((6, 4, 4, 5)), keys=NAMES)
     explainer, facts = Explainer(4, 6, 0.1).eval(), ExplainerFacts(4, 6, 0.1, "l2", "cosine", (), (), {})
-    explain_filters(
-        store, THRESHOLDS, explainer, facts, make_vocabulary(3, ()), ExplainSettings(), LAYER, "cpu", part.explained
-    )
+    vocabulary = make_vocabulary(3, ())
+    namer = Namer(explainer, facts, None, vocabulary, "cpu")
+    explain(store, namer, vocabulary, ExplainSettings(), LAYER, part.explained)
     data = data_of(parse(write_page(tmp_path, [part])))
     assert [f["i"] for f in data["filters"]] == [[]] * 4
     assert (data["names"], data["pictures"]) == ([], [])
@@ -491,7 +621,8 @@ def test_hostile_words_and_names_of_a_comparison_are_text_only(tmp_path: Path) -
     for page in pages_of(tmp_path, make_diff()):
         reader = parse(page)
         tags = [tag for tag, _ in reader.elements]
-        assert tags.count("img") == 1
+        # The comparison's chart, and in a report that of the confidence.
+        assert tags.count("img") == (2 if 'id="data"' in page else 1)
         assert tags.count("b") == 0
         assert {text for tag, own, text in reader.sources if tag == "script" and "alert" in text and not own} == set()
         assert not {name for _, own in reader.elements for name in own if name.startswith("on")}
@@ -522,7 +653,7 @@ def test_page_of_a_comparison_has_a_policy_and_no_script(tmp_path: Path) -> None
 def test_chart_of_a_comparison_is_in_the_page(tmp_path: Path) -> None:
     for page in pages_of(tmp_path, make_diff()):
         reader = parse(page)
-        (chart,) = [own for tag, own in reader.elements if tag == "img"]
+        chart = next(own for tag, own in reader.elements if tag == "img")
         kind, _, content = str(chart["src"]).partition(",")
         assert kind == "data:image/png;base64"
         assert chart["alt"]
@@ -608,7 +739,9 @@ def test_nothing_changed(tmp_path: Path) -> None:
 
 def test_report_without_an_earlier_audit_has_no_such_section(page: str) -> None:
     assert "What changed since" not in page
-    assert '<img class="chart"' not in page
+    assert 'id="diff-title"' not in page
+    (chart,) = [own for tag, own in parse(page).elements if tag == "img"]
+    assert str(chart["alt"]).startswith("Reliability diagram")
 
 
 def test_comparison_leaves_the_rest_of_the_report_as_it_is(tmp_path: Path) -> None:

@@ -15,9 +15,19 @@ from pydantic import ValidationError
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from storage.artefacts import Handle
+from storage.progress import no_progress
 from storage.word_vectors import PhraseMatch, Vocabulary
-from tasks.explainer import load_explainer, scale_features
-from tasks.train import Objective, TrainingSet, _batches, _load_sets, draw_supervised, train_explainer
+from tasks.explainer import Explainer, deterministic, load_explainer, scale_features
+from tasks.train import (
+    CategoryObjective,
+    Objective,
+    TrainingSet,
+    _batches,
+    _fit,
+    _load_sets,
+    draw_supervised,
+    train_explainer,
+)
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish_regions
 
 CONCEPTS = ("cat", "dog", "sky", "hot dog")
@@ -34,11 +44,16 @@ def regions_of(root: Path, num_images: int = 40, channels: int = 8, noise: float
 
 
 def train(
-    folder: Path, regions: Handle, settings: TrainSettings, seed: int = 0, vocabulary: Vocabulary | None = None
+    folder: Path,
+    regions: Handle,
+    settings: TrainSettings,
+    seed: int = 0,
+    vocabulary: Vocabulary | None = None,
+    shuffled_labels: bool = False,
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     words = make_vocabulary(30, CONCEPTS) if vocabulary is None else vocabulary
-    return train_explainer(regions, CONCEPTS, words, settings, seed, "cpu", folder)
+    return train_explainer(regions, CONCEPTS, words, settings, seed, "cpu", folder, shuffled_labels=shuffled_labels)
 
 
 # ---------------------------------------------------------------- losses
@@ -83,6 +98,20 @@ def test_losses_vs_loops(objective: Any) -> None:
 def test_hinge_of_the_only_concept_is_zero() -> None:
     loss = Objective(TrainSettings(objective="hinge"), torch.eye(3), torch.tensor([1]))
     assert loss.region_losses(torch.eye(3), torch.tensor([1, 1, 1])).tolist() == [0, 0, 0]
+
+
+def test_loss_of_the_categories_vs_loops() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(6, 3)), [7, 2, 5, 5, 7, 2]
+    weights = [1.0, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3]
+    supervised = [5, 2, 7]  # the columns
+    loss = CategoryObjective(torch.tensor(supervised), 12)
+    value = loss(torch.from_numpy(logits), torch.tensor(targets), torch.tensor(weights, dtype=torch.float64))
+    losses = [
+        math.log(sum(math.exp(s) for s in row)) - row[supervised.index(t)]
+        for row, t in zip(logits, targets, strict=True)
+    ]
+    assert float(value) == pytest.approx(sum(w * x for w, x in zip(weights, losses, strict=True)) / 3, rel=1e-9)
 
 
 # ---------------------------------------------------------------- what is drawn
@@ -237,6 +266,12 @@ def test_normalisations_learn_the_statistics_of_the_features(tmp_path: Path) -> 
     assert not torch.equal(state["norm2.running_var"], torch.ones(4))
 
 
+def published_part(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of the explainer as published; the classifier of categories is trained after it, and stops by itself."""
+    state = load_explainer(folder, "cpu")[0].state_dict()
+    return {k: v for k, v in state.items() if not k.startswith("categories.")}
+
+
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     """The kept weights are, to the bit, those of a training that ends with the best epoch."""
     regions = regions_of(tmp_path, num_images=30, noise=3.0)
@@ -250,7 +285,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     short = settings.model_copy(update={"max_epochs": facts["best_epoch"] + 1})
     again = train(tmp_path / "short", regions, short)
     assert again["best_epoch"] == facts["best_epoch"]
-    kept, wanted = (load_explainer(tmp_path / n, "cpu")[0].state_dict() for n in ("long", "short"))
+    kept, wanted = (published_part(tmp_path / n) for n in ("long", "short"))
     assert all(torch.equal(kept[k], wanted[k]) for k in wanted)
 
 
@@ -285,6 +320,119 @@ def test_training_learns_a_separable_problem(tmp_path: Path, objective: Any) -> 
     top5 = np.argsort(-scores, axis=1)[:, :5]
     # Chance is 5 in 204.
     assert (top5 == truth[:, None]).any(axis=1).mean() > 0.6
+
+
+# ---------------------------------------------------------------- the classifier of categories
+
+
+def share_of_categories_right(folder: Path, regions: Handle) -> float:
+    explainer, facts = load_explainer(folder, "cpu")
+    features = scale_features(torch.from_numpy(np.load(regions.path("features.npy"))), facts.region_feature)
+    with torch.inference_mode():
+        found = explainer.category_logits(features).argmax(dim=1).numpy()
+    truth = np.load(regions.path("concept.npy"))
+    supervised = np.array([CONCEPTS.index(c) for c in facts.supervised])
+    judged = np.isin(truth, supervised)
+    return float((supervised[found] == truth)[judged].mean())
+
+
+@pytest.mark.parametrize("supervised_share", [1.0, 0.5])
+def test_categories_are_learned_on_a_separable_problem(tmp_path: Path, supervised_share: float) -> None:
+    settings = TrainSettings(max_epochs=60, patience_epochs=60, supervised_share=supervised_share)
+    train(tmp_path / "t", regions_of(tmp_path, num_images=120, noise=0.1), settings)
+    fresh = regions_of(tmp_path / "fresh", num_images=120, noise=0.1)
+    assert share_of_categories_right(tmp_path / "t", fresh) > 0.95
+    explainer, facts = load_explainer(tmp_path / "t", "cpu")
+    assert explainer.categories is not None
+    assert explainer.categories.out_features == len(facts.supervised) == round(4 * supervised_share)
+
+
+def test_weights_of_the_categories_are_those_of_their_best_epoch(tmp_path: Path) -> None:
+    """Cross entropy on the held-out pictures, by loops, is not lower at any other length of training."""
+    regions = regions_of(tmp_path, num_images=30, noise=3.0)
+    settings = TrainSettings(max_epochs=40, patience_epochs=40, held_out_share=0.3)
+    vocabulary = make_vocabulary(30, CONCEPTS)
+
+    def held_out_loss(max_epochs: int) -> float:
+        folder = tmp_path / str(max_epochs)
+        train(folder, regions, settings.model_copy(update={"max_epochs": max_epochs}))
+        explainer, facts = load_explainer(folder, "cpu")
+        _, early = _load_sets(regions, CONCEPTS, facts.supervised, vocabulary, settings, 0, "cpu")
+        with torch.inference_mode():
+            logits = explainer.category_logits(early.features_RC).double()
+        column = [vocabulary.positions_of(facts.supervised).index(w) for w in early.word_R.tolist()]
+        losses = [
+            math.log(sum(math.exp(v) for v in row)) - row[c] for row, c in zip(logits.tolist(), column, strict=True)
+        ]
+        return sum(w * v for w, v in zip(early.weight_R.tolist(), losses, strict=True)) / early.num_images
+
+    losses = [held_out_loss(epochs) for epochs in (1, 3, 10, 20, 40)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_categories_change_nothing_of_the_published_part(tmp_path: Path, dropout: float) -> None:
+    """To the bit what is trained without them; with dropout, after the numbers that their first weights draw."""
+    regions, vocabulary = regions_of(tmp_path), make_vocabulary(30, CONCEPTS)
+    settings = TrainSettings(dropout=dropout, max_epochs=5, weight_decay=0.01)
+    train(tmp_path / "t", regions, settings, seed=3)
+    sets = _load_sets(regions, CONCEPTS, CONCEPTS, vocabulary, settings, 3, "cpu")
+    matrix = torch.from_numpy(vocabulary.matrix)
+    objective = Objective(settings, matrix, torch.tensor(vocabulary.positions_of(CONCEPTS)))
+    with deterministic(3):
+        alone = Explainer(8, 6, dropout)
+        if dropout:
+            torch.nn.Linear(8, len(CONCEPTS))
+        _fit(alone, alone, objective, *sets, settings, 3, no_progress)
+    found, expected = published_part(tmp_path / "t"), alone.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+# ---------------------------------------------------------------- shuffled labels
+
+
+def test_shuffled_labels_are_the_same_labels_on_other_regions(tmp_path: Path) -> None:
+    regions, vocabulary = regions_of(tmp_path), make_vocabulary(30, CONCEPTS)
+    plain, dealt, again, other = (
+        _load_sets(regions, CONCEPTS, CONCEPTS, vocabulary, TrainSettings(), seed, "cpu", shuffled)
+        for seed, shuffled in ((0, False), (0, True), (0, True), (1, True))
+    )
+    words = [torch.cat([part.word_R for part in sets]) for sets in (plain, dealt, again, other)]
+    assert torch.equal(words[0].sort().values, words[1].sort().values)
+    assert not torch.equal(words[0], words[1])
+    assert torch.equal(words[1], words[2])
+    assert not torch.equal(words[1].sort().values, words[1])
+    assert not torch.equal(dealt[0].word_R, other[0].word_R)
+    # Regions stay where they are, and whole pictures are held out as before.
+    for part, expected in zip(dealt, plain, strict=True):
+        assert torch.equal(part.features_RC, expected.features_RC)
+        assert torch.equal(part.first_I, expected.first_I)
+        assert torch.equal(part.weight_R, expected.weight_R)
+
+
+def test_nothing_is_learned_from_shuffled_labels(tmp_path: Path) -> None:
+    """What it says of a category is the same by chance in one of four, over several ways of dealing the labels."""
+    vocabulary = make_vocabulary(200, CONCEPTS)
+    regions = regions_of(tmp_path, num_images=120, noise=0.1)
+    fresh = regions_of(tmp_path / "fresh", num_images=120, noise=0.1)
+    truth = np.array(vocabulary.positions_of(CONCEPTS))[np.load(fresh.path("concept.npy"))]
+
+    def shares_right(shuffled: bool, seed: int) -> tuple[float, float]:
+        folder = tmp_path / f"{shuffled} {seed}"
+        settings = TrainSettings(max_epochs=12 if shuffled else 40)
+        facts = train(folder, regions, settings, seed, vocabulary, shuffled)
+        assert (facts["num_supervised"], facts["num_held_out"]) == (4, 0)
+        explainer, stored = load_explainer(folder, "cpu")
+        features = scale_features(torch.from_numpy(np.load(fresh.path("features.npy"))), stored.region_feature)
+        with torch.inference_mode():
+            scores = explainer(features).numpy() @ vocabulary.matrix[200:].T
+        return float((scores.argmax(axis=1) + 200 == truth).mean()), share_of_categories_right(folder, fresh)
+
+    assert min(shares_right(False, 0)) > 0.9
+    by_chance = np.mean([shares_right(True, seed) for seed in range(6)], axis=0)
+    assert (np.abs(by_chance - 0.25) < 0.15).all()
 
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path: Path) -> None:

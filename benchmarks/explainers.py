@@ -1,0 +1,224 @@
+"""Who names regions best: objectives and kinds of explainers, on regions of pictures that were not trained on.
+
+    python -m benchmarks.explainers --root FOLDER [--seeds 5]
+
+For each seed, from 0 on, twice: with all categories, and with 15 of them held out of training (each seed other ones).
+R@5 is the share of evaluation regions whose category is among the five words named for them, out of the whole
+vocabulary. Values are means over seeds with a 95 % t interval over seeds: it covers initialisation, the split for early
+stopping and the categories drawn, not the choice of evaluation pictures, which are the same for all seeds.
+
+Variants: learned (hinge as published, cosine, softmax; softmax with semantic soft targets; softmax ranked by CSLS, that
+takes hubs down), head (ConSE), fused; and the most frequent categories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch.nn import functional
+
+from benchmarks.common import save_result
+from configs.loading import load_config
+from configs.schema import CocoReference, ExplainerSettings, TrainSettings
+from storage.activations import ActivationStore
+from storage.artefacts import ArtefactStore, Handle
+from storage.checkpoints import load_target_model
+from storage.class_names import load_class_names
+from storage.classifier import find_linear_head
+from storage.datasets.base import Dataset
+from storage.datasets.coco import load_coco_reference
+from storage.layers import select_layers
+from storage.word_vectors import build_vocabulary, load_word_vectors
+from tasks import train
+from tasks.cluster import StatisticsCluster
+from tasks.extract import extract_activations
+from tasks.head import measure_scale
+from tasks.naming import assemble_explainer, load_namer
+from tasks.stage import Request, Stage, StageRunner
+from tasks.statistics import pool_regions
+from tasks.train import Objective, train_explainer
+
+AT = (1, 5, 10, 20)
+NUM_HELD_OUT = 15
+SOFT_TEMPERATURE = 0.05
+SOFT_SHARE = 0.2
+HUB_NEIGHBOURS = 10
+FIRST_SEED = 0
+
+
+class SoftObjective(Objective):
+    """Softmax whose target gives a share of its mass to words that are close to the category's."""
+
+    def region_losses(self, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
+        logits = (output_RE / self._settings.temperature) @ self._vocabulary.T
+        close = functional.softmax(self._vocabulary[word_R] @ self._vocabulary.T / SOFT_TEMPERATURE, dim=1)
+        soft = -(close * functional.log_softmax(logits, dim=1)).sum(dim=1)
+        hard = functional.cross_entropy(logits, word_R, reduction="none")
+        return (1 - SOFT_SHARE) * hard + SOFT_SHARE * soft
+
+
+def correct_hubs(vectors_RE: torch.Tensor, words_VE: torch.Tensor, queries_QE: torch.Tensor) -> torch.Tensor:
+    """CSLS scores [R, V] (Conneau et al., ICLR 2018): twice the cosine, less the mean cosine of the word with its
+    nearest queries; the region's own mean is the same for all words and left out."""
+    near = torch.topk(queries_QE @ words_VE.T, min(HUB_NEIGHBOURS, len(queries_QE)), dim=0).values.mean(dim=0)
+    return 2 * vectors_RE @ words_VE.T - near
+
+
+class Bench:
+    """Everything that does not depend on the seed."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.config = load_config("coco-mini", [f"reference.root={root}"])
+        assert isinstance(self.config.reference, CocoReference)
+        reference = load_coco_reference(self.config.reference)
+        self.concepts = reference.train.concepts
+        self.counts = reference.train.count_images_with()
+        model = load_target_model(self.config.model, self.config.seed)
+        size = model.geometry.size_px
+        layer = select_layers(model.network, size, "auto")[0].name
+        self.vectors = load_word_vectors(self.config.words)
+        self.vocabulary = build_vocabulary(self.vectors, self.config.words.vocabulary_size, self.concepts)
+        self.head, self.no_head = find_linear_head(model.network, layer, size)
+        self.classes = load_class_names(self.config.model, len(self.head.bias)) if self.head else None
+        self.runner = StageRunner(ArtefactStore(folder))
+        with StatisticsCluster(self.config.statistics) as cluster:
+
+            def pool(name: str, data: Dataset) -> tuple[Handle, ActivationStore]:
+                activations = folder / f"activations {name}"
+                activations.mkdir()
+                extract_activations(model, data, {layer: activations}, self.config.extract, "cpu")
+                store = ActivationStore(activations)
+                handle = self.runner.run_one(
+                    Stage("regions", 1),
+                    name,
+                    Request({"name": name}),
+                    lambda out: pool_regions(store, data, model.geometry, out, cluster),
+                )
+                return handle, store
+
+            self.regions, store = pool("train", reference.train)
+            judged, _ = pool("evaluation", reference.evaluation)
+        self.scale = measure_scale(store.read_means())
+        self.features = torch.from_numpy(np.load(judged.path("features.npy")))
+        self.concept = np.load(judged.path("concept.npy"))
+        self.row = np.array(self.vocabulary.positions_of(self.concepts))
+
+    def train(self, settings: TrainSettings, seed: int) -> Handle:
+        return self.runner.run_one(
+            Stage("train", 1),
+            f"{settings.objective} {seed}",
+            Request({**settings.model_dump(mode="json"), "seed": seed, "class": train.Objective.__name__}),
+            lambda out: train_explainer(self.regions, self.concepts, self.vocabulary, settings, seed, "cpu", out),
+        )
+
+    def measure(self, trained: Handle, kind: str, csls: bool = False) -> dict[str, dict[str, float]]:
+        """R@k by group of categories."""
+        with tempfile.TemporaryDirectory() as folder:
+            settings = ExplainerSettings.model_validate({"kind": kind})
+            assemble_explainer(
+                *(trained, settings, self.head, self.no_head, self.classes, self.scale, self.vectors, self.vocabulary),
+                Path(folder),
+            )
+            namer = load_namer(Path(folder), self.vocabulary, "cpu")
+        if csls:
+            with torch.inference_mode():
+                vectors = namer.score(self.features)[1]
+                words = torch.topk(correct_hubs(vectors, namer.matrix_VE, vectors), max(AT), dim=1).indices.numpy()
+        else:
+            words = namer.name(self.features, max(AT)).words.numpy()
+        return self.count(words, namer.facts.supervised)
+
+    def count(self, words_Rs: Any, supervised: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        hit = words_Rs == self.row[self.concept][:, None]
+        known = np.isin(self.concept, [self.concepts.index(c) for c in supervised])
+        groups = {"trained": known, "held_out": ~known}
+        return {
+            name: {str(k): float(hit[own, :k].any(axis=1).mean()) for k in AT}
+            for name, own in groups.items()
+            if own.any()
+        }
+
+    def run(self, seed: int, share: float, with_soft_targets: bool) -> dict[str, dict[str, dict[str, float]]]:
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        base = self.config.train.model_copy(update={"supervised_share": share})
+        for objective in ("hinge", "cosine", "softmax"):
+            trained = self.train(base.model_copy(update={"objective": objective}), seed)
+            found[f"learned, {objective}"] = self.measure(trained, "learned")
+        found["learned, softmax, CSLS"] = self.measure(trained, "learned", csls=True)
+        found["head (ConSE)"] = self.measure(trained, "head")
+        found["fused"] = self.measure(trained, "fused")
+        supervised = load_namer(trained.folder, self.vocabulary, "cpu").facts.supervised
+        frequent = sorted(supervised, key=lambda c: (-self.counts[c], c))[: max(AT)]
+        rows = np.tile(self.vocabulary.positions_of(frequent), (len(self.concept), 1))
+        found["most frequent categories"] = self.count(rows, supervised)
+        if with_soft_targets:
+            original, train.Objective = train.Objective, SoftObjective  # type: ignore[misc]
+            try:
+                soft = self.train(base, seed)
+            finally:
+                train.Objective = original  # type: ignore[misc]
+            found["learned, softmax, soft targets"] = self.measure(soft, "learned")
+        return found
+
+
+def summarise(values: list[float]) -> dict[str, float]:
+    """Mean, and the ends of its 95 % t interval."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"value": mean, "low": float("nan"), "high": float("nan")}
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return {"value": mean, "low": mean - half, "high": mean + half}
+
+
+def to_markdown(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    columns = list(next(iter(table.values())))
+    lines = ["| explainer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, cells in table.items():
+        shown = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells.values()]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="COCO folder: train2017, val2017, annotations")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--soft-seeds", type=int, default=5, help="seeds that soft targets are tried with; they are slow"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(arguments.root, Path(folder))
+        num = len(bench.concepts)
+        runs = []
+        for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
+            soft = seed - FIRST_SEED < arguments.soft_seeds
+            shares = {"all": 1.0, "held": (num - NUM_HELD_OUT) / num}
+            runs.append({name: bench.run(seed, share, soft) for name, share in shares.items()})
+            print("seed", seed, {k: v["held_out"]["5"] for k, v in runs[-1]["held"].items()}, flush=True)
+
+    def collect(name: str, part: str, group: str, at: str) -> dict[str, float]:
+        return summarise([r[part][name][group][at] for r in runs if name in r[part]])
+
+    table = {
+        name: {
+            f"R@5, all {num} trained": collect(name, "all", "trained", "5"),
+            f"R@5, {num - NUM_HELD_OUT} trained": collect(name, "held", "trained", "5"),
+            f"R@5, {NUM_HELD_OUT} held out": collect(name, "held", "held_out", "5"),
+            f"R@20, {NUM_HELD_OUT} held out": collect(name, "held", "held_out", "20"),
+        }
+        for name in runs[0]["all"]
+    }
+    save_result("explainers", {"num_words": len(bench.vocabulary.words), "table": table, "runs": runs})
+    print(to_markdown(table))
+
+
+if __name__ == "__main__":
+    main()

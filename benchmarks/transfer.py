@@ -1,0 +1,105 @@
+"""Ways of fitting the explainer to an unlabelled target domain, judged by labels that nothing else reads.
+
+    python -m benchmarks.transfer --root FOLDER --photos FOLDER [--seeds 3]
+
+The folder of photographs holds pictures and labels.csv (file,label). Right is a photograph for which one of the 10 words
+of its region explanation (the region is the whole picture) is the label, a lemma or a hypernym (benchmarks.photo_labels).
+Mean over seeds of the training; the interval is a bootstrap over photographs of the mean over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import save_result
+from benchmarks.explainers import Bench, to_markdown
+from benchmarks.photo_labels import chance_of_right, is_right, read_labels
+from configs.schema import ExplainerSettings, ImageFolderTarget
+from storage.activations import ActivationStore
+from storage.artefacts import Handle
+from storage.checkpoints import load_target_model
+from storage.datasets.image_folder import load_image_folder_target
+from storage.layers import select_layers
+from tasks.extract import extract_activations
+from tasks.naming import assemble_explainer, load_namer
+from tasks.stage import Request, Stage
+from tasks.transfer import transfer_explainer
+
+NUM_WORDS = 10
+METHODS = ("none", "renormalise", "align_covariance", "distil_head")
+SAMPLES = 2000
+
+
+def assemble(bench: Bench, trained: Handle, kind: str) -> Handle:
+    settings = ExplainerSettings.model_validate({"kind": kind})
+    inputs = (bench.head, bench.no_head, bench.classes, bench.scale, bench.vectors, bench.vocabulary)
+    return bench.runner.run_one(
+        Stage("explainer", 1),
+        kind,
+        Request({"kind": kind}, {"trained": trained.digest}),
+        lambda folder: assemble_explainer(trained, settings, *inputs, folder),
+    )
+
+
+def name_photos(bench: Bench, folder: Path, means_NC: torch.Tensor) -> list[list[str]]:
+    words = load_namer(folder, bench.vocabulary, "cpu").name(means_NC, NUM_WORDS).words.tolist()
+    return [[bench.vocabulary.words[w] for w in row] for row in words]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="COCO folder: train2017, val2017, annotations")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photographs with labels.csv")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    labels = read_labels(arguments.photos / "labels.csv")
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(arguments.root, Path(scratch))
+        model = load_target_model(bench.config.model, bench.config.seed)
+        layer = select_layers(model.network, model.geometry.size_px, "auto")[0].name
+        target = load_image_folder_target(ImageFolderTarget(root=arguments.photos))
+        activations = Path(scratch) / "activations target"
+        activations.mkdir()
+        extract_activations(model, target, {layer: activations}, bench.config.extract, "cpu")
+        store = ActivationStore(activations)
+        means = torch.from_numpy(store.read_means())
+        truth = [labels[Path(key).name] for key in store.keys]
+        right: dict[str, list[Any]] = {}
+        for seed in range(arguments.seeds):
+            trained = bench.train(bench.config.train, seed)
+            for kind in ("learned", "head", "fused"):
+                explainer = assemble(bench, trained, kind)
+                for method in METHODS:
+                    if (kind == "head" and method != "none") or (kind == "learned" and method == "distil_head"):
+                        continue  # the head is not fitted; a learned explainer has no head to learn from
+                    folder = explainer.folder
+                    if method != "none":
+                        folder = Path(scratch) / f"{kind} {method} {seed}"
+                        folder.mkdir()
+                        transfer_explainer(
+                            method, explainer, store, bench.regions, bench.vocabulary, seed, "cpu", folder
+                        )
+                    named = name_photos(bench, folder, means)
+                    hits = [is_right(t, words) for t, words in zip(truth, named, strict=True)]
+                    right.setdefault(f"{kind}, {method}", []).append(hits)
+                    print(seed, kind, method, round(float(np.mean(hits)), 3), flush=True)
+        chance = float(np.mean([chance_of_right(t, bench.vocabulary.words, NUM_WORDS) for t in truth]))
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(len(truth), np.full(len(truth), 1 / len(truth)), size=SAMPLES) / len(truth)
+    table = {}
+    for name, hits in right.items():
+        per_photo = np.mean(np.array(hits, dtype=float), axis=0)
+        low, high = np.quantile(draws @ per_photo, [0.025, 0.975])
+        table[name] = {"photographs": {"value": float(per_photo.mean()), "low": float(low), "high": float(high)}}
+    save_result("transfer", {"num_photos": len(truth), "chance": chance, "table": table})
+    print(to_markdown(table))
+
+
+if __name__ == "__main__":
+    main()
