@@ -227,12 +227,14 @@ def bootstrap_share(votes_S: IntArray, images_S: IntArray) -> tuple[DoubleArray,
     return low[inverse], high[inverse]
 
 
-def find_evidence(votes: Votes, tested_C: BoolArray | None = None) -> Evidence:
+def find_evidence(votes: Votes, tested_C: BoolArray | None = None, floor_W: DoubleArray | None = None) -> Evidence:
     """Every word of every tested filter with its exact one-sided binomial test, P(X >= k | n, q).
 
     Args:
         tested_C: filters to be tested; all that have pictures unless given. Those left out have no rows and count for
             nothing but the others' background.
+        floor_W: float64 [at least highest word + 1], rate that a word's background is not below: how often pictures
+            are named by it without any filter.
     """
     tested = votes.images > 0
     if tested_C is not None:
@@ -241,6 +243,8 @@ def find_evidence(votes: Votes, tested_C: BoolArray | None = None) -> Evidence:
     unit, word, count, score = votes.filter[rows], votes.word[rows], votes.votes[rows], votes.score[rows]
     images = votes.images[unit]
     background = estimate_background(votes)[rows]
+    if floor_W is not None:
+        background = np.maximum(background, floor_W[word])
     p_value = np.clip(np.asarray(stats.binom.sf(count - 1, images, background), np.float64), 0, 1)
     num_hypotheses = int(tested.sum()) * votes.num_words
     q_value = adjust_false_discovery(p_value, num_hypotheses)

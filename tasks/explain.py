@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
-from scipy.stats import binom
 
 from configs.schema import ExplainSettings
 from storage import lemmas
@@ -33,16 +32,16 @@ from tasks.agreement import DoubleArray
 from tasks.calibration import Calibration, Reliability, calibrate, make_features
 from tasks.evidence import Evidence, count_votes, find_evidence
 from tasks.figures import draw_reliability
-from tasks.meanings import find_meanings, summarise_meanings
+from tasks.meanings import find_meanings
 from tasks.naming import NamedRegions, Namer
 from tasks.region_features import IntArray, MaskedForward, Pairs, pool_pairs, select_top_images
 from tasks.stage import Stage
 
-STAGE = Stage("explain", version=2, uses_device=True)
+STAGE = Stage("explain", version=3, uses_device=True)
 CALIBRATION_FILE, RELIABILITY_FILE = "calibration.json", "reliability.png"
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
-_MEANING_IMAGES = 3
 _NAME_ROWS = 2048
+_WHOLE_PICTURES = 5000
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,9 @@ def explain_filters(
         store, pairs, settings.method, thresholds_C, namer, settings.words_per_image, device, OPEN, forward, progress
     )["open"]
     num_filters = len(thresholds_C)
+    whole = _name_whole_pictures(store, thresholds_C, namer, settings.words_per_image, device)
     votes = count_votes(named.words, pairs.filter, num_filters, named.scores)
-    evidence = find_evidence(votes, qualified_C >= settings.min_images)
+    evidence = find_evidence(votes, qualified_C >= settings.min_images, whole)
     rank = np.arange(len(evidence)) - np.searchsorted(evidence.filter, evidence.filter)
     printed = evidence.take(rank < settings.num_words)
     calibration, reliability, statements = calibrate_words(printed, vocabulary, judgement, seed)
@@ -164,10 +164,9 @@ def explain_filters(
         rows = order[first_row[unit] : first_row[unit + 1]][: settings.num_words]
         found = [int(r) for r in rows if significant[r]]
         reason = _find_reason(int(qualified_C[unit]), settings, bool(found), judgement.invalid)
+        names = [int(evidence.word[r]) for r in found]
         meanings = (
-            find_filter_meanings(named.words[own], named.vectors[own], evidence, found, settings, seed)
-            if not reason
-            else []
+            find_meanings(named.words[own], named.vectors[own], names, settings.max_meanings) if not reason else []
         )
         filter_rows.append(
             {
@@ -223,6 +222,21 @@ def explain_filters(
     return _summarise(filter_rows, word_rows, len(pairs), reliability)
 
 
+def _name_whole_pictures(
+    store: ActivationStore, thresholds_C: FloatArray, namer: Namer, num: int, device: str
+) -> DoubleArray:
+    """Share of the target's pictures that each word is named for as a whole: float64 [V].
+
+    A filter without any preference attends to everything: its words are those of whole pictures, which other filters,
+    who look at parts, name far less often. Of many pictures a sample at even distances is taken.
+    """
+    num_images = store.shape[0]
+    chosen = np.unique(np.linspace(0, num_images - 1, min(num_images, _WHOLE_PICTURES)).astype(np.int64))
+    pairs = Pairs(np.zeros(len(chosen), np.int64), chosen, np.ones(len(chosen), np.float32))
+    words = name_pairs(store, pairs, "original", thresholds_C, namer, num, device)["open"].words
+    return np.bincount(words.ravel(), minlength=len(namer.matrix_VE)) / len(chosen)
+
+
 def calibrate_words(
     evidence: Evidence, vocabulary: Vocabulary, judgement: Judgement, seed: int
 ) -> tuple[Calibration, Reliability, dict[str, int]]:
@@ -246,57 +260,6 @@ def calibrate_words(
     right = judgement.right[evidence.filter[rows], concept[rows]]
     calibration, reliability = calibrate(make_features(evidence.take(rows)), right, concept[rows], seed)
     return calibration, reliability, {"num_judged": len(rows), "num_right": int(right.sum())}
-
-
-@dataclass(frozen=True)
-class FilterMeaning:
-    """One group of a filter's regions.
-
-    Attributes:
-        share: of its top pictures, 0..1.
-        words: rows of the vocabulary, best first: of the filter's words, those that this group names.
-        members: positions among the filter's pairs, strongest first.
-    """
-
-    share: float
-    words: tuple[int, ...]
-    members: IntArray
-
-
-def find_filter_meanings(
-    words_ns: IntArray,
-    vectors_nE: FloatArray,
-    evidence: Evidence,
-    rows: Sequence[int],
-    settings: ExplainSettings,
-    seed: int,
-) -> list[FilterMeaning]:
-    """The meanings of an explained filter; one that has no word of its own is named by the filter's first.
-
-    Groups with the same first word are one meaning: they look different, but nothing in words tells them apart.
-
-    Args:
-        words_ns: words of its pairs.
-        rows: of the evidence, those of its words.
-    """
-    labels = find_meanings(vectors_nE, settings.max_meanings, min_images=_MEANING_IMAGES, seed=seed)
-    names = evidence.word[np.asarray(rows, dtype=np.int64)]
-    background = evidence.background[np.asarray(rows, dtype=np.int64)]
-    by_first: dict[int, list[IntArray]] = {}
-    for meaning in summarise_meanings(labels):
-        words = _name_group(words_ns[meaning.members], names, background)
-        by_first.setdefault(words[0], []).append(meaning.members)
-    groups = sorted((np.sort(np.concatenate(parts)) for parts in by_first.values()), key=lambda g: (-len(g), g[0]))
-    return [FilterMeaning(len(g) / len(labels), _name_group(words_ns[g], names, background), g) for g in groups]
-
-
-def _name_group(words_ms: IntArray, names: IntArray, background: DoubleArray) -> tuple[int, ...]:
-    """Of a filter's words those that half of a group's pictures name, by the test of the filter; else its first."""
-    counts = (words_ms[:, :, None] == names).any(axis=1).sum(axis=0)
-    p_values = binom.sf(counts - 1, len(words_ms), background)
-    best = sorted(range(len(names)), key=lambda w: (p_values[w], -counts[w], w))
-    own = [int(names[w]) for w in best if counts[w] >= max(_MEANING_IMAGES, len(words_ms) / 2)]
-    return tuple(own) or (int(names[0]),)
 
 
 def _weigh_votes(words_Ps: IntArray, pairs: Pairs, evidence: Evidence) -> DoubleArray:

@@ -42,7 +42,7 @@ from tasks.explainer import (
 from tasks.head import ClassifierHead, build_head
 from tasks.stage import Stage
 
-STAGE = Stage("explainer", version=1)
+STAGE = Stage("explainer", version=2)
 _HEAD_FLOOR = 1e-7
 _CATEGORY_WEIGHT = 10.0
 _LEARNED_WEIGHT = 20.0

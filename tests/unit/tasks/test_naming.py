@@ -120,7 +120,7 @@ def fused_by_loops(explainer: Explainer, feature: AnyArray, has_head: bool, uses
             continue
         if has_head:
             direction = learned if uses_learned else mean
-            logits[name] = math.log(1 + said.get(name, 0.0) / 1e-7) + 6 * float(direction @ rows[position])
+            logits[name] = math.log(1 + said.get(name, 0.0) / 1e-7) + 10 * float(direction @ rows[position])
         else:
             logits[name] = 20 * float(learned @ rows[position])
     shares = softmax(np.array(list(logits.values())))
