@@ -168,22 +168,27 @@ class Bench:
         return found
 
 
-def summarise(values: list[float]) -> dict[str, float]:
-    """Mean, and the ends of its 95 % t interval."""
+def summarise(values: list[float]) -> dict[str, float | None]:
+    """Mean, and the ends of its 95 % t interval; None where there is one seed only."""
     mean = float(np.mean(values))
     if len(values) < 2:
-        return {"value": mean, "low": float("nan"), "high": float("nan")}
+        return {"value": mean, "low": None, "high": None}
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
     return {"value": mean, "low": mean - half, "high": mean + half}
 
 
-def to_markdown(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def to_markdown(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     columns = list(next(iter(table.values())))
     lines = ["| explainer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, cells in table.items():
-        shown = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells.values()]
+        shown = [_show(c) for c in cells.values()]
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def _show(cell: Mapping[str, Any]) -> str:
+    interval = "(one seed)" if cell["low"] is None else f"[{cell['low']:.3f}, {cell['high']:.3f}]"
+    return f"{cell['value']:.3f} {interval}"
 
 
 def main() -> None:
@@ -204,7 +209,7 @@ def main() -> None:
             runs.append({name: bench.run(seed, share, soft) for name, share in shares.items()})
             print("seed", seed, {k: v["held_out"]["5"] for k, v in runs[-1]["held"].items()}, flush=True)
 
-    def collect(name: str, part: str, group: str, at: str) -> dict[str, float]:
+    def collect(name: str, part: str, group: str, at: str) -> dict[str, float | None]:
         return summarise([r[part][name][group][at] for r in runs if name in r[part]])
 
     table = {

@@ -2,8 +2,9 @@
 
     python -m benchmarks.transfer --root FOLDER --photos FOLDER [--seeds 3]
 
-The folder of photographs holds pictures and labels.csv (file,label). Right is a photograph for which one of the 10 words
-of its region explanation (the region is the whole picture) is the label, a lemma or a hypernym (benchmarks.photo_labels).
+The folder of photographs holds pictures and labels.csv (file,label). Right is a photograph for which one of the 10
+words of its region explanation (the region is the whole picture) is the label, a lemma of it or a hypernym (see
+benchmarks.photo_labels).
 Mean over seeds of the training; the interval is a bootstrap over photographs of the mean over seeds.
 """
 

@@ -17,7 +17,6 @@ Shape legend: R regions, C filters, V words, E embedding, S supervised categorie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,9 +201,3 @@ def assemble_explainer(
         "num_named_classes": found.num_named if found else 0,
         "num_class_words": found.num_words if found else 0,
     }
-
-
-def positions_of_names(names: Sequence[str], vocabulary: Vocabulary) -> list[int | None]:
-    """Rows of the vocabulary; None for a name that is not in it."""
-    index = {w: i for i, w in enumerate(vocabulary.words)}
-    return [index.get(n) for n in names]

@@ -26,7 +26,7 @@ from tasks.evidence import judge_explainer
 from tasks.naming import Namer
 from tasks.stage import Stage
 
-STAGE = Stage("validate", version=1, uses_device=True)
+STAGE = Stage("validate", version=2, uses_device=True)
 VALIDATION_FILE = "validation.json"
 MAX_P_VALUE = 0.01
 MIN_CATEGORIES = 8
@@ -52,8 +52,8 @@ def validate_explainer(
         concepts: that the regions refer to.
 
     Returns:
-        facts: num_regions, p_value, is_valid; and in the file, for `all`, `supervised` and `held_out` categories, the
-        recall@s with its interval (bootstrap over pictures), open vocabulary.
+        facts: num_regions, p_value, p_value_categories, is_valid; and in the file, for `all`, `supervised` and
+        `held_out` categories, the recall@s with its interval (bootstrap over pictures), open vocabulary.
     """
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
     row_of = np.full(len(concepts), -1, dtype=np.int64)

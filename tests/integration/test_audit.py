@@ -28,6 +28,9 @@ RUN_FILES = {
     "artefacts.json",
     "inputs.json",
     "overview.png",
+    "calibration.json",
+    "reliability.png",
+    "panel.json",
 }
 
 
@@ -50,8 +53,8 @@ def test_leaves_the_run_folder_that_others_rely_on(first: Finished) -> None:
     words = parquet.read_table(folder / "explanations.parquet").to_pylist()
     assert {"layer", "filter", "rank", "word", "score", "votes", "novel"} <= set(words[0])
     by_filter = {(w["filter"], w["rank"]): w["word"] for w in words}
-    named = next(f for f in filters if f["words"])
-    assert by_filter[named["filter"], 1] == named["words"][0]
+    assert all(by_filter[f["filter"], 1] == f["words"][0] for f in filters if f["words"])
+    assert all(bool(f["words"]) == f["explained"] == (not f["reason"]) for f in filters)
     assert any(name.startswith("bn2::") for name in load_file(folder / "explainer.safetensors"))
     assert load_config(folder / "config.yaml").explain.top_images == 10
 
@@ -150,6 +153,19 @@ def test_number_of_workers_and_threads_changes_no_bit(home: Path, first: Finishe
     ours, theirs = digest_artefacts(home), digest_artefacts(tmp_path)
     assert theirs
     assert {k: ours[k] for k in theirs} == theirs
+
+
+def test_baselines_explain_next_to_nothing(home: Path, first: Finished) -> None:
+    """Labels and class names dealt out at random; a network with random weights, on fewer pictures."""
+    assert first.code == 0
+    baselines = "[random_words,dealt_words,most_frequent_words,shuffled_labels,random_network]"
+    result = run_tiny(home, evaluate__baselines=baselines, evaluate__baseline_images=16).result
+    rows = json.loads((Path(result["run_dir"]) / "panel.json").read_text("utf-8"))["rows"]
+    assert set(rows) >= {"explained", "all_filters", "shuffled_labels", "random_network"}
+    assert rows["shuffled_labels"]["share_explained"] <= 0.05
+    assert rows["random_network"]["share_explained"] <= 0.05
+    assert {"shuffled labels: explain bn2", "random network: explain bn2"} <= set(result["stages"])
+    assert result["stages"]["explain bn2"]["cached"]
 
 
 def test_two_layers_in_one_audit(home: Path, first: Finished) -> None:

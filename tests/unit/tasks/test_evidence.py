@@ -139,6 +139,58 @@ def test_filters_that_are_not_tested_are_background_only() -> None:
     assert kept.num_hypotheses == every.num_hypotheses == 60
 
 
+def test_background_is_not_below_the_floor() -> None:
+    """The floor may know more words than are named; what follows from the rate, order included, follows from both."""
+    words, filters, scores = make_pairs()
+    votes = count_votes(words, filters, NUM_FILTERS, scores)
+    floor = np.append(np.linspace(0, 1, NUM_WORDS), [0.3, 1.0])
+    plain, found = find_evidence(votes), find_evidence(votes, floor_W=floor)
+    keys, rates = zip(plain.filter, plain.word, strict=True), estimate_background(votes)
+    expected = {}
+    for u, w, k, own in zip(votes.filter, votes.word, votes.votes, rates, strict=True):
+        rate = max(own, floor[w])
+        expected[u, w] = (rate, stats.binomtest(int(k), int(votes.images[u]), rate, alternative="greater").pvalue)
+    for u, w, rate, p in zip(found.filter, found.word, found.background, found.p_value, strict=True):
+        assert (rate, p) == pytest.approx(expected.pop((u, w)), rel=1e-9)
+    assert not expected
+    np.testing.assert_allclose(found.q_value, adjust_false_discovery(found.p_value, 60))
+    columns = (found.filter, found.p_value, -found.votes, -found.score, found.word)
+    rows = list(zip(*(c.tolist() for c in columns), strict=True))
+    assert rows == sorted(rows)
+    assert list(keys) != list(zip(found.filter, found.word, strict=True))
+    # Neither share nor interval nor the number of hypotheses has to do with it.
+    assert found.num_hypotheses == plain.num_hypotheses
+    order, other = (np.lexsort((e.word, e.filter)) for e in (found, plain))
+    for name in ("votes", "images", "share", "share_low", "share_high"):
+        np.testing.assert_array_equal(getattr(found, name)[order], getattr(plain, name)[other])
+
+
+def test_a_floor_of_nothing_changes_nothing_and_a_floor_of_one_leaves_nothing() -> None:
+    words, filters, _ = make_pairs()
+    votes = count_votes(words, filters, NUM_FILTERS)
+    plain, nothing, one = (find_evidence(votes, floor_W=f) for f in (None, np.zeros(NUM_WORDS), np.ones(NUM_WORDS)))
+    for name, value in vars(plain).items():
+        np.testing.assert_array_equal(value, vars(nothing)[name])
+    assert {*one.p_value.tolist(), *one.q_value.tolist()} == {1.0}
+    # Rows that are not tested have their floor left out with them.
+    tested = np.array([False, True, False, True, True, False])
+    floor = np.linspace(0, 0.9, NUM_WORDS)
+    some, every = find_evidence(votes, tested, floor), find_evidence(votes, None, floor)
+    kept = every.take(np.isin(every.filter, [1, 3]))
+    for name in ("filter", "word", "background", "p_value"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(kept, name))
+
+
+def test_a_filter_that_names_what_whole_pictures_are_named_has_no_evidence() -> None:
+    """The others look at parts and never name it: only the floor tells that it says nothing about the filter."""
+    words = np.repeat(np.arange(5), 20)[:, None]
+    votes = count_votes(words, np.repeat(np.arange(5), 20), 5)
+    floor = np.array([0.95, 0, 0, 0, 0])
+    plain, found = find_evidence(votes), find_evidence(votes, floor_W=floor)
+    assert (plain.q_value < 1e-9).all()
+    assert [q < 0.05 for q in found.q_value] == [False, True, True, True, True]
+
+
 def test_order_of_the_pairs_does_not_matter() -> None:
     words, filters, _ = make_pairs()
     order = np.random.default_rng(1).permutation(40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +22,7 @@ from storage.activations import ActivationStore
 from storage.word_vectors import PhraseMatch, Vocabulary
 from tasks import explain as explain_module
 from tasks.calibration import BASE_RATE, LOGISTIC, Calibration, Reliability, calibrate, make_features
-from tasks.evidence import Evidence
+from tasks.evidence import Evidence, count_votes, find_evidence
 from tasks.explain import (
     CALIBRATION_FILE,
     EXPLANATIONS_SCHEMA,
@@ -30,7 +31,6 @@ from tasks.explain import (
     Judgement,
     calibrate_words,
     explain_filters,
-    find_filter_meanings,
     load_pairs,
     name_pairs,
 )
@@ -190,6 +190,16 @@ RARE, DEAD, NOISE, BOTH = range(5, 9)
 PLANTED_THRESHOLDS = np.array([3, 3, 3, 3, 3, 3, 3, 3, 3], np.float32)
 
 
+def make_identity(channels: int) -> Explainer:
+    """An explainer that passes features on as they are."""
+    explainer = Explainer(channels, channels, 0.1).eval()
+    with torch.no_grad():
+        for linear in (explainer.linear1, explainer.linear2):
+            linear.weight.copy_(torch.eye(channels))
+            linear.bias.zero_()
+    return explainer
+
+
 def make_planted(folder: Path, num_each: int = 20) -> Scene:
     """Filters that respond to one kind of picture each; and one rare, one dead, one of noise, one of two kinds.
 
@@ -218,14 +228,9 @@ def make_planted(folder: Path, num_each: int = 20) -> Scene:
     matches = tuple(PhraseMatch(c, "exact", (c,)) for c in CATEGORIES)
     names = (*words, *(f"word{i}" for i in range(40)))
     vocabulary = Vocabulary(names, matrix.astype(np.float32), len(names), matches)
-    explainer = Explainer(channels, channels, 0.1).eval()
-    with torch.no_grad():
-        for linear in (explainer.linear1, explainer.linear2):
-            linear.weight.copy_(torch.eye(channels))
-            linear.bias.zero_()
     facts = ExplainerFacts(channels, channels, 0.1, "l2", "cosine", ("cat", "hot dog"), ("sky",), {})
     store = write_store(folder, maps, shard_images=30)
-    return Scene(store, PLANTED_THRESHOLDS, Namer(explainer, facts, None, vocabulary, "cpu"), vocabulary)
+    return Scene(store, PLANTED_THRESHOLDS, Namer(make_identity(channels), facts, None, vocabulary, "cpu"), vocabulary)
 
 
 SCENES = {"noisy": make_noisy, "planted": make_planted}
@@ -268,6 +273,19 @@ class Row:
     q: float = 1.0
 
 
+def floor_by_loops(scene: Scene, images: Sequence[int], num: int) -> dict[int, float]:
+    """Share of these pictures whose plain mean over positions each word is named for."""
+    counts: dict[int, int] = defaultdict(int)
+    for maps in scene.store.read_images(images).astype(np.float64):
+        feature = maps.mean(axis=(1, 2))
+        with torch.inference_mode():
+            vector = scene.namer.explainer(torch.from_numpy(feature / np.linalg.norm(feature)).float()[None])[0]
+        cosines = scene.vocabulary.matrix.astype(np.float64) @ vector.double().numpy()
+        for word in np.argsort(-cosines)[:num].tolist():
+            counts[word] += 1
+    return {word: count / len(images) for word, count in counts.items()}
+
+
 def rows_by_loops(scene: Scene, settings: ExplainSettings) -> dict[int, list[Row]]:
     """Votes, weights and the exact test of all words of all filters that are tested."""
     maps = scene.store.read_images(range(scene.store.shape[0])).astype(np.float64)
@@ -297,11 +315,12 @@ def rows_by_loops(scene: Scene, settings: ExplainSettings) -> dict[int, list[Row
         num_pairs += len(top)
         found[u] = [Row(w, votes[w], weights[w], float(np.mean(scores[w])), len(top)) for w in sorted(votes)]
     tested = {u: rows for u, rows in found.items() if num_above[u] >= settings.min_images}
+    floor = floor_by_loops(scene, range(len(maps)), settings.words_per_image)
     every = []
     for rows in tested.values():
         for row in rows:
             elsewhere = named[row.word] - row.votes
-            row.background = (elsewhere or 0.5) / (num_pairs - row.images)
+            row.background = max((elsewhere or 0.5) / (num_pairs - row.images), floor.get(row.word, 0))
             row.p = float(binom.sf(row.votes - 1, row.images, row.background))
             every.append(row)
     # Benjamini and Hochberg, step up: the lowest level at which each is rejected.
@@ -377,6 +396,65 @@ def test_every_filter_vs_loops(tmp_path: Path, name: str, method: Method, rankin
     assert info["mean_confidence"] == pytest.approx(np.mean([f["confidence"] for f in explained]) if explained else 0)
     if name == "planted":
         assert info["num_explained"] >= 5
+
+
+# ---------------------------------------------------------------- whole pictures
+
+
+@pytest.mark.parametrize(("most", "expected"), [(5, [0, 2, 5, 8, 11]), (1, [0]), (12, range(12)), (99, range(12))])
+def test_words_of_whole_pictures_vs_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, expected: Sequence[int]
+) -> None:
+    """Of no more pictures than so many, at even distances; no filter has a say."""
+    monkeypatch.setattr(explain_module, "_WHOLE_PICTURES", most)
+    scene = make_noisy(tmp_path)
+    floor = explain_module._name_whole_pictures(scene.store, scene.thresholds, scene.namer, 4, "cpu")
+    assert floor.shape == (28,)
+    shares = floor_by_loops(scene, list(expected), 4)
+    np.testing.assert_allclose(floor, [shares.get(word, 0) for word in range(28)])
+    never = np.full(CHANNELS, 1000, np.float32)
+    np.testing.assert_array_equal(explain_module._name_whole_pictures(scene.store, never, scene.namer, 4, "cpu"), floor)
+
+
+def test_a_filter_without_preference_is_not_explained_by_what_whole_pictures_are_named(tmp_path: Path) -> None:
+    """Its words are those of whole pictures, which filters that look at parts hardly ever name."""
+    scene = make_whole(tmp_path / "s")
+    scene.explain(tmp_path, method="filter_attention", top_images=20, num_words=25)
+    filters, words = read(tmp_path)
+    assert [f["explained"] for f in filters] == [True, True, True, True, False]
+    assert filters[4]["reason"] == NO_EVIDENCE
+    scenery = next(w for w in words if w["filter"] == 4 and w["word"] == "scenery")
+    assert (scenery["votes"], scenery["background"], scenery["p_value"]) == (20, 1, 1)
+    # Against the other filters alone it would have been a word of the filter.
+    votes = count_votes(*words_of_filters(scene, "filter_attention", 20), 5)
+    evidence = find_evidence(votes)
+    row = (evidence.filter == 4) & (evidence.word == scene.vocabulary.words.index("scenery"))
+    assert evidence.q_value[row] < 0.01
+
+
+def words_of_filters(scene: Scene, method: str, top_images: int) -> tuple[AnyArray, AnyArray]:
+    pairs = select_top_images(scene.store, scene.thresholds, top_images)
+    return name_pairs(scene.store, pairs, method, scene.thresholds, scene.namer, 4, "cpu")["open"].words, pairs.filter
+
+
+def make_whole(folder: Path) -> Scene:
+    """Filters of one quarter of the picture each, and one that is loud everywhere."""
+    rng = np.random.default_rng(3)
+    maps = rng.uniform(0, 0.02, size=(40, 5, 2, 2))
+    for quarter in range(4):
+        maps[:, quarter, quarter // 2, quarter % 2] = 4 + rng.random(40)
+    maps[:, 4] = 4 + rng.random((40, 2, 2))
+    matrix = rng.normal(scale=0.02, size=(25, 5))
+    for quarter in range(4):
+        matrix[quarter * 6 : quarter * 6 + 6, [quarter, 4]] += (0.8, 0.6)
+    matrix[24] = (0.2, 0.2, 0.2, 0.2, 0.9)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    names = (*(f"part {i}" for i in range(24)), "scenery")
+    vocabulary = Vocabulary(names, matrix.astype(np.float32), 25, ())
+    facts = ExplainerFacts(5, 5, 0.1, "l2", "cosine", ("cat",), (), {})
+    store = write_store(folder, maps, shard_images=30)
+    namer = Namer(make_identity(5), facts, None, vocabulary, "cpu")
+    return Scene(store, np.full(5, 3, np.float32), namer, vocabulary)
 
 
 # ---------------------------------------------------------------- ranking
@@ -669,21 +747,3 @@ def test_one_meaning_where_no_more_are_looked_for(tmp_path: Path, planted: Scene
     info = planted.explain(tmp_path, top_images=25, num_words=10, max_meanings=1)
     (only,) = read(tmp_path)[0][BOTH]["meanings"]
     assert (only["share"], len(only["top_images"]), info["num_several_meanings"]) == (1, 25, 0)
-
-
-def meanings_of(
-    words: list[list[int]], vectors: AnyArray, evidence: Evidence, rows: list[int]
-) -> list[tuple[Any, ...]]:
-    found = find_filter_meanings(np.array(words), vectors, evidence, rows, ExplainSettings(), 0)
-    return [(m.words, m.members.tolist(), m.share) for m in found]
-
-
-def test_a_meaning_is_named_by_words_that_most_of_its_pictures_name() -> None:
-    vectors = np.tile(np.eye(4)[0], (8, 1)) + np.random.default_rng(0).normal(scale=0.01, size=(8, 4))
-    words = [[1, 2], [1, 3], [1, 2], [1, 3], [1, 2], [1, 3], [1, 2], [3, 9]]
-    # 7 of 8 name 1; 4 of 8 name 2 and 3; word 9 is named once, word 5 never.
-    evidence = make_evidence(word=[9, 3, 2, 1, 5], background=[0.01, 0.3, 0.1, 0.1, 0.01])
-    everything = list(range(8))
-    assert meanings_of(words, vectors, evidence, [0, 1, 2, 3, 4]) == [((1, 2, 3), everything, 1.0)]
-    # One that has no word of its own is named by the filter's first.
-    assert meanings_of(words, vectors, evidence, [4, 0]) == [((5,), everything, 1.0)]

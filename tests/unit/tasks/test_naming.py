@@ -19,7 +19,7 @@ from storage.word_vectors import WordVectors
 from tasks import naming
 from tasks.explainer import Adapter, Explainer, ExplainerFacts, load_attached_head, load_explainer, save_explainer
 from tasks.head import ClassifierHead, build_head
-from tasks.naming import Namer, assemble_explainer, load_namer, positions_of_names
+from tasks.naming import Namer, assemble_explainer, load_namer
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish
 
 CHANNELS, DIMENSIONS = 5, 6
@@ -280,7 +280,3 @@ def test_without_a_usable_head(tmp_path: Path, no_head: str, classes: ClassNames
     with pytest.raises(UserError) as error:
         assemble(tmp_path / "again", "head", no_head, classes)
     assert str(error.value) == f"explainer.kind: found 'head', but {reason}; allowed here: fused, learned"
-
-
-def test_positions_of_names() -> None:
-    assert positions_of_names(["zebra", "nothing", "word0"], VOCABULARY) == [11, None, 0]
