@@ -265,8 +265,11 @@ class ExplainSettings(Settings):
     """Words kept per filter."""
     min_images: int = Field(default=5, ge=1)
     """A filter with fewer pictures above its threshold is unexplained."""
-    false_discovery_rate: float = Field(default=0.05, gt=0, lt=1)
-    """Over all filters and words of a layer; a filter with no word left is unexplained."""
+    false_discovery_rate: float = Field(default=0.02, gt=0, lt=1)
+    """Over all filters and words of a layer; a filter with no word left is unexplained. Where most filters do have
+    words, about this share of the words of those that have none are believed, too."""
+    min_confidence: float = Field(default=0.1, ge=0, lt=1)
+    """A word with less is none of the filter's. 0 keeps whatever has evidence."""
     max_meanings: int = Field(default=3, ge=1, le=10)
     """Groups of a filter's regions that are told apart at most; 1 looks for none."""
 

@@ -433,7 +433,7 @@ class LayerAudit:
             log.warning(
                 "  layer %s: the explainer names held-out regions no better than chance (p = %.3f), so that no filter "
                 "is explained; look at train.* and at the reference data set",
-                *(self._layer, validated.info["p_value"]),
+                *(self._layer, find_worst_p_value(validated)),
             )
         return handle
 
@@ -542,8 +542,15 @@ def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) ->
         right, num_images = arrays["right"], arrays["num_images"]
     invalid = ""
     if not validated.info["is_valid"]:
-        invalid = f"the explainer names held-out regions no better than chance (p = {validated.info['p_value']:.3f})"
+        invalid = (
+            f"the explainer names held-out regions no better than chance (p = {find_worst_p_value(validated):.3f})"
+        )
     return explain.Judgement(evaluation.concepts, right, num_images > 0, invalid)
+
+
+def find_worst_p_value(validated: Handle) -> float:
+    """The larger of the two tests' that an explainer has to pass."""
+    return float(max(validated.info["p_value"], validated.info.get("p_value_categories") or 0.0))
 
 
 def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Config) -> panel.JudgedLayer:

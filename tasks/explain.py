@@ -150,7 +150,9 @@ def explain_filters(
     printed = evidence.take(rank < settings.num_words)
     calibration, reliability, statements = calibrate_words(printed, vocabulary, judgement, seed)
     confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
-    significant = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
+    tested = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
+    significant = tested & (confidence >= settings.min_confidence)
+    has_evidence = np.bincount(evidence.filter[tested], minlength=num_filters) > 0
     weights = _weigh_votes(named.words, pairs, evidence)
     order = _rank_rows(evidence, weights, significant, settings.ranking)
     covered = covers(namer.facts.supervised)
@@ -163,7 +165,9 @@ def explain_filters(
         own = slice(first_pair[unit], first_pair[unit + 1])
         rows = order[first_row[unit] : first_row[unit + 1]][: settings.num_words]
         found = [int(r) for r in rows if significant[r]]
-        reason = _find_reason(int(qualified_C[unit]), settings, bool(found), judgement.invalid)
+        reason = _find_reason(
+            int(qualified_C[unit]), settings, bool(found), bool(has_evidence[unit]), judgement.invalid
+        )
         names = [int(evidence.word[r]) for r in found]
         meanings = (
             find_meanings(named.words[own], named.vectors[own], names, settings.max_meanings) if not reason else []
@@ -286,7 +290,9 @@ def _rank_rows(evidence: Evidence, weights_S: DoubleArray, significant_S: BoolAr
     return np.lexsort((evidence.word, -evidence.score, -leading, ~significant_S, evidence.filter))
 
 
-def _find_reason(num_qualified: int, settings: ExplainSettings, has_words: bool, invalid: str) -> str:
+def _find_reason(
+    num_qualified: int, settings: ExplainSettings, has_words: bool, has_evidence: bool, invalid: str
+) -> str:
     """Why a filter is unexplained; empty where it is explained."""
     if num_qualified == 0:
         return "never above its threshold"
@@ -294,6 +300,9 @@ def _find_reason(num_qualified: int, settings: ExplainSettings, has_words: bool,
         return f"only {num_qualified} pictures above the threshold (explain.min_images is {settings.min_images})"
     if invalid:
         return invalid
+    if not has_words and has_evidence:
+        least = f"explain.min_confidence is {settings.min_confidence:g}"
+        return f"words with its evidence are right too seldom where that can be judged ({least})"
     if not has_words:
         return "its pictures name no word more often than those of other filters do"
     return ""

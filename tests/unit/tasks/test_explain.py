@@ -719,7 +719,9 @@ def test_no_evidence_has_nothing_to_calibrate() -> None:
 
 
 def test_filter_of_two_kinds_has_two_meanings(tmp_path: Path, planted: Scene) -> None:
-    info = planted.explain(tmp_path, top_images=25, num_words=10, words_per_image=3)
+    info = planted.explain(
+        tmp_path, top_images=25, num_words=10, words_per_image=3, min_confidence=0, false_discovery_rate=0.05
+    )
     filters, _ = read(tmp_path)
     for row in filters[:5]:
         (only,) = row["meanings"]
@@ -747,3 +749,16 @@ def test_one_meaning_where_no_more_are_looked_for(tmp_path: Path, planted: Scene
     info = planted.explain(tmp_path, top_images=25, num_words=10, max_meanings=1)
     (only,) = read(tmp_path)[0][BOTH]["meanings"]
     assert (only["share"], len(only["top_images"]), info["num_several_meanings"]) == (1, 25, 0)
+
+
+def test_words_with_too_little_confidence_are_none(tmp_path: Path, planted: Scene) -> None:
+    planted.explain(tmp_path, min_confidence=0)
+    before, words = read(tmp_path)
+    planted.explain(tmp_path, min_confidence=0.999)
+    after, _ = read(tmp_path)
+    assert any(row["explained"] for row in before)
+    assert max(word["confidence"] for word in words) < 0.999
+    reasons = {row["reason"] for row, old in zip(after, before, strict=True) if old["explained"]}
+    assert reasons == {
+        "words with its evidence are right too seldom where that can be judged (explain.min_confidence is 0.999)"
+    }

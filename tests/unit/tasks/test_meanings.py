@@ -97,10 +97,12 @@ def test_three_meanings_and_room_for_fewer() -> None:
 
 
 def test_a_third_word_has_to_exclude_both() -> None:
-    """Kittens exclude dogs, but are cats."""
+    """Kittens exclude dogs, but are cats; and cars exclude dogs, but are named with cats as often as not."""
     words, vectors = make_regions((4, [CAT], 0), (9, [CAT, KITTEN], 0), (12, [DOG], 1), seed=3)
     found = find_meanings(words, vectors, [DOG, CAT, KITTEN])
     assert [m.words for m in found] == [(CAT, KITTEN), (DOG,)]
+    words, vectors = make_regions((8, [CAT], 0), (5, [CAT, CAR], 0), (4, [CAR], 0), (12, [DOG], 1))
+    assert [m.words for m in find_meanings(words, vectors, [DOG, CAT, CAR])] == [(CAT, CAR), (DOG,)]
 
 
 def test_a_meaning_needs_three_pictures_that_name_its_word_alone() -> None:
@@ -174,8 +176,8 @@ def test_words_of_a_meaning_are_those_that_half_of_it_names() -> None:
     # Of 10: pets 6, kittens and fur 5, the better word first. Of 11: pets 6; fur 5 is less than half.
     assert found == {CAT: (CAT, PET, KITTEN, FUR), DOG: (DOG, PET)}
     # The word that another meaning is about is never a word of this one, however often it is named.
-    words, vectors = make_regions((9, [CAT], 0), (9, [DOG], 1), (4, [CAT, DOG], 1))
-    assert {m.words for m in find_meanings(words, vectors, [CAT, DOG])} == {(CAT,), (DOG,)}
+    words, vectors = make_regions((14, [CAT], 0), (4, [DOG], 1), (5, [CAT, DOG], 1))
+    assert [(m.words, len(m.members)) for m in find_meanings(words, vectors, [CAT, DOG])] == [((CAT,), 14), ((DOG,), 9)]
 
 
 # ---------------------------------------------------------------- whatever the regions
