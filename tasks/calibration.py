@@ -35,6 +35,8 @@ NUM_FOLDS = 5
 NUM_BINS = 10
 
 _MAX_LOG_P = 30.0
+# Of the base rate's Brier score. A gain this large, over so many concepts, is worth having even if it is not certain.
+_MIN_GAIN, _MIN_CONCEPTS = 0.05, 20
 _PENALTY = 1.0  # of half the squared coefficients; scikit-learn's C = 1
 _MARGIN = 1e-6  # from 0 and 1, which no finite number of statements supports
 _EXACT_UP_TO = 8  # pictures of the smaller group; as scipy
@@ -413,7 +415,9 @@ def calibrate(
     calibration = fit_calibration(features_SF, right_S)
     confidence, base_rate = cross_fit(features_SF, right_S, groups_S, seed)
     reliability = measure_reliability(confidence, right_S, base_rate, groups_S)
-    if calibration.kind == LOGISTIC and not reliability.informative:
+    is_large = reliability.gain >= _MIN_GAIN * reliability.base_brier
+    worthwhile = reliability.informative or (is_large and len(np.unique(groups_S)) >= _MIN_CONCEPTS)
+    if calibration.kind == LOGISTIC and not worthwhile:
         note = (
             "base rate only: on concepts left out of the fit, the evidence does not tell right from wrong better than "
             f"the base rate does (Brier score {reliability.brier:.4f} against {reliability.base_brier:.4f})"

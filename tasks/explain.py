@@ -37,7 +37,7 @@ from tasks.naming import NamedRegions, Namer
 from tasks.region_features import IntArray, MaskedForward, Pairs, pool_pairs, select_top_images
 from tasks.stage import Stage
 
-STAGE = Stage("explain", version=3, uses_device=True)
+STAGE = Stage("explain", version=4, uses_device=True)
 CALIBRATION_FILE, RELIABILITY_FILE = "calibration.json", "reliability.png"
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
 _NAME_ROWS = 2048
