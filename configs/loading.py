@@ -71,6 +71,10 @@ def make_absolute(config: Config) -> Config:
         value = data[section][key]
         if value not in ("random", "pretrained") and not value.startswith("package:"):
             data[section][key] = str(expand_home(value).absolute())
+    for key in ("groups", "stratify_by"):
+        groups = data["bias"][key]
+        if groups and groups["kind"] == "csv":
+            groups["file"] = str(Path(groups["file"]).absolute())
     if isinstance(config.model.class_names, Path):
         data["model"]["class_names"] = str(config.model.class_names.absolute())
     return Config.model_validate(data)
@@ -79,10 +83,11 @@ def make_absolute(config: Config) -> Config:
 def describe_identity(config: Config) -> dict[str, Any]:
     """The settings on which the results of an audit depend, but for the checkpoint: what makes two audits comparable.
 
-    Left out: names, weights, where things are kept and tracked, how the report looks, how many workers there are.
+    Left out: names, weights, where things are kept and tracked, how many workers there are, how the report looks, and
+    what is found out besides words (bias, classes, causes).
     """
     data = config.model_dump(mode="json")
-    for section in ("name", "storage", "tracking", "diff", "report"):
+    for section in ("name", "storage", "tracking", "bias", "classes", "causes", "diff", "report"):
         del data[section]
     for section, key in (
         ("model", "weights"),

@@ -22,9 +22,9 @@ from pydantic import (
     model_validator,
 )
 
+from configs.base import Settings
 from configs.errors import UserError
 from configs.loading import describe_faults, list_yaml_names, parse_yaml, read_source
-from configs.schema import Settings
 
 _SHOWN_WORDS = 3
 

@@ -5,28 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from configs.errors import UserError
-from configs.paths import expand_home
+from configs.base import Settings, UserPath
+from configs.groups import Groups
 
-
-def _expand(path: Path) -> Path:
-    try:
-        return expand_home(path)
-    except UserError as err:
-        raise ValueError(str(err)) from None
-
-
-UserPath = Annotated[Path, AfterValidator(_expand)]
-"""A path in which a leading `~` is the home folder."""
 Scale = Annotated[float, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Base of all sections: immutable, and a key that is not listed is a fault."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
 
 class PreprocessingSettings(Settings):
@@ -327,11 +311,62 @@ class DiffSettings(Settings):
         return self
 
 
+class BiasSettings(Settings):
+    """In which concepts groups of pictures differ (dataset bias)."""
+
+    groups: Groups | None = None
+    """None: no such analysis. Two groups are compared with each other, of more each one with all the others."""
+    images: Literal["target", "train", "evaluation"] = "target"
+    """Which pictures; only those of the reference (train, evaluation) have annotations."""
+    stratify_by: Groups | None = None
+    """Also compare within the groups that this makes; a difference that vanishes there is marked."""
+    min_images: int = Field(default=10, ge=2)
+    """A group with fewer pictures is left out."""
+    false_discovery_rate: float = Field(default=0.05, gt=0, lt=1)
+    """Over all filters and comparisons of a layer; words count on their own."""
+    power: float = Field(default=0.8, gt=0, lt=1)
+    """Of the least difference that could have been shown."""
+    permutations: int = Field(default=20_000, ge=1000)
+    """Of the test of words; filters are tested exactly."""
+    pictures: int = Field(default=4, ge=1, le=25)
+    """Shown of each group for a filter that differs."""
+
+
+class ClassSettings(Settings):
+    """Which classes lean on which filters, where the target model is a classifier."""
+
+    enabled: bool = True
+    max_images: int = Field(default=1000, ge=1)
+    """Take only the first so many pictures of the target."""
+    num_filters: int = Field(default=10, ge=1)
+    """Kept in the table of a class."""
+
+
+class CauseSettings(Settings):
+    """What happens to a classifier's answers when filters are taken away (ablation)."""
+
+    enabled: bool = True
+    fill: Literal["mean", "zero"] = "mean"
+    """What a filter's map is replaced with: its mean over the pictures, or zero."""
+    max_images: int = Field(default=500, ge=2)
+    """Take only the first so many pictures of the reference's evaluation part."""
+    max_words: int = Field(default=40, ge=1)
+    """Words that name the most filters."""
+    random_sets: int = Field(default=99, ge=19)
+    """Random sets of as many filters, which a word's filters are held against."""
+    max_passes: int = Field(default=400, ge=1)
+    """Passes over the pictures at most, where the layer does not feed the classifier directly; fewer words and random
+    sets are looked at then."""
+
+
 class ReportSettings(Settings):
     """report.html"""
 
-    images_per_filter: int = Field(default=5, ge=1)
-    thumbnail_px: int = Field(default=112, ge=32, le=512)
+    images_per_filter: int = Field(default=10, ge=1, le=100)
+    thumbnail_px: int = Field(default=144, ge=32, le=512)
+    """At most; less where the page would grow too large."""
+    max_size_mb: float = Field(default=50.0, ge=5)
+    """Pictures are made smaller until they take no more than this."""
 
 
 class TrackingSettings(Settings):
@@ -380,6 +415,9 @@ class Config(Settings):
     transfer: TransferSettings = TransferSettings()
     explain: ExplainSettings = ExplainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    bias: BiasSettings = BiasSettings()
+    classes: ClassSettings = ClassSettings()
+    causes: CauseSettings = CauseSettings()
     diff: DiffSettings = DiffSettings()
     report: ReportSettings = ReportSettings()
     tracking: TrackingSettings = TrackingSettings()

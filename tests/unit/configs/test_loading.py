@@ -16,7 +16,14 @@ from configs.loading import (
     validate_config,
     with_overrides,
 )
-from configs.schema import CocoReference, ImageFolderTarget, OpenMojiReference
+from configs.schema import (
+    BiasSettings,
+    CauseSettings,
+    ClassSettings,
+    CocoReference,
+    ImageFolderTarget,
+    OpenMojiReference,
+)
 
 MINIMAL = """
 name: small
@@ -137,7 +144,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         "train.objective: found 'hing'; allowed: 'hinge', 'cosine' or 'softmax'",
         "train.dropout: found 1; allowed: input should be less than 1",
         "seeed: unknown key; allowed: name, seed, device, model, reference, target, words, extract, statistics, train, "
-        "explainer, transfer, explain, evaluate, diff, report, tracking, storage; did you mean seed?",
+        "explainer, transfer, explain, evaluate, bias, classes, causes, diff, report, tracking, storage; did you mean seed?",
     ]
 
 
@@ -435,8 +442,12 @@ _WITHOUT_INFLUENCE = (
     "diff.same_at",
     "diff.related_at",
     "diff.bootstrap_samples",
+    *("bias." + key for key in BiasSettings.model_fields),
+    *("classes." + key for key in ClassSettings.model_fields),
+    *("causes." + key for key in CauseSettings.model_fields),
     "report.images_per_filter",
     "report.thumbnail_px",
+    "report.max_size_mb",
     "tracking.enabled",
     "tracking.uri",
     "tracking.experiment",
@@ -472,6 +483,9 @@ def test_identity_holds_every_setting_that_results_depend_on(tmp_path: Path) -> 
         "statistics.num_workers=7",
         "diff.same_at=0.8",
         "report.thumbnail_px=64",
+        "bias.groups=folder",
+        "classes.enabled=false",
+        "causes.fill=zero",
         "tracking.uri=http://host:5000",
         "storage.root=/else/where",
     ],

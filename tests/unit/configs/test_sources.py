@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from configs.schema import Settings
+from configs.base import Settings
 from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
 
 SOURCES = [FolderSource, RegisteredModelSource]
