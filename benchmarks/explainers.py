@@ -1,6 +1,6 @@
 """Who names regions best: objectives and kinds of explainers, on regions of pictures that were not trained on.
 
-    python -m benchmarks.explainers --root FOLDER [--seeds 5]
+    python -m benchmarks.explainers --root FOLDER [--seeds 5] [--vocabulary visual]
 
 For each seed, from 0 on, twice: with all categories, and with 15 of them held out of training (each seed other ones).
 R@5 is the share of evaluation regions whose category is among the five words named for them, out of the whole
@@ -35,8 +35,8 @@ from storage.classifier import find_linear_head
 from storage.datasets.base import Dataset
 from storage.datasets.coco import load_coco_reference
 from storage.layers import select_layers
+from storage.visual_words import find_visual_words
 from storage.word_vectors import build_vocabulary, load_word_vectors
-from tasks import train
 from tasks.cluster import StatisticsCluster
 from tasks.extract import extract_activations
 from tasks.head import measure_scale
@@ -74,8 +74,8 @@ def correct_hubs(vectors_RE: torch.Tensor, words_VE: torch.Tensor, queries_QE: t
 class Bench:
     """Everything that does not depend on the seed."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self.config = load_config("coco-mini", [f"reference.root={root}"])
+    def __init__(self, root: Path, folder: Path, vocabulary: str) -> None:
+        self.config = load_config("coco-mini", [f"reference.root={root}", f"words.vocabulary={vocabulary}"])
         assert isinstance(self.config.reference, CocoReference)
         reference = load_coco_reference(self.config.reference)
         self.concepts = reference.train.concepts
@@ -84,7 +84,9 @@ class Bench:
         size = model.geometry.size_px
         layer = select_layers(model.network, size, "auto")[0].name
         self.vectors = load_word_vectors(self.config.words)
-        self.vocabulary = build_vocabulary(self.vectors, self.config.words.vocabulary_size, self.concepts)
+        size_words = self.config.words.vocabulary_size
+        listed = find_visual_words(self.vectors)[:size_words] if vocabulary == "visual" else None
+        self.vocabulary = build_vocabulary(self.vectors, size_words, self.concepts, listed)
         self.head, self.no_head = find_linear_head(model.network, layer, size)
         self.classes = load_class_names(self.config.model, len(self.head.bias)) if self.head else None
         self.runner = StageRunner(ArtefactStore(folder))
@@ -110,12 +112,14 @@ class Bench:
         self.concept = np.load(judged.path("concept.npy"))
         self.row = np.array(self.vocabulary.positions_of(self.concepts))
 
-    def train(self, settings: TrainSettings, seed: int) -> Handle:
+    def train(self, settings: TrainSettings, seed: int, objective: type[Objective] = Objective) -> Handle:
         return self.runner.run_one(
             Stage("train", 1),
             f"{settings.objective} {seed}",
-            Request({**settings.model_dump(mode="json"), "seed": seed, "class": train.Objective.__name__}),
-            lambda out: train_explainer(self.regions, self.concepts, self.vocabulary, settings, seed, "cpu", out),
+            Request({**settings.model_dump(mode="json"), "seed": seed, "class": objective.__name__}),
+            lambda out: train_explainer(
+                *(self.regions, self.concepts, self.vocabulary, settings, seed, "cpu", out), make_objective=objective
+            ),
         )
 
     def measure(self, trained: Handle, kind: str, csls: bool = False) -> dict[str, dict[str, float]]:
@@ -159,11 +163,7 @@ class Bench:
         rows = np.tile(self.vocabulary.positions_of(frequent), (len(self.concept), 1))
         found["most frequent categories"] = self.count(rows, supervised)
         if with_soft_targets:
-            original, train.Objective = train.Objective, SoftObjective  # type: ignore[misc]
-            try:
-                soft = self.train(base, seed)
-            finally:
-                train.Objective = original  # type: ignore[misc]
+            soft = self.train(base, seed, SoftObjective)
             found["learned, softmax, soft targets"] = self.measure(soft, "learned")
         return found
 
@@ -198,9 +198,10 @@ def main() -> None:
     parser.add_argument(
         "--soft-seeds", type=int, default=5, help="seeds that soft targets are tried with; they are slow"
     )
+    parser.add_argument("--vocabulary", choices=("frequent", "visual"), default="frequent")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(arguments.root, Path(folder))
+        bench = Bench(arguments.root, Path(folder), arguments.vocabulary)
         num = len(bench.concepts)
         runs = []
         for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
@@ -221,7 +222,8 @@ def main() -> None:
         }
         for name in runs[0]["all"]
     }
-    save_result("explainers", {"num_words": len(bench.vocabulary.words), "table": table, "runs": runs})
+    name = "explainers" if arguments.vocabulary == "frequent" else f"explainers-{arguments.vocabulary}"
+    save_result(name, {"num_words": len(bench.vocabulary.words), "table": table, "runs": runs})
     print(to_markdown(table))
 
 

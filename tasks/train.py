@@ -120,6 +120,7 @@ def train_explainer(
     folder: Path,
     progress: Progress = no_progress,
     shuffled_labels: bool = False,
+    make_objective: Callable[[TrainSettings, torch.Tensor, torch.Tensor], Objective] = Objective,
 ) -> dict[str, Any]:
     """Train with early stopping on held-out pictures and write the explainer of the best epoch.
 
@@ -128,6 +129,7 @@ def train_explainer(
         concepts: of the data set, in the order that the regions refer to.
         folder: gets explainer.safetensors, explainer.json and history.json.
         shuffled_labels: deal the regions' labels out at random, to see what an explainer says that learned nothing.
+        make_objective: from the settings, the vocabulary [V, E] and the supervised words' rows.
 
     Returns:
         facts: best_epoch, num_epochs, losses, numbers of regions and pictures.
@@ -142,7 +144,7 @@ def train_explainer(
     train, early = _load_sets(regions, concepts, supervised, vocabulary, settings, seed, device, shuffled_labels)
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
     rows = torch.tensor(vocabulary.positions_of(supervised), device=device)
-    objective = Objective(settings, matrix, rows)
+    objective = make_objective(settings, matrix, rows)
     with deterministic(seed):
         channels = train.features_RC.shape[1]
         explainer = Explainer(channels, matrix.shape[1], settings.dropout, len(supervised)).to(device)
