@@ -352,9 +352,9 @@ class CauseSettings(Settings):
     """Take only the first so many pictures of the reference's evaluation part."""
     max_words: int = Field(default=40, ge=1)
     """Words that name the most filters."""
-    random_sets: int = Field(default=99, ge=19)
+    random_sets: int = Field(default=999, ge=19)
     """Random sets of as many filters, which a word's filters are held against."""
-    max_passes: int = Field(default=400, ge=1)
+    max_passes: int = Field(default=100, ge=1)
     """Passes over the pictures at most, where the layer does not feed the classifier directly; fewer words and random
     sets are looked at then."""
 

@@ -1,4 +1,7 @@
-"""Which modules of a network can be target layers, and reading their maps. Hooks always leave the model clean."""
+"""Which modules of a network can be target layers, and reading, differentiating and replacing their maps.
+
+Hooks always leave the model clean.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,77 @@ class ActivationTap:
             self.maps[name] = output.detach().clone() if hasattr(output, "detach") else output
 
         return keep
+
+
+class ActivationLeaf:
+    """Cuts the graph at a module's output during a forward pass, so that gradients lead there and no further.
+
+    The hook is registered on entering and removed on leaving, whatever happens in between.
+
+    Attributes:
+        maps: output of the module in the last forward pass, a leaf that requires a gradient; None before.
+    """
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        self._network, self._name = network, name
+        self._handle: Any = None
+        self.maps: torch.Tensor | None = None
+
+    def __enter__(self) -> ActivationLeaf:
+        self._handle = dict(self._network.named_modules())[self._name].register_forward_hook(self._cut)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.remove()
+        self.maps = None
+
+    def _cut(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        self.maps = output.detach().clone().requires_grad_(True)
+        # A copy goes on, because a following in-place activation must not overwrite a leaf.
+        return self.maps.clone()
+
+
+class ActivationEdit:
+    """Replaces channels of a module's output by constants during forward passes (ablation).
+
+    The hook is registered on entering and removed on leaving, whatever happens in between.
+    """
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        self._network, self._name = network, name
+        self._handle: Any = None
+        self._channels: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+
+    def __enter__(self) -> ActivationEdit:
+        self._handle = dict(self._network.named_modules())[self._name].register_forward_hook(self._edit)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.remove()
+        self._channels = self._values = None
+
+    def replace(self, channels: torch.Tensor, values: torch.Tensor) -> None:
+        """From the next forward pass on, channels int64 [S] have values [S] everywhere; all others stay.
+
+        Raises:
+            ValueError: not as many values as channels.
+        """
+        if channels.ndim != 1 or channels.shape != values.shape:
+            raise ValueError(f"expected channels [S] and values [S], found {channels.shape} and {values.shape}")
+        self._channels, self._values = channels, values
+
+    def _edit(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if self._channels is None or self._values is None:
+            return output
+        # A copy, because the module may hand out a tensor that others read as well.
+        edited = output.clone()
+        edited[:, self._channels.to(output.device)] = self._values.to(output)[:, None, None]
+        return edited
 
 
 def list_layers(network: nn.Module, size_px: int) -> list[Layer]:

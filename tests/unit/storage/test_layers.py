@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from configs.errors import UserError
-from storage.layers import ActivationTap, Layer, list_layers, select_layers
+from storage.layers import ActivationEdit, ActivationLeaf, ActivationTap, Layer, list_layers, select_layers
 
 
 class Small(nn.Module):
@@ -185,5 +185,79 @@ def test_tap_leaves_the_network_clean_after_an_exception() -> None:
 def test_tap_leaves_the_network_clean_when_a_name_is_unknown() -> None:
     network = Small()
     with pytest.raises(KeyError, match="nope"), ActivationTap(network, ("first", "nope")):
+        pass
+    assert num_hooks(network) == 0
+
+
+def rest_of_small(network: Small, first: torch.Tensor) -> torch.Tensor:
+    """What follows the first module, with no in-place operation."""
+    out: torch.Tensor = network.head(network.block(first.relu()).mean(dim=(2, 3)))
+    return out
+
+
+def test_edit_replaces_channels_for_all_that_follows() -> None:
+    network = Small().eval().requires_grad_(False)
+    images = torch.randn(2, 3, 12, 12)
+    maps = network.first(images)
+    expected = maps.clone()
+    expected[:, 1], expected[:, 3] = 0.75, 2.0
+    with ActivationEdit(network, "first") as edit, torch.inference_mode():
+        torch.testing.assert_close(network(images), rest_of_small(network, maps), msg="nothing was asked for yet")
+        edit.replace(torch.tensor([1, 3]), torch.tensor([0.75, 2.0]))
+        torch.testing.assert_close(network(images), rest_of_small(network, expected))
+        edit.replace(torch.tensor([], dtype=torch.int64), torch.tensor([]))
+        torch.testing.assert_close(network(images), rest_of_small(network, maps), msg="the last request counts alone")
+    torch.testing.assert_close(network(images), rest_of_small(network, maps))
+    assert num_hooks(network) == 0
+
+
+def test_edit_leaves_a_tensor_that_others_read_as_it_is() -> None:
+    class Shared(nn.Module):
+        """The module hands out its input, which is added again."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = nn.Identity()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.same(images) + images
+
+    network, images = Shared(), torch.ones(1, 2, 3, 3)
+    with ActivationEdit(network, "same") as edit:
+        edit.replace(torch.tensor([0]), torch.tensor([5.0]))
+        assert network(images)[0, :, 0, 0].tolist() == [6, 2]
+    assert torch.equal(images, torch.ones(1, 2, 3, 3))
+
+
+def test_edit_wants_a_value_for_each_channel() -> None:
+    with ActivationEdit(Small(), "first") as edit, pytest.raises(ValueError, match=r"channels \[S\] and values \[S\]"):
+        edit.replace(torch.tensor([0, 1]), torch.tensor([1.0]))
+
+
+def test_leaf_has_the_gradient_of_what_follows() -> None:
+    """The in-place ReLU that follows neither breaks it nor changes what is read."""
+    network = Small().eval().requires_grad_(False)
+    images = torch.randn(2, 3, 12, 12)
+    by_hand = network.first(images).requires_grad_(True)
+    (expected,) = torch.autograd.grad(rest_of_small(network, by_hand)[:, 1].sum(), by_hand)
+    with ActivationLeaf(network, "first") as leaf:
+        assert leaf.maps is None
+        out = network(images)
+        assert leaf.maps is not None
+        (found,) = torch.autograd.grad(out[:, 1].sum(), leaf.maps)
+        torch.testing.assert_close(leaf.maps.detach(), by_hand.detach())
+    assert (by_hand < 0).any()
+    assert found.abs().max() > 0
+    torch.testing.assert_close(found, expected)
+    assert (num_hooks(network), leaf.maps) == (0, None)
+
+
+@pytest.mark.parametrize("kind", [ActivationEdit, ActivationLeaf])
+def test_edit_and_leaf_leave_the_network_clean_after_an_exception(kind: type) -> None:
+    network = Breaking()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), kind(network, "first"):
+        network(torch.zeros(1, 3, 12, 12))
+    assert num_hooks(network) == 0
+    with pytest.raises(KeyError, match="nope"), kind(network, "nope"):
         pass
     assert num_hooks(network) == 0
