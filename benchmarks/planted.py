@@ -26,7 +26,8 @@ from configs.loading import load_config
 from configs.schema import Config, OpenMojiTarget
 from flows.extraction import extract_layers
 from flows.inputs import open_inputs
-from flows.layer_audit import Context, LayerAudit, LayerResult, Subject
+from flows.layer_audit import LayerAudit
+from flows.layer_context import Context, LayerResult, Subject, find_thresholds
 from storage.activations import ActivationStore
 from storage.artefacts import ArtefactStore, Handle
 from storage.checkpoints import load_target_model
@@ -107,7 +108,8 @@ class PlantedAudit(LayerAudit):
         """Everything from the statistics on, with the planted filters among the others."""
         self.result.activations |= stores
         for role in stores:
-            self.result.thresholds[role] = self._compute_thresholds(role)
+            self.result.thresholds.pop(role, None)
+            find_thresholds(self._context, self._subject, self.result, role)
         self.result.overlaps = self._count_overlaps()
         self.result.agreement = self._measure_agreement()
         self.result.detection = self._detect_concepts()

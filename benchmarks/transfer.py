@@ -61,7 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
     labels = read_labels(arguments.photos / "labels.csv")
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(arguments.root, Path(scratch))
+        bench = Bench(arguments.root, Path(scratch), "frequent")
         model = load_target_model(bench.config.model, bench.config.seed)
         layer = select_layers(model.network, model.geometry.size_px, "auto")[0].name
         target = load_image_folder_target(ImageFolderTarget(root=arguments.photos))

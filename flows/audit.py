@@ -20,12 +20,15 @@ from flows.compare import AuditedLayer, Comparison, TargetPictures, compare_audi
 from flows.extraction import extract_layers
 from flows.gate import GATE_TAG, judge_and_record
 from flows.inputs import Inputs, describe_sources, open_inputs, take_images
-from flows.layer_audit import Context, LayerAudit, LayerResult, Subject, load_thresholds
+from flows.layer_audit import LayerAudit
+from flows.layer_context import Context, LayerResult, Subject, load_thresholds
+from flows.layer_findings import LayerFindings, check_group_files, check_groups
 from flows.past_runs import PastRun
 from flows.run_folder import RunResult, write_run_folder
 from storage.activations import INDEX_FILE
 from storage.artefacts import ArtefactStore, Handle
 from storage.checkpoints import TargetModel, load_target_model
+from storage.datasets.base import Dataset
 from storage.digest import digest_of, short
 from storage.environment import choose_device, describe_environment, find_state_root
 from storage.housekeeping import hold_state
@@ -155,10 +158,12 @@ class _Audit:
         run.set_tags(_environment_tags(environment))
         # What can be wrong is looked at before anything long is begun.
         find_vectors_file(config.words)
+        check_group_files(config.bias)
         model = load_target_model(config.model, config.seed)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
         layers = select_layers(model.network, model.geometry.size_px, config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
+        check_groups(config.bias, inputs)
         for facts in inputs.describe(describe_sources(config, runner)):
             run.log_dataset(facts)
         results = self.explain_layers(model, layers, inputs)
@@ -224,6 +229,7 @@ class _Audit:
             if "shuffled_labels" in config.evaluate.baselines:
                 judged["shuffled_labels"] = audit.with_labels_shuffled()
             audit.judge(judged)
+            LayerFindings(context, subject, result).run()
             results.append(result)
         return results
 
@@ -279,7 +285,7 @@ class _Audit:
     def write_report(
         self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
     ) -> Handle:
-        settings = self.config.report
+        settings, bias_role = self.config.report, self.config.bias.images
         parts = [
             report.LayerPart(
                 layer=r.layer.name,
@@ -291,6 +297,8 @@ class _Audit:
                 activations=r.activations["target"].folder,
                 thresholds=load_thresholds(r.thresholds["target"]),
                 explainer=r.done("explainer").folder,
+                histogram=r.thresholds["target"].folder,
+                **{name: handle.folder for name, handle in r.find_findings().items()},
             )
             for r in results
         ]
@@ -316,16 +324,27 @@ class _Audit:
                     for r in results
                     for name in ("evaluated", "panel", "validated")
                 },
+                **{f"{name} {r.layer.name}": h.digest for r in results for name, h in r.find_findings().items()},
+                **({"bias pictures": inputs.picture_digests[bias_role]} if self.config.bias.groups else {}),
                 **({"diff": comparison.digest} if comparison else {}),
             },
         )
         part = comparison.to_report_part(self.config.diff) if comparison else None
+        compared: Dataset | None = getattr(inputs, bias_role) if self.config.bias.groups else None
         return self.runner.run_one(
             report.STAGE,
             "report",
             request,
             lambda folder: report.write_report(
-                parts, inputs.target, model.geometry, facts, settings, folder, part, self.progress
+                parts,
+                inputs.target,
+                model.geometry,
+                facts,
+                settings,
+                folder,
+                part,
+                self.progress,
+                bias_pictures=compared,
             ),
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 
@@ -81,6 +82,33 @@ def run(config: ConfigArgument, set_: SetOption = None, as_json: JsonOption = Fa
 def demo(set_: SetOption = None, as_json: JsonOption = False) -> None:
     """The same as `lavise run demo`: a real ImageNet network on pictures made here."""
     _audit("demo", set_ or [], as_json)
+
+
+@app.command()
+@_guarded
+def bias(
+    config: ConfigArgument,
+    groups: Annotated[
+        str,
+        typer.Option(
+            help="folder, folder:LEVEL, csv:FILE:COLUMN, csv:FILE:COLUMN,COLUMN or annotations:PREDICATE, "
+            'e.g. annotations:"person and not dog".'
+        ),
+    ],
+    stratify_by: Annotated[
+        str | None, typer.Option(help="Compare within such groups, too; written like --groups.")
+    ] = None,
+    images: Annotated[
+        Literal["target", "train", "evaluation"] | None,
+        typer.Option(help="Which pictures: the target's, or those of the reference, which have annotations."),
+    ] = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """In which concepts groups of pictures differ: audits (or takes what an earlier audit left), then compares."""
+    given = {"groups": groups, "stratify_by": stratify_by, "images": images}
+    chosen = [f"bias.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    _audit(config, [*(set_ or []), *chosen], as_json)
 
 
 @app.command()

@@ -32,6 +32,7 @@ def audit(
     layers: list[str] = [],  # noqa: B006 - never changed; with None the form would ask for the type first
     seed: NonNegativeInt | None = None,
     device: Literal["", "auto", "cpu", "cuda"] = "",
+    groups: str = "",
     policy: str = "",
     register_model: bool = False,
     overrides: list[str] = [],  # noqa: B006
@@ -45,11 +46,19 @@ def audit(
         layers: names of the layers to explain; empty takes the config's.
         seed: of everything that is drawn; empty takes the config's.
         device: auto takes the GPU where there is one; empty takes the config's.
+        groups: pictures to compare: folder, csv:FILE:COLUMN or annotations:PREDICATE (docs/method.md); empty takes the
+            config's.
         policy: rules that the audit must pass: `default`, or the path of a YAML file on the worker; empty for none.
         register_model: register the explainer in MLflow as `lavise-explainer`.
         overrides: any other settings, in the form `section.key=value`, as with `lavise run --set`.
     """
-    chosen = {"model.weights": weights, "model.layers": layers, "seed": seed, "device": device}
+    chosen = {
+        "model.weights": weights,
+        "model.layers": layers,
+        "seed": seed,
+        "device": device,
+        "bias.groups": groups,
+    }
     with to_prefect_log() as log:
         try:
             settings = load_config(config, [*_as_overrides(chosen, register_model), *overrides])

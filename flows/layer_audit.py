@@ -5,101 +5,29 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
-import torch
 
 from configs.schema import Config
-from flows.inputs import Inputs
+from flows.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
 from storage.activations import ActivationStore
 from storage.artefacts import Handle
-from storage.checkpoints import TargetModel
 from storage.class_names import load_class_names
-from storage.classifier import find_linear_head
 from storage.datasets.base import Dataset
-from storage.digest import digest_of
-from storage.layers import Layer
+from storage.digest import digest_of, digest_tensors
 from storage.lemmas import find_category, index_categories
-from storage.progress import Progress
-from storage.word_vectors import Vocabulary, WordVectors, digest_vectors, load_word_vectors
+from storage.word_vectors import digest_vectors
 from tasks import agreement, calibration, evaluate, explain, naming, panel, statistics, train, transfer, validate
-from tasks.cluster import StatisticsCluster
 from tasks.head import measure_scale
 from tasks.naming import load_namer
 from tasks.region_features import MaskedForward, select_top_images
-from tasks.stage import Request, StageRunner
+from tasks.stage import Request
 
 log = logging.getLogger("lavise")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What all layers and baselines of an audit share."""
-
-    config: Config
-    device: str
-    runner: StageRunner
-    cluster: StatisticsCluster
-    progress: Progress
-    words: Vocabulary
-    vocabulary: Handle
-
-    @cached_property
-    def vectors(self) -> WordVectors:
-        """Read only where a stage has to be computed."""
-        return load_word_vectors(self.config.words)
-
-    @property
-    def arithmetic(self) -> dict[str, str]:
-        """What floating-point results depend on besides their inputs."""
-        return {"device": self.device, "torch": torch.__version__}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A network and the pictures that it is shown: the audit's own, or a baseline's.
-
-    Attributes:
-        title: of a baseline, put before the titles of its stages; empty for the audit itself.
-        shuffled: labels of the reference and names of the classes are dealt out at random.
-    """
-
-    model: TargetModel
-    inputs: Inputs
-    title: str = ""
-    shuffled: bool = False
-
-    def name(self, stage: str) -> str:
-        return f"{self.title}: {stage}" if self.title else stage
-
-
-@dataclass
-class LayerResult:
-    """Handles of all that one layer's audit made."""
-
-    layer: Layer
-    activations: dict[str, Handle]
-    thresholds: dict[str, Handle] = field(default_factory=dict)
-    regions: dict[str, Handle] = field(default_factory=dict)
-    overlaps: Handle | None = None
-    agreement: Handle | None = None
-    detection: Handle | None = None
-    explainer: Handle | None = None
-    validated: Handle | None = None
-    explained: Handle | None = None
-    evaluated: Handle | None = None
-    panel: Handle | None = None
-    num_classes: int = 0
-
-    def done(self, name: str) -> Handle:
-        handle = getattr(self, name)
-        assert isinstance(handle, Handle), f"{name} has not run"
-        return handle
 
 
 class LayerAudit:
@@ -114,7 +42,7 @@ class LayerAudit:
         for role in ("train", "evaluation"):
             self.result.regions[role] = self._pool_regions(role)
         for role in ("evaluation", "target"):
-            self.result.thresholds[role] = self._compute_thresholds(role)
+            self._find_thresholds(role)
         self.result.overlaps = self._count_overlaps()
         self.result.agreement = self._measure_agreement()
         self.result.detection = self._detect_concepts()
@@ -171,23 +99,8 @@ class LayerAudit:
             ),
         )
 
-    def _compute_thresholds(self, role: str) -> Handle:
-        activations, quantile = self.result.activations[role], self._config.statistics.quantile
-
-        def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations.folder)
-            found = statistics.compute_thresholds(store, quantile, self._context.cluster)
-            np.save(folder / "thresholds.npy", found.value)
-            np.save(folder / "saturated.npy", found.saturated)
-            np.save(folder / "histogram.npy", found.histogram)
-            return {
-                "num_filters": len(found.value),
-                "num_saturated": int(found.saturated.sum()),
-                "num_signed": found.count_signed(),
-            }
-
-        request = Request({"quantile": quantile}, {"activations": activations.digest})
-        handle = self._runner.run_one(statistics.THRESHOLDS, self._title(f"thresholds {role}"), request, compute)
+    def _find_thresholds(self, role: str) -> Handle:
+        handle = find_thresholds(self._context, self._subject, self.result, role)
         uses_attention = self._config.explain.method.startswith("filter_attention")
         if role == "target" and not self._subject.title and handle.info["num_signed"] and uses_attention:
             log.warning(
@@ -284,8 +197,8 @@ class LayerAudit:
         )
 
     def _assemble(self, trained: Handle) -> Handle:
-        config, model, layer = self._config, self._subject.model, self._layer
-        head, no_head = find_linear_head(model.network, layer, model.geometry.size_px)
+        config, layer = self._config, self._layer
+        head, no_head = find_head(self._subject, self.result)
         classes = load_class_names(config.model, len(head.bias)) if head else None
         if classes and self._subject.shuffled:
             order = np.random.default_rng([config.seed, 6]).permutation(len(classes.names))
@@ -296,7 +209,7 @@ class LayerAudit:
                 **config.explainer.model_dump(mode="json"),
                 "no_head": no_head,
                 "classes": digest_of(classes.names) if classes else None,
-                "head": digest_of([head.weight.tolist(), head.bias.tolist()]) if head else None,
+                "head": digest_tensors(vars(head)) if head else None,
                 "scale": measure_scale(means),
             },
             {
@@ -529,11 +442,6 @@ class LayerAudit:
         paths = [path_of(k) for k in store.keys]
         batch_size = self._config.extract.batch_size
         return MaskedForward(self._subject.model, self._layer, paths, batch_size, self._context.device)
-
-
-def load_thresholds(handle: Handle) -> Any:
-    """T_u of all filters: float32 [C]."""
-    return np.load(handle.path("thresholds.npy"), allow_pickle=False)
 
 
 def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) -> explain.Judgement:

@@ -22,6 +22,7 @@ from flows.past_runs import ARTEFACTS_FILE, CONFIG_FILE, ENVIRONMENT_FILE, INPUT
 from storage.artefacts import write_atomically, write_json
 from storage.checkpoints import PackedNetwork
 from storage.tracking import NullRun, Run, Tracker, hide_credentials
+from tasks import ablation, bias, contributions
 from tasks.evaluate import load_evaluation
 from tasks.explain import CALIBRATION_FILE, RELIABILITY_FILE
 from tasks.metrics import flatten_metrics
@@ -32,9 +33,20 @@ from tasks.validate import load_validation
 
 if TYPE_CHECKING:
     from flows.audit import EndedAudit
-    from flows.layer_audit import LayerResult
+    from flows.layer_context import LayerResult
 
 _TABLES = ("explanations.parquet", "filters.parquet")
+# Of what is found out besides words: what has a row for each layer and filter, class or word; and the facts of a layer.
+_FINDING_TABLES = {
+    "bias": (bias.FILTERS_FILE, bias.WORDS_FILE),
+    "classes": (contributions.TABLE_FILE,),
+    "causes": (ablation.WORDS_FILE, ablation.FILTERS_FILE),
+}
+_FINDING_FACTS = {
+    "bias": bias.BIAS_FILE,
+    "classes": contributions.SUMMARY_FILE,
+    "causes": ablation.SUMMARY_FILE,
+}
 SNAPSHOTS_FOLDER = "checkpoints"
 REGISTERED_MODEL = "lavise-explainer"
 log = logging.getLogger("lavise")
@@ -70,8 +82,11 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     for name in _TABLES:
-        tables = [parquet.read_table(r.done("explained").path(name)) for r in results]
-        parquet.write_table(pa.concat_tables(tables), folder / name)
+        _write_table(folder / name, [r.done("explained").path(name) for r in results])
+    for kind, names in _FINDING_TABLES.items():
+        found = [r.find_findings()[kind] for r in results if kind in r.find_findings()]
+        for name in names if found else ():
+            _write_table(folder / name, [handle.path(name) for handle in found])
     by_layer = {r.layer.name: _measure(r) for r in results}
     stages = {t: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for t, o in ended.outcomes.items()}
     write_json(folder / "metrics.json", {"layers": by_layer})
@@ -103,6 +118,11 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     predecessor = comparison.old.run_id if comparison else None
     uri = hide_credentials(tracker.uri) if tracker.uri else None
     return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor)
+
+
+def _write_table(path: Path, parts: Sequence[Path]) -> None:
+    """The tables of all layers in one."""
+    parquet.write_table(pa.concat_tables([parquet.read_table(part) for part in parts]), path)
 
 
 def describe_run(by_layer: Mapping[str, Mapping[str, Any]], comparison: Comparison | None) -> str:
@@ -150,8 +170,20 @@ def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
     run.log_table(shown, "tables/filters.json")
     explanations = parquet.read_table(folder / "explanations.parquet").to_pylist()
     run.log_table(explanations, "tables/explanations.json")
+    for name, rows in _read_findings(folder).items():
+        run.log_table(rows, f"tables/{name}.json")
     if comparison:
         run.log_table(not_same(comparison.read_table().to_pylist()), "tables/changes.json")
+
+
+def _read_findings(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What is worth reading in a browser: of groups only where they differ, of ablation only the words."""
+    found = {}
+    for name in (bias.FILTERS_FILE, bias.WORDS_FILE, contributions.TABLE_FILE, ablation.WORDS_FILE):
+        if (folder / name).is_file():
+            rows = parquet.read_table(folder / name).to_pylist()
+            found[Path(name).stem] = [r for r in rows if r.get("found", True)]
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def _measure(result: LayerResult) -> dict[str, Any]:
@@ -165,6 +197,7 @@ def _measure(result: LayerResult) -> dict[str, Any]:
         "differences": evaluated["differences"],
         "regions": dict(load_validation(result.done("validated").folder)),
         "panel": load_panel(result.done("panel").folder)["rows"],
+        **{kind: handle.info for kind, handle in result.find_findings().items()},
     }
 
 
@@ -175,6 +208,8 @@ def _copy_evidence(folder: Path, result: LayerResult, alone: bool) -> None:
     for name in (CALIBRATION_FILE, RELIABILITY_FILE):
         shutil.copyfile(result.done("explained").path(name), destination / name)
     shutil.copyfile(result.done("panel").path(PANEL_FILE), destination / PANEL_FILE)
+    for kind, handle in result.find_findings().items():
+        shutil.copyfile(handle.path(_FINDING_FACTS[kind]), destination / _FINDING_FACTS[kind])
 
 
 def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _NUM_FILTERS = 10
 _NUM_WORDS = 5
 _NUM_CHANGES = 20
+_NUM_DIFFERENCES = 15
+_NUM_CLASSES = 10
+_NUM_CLASS_FILTERS = 3
 _WIDTH_NO_TERMINAL = 120
 
 
@@ -39,6 +42,8 @@ def show_result(result: RunResult) -> None:
         console.print(_filters_table(layer, [r for r in rows if r["layer"] == layer], found["num_filters"]))
         for vocabulary, methods in found["recall"].items():
             console.print(_recall_table(layer, vocabulary, found["evaluation"], methods))
+    for table in _findings_tables(result.run_dir):
+        console.print(table)
     console.print(_stages_table(result))
     console.print(f"report    {result.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"run       {result.run_id}", soft_wrap=True, highlight=False, markup=False)
@@ -180,6 +185,83 @@ def _recall_table(
     for method, by_s in methods.items():
         cells = [f"{by_s[s]['value']:.3f} \\[{by_s[s]['low']:.3f}, {by_s[s]['high']:.3f}]" for s in at]
         table.add_row(method.replace("_", " "), *cells)
+    return table
+
+
+def _findings_tables(folder: Path) -> Iterator[Table]:
+    """Where groups differ, what classes lean on, and what happens without the filters of a word."""
+    import pyarrow.parquet as parquet
+
+    def read(name: str) -> list[dict[str, Any]]:
+        return parquet.read_table(folder / name).to_pylist() if (folder / name).is_file() else []
+
+    yield from _bias_tables(read("bias_filters.parquet"), read("bias_words.parquet"))
+    classes = [r for r in read("classes.parquet") if r["rank"] <= _NUM_CLASS_FILTERS]
+    if classes:
+        yield _classes_table(classes)
+    causes = read("causes.parquet")
+    if causes:
+        yield _causes_table(causes)
+
+
+def _bias_tables(filters: list[dict[str, Any]], words: list[dict[str, Any]]) -> Iterator[Table]:
+    for rows, what in ((words, "words"), (filters, "filters")):
+        found = sorted((r for r in rows if r["found"]), key=lambda r: (r["p_value"], -abs(r["difference"])))
+        if not rows:
+            continue
+        shown = "" if len(found) <= _NUM_DIFFERENCES else f"; the {_NUM_DIFFERENCES} clearest"
+        least = sorted(r["least_difference"] for r in rows if r["least_difference"] is not None)
+        hint = f" (least difference that could be shown: about {least[len(least) // 2]:.0%})" if least else ""
+        table = make_table(f"groups differ in {len(found)} of {len(rows)} {what}{hint}{shown}")
+        for heading in (what[:-1], "groups", "shares", "difference \\[95 % interval]", "q", "within strata"):
+            table.add_column(heading, justify="right" if heading in ("shares", "q") else "left")
+        for row in found[:_NUM_DIFFERENCES]:
+            name = row["word"] if what == "words" else f"{row['filter']} {', '.join(row['words'][:_NUM_WORDS])}"
+            table.add_row(
+                escape(name),
+                escape(f"{row['group']} / {row['other']}"),
+                f"{row['share_group']:.1%} / {row['share_other']:.1%}",
+                f"{row['difference']:+.1%} \\[{row['low']:+.1%}, {row['high']:+.1%}]",
+                f"{row['q_value']:.2g}",
+                "" if row["stratified_difference"] is None else row["verdict"],
+            )
+        yield table
+
+
+def _classes_table(rows: list[dict[str, Any]]) -> Table:
+    by_class: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_class.setdefault((row["layer"], row["class"]), []).append(row)
+    order = sorted(by_class, key=lambda key: (-by_class[key][0]["num_images"], key))[:_NUM_CLASSES]
+    table = make_table(f"what classes lean on; the {len(order)} of {len(by_class)} that the network names most")
+    for heading in ("class", "pictures", "filters (words), contribution to the logit"):
+        table.add_column(heading, justify="right" if heading == "pictures" else "left")
+    for key in order:
+        own = sorted(by_class[key], key=lambda r: r["rank"])
+        leans = [
+            f"{r['filter']}{' (' + ', '.join(r['words'][:2]) + ')' if r['words'] else ''} {r['contribution']:+.2f}"
+            for r in own
+        ]
+        table.add_row(escape(own[0]["class_name"]), str(own[0]["num_images"]), escape("; ".join(leans)))
+    return table
+
+
+def _causes_table(rows: list[dict[str, Any]]) -> Table:
+    used = [r for r in rows if r["used"]]
+    table = make_table(f"without the filters of a word: {len(used)} of {len(rows)} words do more than random filters")
+    for heading in ("word", "filters", "logit with it", "random", "changed answers", "q", ""):
+        table.add_column(heading, justify="left" if heading in ("word", "") else "right")
+    for row in sorted(rows, key=lambda r: (not r["used"], r["q_value"], r["own_logit"]))[:_NUM_DIFFERENCES]:
+        logit = row["own_logit"] if row["own_logit_with"] is None else row["own_logit_with"]
+        table.add_row(
+            escape(row["word"]),
+            str(row["num_filters"]),
+            f"{logit:+.2f}",
+            f"{row['random_own_logit']:+.2f}",
+            f"{row['changed']:.1%}",
+            f"{row['q_value']:.2g}",
+            "used" if row["used"] else "not used",
+        )
     return table
 
 

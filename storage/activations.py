@@ -193,6 +193,11 @@ class ActivationStore:
         """Mean activation of each filter on each picture: float32 [N, C]."""
         return np.concatenate([self._read(s, "means") for s in range(self.num_shards)])
 
+    def read_provenance(self) -> dict[str, str]:
+        """What the shards say of themselves: model, arch, layer, preprocessing (JSON)."""
+        with _open_shard(self.shard_path(0)) as file:
+            return {name: str(value) for name, value in file.attrs.items() if name != "broken"}
+
     def _read(self, shard: int, name: str) -> Any:
         with _open_shard(self.shard_path(shard)) as file:
             return file[name][:]

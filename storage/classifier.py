@@ -72,6 +72,16 @@ def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[Line
     return None, "the network does not end in a linear classifier"
 
 
+def count_classes(network: nn.Module, size_px: int) -> int:
+    """K, where the network's output is a table [N, K] of class logits; else 0."""
+    import torch
+
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    with torch.inference_mode():
+        output = network(torch.zeros(1, 3, size_px, size_px, device=device))
+    return int(output.shape[1]) if isinstance(output, torch.Tensor) and output.ndim == 2 else 0
+
+
 def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
     scale = expected.abs().max().clamp_min(1e-12)
     return bool((found - expected).abs().max() <= _TOLERANCE * scale)

@@ -1,8 +1,9 @@
-"""Pictures for people who do not open the report: PNG files with the same bytes for the same input."""
+"""Charts and pictures, for the report (SVG) and for people who do not open it (PNG): same input, same bytes."""
 
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,35 @@ if TYPE_CHECKING:
 _DPI = 100
 _MAX_LINE, _MAX_LAYER = 90, 30
 _TEXT_WIDTH, _SMALLEST_SIZE = 2.4, 5.0
+_MAX_LABEL, _MAX_NAME = 44, 24
+_SVG_LOCK = threading.Lock()
+_ACCENT, _SECOND, _GREY = "#3b76c4", "#d9822b", "#9aa3ad"
+# What a light chart is drawn with, and what takes its place on a dark page.
+_DARK = {
+    "#000000": "#e6e9ed",
+    "#5a6472": "#a3adb9",
+    "#9aa3ad": "#7d8794",
+    "#dfe3e8": "#39414b",
+    "#b8c9e0": "#3d5675",
+    "#3b76c4": "#6ba4ea",
+    "#d9822b": "#eda050",
+    "#ffffff": "#14171b",
+}
 _STATUS_COLOURS = {"same": "#4c9f70", "changed": "#e0a030", "lost": "#c0504d", "new": "#3b76c4"}
+
+
+PNG, SVG = "png", "svg"
+"""How a chart is written: on white, or on nothing (see `darken`)."""
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """One line of `draw_shares`; shares are in 0..1."""
+
+    label: str
+    share_group: float
+    share_other: float
+    found: bool
 
 
 @dataclass(frozen=True)
@@ -67,8 +96,8 @@ def draw_overview(rows: Sequence[OverviewRow], heading: str) -> bytes:
     return _to_png(figure)
 
 
-def draw_diff(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """What changed, per layer: shares of filters by status, and how alike the matched filters are; PNG.
+def draw_diff(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]], kind: str = PNG) -> bytes:
+    """What changed, per layer: shares of filters by status, and how alike the matched filters are.
 
     Args:
         rows: of diff.parquet.
@@ -98,11 +127,11 @@ def draw_diff(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[s
         for axes in (left, right):
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
-    return _to_png(figure)
+    return _to_bytes(figure, kind)
 
 
-def draw_reliability(reliability: Reliability) -> bytes:
-    """How often statements of each confidence are right, on concepts left out of the fit, and how many there are; PNG.
+def draw_reliability(reliability: Reliability, kind: str = PNG) -> bytes:
+    """How often statements of each confidence are right, on concepts left out of the fit, and how many there are.
 
     On the diagonal confidence can be taken at its word. Bars are 95 % intervals; a dot's area grows with its count.
     """
@@ -144,7 +173,127 @@ def draw_reliability(reliability: Reliability) -> bytes:
         axes.set_xlim(-0.03, 1.03)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    return _to_png(figure)
+    return _to_bytes(figure, kind)
+
+
+def draw_panel(panel: Mapping[str, Any], kind: str = PNG) -> bytes:
+    """Figures of the panel: of the explained filters' words beside their baselines, mean and 95 % interval.
+
+    Args:
+        panel: of panel.json (see tasks.panel).
+    """
+    named = [f for f in _PANEL_TITLES if any(f in row["figures"] for row in panel["rows"].values())]
+    at = sorted(
+        {f for row in panel["rows"].values() for f in row["figures"] if f.startswith("f1@")},
+        key=lambda f: int(f.removeprefix("f1@")),
+    )
+    shown = [(f, _PANEL_TITLES[f]) for f in named] + [(f, f.replace("f1", "F1")) for f in at[:1]]
+    first = [n for n in ("explained", "all_filters") if n in panel["rows"]]
+    names = first + sorted(n for n in panel["rows"] if n not in first)
+    lines = {
+        title: [(name.replace("_", " "), panel["rows"][name]["figures"].get(figure)) for name in names]
+        for figure, title in shown
+    }
+    return _draw_intervals("Words of filters against masks", lines, len(first), kind)
+
+
+def draw_recall(evaluation: Mapping[str, Any], kind: str = PNG) -> bytes:
+    """Recall@s of each method and baseline for each vocabulary and s: mean and 95 % interval.
+
+    Args:
+        evaluation: of evaluation.json (see tasks.evaluate).
+    """
+    lines: dict[str, list[tuple[str, Mapping[str, float] | None]]] = {}
+    num, columns = 0, 1
+    for vocabulary, methods in evaluation["recall"].items():
+        baselines = [m for m in methods if m in ("most_frequent_words", "random_words")]
+        names = [m for m in methods if m not in baselines] + baselines
+        num = len(methods) - len(baselines)
+        at = sorted(next(iter(methods.values())), key=int)
+        columns = len(at)
+        for s in at:
+            title = f"{vocabulary} vocabulary, recall@{s}"
+            lines[title] = [(name.replace("_", " "), methods[name][s]) for name in names]
+    return _draw_intervals("Recall of words against masks", lines, num, kind, min(columns, 3))
+
+
+def draw_shares(title: str, group: str, other: str, rows: Sequence[ShareRow], kind: str = PNG) -> bytes:
+    """Shares of qualified pictures in two groups, a line for each filter or word; what differs is filled."""
+    figure = _make_figure(6.6, 1.15 + 0.27 * max(len(rows), 1))
+    height = figure.get_figheight()
+    axes: Axes = figure.add_axes((0.36, 0.45 / height, 0.6, 1 - 1.1 / height))
+    _write(figure, 0.02, 1 - 0.2 / height, title, weight="bold", size=11)
+    _write(figure, 0.02, 1 - 0.45 / height, f"blue: {_cut(group)}; orange: {_cut(other)}", size=9, color="#5a6472")
+    for place, row in enumerate(rows):
+        axes.plot([row.share_group, row.share_other], [place, place], color=_GREY, linewidth=1.2, zorder=1)
+        for share, colour in ((row.share_group, _ACCENT), (row.share_other, _SECOND)):
+            fill = colour if row.found else "#ffffff"
+            axes.scatter([share], [place], s=34, color=fill, edgecolors=colour, linewidths=1.3, zorder=2)
+    axes.set_yticks(range(len(rows)), [_cut(row.label, _MAX_NAME) for row in rows], parse_math=False)
+    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel("share of the group's pictures above the threshold", fontsize=8)
+    _calm(axes)
+    return _to_bytes(figure, kind)
+
+
+_PANEL_TITLES = {
+    "iou": "IoU",
+    "pearson_image": "Pearson, pictures",
+    "pearson_position": "Pearson, positions",
+    "auprc_image": "AUPRC, pictures",
+    "auprc_position": "AUPRC, positions",
+}
+_Lines = Mapping[str, Sequence[tuple[str, Mapping[str, float] | None]]]
+
+
+def _draw_intervals(title: str, lines: _Lines, num_judged: int, kind: str, columns: int = 3) -> bytes:
+    """Small charts side by side, in each a line per row with its mean and interval.
+
+    Args:
+        lines: by title of the chart, rows of (name, {value, low, high} or None), the same names in each.
+        num_judged: so many rows are what is judged, those after them are baselines.
+    """
+    names = [name for name, _ in next(iter(lines.values()), [])]
+    columns = max(min(len(lines), columns), 1)
+    deep = -(-max(len(lines), 1) // columns)
+    own_height = 0.62 + 0.24 * max(len(names), 1)
+    figure = _make_figure(1.75 + 2.05 * columns, 0.42 + own_height * deep)
+    height, width = figure.get_figheight(), figure.get_figwidth()
+    _write(figure, 0.02, 1 - 0.2 / height, title, weight="bold", size=11)
+    if not lines or not names:
+        _write(figure, 0.02, 0.3, "nothing can be judged", size=10)
+    for number, (name, rows) in enumerate(lines.items()):
+        row, column = divmod(number, columns)
+        bottom = height - 0.4 - own_height * (row + 1) + 0.3
+        box = ((1.75 + 2.05 * column) / width, bottom / height, 1.75 / width, (own_height - 0.58) / height)
+        axes: Axes = figure.add_axes(box)
+        for place, (_, cell) in enumerate(rows):
+            if cell is None:
+                continue
+            colour = _ACCENT if place < num_judged else _GREY
+            axes.hlines(place, cell["low"], cell["high"], color=colour, linewidth=1.6)
+            axes.scatter([cell["value"]], [place], s=22, color=colour, zorder=3)
+        axes.set_title(_cut(name), fontsize=9, loc="left", parse_math=False)
+        axes.set_yticks(range(len(rows)), [_cut(n, _MAX_NAME) for n, _ in rows] if column == 0 else [""] * len(rows))
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(left=min([0.0, *(c["low"] for _, c in rows if c)]))
+        _calm(axes)
+    return _to_bytes(figure, kind)
+
+
+def _calm(axes: Axes) -> None:
+    """Small ticks, a light grid, and a frame at the bottom only."""
+    axes.tick_params(labelsize=8, length=0)
+    axes.grid(axis="x", color="#dfe3e8", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#9aa3ad")
+
+
+def _cut(text: str, most: int = _MAX_LABEL) -> str:
+    plain = _to_plain(text)
+    return plain if len(plain) <= most else plain[: most - 1] + "\u2026"
 
 
 def _make_figure(width: float, height: float) -> Figure:
@@ -187,6 +336,28 @@ def _to_png(figure: Figure) -> bytes:
     with _boxes_for_missing_glyphs():
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _to_bytes(figure: Figure, kind: str) -> bytes:
+    if kind == "png":
+        return _to_png(figure)
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    # The settings are the process's own, so one chart at a time. Text becomes paths: no font is asked for.
+    with _SVG_LOCK, _boxes_for_missing_glyphs(), rc_context({"svg.hashsalt": "lavise", "svg.fonttype": "path"}):
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    return buffer.getvalue()
+
+
+def darken(drawing: bytes) -> bytes:
+    """An SVG chart for a dark page: every colour that a light chart is drawn with becomes its counterpart."""
+    text = drawing.decode("utf-8")
+    for light, dark in _DARK.items():
+        text = text.replace(light, dark)
+    # What has no colour of its own is text, in the root's.
+    return text.replace("<svg ", f'<svg fill="{_DARK["#000000"]}" ', 1).encode("utf-8")
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
     """One layer of metrics.json under names as `closed/filter_attention/recall_at_5`.
 
-    `_low` and `_high` stand for the ends of an interval. Runs of earlier versions have no regions and no panel.
+    `_low` and `_high` stand for the ends of an interval. What was not asked for, or not known to the version that ran,
+    is not there.
     """
     flat = {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
     flat.update({f"evaluation/{k}": float(v) for k, v in found["evaluation"].items() if isinstance(v, int | float)})
@@ -28,6 +29,8 @@ def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
         flat |= {f"panel/{row}/{k}": float(v) for k, v in content.items() if isinstance(v, int | float)}
         for figure, summary in content["figures"].items():
             flat |= _name_interval(f"panel/{row}/{figure.replace('@', '_at_')}", summary)
+    for kind in ("bias", "classes", "causes"):
+        flat |= {f"{kind}/{k}": float(v) for k, v in found.get(kind, {}).items() if isinstance(v, int | float)}
     return flat
 
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from configs.loading import load_config
-from tests.integration.tiny import Finished, run_tiny
+from tests.integration.tiny import Finished, make_arguments, run_lavise, run_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(home: Path) -> Finished:
-    return run_tiny(home)
+    return run_tiny(home, tracking__pack_network="true")
 
 
 def test_leaves_the_run_folder_that_others_rely_on(first: Finished) -> None:
@@ -170,10 +170,45 @@ def test_baselines_explain_next_to_nothing(home: Path, first: Finished) -> None:
 
 def test_two_layers_in_one_audit(home: Path, first: Finished) -> None:
     assert first.code == 0
-    result = run_tiny(home, model__layers="[bn2,blocks.5]", train__max_epochs=2, transfer__method="renormalise").result
+    more = {"classes__enabled": "true", "causes__enabled": "true", "causes__max_passes": 3, "causes__max_images": 8}
+    done = run_tiny(home, model__layers="[bn2,blocks.5]", train__max_epochs=2, transfer__method="renormalise", **more)
+    result = done.result
     assert result["stages"]["extract train"]["cached"] is False
     assert result["metrics"]["blocks.5/num_filters"] == 192
     assert result["metrics"]["bn2/num_filters"] == 1280
     filters = parquet.read_table(Path(result["run_dir"]) / "filters.parquet").to_pylist()
     assert len(filters) == 1280 + 192
     assert "transfer target blocks.5" in result["stages"]
+    _check_classes_and_causes(Path(result["run_dir"]))
+
+
+def _check_classes_and_causes(folder: Path) -> None:
+    """The last layer feeds the classifier, the other one does not."""
+    leans = parquet.read_table(folder / "classes.parquet").to_pylist()
+    assert {r["layer"] for r in leans} == {"bn2", "blocks.5"}
+    assert {r["weight"] is None for r in leans if r["layer"] == "bn2"} == {False}
+    assert {r["weight"] is None for r in leans if r["layer"] == "blocks.5"} == {True}
+    facts = {n: json.loads((folder / "layers" / n / "classes.json").read_text("utf-8")) for n in ("bn2", "blocks.5")}
+    assert facts["bn2"]["max_abs_difference"] < 1e-5 * facts["bn2"]["max_abs_contribution"] + 1e-5
+    assert facts["blocks.5"]["max_abs_difference"] is None
+    assert (folder / "layers" / "blocks.5" / "causes.json").is_file()
+    assert (folder / "causes.parquet").is_file()
+
+
+def test_groups_are_compared_on_what_is_there(home: Path, first: Finished) -> None:
+    assert first.code == 0
+    predicate = "annotations:cat or dog or fox or pig or cow or horse"
+    options = ["--groups", predicate, "--images", "train", "--json", *make_arguments(bias__min_images=2)]
+    done = run_lavise(home, "bias", "demo", *options)
+    assert done.code == 0, done.stderr
+    ran = {name for name, s in done.result["stages"].items() if not s["cached"]}
+    assert ran == {"thresholds train bn2", "bias bn2", "report"}
+    folder = Path(done.result["run_dir"])
+    rows = parquet.read_table(folder / "bias_filters.parquet").to_pylist()
+    assert {r["filter"] for r in rows} == set(range(1280))
+    assert {(r["group"], r["other"]) for r in rows} == {(predicate.split(":")[1], f"not ({predicate.split(':')[1]})")}
+    assert {r["num_group"] + r["num_other"] for r in rows} == {48}
+    facts = json.loads((folder / "bias.json").read_text("utf-8"))
+    assert facts["images"] == "train"
+    assert done.result["metrics"]["bn2/bias/num_found"] == sum(r["found"] for r in rows)
+    assert "groups differ in" in done.stdout

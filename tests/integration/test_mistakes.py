@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from flows.cli import app
 from tests.integration.tiny import run_lavise
 
 pytestmark = pytest.mark.slow
@@ -40,15 +43,37 @@ pytestmark = pytest.mark.slow
             ["run", "demo", "--set", "tracking.uri=http://127.0.0.1:9"],
             "tracking.uri: http://127.0.0.1:9 does not",
         ),
+        (["bias", "demo", "--groups", "gender"], "bias.groups: groups must be 'folder', 'folder:LEVEL', 'csv:FILE"),
+        (
+            ["bias", "demo", "--groups", "csv:no.csv:gender"],
+            "bias.groups.file: found 'no.csv', which is no file",
+        ),
+        (["bias", "demo"], "Missing option '--groups'"),
         (["layers", "torchvision:resnet81"], "model.arch: torchvision has no 'resnet81'; did you mean resnet"),
         (["run"], "Missing argument"),
     ],
 )
-def test_answers_with_one_clear_line_and_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
-    done = run_lavise(tmp_path, *arguments)
-    assert done.code == 2, done.stderr
+def test_answers_with_one_clear_line_and_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    """In this process: ten others would spend their time on imports."""
+    for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_", "LAVISE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2, done.stderr
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_process_ends_with_2_and_one_line(tmp_path: Path) -> None:
+    done = run_lavise(tmp_path, "run", "demo", "--set", "explain.top_images=many")
+    assert done.code == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lavise: demo: explain.top_images: found 'many'; allowed: ")
 
 
 def test_too_many_broken_pictures_are_named(tmp_path: Path) -> None:

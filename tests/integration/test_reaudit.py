@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -58,12 +59,13 @@ class Watched:
 
     def wait_for_a_look(self) -> None:
         """Until a look at the folder that began after now has ended."""
-        before = len(self.services.find_flow_runs("COMPLETED", "FAILED"))
-        wait_until(
-            lambda: len(self.services.find_flow_runs("COMPLETED", "FAILED")) >= before + 2,
-            _AUDIT_SECONDS,
-            self.services.read_worker_log,
-        )
+        now = datetime.now(UTC)
+
+        def has_ended() -> bool:
+            started = [r["start_time"] for r in self.services.find_flow_runs("COMPLETED", "FAILED")]
+            return any(datetime.fromisoformat(time) > now for time in started if time)
+
+        wait_until(has_ended, _AUDIT_SECONDS, self.services.read_worker_log)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,9 @@ SETTINGS = {
     "evaluate.methods": "[original,activation_masking,filter_attention]",
     "evaluate.bootstrap_samples": 200,
     "evaluate.baselines": "[random_words,dealt_words,most_frequent_words]",
+    "classes.enabled": "false",
+    "causes.enabled": "false",
+    "tracking.pack_network": "false",
 }
 
 

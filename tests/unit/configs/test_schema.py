@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from configs import schema
+from configs.base import Settings
 from configs.loading import load_config
 from configs.schema import (
     Config,
@@ -17,7 +18,6 @@ from configs.schema import (
     ExtractSettings,
     ModelSettings,
     PreprocessingSettings,
-    Settings,
     StatisticsSettings,
     TrainSettings,
     TransferSettings,

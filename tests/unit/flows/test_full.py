@@ -9,6 +9,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
 from configs.errors import UserError
+from configs.groups import AnnotationGroups
 from configs.loading import load_config
 from configs.schema import Config
 from flows.full import _as_overrides, audit, name_run
@@ -68,6 +69,14 @@ def test_any_text_arrives_as_it_is(text: str) -> None:
     assert found.model.layers == (text, "bn2")
 
 
+@pytest.mark.parametrize("predicate", ["cat and not dog", "cat: dog", "'hot dog' >= 2"])
+def test_groups_arrive_in_their_short_form(predicate: str) -> None:
+    assert load().bias.groups is None
+    found = load(bias__groups=f"annotations:{predicate}").bias.groups
+    assert isinstance(found, AnnotationGroups)
+    assert found.predicate == predicate
+
+
 def test_a_wrong_value_is_the_users_to_mend() -> None:
     with pytest.raises(UserError, match=r"layers must be .* different module names"):
         load(model__layers=["bn2", "bn2"])
@@ -87,6 +96,7 @@ def test_every_field_of_the_form_is_described() -> None:
         "layers",
         "seed",
         "device",
+        "groups",
         "policy",
         "register_model",
         "overrides",

@@ -12,7 +12,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from configs.schema import Config
-from flows.layer_audit import LayerResult, load_judged_layer, load_judgement
+from flows.layer_audit import load_judged_layer, load_judgement
+from flows.layer_context import LayerResult
 from storage.activations import ActivationStore
 from storage.artefacts import Handle
 from storage.datasets.base import Annotation, Dataset, ImageRecord

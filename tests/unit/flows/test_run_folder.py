@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.layer_audit import LayerResult
+from flows.layer_context import LayerResult
 from flows.run_folder import RunResult, _copy_evidence
 from storage.layers import Layer
 from tests.unit.tasks.helpers import publish

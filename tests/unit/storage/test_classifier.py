@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from storage.classifier import LinearHead, find_linear_head
+from storage.classifier import LinearHead, count_classes, find_linear_head
 from storage.layers import ActivationTap
 
 SIZE_PX = 32
@@ -127,3 +127,8 @@ def test_search_leaves_the_network_and_random_numbers_as_they_were() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_number_of_classes_is_that_of_the_output() -> None:
+    assert count_classes(create("torchvision:squeezenet1_1"), SIZE_PX) == 10
+    assert count_classes(nn.Conv2d(3, 4, 3), SIZE_PX) == 0

@@ -185,6 +185,7 @@ def test_planted_cause_is_found_and_what_is_not_read_is_not_used(tmp_path: Path,
         *(model, "act", records, tmp_path / "out", head if is_direct else None, words),
         *(names("apple", "tree frog", "sky"), ("apple", "frog", "sky")),
         random_sets=199,
+        max_passes=400,
         fill="zero",
     )
     assert summary["direct"] is is_direct

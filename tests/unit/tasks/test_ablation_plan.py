@@ -24,7 +24,7 @@ def test_words_by_number_of_filters_then_by_name() -> None:
 
 
 def test_everything_fits() -> None:
-    found = plan()
+    found = plan(random_sets=99)
     assert found.words == ("cat", "dog", "ant", "bird")
     assert [u.tolist() for u in found.sets] == [[0, 1, 2], [0, 4], [5], [2]]
     assert sorted(found.singles) == [0, 1, 2, 4, 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import warnings
@@ -11,13 +12,25 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tasks.calibration import measure_reliability
-from tasks.figures import OverviewRow, draw_diff, draw_overview, draw_reliability
+from tasks.figures import (
+    SVG,
+    OverviewRow,
+    ShareRow,
+    darken,
+    draw_diff,
+    draw_overview,
+    draw_panel,
+    draw_recall,
+    draw_reliability,
+    draw_shares,
+)
 from tests.unit.tasks.helpers import AnyArray
 
 HOSTILE = [
@@ -344,3 +357,77 @@ def test_drawing_leaves_nothing_behind() -> None:
     ]
     assert pictures[0] == pictures[1]
     assert _pylab_helpers.Gcf.figs == {}
+
+
+# ---------------------------------------------------------------- charts of the report
+
+CELL = {"value": 0.5, "low": 0.25, "high": 0.75}
+
+
+def make_panel(**rows: float) -> dict[str, Any]:
+    figures = {n: {"iou": {"value": v, "low": v - 0.1, "high": v + 0.1}, "f1@5": CELL} for n, v in rows.items()}
+    return {"rows": {name: {"figures": found} for name, found in figures.items()}}
+
+
+def draw_all(kind: str, text: str = "dog") -> list[bytes]:
+    recall = {"recall": {"closed": {"original": {"5": CELL, "10": CELL}, "random_words": {"5": CELL, "10": CELL}}}}
+    shares = [ShareRow(text, 0.9, 0.1, True), ShareRow(text, 0.3, 0.4, False)]
+    return [
+        draw_panel(make_panel(explained=0.5, dealt_words=0.2), kind),
+        draw_recall(recall, kind),
+        draw_shares(text, text, text, shares, kind),
+        draw_reliability(measure_reliability(np.linspace(0, 1, 50), np.arange(50) % 3 == 0), kind),
+        draw_diff(make_rows([0.95, 0.3], text), {text: SUMMARY}, kind),
+    ]
+
+
+def test_drawings_repeat_and_have_no_date() -> None:
+    for first, second in zip(draw_all(SVG), draw_all(SVG), strict=True):
+        assert first == second
+        text = first.decode("utf-8")
+        ElementTree.fromstring(text)
+        assert "dc:date" not in text
+        assert "<script" not in text
+        dark = darken(first).decode("utf-8")
+        ElementTree.fromstring(dark)
+        assert not re.search(r"#(000000|3b76c4|5a6472)", dark)
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "$x^2$", "w" * 300, "日本語", "\x00\x1b"], ids=ascii)
+def test_drawings_of_any_text_are_sound(text: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for drawing in draw_all(SVG, text):
+            tags = {e.tag for e in ElementTree.fromstring(drawing.decode("utf-8")).iter()}
+            assert not [t for t in tags if "script" in t]
+
+
+def test_a_mean_lies_where_it_is() -> None:
+    """Twice the value is twice as far from 0; baselines are grey."""
+    values = {"explained": 0.8, "all_filters": 0.4, "dealt": 0.4}
+    rows = {name: {"figures": {"iou": {"value": v, "low": v, "high": v}}} for name, v in values.items()}
+    pixels = read_png(draw_panel({"rows": rows}))
+    blue = (pixels == BLUE).all(axis=2)
+    y, x = np.nonzero(blue)
+    upper, lower = x[y < np.median(y)], x[y >= np.median(y)]
+    grey_x = np.nonzero((pixels == (0x9A, 0xA3, 0xAD)).all(axis=2)[: pixels.shape[0] - 40])[1]
+    assert upper.mean() - 175 == pytest.approx(2 * (lower.mean() - 175), rel=0.06)
+    assert np.median(grey_x) == pytest.approx(lower.mean(), abs=2)
+
+
+def test_shares_lie_where_they_are() -> None:
+    orange = (0xD9, 0x82, 0x2B)
+    pixels = read_png(draw_shares("t", "a", "b", [ShareRow("dog", 0.75, 0.25, True), ShareRow("x", 0.0, 1.0, True)]))
+    ends = [np.nonzero((pixels == c).all(axis=2)) for c in (BLUE, orange)]
+    top = [np.mean(x[y < np.mean(y)]) for y, x in ends]
+    bottom = [np.mean(x[y > np.mean(y)]) for y, x in ends]
+    width = bottom[1] - bottom[0]
+    assert top[0] == pytest.approx(bottom[0] + 0.75 * width, abs=2)
+    assert top[1] == pytest.approx(bottom[0] + 0.25 * width, abs=2)
+
+
+@pytest.mark.parametrize("panel", [{"rows": {}}, {"rows": {"explained": {"figures": {}}}}], ids=["none", "empty"])
+def test_panel_of_nothing(panel: dict[str, Any]) -> None:
+    assert read_png(draw_panel(panel)).shape[2] == 3
+    assert read_png(draw_recall({"recall": {}})).shape[2] == 3
+    assert read_png(draw_shares("t", "a", "b", [])).shape[2] == 3

@@ -71,3 +71,12 @@ def test_panel_is_named_by_row_and_figure() -> None:
 
 def test_runs_of_earlier_versions_have_no_regions_and_no_panel() -> None:
     assert flatten_metrics(RECALL) == NAMED_RECALL
+
+
+def test_findings_are_named_by_their_kind() -> None:
+    found = flatten_metrics({**RECALL, "bias": {"num_found": 3}, "causes": {"num_used": 2, "direct": True}})
+    assert {k: v for k, v in found.items() if k not in NAMED_RECALL} == {
+        "bias/num_found": 3,
+        "causes/num_used": 2,
+        "causes/direct": 1,
+    }

@@ -1,0 +1,170 @@
+"""The report at its largest: 2,048 filters with 25 pictures each; its size, and how fast a browser shows it.
+
+    python -m benchmarks.report [--distinct 5000 51200] [--photos FOLDER]
+
+Two cases: 5,000 distinct pictures, as filters share them, and the worst, where no two are the same. Pictures are crops
+of photographs with noise on them, which WebP shrinks badly; words, maps and outlines are drawn at random. It needs
+Chromium (see tests/unit/tasks/browser.py). Times are medians over loads of the page from disk: to the first paint,
+until the gallery can be used, and from typing a word to the frame after the one that shows its filters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from benchmarks.common import save_result
+from configs.schema import ReportSettings
+from storage.geometry import Geometry
+from tasks.report import write_page
+from tasks.report_data import TARGET, DescribedFilters
+from tasks.report_pictures import LARGE_PER_FILTER, PictureBook, outline_region
+from tests.unit.tasks.browser import find_browser
+
+FILTERS, PICTURES, WORDS, CLASSES = 2048, 25, 10, 8
+LIMITS = {"size_mb": 60.0, "first_paint_s": 3.0, "filter_s": 0.2}
+GEOMETRY = Geometry(224, "squash", interpolation="bilinear")
+_SOURCE_PX = 128
+_FILTER = """async (word) => {
+  const field = document.getElementById("query");
+  field.value = word;
+  const start = performance.now();
+  field.dispatchEvent(new Event("input", {bubbles: true}));
+  await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+  return [(performance.now() - start) / 1000, document.getElementById("count").textContent];
+}"""
+_PAINT = (
+    """() => performance.getEntriesByType("paint").find((p) => p.name === "first-contentful-paint")?.startTime / 1000"""
+)
+
+
+def make_pictures(folder: Path, num: int, photos: list[Path]) -> dict[str, Path]:
+    """Distinct pictures: a crop of a photograph (of a slope, without any), and noise."""
+    rng = np.random.default_rng(0)
+    if photos:
+        bases = [np.asarray(Image.open(p).convert("RGB").resize((256, 256)), np.int16) for p in photos]
+    else:
+        bases = [np.add.outer(np.linspace(0, 200, 256), [0, 20, 40]).astype(np.int16)[None].repeat(256, 0)]
+    noises = rng.integers(-12, 13, size=(40, _SOURCE_PX, _SOURCE_PX, 3)).astype(np.int16)
+    paths = {}
+    for i in range(num):
+        top, left = rng.integers(0, 256 - _SOURCE_PX, size=2)
+        crop = bases[i % len(bases)][top : top + _SOURCE_PX, left : left + _SOURCE_PX]
+        mixed = np.clip(crop + np.roll(noises[i % len(noises)], i, axis=1), 0, 255).astype(np.uint8)
+        path = folder / f"picture_{i:06d}.jpg"
+        Image.fromarray(mixed).save(path, quality=85)
+        paths[path.name] = path
+    return paths
+
+
+def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, PictureBook]:
+    """Filters as `tasks.report_data.describe_filters` makes them, each with 25 of the pictures."""
+    rng = np.random.default_rng(1)
+    keys, total = list(paths), FILTERS * PICTURES
+    if len(keys) >= total:
+        chosen = rng.permutation(len(keys))[:total].reshape(FILTERS, PICTURES)
+    else:
+        chosen = np.stack([rng.choice(len(keys), PICTURES, replace=False) for _ in range(FILTERS)])
+    book = PictureBook()
+    for part in (chosen[:, :LARGE_PER_FILTER], chosen):
+        for i in part.ravel():
+            book.add(TARGET, keys[i])
+        if part.shape[1] == LARGE_PER_FILTER:
+            book.end_large()
+    maps = rng.gamma(0.5, size=(300, 7, 7)).astype(np.float32)
+    outlines = [outline_region(m, float(np.quantile(m, 0.9))) for m in maps]
+    entries, rest = [], []
+    for unit in range(FILTERS):
+        named = [f"word{n}" for n in rng.integers(0, 5000, size=WORDS)]
+        shown: list[Any] = [
+            [book.add(TARGET, keys[i]), 3.14, outlines[rng.integers(len(outlines))]] for i in chosen[unit]
+        ]
+        words = [[word, 0.52, 0.61, 0, int(n < 6)] for n, word in enumerate(named)]
+        entries.append(
+            {"l": 0, "f": unit, "t": 1.234, "c": round(float(rng.random()), 3), "n": 400, "r": "", "w": words, "m": 1,
+             "j": None, "d": None, "i": shown[:LARGE_PER_FILTER]}
+        )  # fmt: skip
+        heat = [base64.b64encode(rng.bytes(49)).decode("ascii") for _ in shown]
+        rest.append(
+            {"w": [[13, 0.31, 0.72, 0.004, 1.2e-05, 0.00031]] * WORDS, "m": [], "i": shown[LARGE_PER_FILTER:],
+             "h": heat, "z": [7, 7, 0, 6.5], "g": [0, 6.5, rng.integers(0, 100_000, size=48).tolist()],
+             "c": [[f"class {n}", 0.41, 0.3, 0.5, 3] for n in range(CLASSES)], "a": None, "u": [], "b": [], "j": None}
+        )  # fmt: skip
+    return DescribedFilters(entries, rest), book
+
+
+def write(folder: Path, num_distinct: int, photos: list[Path]) -> Path:
+    paths = make_pictures(folder, num_distinct, photos)
+    described, book = describe(paths)
+    layer = {"name": "layer4", "shape": "2048 x 7 x 7", "num_filters": FILTERS, "num_explained": FILTERS,
+             "num_several": 0, "num_novel": 0, "num_never": 0, "num_supervised": 80, "num_held_out": 0}  # fmt: skip
+    sections = {"layers": [layer], "qualities": [], "classes": [], "causes": [], "bias": [], "diff": None}
+    facts = {"Audit": f"synthetic, {num_distinct} pictures"}
+    settings = ReportSettings(images_per_filter=PICTURES)
+    write_page(facts, sections, [described], book, {TARGET: paths}, GEOMETRY, settings, folder)
+    return folder / "report.html"
+
+
+def measure(browser: Browser, path: Path, loads: int = 3) -> dict[str, float]:
+    """Medians over loads, and the longest time to filter by a word."""
+    paints, ready, filtered = [], [], []
+    for _ in range(loads):
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        start = time.perf_counter()
+        page.goto(path.as_uri(), wait_until="commit")
+        page.wait_for_selector("#cards .card", state="attached", timeout=120_000)
+        ready.append(time.perf_counter() - start)
+        page.wait_for_load_state("load", timeout=120_000)
+        loaded = time.perf_counter() - start
+        while page.evaluate(_PAINT) is None:
+            page.wait_for_timeout(50)
+        paints.append(page.evaluate(_PAINT))
+        page.locator("#filters").scroll_into_view_if_needed()
+        for word in ("word12", "word4", "word49", "", "word777"):
+            seconds, _ = page.evaluate(_FILTER, word)
+            filtered.append(seconds)
+        page.close()
+    return {
+        "first_paint_s": statistics.median(paints),
+        "gallery_usable_s": statistics.median(ready),
+        "loaded_s": loaded,
+        "filter_s": statistics.median(filtered),
+        "filter_longest_s": max(filtered),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--distinct", type=int, nargs="+", default=[5000, FILTERS * PICTURES])
+    parser.add_argument("--photos", type=Path, help="folder of photographs to cut pictures from")
+    arguments = parser.parse_args()
+    photos = sorted(arguments.photos.glob("*.jpg"))[:100] if arguments.photos else []
+    executable = find_browser()
+    if executable is None:
+        raise SystemExit("no Chromium found; set LAVISE_TEST_BROWSER to one")
+    cases = {}
+    for num in arguments.distinct:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            page = write(Path(folder), num, photos)
+            print(f"{num} distinct pictures: {time.perf_counter() - start:.0f} s to write")
+            with sync_playwright() as driver:
+                browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+                found = {"size_mb": page.stat().st_size / 1e6, **measure(browser, page)}
+                browser.close()
+        cases[str(num)] = {**found, "within_limits": all(found[k] <= limit for k, limit in LIMITS.items())}
+        print(cases[str(num)])
+    save_result("report", {"filters": FILTERS, "pictures_per_filter": PICTURES, "limits": LIMITS, "cases": cases})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Audits from Python: a few functions, and objects that show themselves in a notebook as tables and pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import UserError
+from configs.loading import load_config
+from flows.inputs import open_target
+from flows.past_runs import PastRun, open_past_run
+from storage.activations import ActivationStore
+from storage.artefacts import ArtefactStore
+from storage.environment import find_state_root
+from storage.progress import default_progress, no_progress
+from storage.tracking import open_tracker
+from tasks.stage import StageRunner
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PICTURES, _PICTURE_PX = 8, 160
+
+
+def run(config: str, *overrides: str) -> Audit:
+    """Audit a checkpoint, like `lavise run CONFIG --set ...`.
+
+    Args:
+        config: a preset's name or a YAML file.
+        overrides: `section.key=value`.
+
+    Raises:
+        UserError: a mistake in settings or inputs.
+    """
+    from flows.audit import run_audit
+    from flows.execution import run_with_retries
+
+    settings = load_config(config, overrides)
+    root = find_state_root(settings.storage.root)
+    result = run_audit(settings, open_tracker(settings.tracking, root), default_progress(), run_with_retries)
+    return open_audit(str(result.run_dir))
+
+
+def open_audit(audit: str) -> Audit:
+    """An audit that has ended, by the id of its MLflow run or by its run folder.
+
+    Raises:
+        UserError: no such audit.
+    """
+    from configs.schema import TrackingSettings
+
+    root = find_state_root(None)
+    return Audit(open_past_run(audit, open_tracker(TrackingSettings(), root), root))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audit. Its tables are pandas data frames; the audit itself shows a summary and its overview."""
+
+    past: PastRun
+
+    @property
+    def folder(self) -> Path:
+        """With all files of the audit; report.html is among them."""
+        return self.past.folder
+
+    @property
+    def report(self) -> Path:
+        """The page to open in a browser."""
+        return self.folder / "report.html"
+
+    @cached_property
+    def filters(self) -> pd.DataFrame:
+        """A row for each filter: words, confidence, threshold, why it is unexplained."""
+        return self._read("filters.parquet")
+
+    @cached_property
+    def words(self) -> pd.DataFrame:
+        """A row for each filter and word, with votes, interval, background, p and q."""
+        return self._read("explanations.parquet")
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """A row for each class and filter that it leans on."""
+        return self._read("classes.parquet")
+
+    @cached_property
+    def causes(self) -> pd.DataFrame:
+        """A row for each word: what happens without its filters."""
+        return self._read("causes.parquet")
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """A row for each filter that responds to one group of pictures more than to the others."""
+        rows = self._read("bias_filters.parquet")
+        return rows[rows["found"]].sort_values(["q_value", "filter"]).reset_index(drop=True)
+
+    @cached_property
+    def differing_words(self) -> pd.DataFrame:
+        """The same for words, over all filters of a word."""
+        rows = self._read("bias_words.parquet")
+        return rows[rows["found"]].sort_values(["q_value", "word"]).reset_index(drop=True)
+
+    @cached_property
+    def recall(self) -> pd.DataFrame:
+        """Recall@s of each method on the evaluation pictures, with intervals."""
+        import pandas as pd
+
+        rows = [
+            {"layer": layer, "vocabulary": vocabulary, "method": method, "s": int(s), **cell}
+            for layer, found in self.past.read_metrics()["layers"].items()
+            for vocabulary, methods in found["recall"].items()
+            for method, by_s in methods.items()
+            for s, cell in by_s.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def search(self, word: str) -> pd.DataFrame:
+        """The filters that are explained by a word, the most confident first."""
+        rows = self.filters
+        has_word = rows["words"].map(lambda words: word in list(words)) & rows["explained"]
+        return rows[has_word].sort_values(["confidence", "filter"], ascending=[False, True]).reset_index(drop=True)
+
+    def filter(self, number: int, layer: str | None = None) -> FilterView:
+        """One filter with its pictures.
+
+        Args:
+            layer: may be left out where only one was audited.
+
+        Raises:
+            UserError: no such filter or layer.
+        """
+        layers = self.past.layers
+        chosen = layer or layers[0]
+        if chosen not in layers or (layer is None and len(layers) > 1):
+            raise UserError(f"layer: found {layer!r}; allowed: {', '.join(layers)}")
+        rows = self.filters
+        found = rows[(rows["layer"] == chosen) & (rows["filter"] == number)]
+        if found.empty:
+            last = int(rows[rows["layer"] == chosen]["filter"].max())
+            raise UserError(f"filter: found {number}; layer {chosen} has the filters 0 to {last}")
+        return FilterView(self, chosen, number, found.iloc[0].to_dict())
+
+    def _read(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        if not (self.folder / name).is_file():
+            raise UserError(
+                f"audit: run {self.past.run_id} has no {name}; allowed: an audit with that analysis (bias.groups, "
+                "classes.enabled, causes.enabled)"
+            )
+        return pd.read_parquet(self.folder / name)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(layer)}</td><td>{found['num_explained']} of {found['num_filters']}</td></tr>"
+            for layer, found in self.past.read_metrics()["layers"].items()
+        )
+        return (
+            f"<h3>{html.escape(self.past.title)}</h3>"
+            f"<table><thead><tr><th>layer</th><th>filters explained</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"{_show_png((self.folder / 'overview.png').read_bytes())}"
+        )
+
+
+@dataclass(frozen=True)
+class FilterView:
+    """One filter: its words with the evidence, and its top pictures with the region outlined."""
+
+    audit: Audit
+    layer: str
+    number: int
+    row: dict[str, Any]
+
+    @property
+    def words(self) -> pd.DataFrame:
+        """With votes, interval, background, p, q and confidence."""
+        rows = self.audit.words
+        own = rows[(rows["layer"] == self.layer) & (rows["filter"] == self.number)]
+        return own.sort_values("rank").drop(columns=["layer", "filter"]).reset_index(drop=True)
+
+    @cached_property
+    def picture(self) -> bytes:
+        """PNG of the top pictures, dimmed outside the filter's region.
+
+        Raises:
+            UserError: the activations or the pictures are away.
+        """
+        return _draw_pictures(self.audit.past, self.layer, self.number, self.row)
+
+    def _repr_html_(self) -> str:
+        said = ", ".join(self.row["words"]) if self.row["explained"] else f"unexplained: {self.row['reason']}"
+        heading = f"<h4>{html.escape(self.layer)}, filter {self.number}: {html.escape(said)}</h4>"
+        return heading + _show_png(self.picture) + self.words.to_html(escape=True, index=False, float_format="%.3g")
+
+
+def _draw_pictures(past: PastRun, layer: str, number: int, row: dict[str, Any]) -> bytes:
+    import numpy as np
+
+    from storage.geometry import Geometry, upsample_maps
+    from storage.images import load_square
+    from tasks.figures import OverviewRow, draw_overview
+
+    root = find_state_root(past.config.storage.root)
+    store = ArtefactStore(root)
+    handle = past.find_artefact(store, "extract target", past.layers.index(layer))
+    if handle is None:
+        raise UserError(
+            f"audit: the activations of run {past.run_id} are not in {root} any more; audit again with its config.yaml"
+        )
+    activations = ActivationStore(handle.folder)
+    position = {key: i for i, key in enumerate(activations.keys)}
+    target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
+    paths = {r.key: r.path for r in target.records}
+    keys: Sequence[str] = [k for k in list(row["top_images"])[:_PICTURES] if k in paths]
+    framing = json.loads(activations.read_provenance()["preprocessing"])
+    geometry = Geometry(_PICTURE_PX, framing["fit"], framing["crop_share"] or 1.0, framing["interpolation"])
+    maps = activations.read_images([position[k] for k in keys])[:, number].astype(np.float32)
+    heights = list(upsample_maps(maps - np.float32(row["threshold"]), _PICTURE_PX))
+    pictures = [load_square(paths[k], geometry) for k in keys]
+    shown = OverviewRow(f"{layer}, filter {number}", list(row["words"]), pictures, heights)
+    return draw_overview([shown], past.title)
+
+
+def _show_png(content: bytes) -> str:
+    return (
+        f'<img alt="" style="max-width:100%" src="data:image/png;base64,{base64.b64encode(content).decode("ascii")}">'
+    )

@@ -1,0 +1,43 @@
+// ---- printing
+
+let beforePrint = 0;
+window.addEventListener("beforeprint", () => {
+  beforePrint = drawn;
+  drawMore(MOST_PRINTED);
+  [...cards.children].slice(MOST_PRINTED).forEach((card) => card.classList.add("not-printed"));
+});
+window.addEventListener("afterprint", () => {
+  while (cards.children.length > Math.max(beforePrint, PAGE)) cards.lastChild.remove();
+  drawn = cards.children.length;
+  [...cards.children].forEach((card) => card.classList.remove("not-printed"));
+});
+byId("print").addEventListener("click", async () => {
+  drawMore(MOST_PRINTED);
+  await loaded;
+  await Promise.allSettled([...cards.querySelectorAll("img")].map((picture) => picture.decode()));
+  window.print();
+});
+
+// ---- start
+
+byId("controls").addEventListener("submit", (event) => event.preventDefault());
+for (const control of controls) control.addEventListener("input", update);
+byId("reset").addEventListener("click", () => {
+  byId("controls").reset();
+  update();
+});
+for (const [key, id] of [["j", "recall"], ["d", "f1"]]) {
+  const option = byId("sort").querySelector(`[value=${id}]`);
+  if (filters.some((filter) => filter[key] !== null)) option.hidden = false;
+  else option.remove();
+}
+const late = new IntersectionObserver((entries) => {
+  for (const entry of entries.filter((e) => e.isIntersecting)) {
+    late.unobserve(entry.target);
+    entry.target.append(drawPicture(Number(entry.target.dataset.picture)));
+  }
+}, { rootMargin: "600px" });
+for (const holder of document.querySelectorAll("[data-picture]")) late.observe(holder);
+sheet.tabIndex = -1;
+update();
+route();

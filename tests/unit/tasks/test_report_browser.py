@@ -1,0 +1,385 @@
+"""The report's page in a real browser: nothing is loaded, nothing fails, and everything can be reached by keyboard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.tasks.browser import HOW_TO_GET_ONE, find_browser
+from tests.unit.tasks.report_fixtures import MARKUP, RICH_LAYER, RIGHT_TO_LEFT, STRANGE, write_rich_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(find_browser() is None, reason=HOW_TO_GET_ONE)
+
+FILTERS = 60 + 30  # of both layers
+ANCHOR = "#filter-features%22%3E%3Cb%3E.0-"
+
+
+@dataclass
+class Watched:
+    """A page, and all that it said and asked for."""
+
+    page: Any
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.page, name)
+
+    def wait_until(self, expression: str, argument: Any = None) -> None:
+        """Playwright's own wait compiles text inside the page, which the page's policy forbids."""
+        for _ in range(500):
+            if self.page.evaluate(expression, argument):
+                return
+            self.page.wait_for_timeout(20)
+        raise AssertionError(f"never true: {expression}")
+
+    def count(self) -> int:
+        """Filters that are found."""
+        return int(self.page.inner_text("#count").split(" of ")[0])
+
+    def numbers(self) -> list[int]:
+        return [int(text) for text in self.page.locator("#cards .number").all_text_contents()]
+
+    def opened(self) -> str:
+        """The title of the opened filter; empty where none is."""
+        return str(self.page.inner_text("#opened-title")) if self.page.locator("dialog[open]").count() else ""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_rich_report(tmp_path_factory.mktemp("report"), num_filters=60).as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def watch(context: Any) -> Watched:
+    watched = Watched(context.new_page())
+    watched.page.set_default_timeout(10_000)
+    watched.page.on("console", lambda m: watched.problems.append(m.text) if m.type in ("error", "warning") else None)
+    watched.page.on("pageerror", lambda error: watched.problems.append(str(error)))
+    watched.page.on("dialog", lambda dialog: watched.problems.append(f"alert: {dialog.message}"))
+    watched.page.on("request", lambda request: watched.requests.append(request.url))
+    return watched
+
+
+def open_context(browser: Any, **settings: Any) -> Iterator[Watched]:
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
+    watched = watch(context)
+    yield watched
+    context.close()
+    assert watched.problems == []
+    assert [url for url in watched.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Watched]:
+    """The page; at the end it has complained of nothing, and asked nobody for anything."""
+    for watched in open_context(browser):
+        watched.goto(address)
+        yield watched
+
+
+def wait_opened(page: Watched, title: str) -> None:
+    page.wait_until(
+        "(title) => document.querySelector('dialog[open]') && "
+        "document.getElementById('opened-title').textContent.startsWith(title) && "
+        "document.querySelector('#sheet .shots, #sheet .body > div')",
+        title,
+    )
+
+
+# ---------------------------------------------------------------- gallery
+
+
+def test_search_by_word_and_by_number(page: Watched) -> None:
+    assert page.count() == FILTERS
+    page.fill("#query", "KETTLE")
+    found = page.count()
+    assert 0 < found < FILTERS
+    for card in page.locator("#cards .card").all():
+        assert "kettle" in card.text_content()
+    page.fill("#query", "17")
+    assert set(page.numbers()) == {17}
+    page.fill("#query", "no such word")
+    assert page.count() == 0
+    assert page.is_visible("#empty")
+    page.click("#reset")
+    assert page.count() == FILTERS
+
+
+def test_sort(page: Watched) -> None:
+    data = json.loads(page.evaluate("document.getElementById('data').textContent"))
+    entries = data["filters"]
+    for name, key in (("confidence", "c"), ("threshold", "t"), ("images", "n"), ("recall", "j"), ("f1", "d")):
+        page.select_option("#sort", name)
+        values = sorted((e[key] for e in entries if e[key] is not None), reverse=True)
+        by_place = {(e["l"], e["f"]): e[key] for e in entries}
+        layers = page.locator("#cards .layer").all_text_contents()
+        places = zip((data["layers"].index(n) for n in layers), page.numbers(), strict=True)
+        shown = [v for place in places if (v := by_place[place]) is not None]
+        assert shown == values[: len(shown)], name
+        assert len(shown) > 10
+    page.select_option("#sort", "filter")
+    assert page.numbers()[:5] == [0, 1, 2, 3, 4]
+    page.select_option("#sort", "word")
+    first = page.locator("#cards .card .chip:first-child span").all_text_contents()
+    assert len(set(first[:20])) > 3
+
+
+def test_filters_by_kind_and_layer(page: Watched) -> None:
+    counts = {}
+    for kind in ("explained", "unexplained", "novel", "several"):
+        page.select_option("#show", kind)
+        counts[kind] = page.count()
+        assert 0 < counts[kind] < FILTERS
+    assert counts["explained"] + counts["unexplained"] == FILTERS
+    assert counts["unexplained"] == 12 + 6
+    page.select_option("#show", "several")
+    assert all("meanings" in card.text_content() for card in page.locator("#cards .card").all())
+    page.select_option("#show", "all")
+    page.select_option("#layer", label="body.1")
+    assert page.count() == 30
+    assert set(page.locator("#cards .layer").all_text_contents()) == {"body.1"}
+
+
+def test_cards_are_drawn_as_one_scrolls(page: Watched) -> None:
+    assert page.locator("#cards .card").count() < FILTERS
+    for _ in range(4):
+        page.evaluate("document.getElementById('more').scrollIntoView()")
+        page.wait_for_timeout(60)
+    page.wait_until(f"document.querySelectorAll('#cards .card').length === {FILTERS}")
+
+
+def test_pictures_are_decoded_and_outlined(page: Watched) -> None:
+    page.locator("#cards .card").first.scroll_into_view_if_needed()
+    page.wait_until("document.querySelector('#cards img').naturalWidth === 64")
+    shot = page.locator("#cards .shot").first
+    assert shot.locator("path.line").get_attribute("d").startswith("M")
+    assert shot.locator("img").get_attribute("alt").endswith(".png")
+    page.locator("#bias [data-picture]").first.scroll_into_view_if_needed()
+    page.wait_until("document.querySelector('#bias [data-picture] img')?.naturalWidth === 64")
+
+
+# ---------------------------------------------------------------- an opened filter
+
+
+def test_deep_link_opens_when_the_page_loads(browser: Any, address: str) -> None:
+    for page in open_context(browser):
+        page.goto(address + ANCHOR + "3")
+        wait_opened(page, "Filter 3")
+        assert RICH_LAYER in page.opened()
+        page.evaluate(f"location.hash = '{ANCHOR}7'")
+        wait_opened(page, "Filter 7")
+        page.evaluate("location.hash = '#filter-nothing-1'")
+        page.wait_for_selector("dialog[open]", state="detached")
+        page.evaluate("location.hash = '#filter-%E0%A4%A-1'")
+        assert page.opened() == ""
+
+
+def test_back_and_closing_leave_the_address_as_it_was(page: Watched, address: str) -> None:
+    page.select_option("#sort", "filter")
+    page.locator("#cards a.open").nth(1).click()
+    wait_opened(page, "Filter 1")
+    assert page.url == address + ANCHOR + "1"
+    page.get_by_label("Next filter").click()
+    wait_opened(page, "Filter 2")
+    assert page.url.endswith("-2")
+    page.go_back()
+    page.wait_for_selector("dialog[open]", state="detached")
+    assert page.url == address
+    page.locator("#cards a.open").nth(1).click()
+    wait_opened(page, "Filter 1")
+    page.get_by_label("Close").click()
+    page.wait_for_selector("dialog[open]", state="detached")
+    page.wait_for_url(address)
+
+
+def test_keyboard(page: Watched) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#filters")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "query"
+    page.keyboard.type("a/b")
+    assert page.input_value("#query") == "a/b"
+    page.fill("#query", "")
+    page.select_option("#sort", "filter")
+    page.locator("#cards a.open").first.focus()
+    page.keyboard.press("Enter")
+    wait_opened(page, "Filter 0")
+    for key, number in (("ArrowRight", 1), ("j", 2), ("ArrowLeft", 1), ("k", 0), ("k", 0), ("j", 1)):
+        page.keyboard.press(key)
+        wait_opened(page, f"Filter {number}")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog[open]", state="detached")
+    assert page.evaluate("document.activeElement.className") == "open"
+    outline = "getComputedStyle(document.activeElement, '::after').outlineStyle"
+    assert page.evaluate(outline) == "solid"
+
+
+def test_an_opened_filter_shows_all_there_is(page: Watched, address: str) -> None:
+    page.goto(address + ANCHOR + "3")
+    page.reload()
+    wait_opened(page, "Filter 3")
+    text = page.inner_text("#sheet")
+    headings = page.locator("#sheet section h3").all_text_contents()
+    assert headings == ["Meanings", "Words", "Activations", "Classes that lean on it", "Without it"]
+    assert page.locator("#sheet .shots .shot").count() == 10
+    assert page.locator("#sheet .meanings > li").count() == 2
+    assert "=1+1" in text
+    assert "90 % [70 %, 95 %], 9 votes" in text
+    assert "3.0 %" in text
+    assert "no evidence" in text
+    assert "3.0 % of the answers change" in text
+    assert page.locator("#sheet .histogram .threshold").count() == 1
+    assert page.locator("#sheet .histogram .bar-above").count() > 0
+    page.evaluate(f"location.hash = '{ANCHOR}0'")
+    wait_opened(page, "Filter 0")
+    headings = page.locator("#sheet section h3").all_text_contents()
+    assert headings[-2:] == ["Groups in which it differs", "Against masks"]
+    page.evaluate(f"location.hash = '{ANCHOR}59'")
+    wait_opened(page, "Filter 59")
+    assert "No picture rises above the threshold." in page.inner_text("#sheet")
+
+
+def test_views_of_a_region(page: Watched, address: str) -> None:
+    page.goto(address + ANCHOR + "3")
+    page.reload()
+    wait_opened(page, "Filter 3")
+    grid = page.locator("#sheet .shots")
+
+    def is_shown(selector: str) -> bool:
+        return bool(grid.locator(selector).first.is_visible())
+
+    assert is_shown(".outline")
+    page.locator("#sheet input[value=heatmap]").check()
+    assert (is_shown("canvas"), is_shown(".outline")) == (True, False)
+    assert grid.locator("canvas").count() == 10
+    # The brightest place of the strongest picture is where its map is highest, in the ramp's last colour.
+    lightest = page.evaluate(
+        "() => { const c = document.querySelector('#sheet canvas'); "
+        "const p = c.getContext('2d').getImageData(0, 0, 64, 64).data; let best = 0; "
+        "for (let i = 0; i < p.length; i += 4) best = Math.max(best, p[i] + p[i + 1] + p[i + 2]); return best; }"
+    )
+    assert lightest > 600
+    page.keyboard.press("j")
+    wait_opened(page, "Filter")
+    page.wait_for_selector("#sheet .shots.view-heatmap canvas")
+    page.locator("#sheet input[value=plain]").check()
+    assert (is_shown("canvas"), is_shown(".outline"), is_shown("img")) == (False, False, True)
+
+
+# ---------------------------------------------------------------- downloads
+
+
+def test_downloads_hold_what_is_shown_and_no_formulas(page: Watched) -> None:
+    page.select_option("#layer", label=RICH_LAYER)
+    page.select_option("#show", "explained")
+    page.select_option("#sort", "filter")
+    with page.expect_download() as waiting:
+        page.click("#csv")
+    assert waiting.value.suggested_filename == "filters.csv"
+    content = Path(waiting.value.path()).read_bytes().decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    assert len(rows) == page.count() == 48
+    assert [int(r["filter"]) for r in rows[:5]] == [0, 1, 2, 3, 5]
+    words = [r["words"].split("; ")[0] for r in rows]
+    assert words[0] == MARKUP
+    assert words[3] == "'=1+1"
+    assert rows[7 - 1]["words"].startswith("{{ 7*7 }} ${x}")
+    assert rows[8 - 1]["words"].startswith('\'-2;"a",\tb')
+    assert not [c for row in csv.reader(io.StringIO(content, newline="")) for c in row if re.match(r"[=+@\t\r]|-\D", c)]
+    with page.expect_download() as waiting:
+        page.click("#json")
+    found = json.loads(Path(waiting.value.path()).read_text("utf-8"))
+    assert len(found["filters"]) == 48
+    assert found["filters"][3]["words"][0] == {"word": "=1+1", "share": 0.9, "confidence": 0.97, "novel": False}
+    assert found["filters"][0]["layer"] == RICH_LAYER
+
+
+# ---------------------------------------------------------------- hostile text
+
+
+def test_hostile_text_is_shown_as_text(page: Watched, address: str) -> None:
+    page.fill("#query", "onerror")
+    chips = page.locator("#cards .chip span").all_text_contents()
+    assert MARKUP in chips
+    page.goto(address + ANCHOR + "0")
+    page.reload()
+    wait_opened(page, "Filter 0")
+    assert MARKUP in page.inner_text("#sheet")
+    for details in page.locator("details").all():
+        details.evaluate("(d) => { d.open = true; }")
+    text = page.inner_text("body")
+    for section in ("bias", "classes", "causes", "diff"):
+        assert MARKUP in page.inner_text(f"#{section}"), section
+    assert STRANGE[1] in text
+    assert RIGHT_TO_LEFT in text
+    assert page.locator("img[src=x], main b b, [onerror]").count() == 0
+    assert page.evaluate("document.querySelectorAll('script').length") == page.evaluate(
+        "document.querySelectorAll('script[id]').length + 1"
+    )
+
+
+# ---------------------------------------------------------------- widths, schemes, paper
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_narrow_page_is_not_wider_than_the_screen(browser: Any, address: str, width: int) -> None:
+    for page in open_context(browser, viewport={"width": width, "height": 740}):
+        page.goto(address)
+        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.evaluate(f"location.hash = '{ANCHOR}3'")
+        wait_opened(page, "Filter 3")
+        assert page.evaluate("document.getElementById('sheet').scrollWidth") <= width
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_dark_and_light(browser: Any, address: str) -> None:
+    grounds, charts = {}, {}
+    for scheme in ("light", "dark"):
+        for page in open_context(browser, color_scheme=scheme):
+            page.goto(address)
+            colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            grounds[scheme] = sum(int(n) for n in re.findall(r"\d+", colour)[:3])
+            charts[scheme] = page.evaluate("document.querySelector('.chart').currentSrc")
+            assert page.evaluate("document.querySelector('.chart').naturalWidth") > 100
+    assert grounds["light"] == 3 * 255
+    assert grounds["dark"] < 120
+    assert charts["light"] != charts["dark"]
+
+
+def test_paper(browser: Any, address: str) -> None:
+    """In light colours, with as many filters as are shown, and without what one can only click."""
+    for page in open_context(browser, color_scheme="dark"):
+        page.goto(address)
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.locator("#cards .card").count() == FILTERS
+        assert page.is_hidden("#controls")
+        assert page.is_hidden("nav")
+        assert page.is_visible("#print-note")
+        assert f"all {FILTERS} filters" in page.inner_text("#print-note")
+        assert page.is_hidden(".guide")
+        page.emulate_media(media="screen")
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        assert page.locator("#cards .card").count() < FILTERS
+        assert len(page.pdf()) > 100_000
