@@ -21,7 +21,19 @@ from storage.datasets.base import Dataset
 from storage.digest import digest_of, digest_tensors
 from storage.lemmas import find_category, index_categories
 from storage.word_vectors import digest_vectors
-from tasks import agreement, calibration, evaluate, explain, naming, panel, statistics, train, transfer, validate
+from tasks import (
+    agreement,
+    calibration,
+    evaluate,
+    explain,
+    layer_panel,
+    naming,
+    panel,
+    statistics,
+    train,
+    transfer,
+    validate,
+)
 from tasks.head import measure_scale
 from tasks.naming import load_namer
 from tasks.region_features import MaskedForward, select_top_images
@@ -402,18 +414,18 @@ class LayerAudit:
 
         def compute(folder: Path) -> dict[str, Any]:
             own = load_judged_layer(self.result, concepts, config)
-            rows = panel.collect_rows(
+            rows = layer_panel.collect_rows(
                 own.statements, own.explained, np.array([counts.get(c, 0) for c in concepts]), settings, config.seed
             )
-            others: dict[str, panel.JudgedLayer] = {}
+            others: dict[str, layer_panel.JudgedLayer] = {}
             for name, result in audited.items():
                 other = load_judged_layer(result, concepts, config)
                 if result.activations["evaluation"].digest == self.result.activations["evaluation"].digest:
                     rows[name] = other.statements
                 others[name] = other
-            found = panel.judge_layer(own, rows, others, settings, config.seed, self._context.progress)
-            panel.save_panel(found, folder)
-            return panel.describe_panel(found)
+            found = layer_panel.judge_layer(own, rows, others, settings, config.seed, self._context.progress)
+            layer_panel.save_panel(found, layer_panel.judge_filters(own, settings.panel_at), folder)
+            return layer_panel.describe_panel(found)
 
         request = Request(
             {
@@ -435,7 +447,7 @@ class LayerAudit:
                 **{f"{n} agreement": r.done("agreement").digest for n, r in audited.items()},
             },
         )
-        return self._runner.run_one(panel.STAGE, self._title("panel"), request, compute)
+        return self._runner.run_one(layer_panel.STAGE, self._title("panel"), request, compute)
 
     def _masked_forward(self, data: Dataset, store: ActivationStore) -> MaskedForward:
         path_of: Callable[[str], Path] = {r.key: r.path for r in data.records}.__getitem__
@@ -461,7 +473,7 @@ def find_worst_p_value(validated: Handle) -> float:
     return float(max(validated.info["p_value"], validated.info.get("p_value_categories") or 0.0))
 
 
-def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Config) -> panel.JudgedLayer:
+def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Config) -> layer_panel.JudgedLayer:
     """A layer's words as positions of concepts, and what they are judged by."""
     explained = result.done("explained")
     filters = parquet.read_table(explained.path("filters.parquet"), columns=["filter", "explained"]).to_pylist()
@@ -478,7 +490,7 @@ def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Co
     overlaps = statistics.load_overlaps(result.done("overlaps").folder)
     with np.load(result.done("detection").path("detection.npz"), allow_pickle=False) as arrays:
         right, num_images = arrays["right"], arrays["num_images"]
-    return panel.JudgedLayer(
+    return layer_panel.JudgedLayer(
         statements=panel.Statements(np.arange(len(filters)), words),
         explained=np.array([r["explained"] for r in filters], dtype=bool),
         store=store,

@@ -25,9 +25,10 @@ from storage.tracking import NullRun, Run, Tracker, hide_credentials
 from tasks import ablation, bias, contributions
 from tasks.evaluate import load_evaluation
 from tasks.explain import CALIBRATION_FILE, RELIABILITY_FILE
+from tasks.layer_panel import PANEL_FILE, load_panel
 from tasks.metrics import flatten_metrics
-from tasks.panel import PANEL_FILE, load_panel
 from tasks.report import OVERVIEW_FILE, REPORT_FILE
+from tasks.report_figures import FIGURES_FOLDER
 from tasks.stage import describe_artefacts
 from tasks.validate import load_validation
 
@@ -102,6 +103,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
         _copy_evidence(folder, result, alone=len(results) == 1)
     for name in (REPORT_FILE, OVERVIEW_FILE):
         shutil.copyfile(ended.page.path(name), folder / name)
+    shutil.copytree(ended.page.folder / FIGURES_FOLDER, folder / FIGURES_FOLDER)
     if comparison:
         comparison.write(folder)
     os.replace(folder, final)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _DPI = 100
 _MAX_LINE, _MAX_LAYER = 90, 30
 _TEXT_WIDTH, _SMALLEST_SIZE = 2.4, 5.0
-_MAX_LABEL, _MAX_NAME = 44, 24
+_MAX_LABEL, _MAX_NAME, _MAX_FILTER = 44, 24, 18
+_CLASS_ROWS, _FILTERS_OF_CLASS, _CAUSE_ROWS = 12, 3, 25
 _SVG_LOCK = threading.Lock()
 _ACCENT, _SECOND, _GREY = "#3b76c4", "#d9822b", "#9aa3ad"
 # What a light chart is drawn with, and what takes its place on a dark page.
@@ -235,6 +236,69 @@ def draw_shares(title: str, group: str, other: str, rows: Sequence[ShareRow], ki
     axes.set_xlabel("share of the group's pictures above the threshold", fontsize=8)
     _calm(axes)
     return _to_bytes(figure, kind)
+
+
+def draw_classes(rows: Sequence[Mapping[str, Any]], kind: str = PNG) -> bytes:
+    """What the classes that are named most lean on: contribution of the first filters of each to each.
+
+    Args:
+        rows: of classes.parquet, of one layer.
+    """
+    named: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda r: (-r["num_images"], r["class"], r["rank"])):
+        named.setdefault(f"{row['class_name']} ({row['num_images']})", {})[row["filter"]] = row
+    chosen = list(named.items())[:_CLASS_ROWS]
+    first = [r for _, own in chosen for r in own.values() if r["rank"] <= _FILTERS_OF_CLASS]
+    columns = {row["filter"]: ", ".join([str(row["filter"]), *row["words"][:1]]) for row in first}
+    values = [[own[u]["contribution"] if u in own else np.nan for u in columns] for _, own in chosen]
+    figure = _make_figure(2.6 + 0.3 * max(len(columns), 6), 1.9 + 0.27 * max(len(chosen), 1))
+    height, width = figure.get_figheight(), figure.get_figwidth()
+    _write(figure, 0.02, 1 - 0.2 / height, "What classes lean on", weight="bold", size=11)
+    _write(figure, 0.02, 1 - 0.45 / height, "mean contribution of a filter to the class's logit", size=9)
+    if not columns:
+        _write(figure, 0.02, 0.3, "nothing to show", size=10)
+        return _to_bytes(figure, kind)
+    box = (2.2 / width, 1.25 / height, 1 - 2.4 / width, 1 - 1.9 / height)
+    axes: Axes = figure.add_axes(box)
+    axes.imshow(np.array(values), cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(chosen)), [_cut(name, _MAX_NAME) for name, _ in chosen], parse_math=False)
+    labels = [_cut(label, _MAX_FILTER) for label in columns.values()]
+    axes.set_xticks(range(len(columns)), labels, rotation=90, parse_math=False)
+    _calm(axes)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(visible=False)
+    return _to_bytes(figure, kind)
+
+
+def draw_causes(rows: Sequence[Mapping[str, Any]], kind: str = PNG) -> bytes:
+    """How much the logit that was predicted changes without the filters of a word, beside random sets of filters.
+
+    Args:
+        rows: of causes.parquet, of one layer.
+    """
+    order = sorted(rows, key=lambda r: (not r["used"], r["p_value"], _own_logit(r)))[:_CAUSE_ROWS]
+    figure = _make_figure(6.6, 1.15 + 0.27 * max(len(order), 1))
+    height = figure.get_figheight()
+    _write(figure, 0.02, 1 - 0.2 / height, "Without the filters of a word", weight="bold", size=11)
+    says = "blue: used, white: not used; grey: random sets of as many filters"
+    _write(figure, 0.02, 1 - 0.45 / height, says, size=9, color="#5a6472")
+    axes: Axes = figure.add_axes((0.3, 0.45 / height, 0.66, 1 - 1.1 / height))
+    for place, row in enumerate(order):
+        axes.scatter([row["random_own_logit"]], [place], s=22, color=_GREY, zorder=1)
+        fill = _ACCENT if row["used"] else "#ffffff"
+        axes.scatter([_own_logit(row)], [place], s=34, color=fill, edgecolors=_ACCENT, linewidths=1.3, zorder=2)
+    axes.axvline(0, color=_GREY, linewidth=0.8)
+    names = [_cut(f"{r['word']} ({r['num_filters']})", _MAX_NAME) for r in order]
+    axes.set_yticks(range(len(order)), names, parse_math=False)
+    axes.set_ylim(max(len(order), 1) - 0.4, -0.6)
+    axes.set_xlabel("change of the predicted class's logit", fontsize=8)
+    _calm(axes)
+    return _to_bytes(figure, kind)
+
+
+def _own_logit(row: Mapping[str, Any]) -> float:
+    """On pictures with the concept, where there are any: what the word was tested on."""
+    return float(row["own_logit"] if row["own_logit_with"] is None else row["own_logit_with"])
 
 
 _PANEL_TITLES = {

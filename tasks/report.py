@@ -29,6 +29,7 @@ from tasks.report_data import (
     number_pictures,
     read_layer,
 )
+from tasks.report_figures import write_figures
 from tasks.report_pictures import (
     CHUNK_PICTURES,
     OUTLINE_GRID,
@@ -77,7 +78,7 @@ def write_report(
     *,
     bias_pictures: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Write folder/report.html and folder/overview.png.
+    """Write folder/report.html, folder/overview.png and the charts in folder/figures.
 
     Args:
         facts: lines of the heading, label -> text.
@@ -111,6 +112,7 @@ def write_report(
     sources = [OverviewSource(t.filters, t.store, t.part.thresholds) for t in tables]
     overview = draw_confident_filters(sources, paths[TARGET], geometry, facts["Audit"])
     (folder / OVERVIEW_FILE).write_bytes(overview)
+    write_figures(parts, folder)
     num_filters = sum(len(d.entries) for d in described)
     return {"num_filters": num_filters, "num_pictures": len(book.addresses), "size_bytes": size}
 

@@ -25,12 +25,12 @@ from storage.activations import ActivationStore
 from storage.geometry import FloatArray
 from storage.progress import Progress, no_progress
 from tasks.explain import load_pairs
+from tasks.layer_panel import JUDGED_FILE
 from tasks.region_features import IntArray, Pairs
 from tasks.report_pictures import LARGE_PER_FILTER, DrawnPair, PictureBook, draw_pairs, quantise_maps
 from tasks.statistics import bin_edges
 
 TARGET = "target"
-JUDGED_FILE = "judged_filters.parquet"
 _HISTOGRAM_BINS = 48
 _CLASSES_OF_FILTER = 8
 _MEANING_WORDS = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,21 +13,24 @@ from tasks.calibration import Reliability
 from tasks.evaluate import MOST_FREQUENT, RANDOM, load_evaluation, state_supported_order
 from tasks.explain import CALIBRATION_FILE
 from tasks.figures import (
+    PNG,
     SVG,
     ShareRow,
     darken,
+    draw_causes,
+    draw_classes,
     draw_diff,
     draw_panel,
     draw_recall,
     draw_reliability,
     draw_shares,
 )
-from tasks.panel import load_panel
+from tasks.layer_panel import load_panel
 from tasks.report_data import DiffPart, LayerPart, LayerTables, read_changes, read_rows
 from tasks.validate import load_validation
 
 _MAX_DIFF_ROWS = 300
-_MAX_CLASSES, _CLASS_WORDS, _CLASS_FILTERS = 100, 2, 3
+_MAX_CLASSES, _CLASS_WORDS, _CLASS_FILTERS = 30, 2, 3
 _MAX_BIAS_ROWS, _BIAS_PICTURE_ROWS, _BIAS_CHART_ROWS, _BIAS_CHARTS = 50, 12, 14, 4
 _WORDS = 3
 _SAFE = "!*'()"  # what encodeURIComponent in the page's script leaves as it is
@@ -174,7 +178,15 @@ def describe_classes(part: LayerPart) -> dict[str, Any] | None:
     for entry in facts["classes"][:_MAX_CLASSES]:
         rows = sorted(rows_of.get(entry["class"], []), key=lambda r: r["rank"])
         shown.append({**entry, "rows": rows, "leans": [_name_filter(r) for r in rows[:_CLASS_FILTERS]]})
-    return {"layer": part.layer, **facts, "shown": shown, "num_classes": len(facts["classes"]), "highest": highest}
+    alt = "Contribution of filters to the logits of the classes that are named most; figures are in the tables below"
+    return {
+        "layer": part.layer,
+        **facts,
+        "shown": shown,
+        "num_classes": len(facts["classes"]),
+        "highest": highest,
+        "chart": make_chart(draw_classes([r for rows in rows_of.values() for r in rows], SVG), alt) if shown else None,
+    }
 
 
 def _name_filter(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,10 +211,12 @@ def describe_causes(part: LayerPart) -> dict[str, Any] | None:
         for row in read_rows(part.causes / "causes.parquet")
     ]
     rows.sort(key=lambda r: (not r["used"], r["own_logit"] if r["own_logit"] is not None else 0.0, r["word"]))
+    alt = "Change of the predicted logit without the filters of a word, beside random sets; figures are in the table"
     return {
         "layer": part.layer,
         **facts,
         "rows": rows,
+        "chart": make_chart(draw_causes(rows, SVG), alt) if rows else None,
         "num_used": sum(bool(r["used"]) for r in rows),
         "has_masks": any(r["num_with"] is not None for r in rows),
         "has_accuracy": any(r["accuracy_before_with"] is not None for r in rows),
@@ -217,7 +231,7 @@ def describe_bias(part: LayerPart) -> dict[str, Any] | None:
     if part.bias is None:
         return None
     facts = json.loads((part.bias / "bias.json").read_text("utf-8"))
-    filters, words = (_order_contrasts(read_rows(part.bias / f"bias_{what}.parquet")) for what in ("filters", "words"))
+    filters, words = read_contrasts(part.bias)
     shown = [
         {**r, "words": list(r["words"] or [])[:_WORDS], "href": make_anchor(part.layer, r["filter"])}
         for r in filters[:_MAX_BIAS_ROWS]
@@ -239,6 +253,12 @@ def describe_bias(part: LayerPart) -> dict[str, Any] | None:
     }
 
 
+def read_contrasts(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of filters and of words, the strongest evidence first."""
+    filters, words = (_order_contrasts(read_rows(folder / f"bias_{what}.parquet")) for what in ("filters", "words"))
+    return filters, words
+
+
 def list_bias_pictures(bias: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """(role, key) of the pictures that the section shows."""
     if bias is None:
@@ -257,22 +277,30 @@ def _order_contrasts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=place)
 
 
-def _chart_contrast(
-    contrast: Mapping[str, Any], filters: Sequence[Mapping[str, Any]], words: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
-    """Shares of both groups, of the words with the strongest evidence; of filters where no word is looked at."""
+def draw_contrast(
+    contrast: Mapping[str, Any],
+    filters: Sequence[Mapping[str, Any]],
+    words: Sequence[Mapping[str, Any]],
+    kind: str = PNG,
+) -> bytes:
+    """Shares of both groups, of what has the strongest evidence: words, or filters where no word differs."""
 
     def own(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         return [r for r in rows if (r["group"], r["other"]) == (contrast["group"], contrast["other"])]
 
     chosen, what = own(words)[:_BIAS_CHART_ROWS], "words"
-    if not chosen:
+    if not any(r["found"] for r in chosen):
         chosen, what = own(filters)[:_BIAS_CHART_ROWS], "filters"
     rows = [ShareRow(_label(r), r["share_group"] or 0.0, r["share_other"] or 0.0, bool(r["found"])) for r in chosen]
-    group, other = contrast["group"], contrast["other"]
     title = f"The {len(rows)} {what} with the strongest evidence"
-    alt = f"Shares of qualified pictures in {group} and {other}, by {what}; the figures are in the tables below"
-    return make_chart(draw_shares(title, group, other, rows, SVG), alt)
+    return draw_shares(title, contrast["group"], contrast["other"], rows, kind)
+
+
+def _chart_contrast(contrast: Mapping[str, Any], filters: Any, words: Any) -> dict[str, str]:
+    alt = (
+        f"Shares of qualified pictures in {contrast['group']} and {contrast['other']}; figures are in the tables below"
+    )
+    return make_chart(draw_contrast(contrast, filters, words, SVG), alt)
 
 
 def _label(row: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ RUN_FILES = {
     "calibration.json",
     "reliability.png",
     "panel.json",
+    "figures",
 }
 
 
@@ -97,6 +98,8 @@ def test_is_in_mlflow_with_a_child_per_stage(first: Finished) -> None:
     }
     logged = {a.path for a in client.list_artifacts(run.info.run_id)}
     assert logged >= RUN_FILES | {"tables"}
+    figures = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
+    assert figures == {"figures/bn2-recall.png", "figures/bn2-panel.png"}
     tables = {a.path for a in client.list_artifacts(run.info.run_id, "tables")}
     assert tables == {"tables/filters.json", "tables/explanations.json"}
     query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
@@ -212,3 +215,4 @@ def test_groups_are_compared_on_what_is_there(home: Path, first: Finished) -> No
     assert facts["images"] == "train"
     assert done.result["metrics"]["bn2/bias/num_found"] == sum(r["found"] for r in rows)
     assert "groups differ in" in done.stdout
+    assert (folder / "figures" / "bn2-bias.png").is_file()

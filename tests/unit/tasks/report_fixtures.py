@@ -23,10 +23,9 @@ from storage.geometry import Geometry
 from tasks.calibration import measure_reliability
 from tasks.evaluate import MOST_FREQUENT, RANDOM, save_evaluation
 from tasks.explain import CALIBRATION_FILE, EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
-from tasks.panel import save_panel
+from tasks.layer_panel import JUDGED_FILE, save_panel
 from tasks.region_features import select_top_images
 from tasks.report import DiffPart, LayerPart, write_report
-from tasks.report_data import JUDGED_FILE
 from tasks.statistics import count_high_bytes
 from tasks.validate import VALIDATION_FILE
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
@@ -111,7 +110,7 @@ def write_judgements(folder: Path) -> None:
     for name in ("evaluated", "panel", "validated", "explainer"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     save_evaluation(evaluation_of(), folder / "evaluated")
-    save_panel(panel_of(), folder / "panel")
+    save_panel(panel_of(), [], folder / "panel")
     write_json(folder / "validated" / VALIDATION_FILE, validation_of())
     write_json(folder / "explainer" / "explainer.json", {"supervised": list(HOSTILE), "held_out": [MARKUP]})
 

@@ -24,6 +24,8 @@ from tasks.figures import (
     OverviewRow,
     ShareRow,
     darken,
+    draw_causes,
+    draw_classes,
     draw_diff,
     draw_overview,
     draw_panel,
@@ -369,6 +371,23 @@ def make_panel(**rows: float) -> dict[str, Any]:
     return {"rows": {name: {"figures": found} for name, found in figures.items()}}
 
 
+def make_leans(text: str) -> list[dict[str, Any]]:
+    """Two classes; the second leans on what the first one leans on, and on a filter of its own."""
+    rows = [
+        ("a" + text, 7, 9, 1, 4, 0.5),
+        ("a" + text, 7, 9, 2, 5, 0.25),
+        (text, 3, 2, 1, 5, 0.75),
+        (text, 3, 2, 2, 6, 0.1),
+    ]
+    names = ("class_name", "class", "num_images", "rank", "filter", "contribution")
+    return [{**dict(zip(names, row, strict=True)), "words": [text]} for row in rows]
+
+
+def make_causes(text: str) -> list[dict[str, Any]]:
+    base = {"word": text, "num_filters": 3, "random_own_logit": -0.25, "own_logit": -0.5, "p_value": 0.5}
+    return [{**base, "used": False, "own_logit_with": None}, {**base, "used": True, "own_logit_with": -1.0}]
+
+
 def draw_all(kind: str, text: str = "dog") -> list[bytes]:
     recall = {"recall": {"closed": {"original": {"5": CELL, "10": CELL}, "random_words": {"5": CELL, "10": CELL}}}}
     shares = [ShareRow(text, 0.9, 0.1, True), ShareRow(text, 0.3, 0.4, False)]
@@ -376,6 +395,8 @@ def draw_all(kind: str, text: str = "dog") -> list[bytes]:
         draw_panel(make_panel(explained=0.5, dealt_words=0.2), kind),
         draw_recall(recall, kind),
         draw_shares(text, text, text, shares, kind),
+        draw_classes(make_leans(text), kind),
+        draw_causes(make_causes(text), kind),
         draw_reliability(measure_reliability(np.linspace(0, 1, 50), np.arange(50) % 3 == 0), kind),
         draw_diff(make_rows([0.95, 0.3], text), {text: SUMMARY}, kind),
     ]
@@ -431,3 +452,28 @@ def test_panel_of_nothing(panel: dict[str, Any]) -> None:
     assert read_png(draw_panel(panel)).shape[2] == 3
     assert read_png(draw_recall({"recall": {}})).shape[2] == 3
     assert read_png(draw_shares("t", "a", "b", [])).shape[2] == 3
+
+
+def test_contributions_are_shaded_by_their_size() -> None:
+    """Columns 4, 5, 6; the class with more pictures is on top, where 6 is empty."""
+    pixels = read_png(draw_classes(make_leans("dog"))).astype(int)
+    shaded = (pixels[..., 2] - pixels[..., 0]) * ((pixels[..., 2] - pixels[..., 0]) > 8)
+    y, x = np.nonzero(shaded)
+    rows = np.linspace(y.min(), y.max() + 1, 5)[[1, 3]].astype(int)
+    columns = np.linspace(x.min(), x.max() + 1, 7)[[1, 3, 5]].astype(int)
+    found = pixels[np.ix_(rows, columns)].sum(axis=2)
+    assert found[0, 0] < found[0, 1] < found[0, 2] == 3 * 255
+    assert found[1, 1] < found[1, 2] < found[1, 0] == 3 * 255
+
+
+def test_words_that_are_used_are_filled_and_stand_left_of_their_random_sets() -> None:
+    pixels = read_png(draw_causes(make_causes("dog")))
+    blue, grey = (np.nonzero((pixels == c).all(axis=2)) for c in (BLUE, np.array([0x9A, 0xA3, 0xAD])))
+    middle = (blue[0].min() + blue[0].max()) / 2
+    used, unused = blue[0] < middle, blue[0] > middle
+    assert used.sum() > 1.3 * unused.sum()
+    assert blue[1][used].max() < blue[1][unused].min() < grey[1].max()
+
+
+def test_nothing_to_lean_on_and_no_word_is_a_drawing_too() -> None:
+    assert read_png(draw_classes([])).shape[2] == read_png(draw_causes([])).shape[2] == 3

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,87 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from configs.schema import EvaluateSettings
-from storage.activations import ActivationStore
 from storage.datasets.base import Annotation, Dataset, ImageRecord
 from storage.geometry import Geometry
 from storage.progress import no_progress
 from tasks import panel
-from tasks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement
+from tasks.agreement import measure_agreement_of_shard, merge_agreement
 from tasks.evaluate import GroundTruth, ImageBootstrap
+from tasks.layer_panel import draw_random_statements
 from tasks.panel import (
     FIGURES,
-    JudgedLayer,
     Statements,
     average_precision,
-    collect_rows,
-    describe_panel,
     draw_image_weights,
-    draw_random_statements,
     expect_precision,
-    judge_layer,
     judge_statements,
     judge_word_sets,
-    load_panel,
-    repeat_frequent_statements,
-    save_panel,
-    share_right,
     sum_tied_shares,
     summarise_panel,
 )
 from tasks.region_features import Pairs
 from tasks.statistics import annotate_shards, order_bits
-from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_picture, write_store
-
-CONCEPTS = ("cat", "dog", "sky", "unicorn")
-SIZE = 16
-CELLS = 4
-# Boxes of whole cells and parts of cells, in pictures of 16 x 16; "sky" is in every picture.
-BOXES: tuple[tuple[str, tuple[float, float, float, float]], ...] = (
-    ("cat", (0, 0, 8, 8)),
-    ("dog", (4, 4, 9, 7)),
-    ("cat", (5, 6, 2, 1)),
-)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Pictures, maps, and what the tests work out from them by themselves."""
-
-    store: ActivationStore
-    agreement: MaskAgreement
-    maps: AnyArray
-    coverage: AnyArray
-    fine: AnyArray
-    thresholds: AnyArray
-
-
-def make_scene(folder: Path, chosen: list[int] | None = None) -> Scene:
-    """Seven pictures, or those chosen (also repeatedly), with five filters: plain, clipped, dead, rare and constant."""
-    maps = np.random.default_rng(0).normal(size=(7, 5, CELLS, CELLS)).astype(np.float16)
-    maps[:, 1] = np.clip(maps[:, 1] * 3, 0, 1)
-    maps[:, 2] = 0
-    maps[:, 3] = np.maximum(maps[:, 3] - 1, 0)
-    maps[:, 4] = 3.25
-    thresholds = np.array([0.9, np.nextafter(np.float16(1), np.float16(0)), 0, 0.3, 3.25], np.float32)
-    labels = [[0], [1], [0, 1], [], [2], [1], [0, 2]]
-    records, coverage, fine = [], [], []
-    for n, i in enumerate(range(7) if chosen is None else chosen):
-        path = write_picture(folder / f"{n:03d}.png", SIZE, SIZE, seed=i)
-        annotations = [Annotation(BOXES[b][0], boxes=(BOXES[b][1],)) for b in labels[i]]
-        # Half a picture of sky, wherever it is.
-        annotations.append(Annotation("sky", boxes=((0, i, SIZE, SIZE - i),)))
-        records.append(ImageRecord(f"{n:03d}.png", path, tuple(annotations)))
-        masks = np.zeros((len(CONCEPTS), SIZE, SIZE), bool)
-        for annotation in annotations:
-            masks[CONCEPTS.index(annotation.concept)] |= annotation.make_mask(SIZE, SIZE)
-        fine.append(masks)
-        coverage.append(masks.reshape(len(CONCEPTS), CELLS, 4, CELLS, 4).mean(axis=(2, 4)).reshape(len(CONCEPTS), -1))
-    taken = maps if chosen is None else maps[chosen]
-    store = write_store(folder / "s", taken, shard_images=3)
-    shards = annotate_shards(store, Dataset("scene", tuple(records), CONCEPTS), Geometry(SIZE))
-    agreement = merge_agreement([measure_agreement_of_shard(thresholds, s)[0] for s in shards], store.starts[:-1])
-    return Scene(store, agreement, taken, np.array(coverage), np.array(fine), thresholds)
+from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_store
+from tests.unit.tasks.panel_scenes import CELLS, CONCEPTS, SIZE, Scene, make_scene, make_truth
 
 
 @pytest.fixture(scope="module")
@@ -247,33 +186,7 @@ def test_first_word_that_is_a_category() -> None:
     assert [len(a) for a in Statements(np.array([1]), np.zeros((1, 0), np.int64)).take_first()] == [0, 0]
 
 
-def test_random_statements() -> None:
-    filters = np.arange(2000)
-    drawn = draw_random_statements(filters, 10, 4, 0)
-    assert drawn.words.shape == (2000, 4)
-    assert all(len(set(row)) == 4 for row in drawn.words.tolist())
-    shares = np.bincount(drawn.words[:, 0], minlength=10) / 2000
-    np.testing.assert_allclose(shares, 0.1, atol=0.03)
-    np.testing.assert_array_equal(drawn.words, draw_random_statements(filters, 10, 4, 0).words)
-    assert (drawn.words != draw_random_statements(filters, 10, 4, 1).words).any()
-    assert draw_random_statements(filters, 3, 5, 0).words.shape == (2000, 3)
-
-
-def test_most_frequent_statements() -> None:
-    found = repeat_frequent_statements(np.array([3, 8]), np.array([2, 7, 0, 7, 5]), 3)
-    assert found.filter.tolist() == [3, 8]
-    assert found.words.tolist() == [[1, 3, 4], [1, 3, 4]]
-
-
 # ---------------------------------------------------------------- sets of words
-
-
-def make_truth(seed: int = 0, num: int = 40, num_images: int = 7) -> GroundTruth:
-    rng = np.random.default_rng(seed)
-    member = rng.random((num, 4)) < 0.4
-    member[:, 0] |= ~member.any(axis=1)
-    pairs = Pairs(np.sort(rng.integers(0, 5, num)), rng.integers(0, num_images, num), np.ones(num, np.float32))
-    return GroundTruth(pairs, member)
 
 
 def test_word_sets_vs_set_arithmetic() -> None:
@@ -444,140 +357,3 @@ def test_intervals_of_precision_cover_though_resamples_are_biased() -> None:
     covered, covered_bare = (np.mean([low <= truth <= high for low, high in ends]) for ends in (centred, bare))
     assert covered >= 0.9
     assert covered_bare < covered
-
-
-# ---------------------------------------------------------------- a layer and its baselines
-
-SIMPLE = ("random_words", "dealt_words", "most_frequent_words")
-OWN_WORDS = np.array([[0, 1], [-1, 2], [1, -1], [2, 0], [3, 1]])
-COUNTS = np.array([2, 9, 4, 0])
-
-
-def make_layer(scene: Scene, explained: list[bool], words: AnyArray = OWN_WORDS, seed: int = 0) -> JudgedLayer:
-    """Filter u detects the concepts of odd u + t; no picture has the last concept."""
-    right = np.add.outer(np.arange(5), np.arange(4)) % 2 == 1
-    judged = np.array([True, True, True, False])
-    statements = Statements(np.arange(5), words)
-    return JudgedLayer(statements, np.array(explained), scene.store, scene.agreement, make_truth(seed), right, judged)
-
-
-def judge(
-    own: JudgedLayer, others: dict[str, JudgedLayer], as_rows: tuple[str, ...] = (), seed: int = 0
-) -> dict[str, Any]:
-    settings = EvaluateSettings(bootstrap_samples=100, panel_at=(1, 2), baselines=SIMPLE)
-    rows = collect_rows(own.statements, own.explained, COUNTS, settings, seed)
-    rows |= {name: others[name].statements for name in as_rows}
-    return judge_layer(own, rows, others, settings, seed)
-
-
-def test_rows_of_a_layer() -> None:
-    statements = Statements(np.arange(5), OWN_WORDS)
-    explained = np.array([True, False, True, True, False])
-    rows = collect_rows(statements, explained, COUNTS, EvaluateSettings(), 3)
-    # Shuffled labels and the random network are other audits.
-    assert list(rows) == ["explained", "all_filters", *SIMPLE]
-    assert rows["all_filters"] is statements
-    for name in ("explained", *SIMPLE):
-        assert rows[name].filter.tolist() == [0, 2, 3]
-        assert rows[name].words.shape == (3, 2)
-    np.testing.assert_array_equal(rows["explained"].words, OWN_WORDS[explained])
-    assert sorted(rows["dealt_words"].words.tolist()) == sorted(OWN_WORDS[explained].tolist())
-    assert rows["most_frequent_words"].words.tolist() == [[1, 2]] * 3
-    assert all(len(set(row)) == 2 and set(row) <= {0, 1, 2, 3} for row in rows["random_words"].words.tolist())
-
-
-def test_words_are_dealt_to_other_filters() -> None:
-    words = np.arange(80).reshape(40, 2)
-    statements = Statements(np.arange(40), words)
-    dealt, again, other = (
-        collect_rows(statements, np.ones(40, bool), np.zeros(80, np.int64), EvaluateSettings(), seed)[
-            "dealt_words"
-        ].words
-        for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(dealt, again)
-    assert not np.array_equal(dealt, other)
-    assert (dealt[:, 0] != words[:, 0]).mean() > 0.8
-    # All words of a filter go together.
-    assert (dealt[:, 1] == dealt[:, 0] + 1).all()
-
-
-def test_only_the_baselines_that_are_asked_for() -> None:
-    statements = Statements(np.arange(5), OWN_WORDS)
-    for chosen in ((), ("dealt_words",), ("shuffled_labels", "random_words")):
-        settings = EvaluateSettings.model_validate({"baselines": chosen})
-        rows = collect_rows(statements, np.ones(5, bool), COUNTS, settings, 0)
-        assert set(rows) == {"explained", "all_filters", *(set(chosen) & set(SIMPLE))}
-
-
-def test_baselines_speak_about_all_filters_where_none_is_explained(scene: Scene) -> None:
-    own = make_layer(scene, [False] * 5)
-    rows = collect_rows(own.statements, own.explained, COUNTS, EvaluateSettings(), 0)
-    assert {name: len(row.filter) for name, row in rows.items()} == {
-        "explained": 0,
-        "all_filters": 5,
-        **dict.fromkeys(SIMPLE, 5),
-    }
-    found = judge(own, {})
-    explained = found["rows"]["explained"]
-    assert (explained["num_judged"], explained["figures"], explained["share_right"]) == (0, {}, None)
-    assert explained["share_explained"] == 0
-    assert found["differences"] == []
-    json.dumps(found, allow_nan=False)
-
-
-def test_share_right_by_hand(scene: Scene) -> None:
-    """Of first words that are categories: (0, 0) is wrong, (1, 2) right, (2, 1) right, (3, 2) right, (4, 3) unknown."""
-    layer = make_layer(scene, [True] * 5)
-    assert share_right(layer.statements, layer) == 3 / 4
-    assert share_right(layer.take(np.array([True, True, False, False, False])), layer) == 1 / 2
-    assert share_right(layer.take(np.array([False, False, False, False, True])), layer) is None
-    assert share_right(Statements(np.array([2]), np.array([[-1, -1]])), layer) is None
-
-
-def test_layer_and_its_baselines(scene: Scene, tmp_path: Path) -> None:
-    """Shuffled labels speak about the layer's own filters; another network is judged on its own."""
-    own = make_layer(scene, [True, False, True, True, False])
-    shuffled = make_layer(scene, [False, False, True, False, False], OWN_WORDS[::-1])
-    drawn = make_scene(tmp_path, [4, 1, 1, 6, 2, 0])
-    network = make_layer(drawn, [True, False, False, False, True], OWN_WORDS[[4, 2, 0, 1, 3]], seed=1)
-    network = replace(network, right=~network.right, truth=make_truth(1, num_images=6))
-    others = {"shuffled_labels": shuffled, "random_network": network}
-    found = judge(own, others, as_rows=("shuffled_labels",))
-    assert list(found["rows"]) == ["explained", "all_filters", *SIMPLE, "shuffled_labels", "random_network"]
-    settings = EvaluateSettings(bootstrap_samples=100, baselines=SIMPLE)
-    rows = collect_rows(own.statements, own.explained, COUNTS, settings, 0)
-    rows["shuffled_labels"] = shuffled.statements
-    alone = summarise_panel(scene.store, scene.agreement, rows, own.truth, (1, 2), 100, 0)
-    other = summarise_panel(
-        drawn.store, drawn.agreement, {"random_network": network.statements}, network.truth, (1, 2), 100, 0
-    )
-    for name, row in (alone["rows"] | other["rows"]).items():
-        shares = {k: found["rows"][name][k] for k in ("share_right", "share_explained") if k in found["rows"][name]}
-        assert found["rows"][name] == row | shares
-        assert row["num_judged"] > 0
-    # Only what was judged on the same filters can be subtracted.
-    assert found["differences"] == alone["differences"]
-    assert {d["second"] for d in found["differences"]} == {"all_filters", *SIMPLE, "shuffled_labels"}
-    explained = {name: row["share_explained"] for name, row in found["rows"].items() if "share_explained" in row}
-    assert explained == {"explained": 0.6, "shuffled_labels": 0.2, "random_network": 0.4}
-    right = {name: found["rows"][name]["share_right"] for name in found["rows"]}
-    assert (right["explained"], right["all_filters"]) == (2 / 3, 3 / 4)
-    assert right["shuffled_labels"] == share_right(shuffled.statements, own)
-    # Its words are held against what its own filters detect.
-    assert right["random_network"] == share_right(network.statements, network)
-    assert right["random_network"] != share_right(network.statements, own)
-    assert judge(own, others, as_rows=("shuffled_labels",)) == found
-    assert judge(own, others, as_rows=("shuffled_labels",), seed=1) != found
-
-
-def test_panel_comes_back_and_is_described_by_numbers(scene: Scene, tmp_path: Path) -> None:
-    found = judge(make_layer(scene, [False] * 5), {})
-    save_panel(found, tmp_path)
-    assert load_panel(tmp_path) == json.loads(json.dumps(found)) == found
-    flat = describe_panel(found)
-    assert flat["all_filters/iou"] == found["rows"]["all_filters"]["figures"]["iou"]["value"]
-    assert flat["all_filters/recall_at_2"] == found["rows"]["all_filters"]["figures"]["recall@2"]["value"]
-    assert (flat["all_filters/share_right"], flat["explained/share_explained"]) == (3 / 4, 0)
-    assert "explained/share_right" not in flat
-    assert not [name for name in flat if "@" in name]

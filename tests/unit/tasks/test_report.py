@@ -33,8 +33,8 @@ from tasks import report_sections
 from tasks.evaluate import save_evaluation
 from tasks.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, Judgement, explain_filters
 from tasks.explainer import Explainer, ExplainerFacts, save_explainer
+from tasks.layer_panel import save_panel
 from tasks.naming import Namer
-from tasks.panel import save_panel
 from tasks.report import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
 from tasks.validate import VALIDATION_FILE
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
@@ -123,7 +123,7 @@ def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPar
     namer = Namer(explainer, facts, None, vocabulary, "cpu")
     explain(store, namer, vocabulary, settings, layer, folder / "explained")
     save_evaluation(evaluation_of(recall), folder / "evaluated")
-    save_panel(panel_of(), folder / "panel")
+    save_panel(panel_of(), [], folder / "panel")
     write_json(folder / "validated" / VALIDATION_FILE, validation_of())
     return LayerPart(
         layer=layer,

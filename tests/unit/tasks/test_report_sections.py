@@ -28,6 +28,7 @@ from tasks.report_data import (
     shorten,
     spread_histogram,
 )
+from tasks.report_figures import write_figures
 from tasks.report_pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook
 from tasks.report_sections import (
     describe_bias,
@@ -242,3 +243,12 @@ def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
     assert f"{words} 50 MB" in text
     full = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedPictures([], 144, 144, True, True)})
     assert "instead of" not in full
+
+
+def test_charts_are_files_too(part: LayerPart, tmp_path: Path) -> None:
+    write_figures([part], tmp_path)
+    found = sorted(p.name for p in (tmp_path / "figures").iterdir())
+    assert found == sorted(f"{part.layer}-{n}.png" for n in ("bias", "causes", "classes", "panel", "recall"))
+    for path in (tmp_path / "figures").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100
