@@ -4,7 +4,7 @@
 
 Two cases: 5,000 distinct pictures, as filters share them, and the worst, where no two are the same. Pictures are crops
 of photographs with noise on them, which WebP shrinks badly; words, maps and outlines are drawn at random. It needs
-Chromium (see tests/unit/tasks/browser.py). Times are medians over loads of the page from disk: to the first paint,
+Chromium (see tests/browser.py). Times are medians over loads of the page from disk: to the first paint,
 until the gallery can be used, and from typing a word to the frame after the one that shows its filters.
 """
 
@@ -28,7 +28,7 @@ from storage.geometry import Geometry
 from tasks.report import write_page
 from tasks.report_data import TARGET, DescribedFilters
 from tasks.report_pictures import LARGE_PER_FILTER, PictureBook, outline_region
-from tests.unit.tasks.browser import find_browser
+from tests.browser import find_browser
 
 FILTERS, PICTURES, WORDS, CLASSES = 2048, 25, 10, 8
 LIMITS = {"size_mb": 60.0, "first_paint_s": 3.0, "filter_s": 0.2}

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.browser import HOW_TO_GET_ONE, drive_report, find_browser, open_browser
+
 pytestmark = pytest.mark.slow
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "notebook.md"
 
@@ -43,6 +45,12 @@ def test_the_audit_shows_its_layers_and_its_overview(shown: dict[str, Any]) -> N
 
 def test_the_report_is_there(shown: dict[str, Any]) -> None:
     assert shown["audit.report"].read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.skipif(find_browser() is None, reason=HOW_TO_GET_ONE)
+def test_the_report_works_in_a_browser(shown: dict[str, Any]) -> None:
+    with open_browser() as browser:
+        drive_report(browser, shown["audit.report"].as_uri())
 
 
 def test_tables_have_rows_and_show_themselves(shown: dict[str, Any]) -> None:

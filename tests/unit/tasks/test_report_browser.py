@@ -7,51 +7,18 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.tasks.browser import HOW_TO_GET_ONE, find_browser
+from tests.browser import HOW_TO_GET_ONE, Watched, find_browser, open_browser, open_context, wait_opened
 from tests.unit.tasks.report_fixtures import MARKUP, RICH_LAYER, RIGHT_TO_LEFT, STRANGE, write_rich_report
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(find_browser() is None, reason=HOW_TO_GET_ONE)
 
 FILTERS = 60 + 30  # of both layers
 ANCHOR = "#filter-features%22%3E%3Cb%3E.0-"
-
-
-@dataclass
-class Watched:
-    """A page, and all that it said and asked for."""
-
-    page: Any
-    problems: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.page, name)
-
-    def wait_until(self, expression: str, argument: Any = None) -> None:
-        """Playwright's own wait compiles text inside the page, which the page's policy forbids."""
-        for _ in range(500):
-            if self.page.evaluate(expression, argument):
-                return
-            self.page.wait_for_timeout(20)
-        raise AssertionError(f"never true: {expression}")
-
-    def count(self) -> int:
-        """Filters that are found."""
-        return int(self.page.inner_text("#count").split(" of ")[0])
-
-    def numbers(self) -> list[int]:
-        return [int(text) for text in self.page.locator("#cards .number").all_text_contents()]
-
-    def opened(self) -> str:
-        """The title of the opened filter; empty where none is."""
-        return str(self.page.inner_text("#opened-title")) if self.page.locator("dialog[open]").count() else ""
 
 
 @pytest.fixture(scope="module")
@@ -61,29 +28,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def watch(context: Any) -> Watched:
-    watched = Watched(context.new_page())
-    watched.page.set_default_timeout(10_000)
-    watched.page.on("console", lambda m: watched.problems.append(m.text) if m.type in ("error", "warning") else None)
-    watched.page.on("pageerror", lambda error: watched.problems.append(str(error)))
-    watched.page.on("dialog", lambda dialog: watched.problems.append(f"alert: {dialog.message}"))
-    watched.page.on("request", lambda request: watched.requests.append(request.url))
-    return watched
-
-
-def open_context(browser: Any, **settings: Any) -> Iterator[Watched]:
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
-    watched = watch(context)
-    yield watched
-    context.close()
-    assert watched.problems == []
-    assert [url for url in watched.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    with open_browser() as found:
+        yield found
 
 
 @pytest.fixture
@@ -92,15 +38,6 @@ def page(browser: Any, address: str) -> Iterator[Watched]:
     for watched in open_context(browser):
         watched.goto(address)
         yield watched
-
-
-def wait_opened(page: Watched, title: str) -> None:
-    page.wait_until(
-        "(title) => document.querySelector('dialog[open]') && "
-        "document.getElementById('opened-title').textContent.startsWith(title) && "
-        "document.querySelector('#sheet .shots, #sheet .body > div')",
-        title,
-    )
 
 
 # ---------------------------------------------------------------- gallery
