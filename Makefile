@@ -13,7 +13,7 @@ demo: setup  ## set up, then explain every filter of a real ImageNet network on 
 
 test: setup lint types  ## set up, then all tests: the fast ones first, then the slow ones
 	$(RUN)/pytest -m "not slow" $(TWO) --cov=configs --cov=storage --cov=tasks --cov-report= --cov-fail-under=95
-	$(RUN)/pytest -m slow $(TWO)
+	$(RUN)/pytest -m slow $(TWO) --no-loadscope-reorder
 
 fast: setup  ## only the tests that take seconds
 	$(RUN)/pytest -m "not slow" $(TWO)

@@ -220,7 +220,7 @@ def _draw_pictures(past: PastRun, layer: str, number: int, row: dict[str, Any]) 
     paths = {r.key: r.path for r in target.records}
     keys: Sequence[str] = [k for k in list(row["top_images"])[:_PICTURES] if k in paths]
     framing = json.loads(activations.read_provenance()["preprocessing"])
-    geometry = Geometry(_PICTURE_PX, framing["fit"], framing["crop_share"] or 1.0, framing["interpolation"])
+    geometry = Geometry(_PICTURE_PX, framing["fit"], framing.get("crop_share", 1.0), framing["interpolation"])
     maps = activations.read_images([position[k] for k in keys])[:, number].astype(np.float32)
     heights = list(upsample_maps(maps - np.float32(row["threshold"]), _PICTURE_PX))
     pictures = [load_square(paths[k], geometry) for k in keys]

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from configs.loading import load_config
-from tests.integration.tiny import Finished, make_arguments, run_lavise, run_tiny
+from tests.integration.tiny import Finished, make_arguments, run_here, run_lavise, run_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(home: Path) -> Finished:
-    return run_tiny(home, tracking__pack_network="true")
+    """In a process of its own."""
+    arguments = make_arguments(tracking__pack_network="true")
+    done = run_lavise(home, "run", "demo", "--json", *arguments)
+    assert done.code == 0, done.stderr
+    return done
 
 
 def test_leaves_the_run_folder_that_others_rely_on(first: Finished) -> None:
@@ -202,7 +206,7 @@ def test_groups_are_compared_on_what_is_there(home: Path, first: Finished) -> No
     assert first.code == 0
     predicate = "annotations:cat or dog or fox or pig or cow or horse"
     options = ["--groups", predicate, "--images", "train", "--json", *make_arguments(bias__min_images=2)]
-    done = run_lavise(home, "bias", "demo", *options)
+    done = run_here(home, "bias", "demo", *options)
     assert done.code == 0, done.stderr
     ran = {name for name, s in done.result["stages"].items() if not s["cached"]}
     assert ran == {"thresholds train bn2", "bias bn2", "report"}

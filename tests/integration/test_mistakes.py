@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from flows.cli import app
-from tests.integration.tiny import run_lavise
+from tests.integration.tiny import run_here, run_lavise
 
 pytestmark = pytest.mark.slow
 
@@ -46,23 +43,16 @@ pytestmark = pytest.mark.slow
         (["bias", "demo", "--groups", "gender"], "bias.groups: groups must be 'folder', 'folder:LEVEL', 'csv:FILE"),
         (
             ["bias", "demo", "--groups", "csv:no.csv:gender"],
-            "bias.groups.file: found 'no.csv', which is no file",
+            "no.csv', which is no file; set it, for example with --set bias.groups.file=PATH",
         ),
         (["bias", "demo"], "Missing option '--groups'"),
         (["layers", "torchvision:resnet81"], "model.arch: torchvision has no 'resnet81'; did you mean resnet"),
         (["run"], "Missing argument"),
     ],
 )
-def test_answers_with_one_clear_line_and_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
-) -> None:
-    """In this process: ten others would spend their time on imports."""
-    for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_", "LAVISE_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("LAVISE_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 2, done.stderr
+def test_answers_with_one_clear_line_and_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    done = run_here(tmp_path, *arguments)
+    assert done.code == 2, done.stderr
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -84,7 +74,7 @@ def test_too_many_broken_pictures_are_named(tmp_path: Path) -> None:
     (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     target = f"target={{kind: image_folder, root: '{photos}'}}"
     small = ["--set", "reference.train_scenes=8", "--set", "reference.evaluation_scenes=4"]
-    done = run_lavise(tmp_path, "run", "demo", "--set", target, *small, "--set", "tracking.enabled=false")
+    done = run_here(tmp_path, "run", "demo", "--set", target, *small, "--set", "tracking.enabled=false")
     assert done.code == 2
     assert "data set photos: 1 of 5 pictures cannot be read (bad.jpg: not readable" in done.stderr
 

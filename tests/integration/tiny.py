@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+
 SETTINGS = {
     "reference.train_scenes": 48,
     "reference.evaluation_scenes": 32,
@@ -22,6 +27,8 @@ SETTINGS = {
     "evaluate.methods": "[original,activation_masking,filter_attention]",
     "evaluate.bootstrap_samples": 200,
     "evaluate.baselines": "[random_words,dealt_words,most_frequent_words]",
+    "report.images_per_filter": 2,
+    "report.thumbnail_px": 48,
     "classes.enabled": "false",
     "causes.enabled": "false",
     "tracking.pack_network": "false",
@@ -63,8 +70,19 @@ def run_lavise(home: Path, *arguments: str, cwd: Path | None = None, **extra: st
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+def run_here(home: Path, *arguments: str) -> Finished:
+    """A command in this process, where the imports have been paid for."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_", "LAVISE_"))]:
+            patch.delenv(name)
+        patch.setenv("LAVISE_HOME", str(home))
+        patch.chdir(home)
+        done = CliRunner().invoke(app, list(arguments))
+    return Finished(done.exit_code, done.stdout, done.stderr)
+
+
 def run_tiny(home: Path, **overrides: object) -> Finished:
-    done = run_lavise(home, "run", "demo", "--json", *make_arguments(**overrides))
+    done = run_here(home, "run", "demo", "--json", *make_arguments(**overrides))
     assert done.code == 0, done.stderr
     return done
 
