@@ -17,7 +17,7 @@ FIGURES_FOLDER = "figures"
 
 def write_figures(parts: Sequence[LayerPart], folder: Path) -> None:
     """Write folder/figures/LAYER-NAME.png."""
-    (folder / FIGURES_FOLDER).mkdir()
+    (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
     for part in parts:
         for name, content in _draw_layer(part):
             (folder / FIGURES_FOLDER / f"{part.layer}-{name}.png").write_bytes(content)
