@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -77,13 +78,14 @@ class StatisticsCluster:
             self._client = Client(address, timeout="30s", set_as_default=False)
             return self._client
         log.info("  starting %d statistics workers", self._settings.num_workers)
-        self._cluster = LocalCluster(
-            n_workers=self._settings.num_workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # with None it asks for port 8787, and warns where that is taken
-            silence_logs=logging.ERROR,
-        )
+        with _environment_restored():
+            self._cluster = LocalCluster(
+                n_workers=self._settings.num_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # with None it asks for port 8787, and warns where that is taken
+                silence_logs=logging.ERROR,
+            )
         self._client = Client(self._cluster, set_as_default=False)
         return self._client
 
@@ -92,6 +94,19 @@ class StatisticsCluster:
             if opened is not None:
                 opened.close()
         self._client = self._cluster = None
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """Dask sets what its workers are to inherit (OMP_NUM_THREADS=1 and more) in this process, for ever: whatever is
+    started here later would compute with one thread, and other bits."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _require_scheduler(address: str) -> None:

@@ -81,7 +81,7 @@ def test_rerun_from_another_folder_is_identical_to_the_bit(audited: Audited, tmp
     home, cwd = tmp_path / "home", tmp_path / "elsewhere"
     cwd.mkdir()
     done = audited.run("rerun", audited.old["run_id"], "--json", home=home, cwd=cwd)
-    assert done.code == 0, done.stderr
+    assert done.code == 0, done.stdout
     found = done.result
     assert found["verdict"] == "identical"
     assert {f["outcome"] for f in found["findings"]} == {"identical"}

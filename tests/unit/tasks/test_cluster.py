@@ -58,6 +58,14 @@ def _pid_of(item: int) -> int:
     return os.getpid()
 
 
+def test_what_workers_inherit_does_not_stay_with_this_process() -> None:
+    before = dict(os.environ)
+    with StatisticsCluster(StatisticsSettings(num_workers=1)) as cluster:
+        assert cluster.map("threads", os.environ.get, ["OMP_NUM_THREADS"]) == ["1"]
+    added = {"DASK_LOGGING__DISTRIBUTED": os.environ["DASK_LOGGING__DISTRIBUTED"]}
+    assert dict(os.environ) == before | added
+
+
 def test_equal_items_are_each_computed(cluster: StatisticsCluster) -> None:
     assert cluster.map("signs", operator.neg, [2, 2, 2]) == [-2, -2, -2]
 
