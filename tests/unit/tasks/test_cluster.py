@@ -61,7 +61,7 @@ def _pid_of(item: int) -> int:
 def test_what_workers_inherit_does_not_stay_with_this_process() -> None:
     before = dict(os.environ)
     with StatisticsCluster(StatisticsSettings(num_workers=1)) as cluster:
-        assert cluster.map("threads", os.environ.get, ["OMP_NUM_THREADS"]) == ["1"]
+        assert cluster.map("threads", os.getenv, ["OMP_NUM_THREADS"]) == ["1"]
     added = {"DASK_LOGGING__DISTRIBUTED": os.environ["DASK_LOGGING__DISTRIBUTED"]}
     assert dict(os.environ) == before | added
 
