@@ -5,6 +5,8 @@ UV_VERSION := 0.13.9
 RUN := .venv/bin
 TWO := --numprocesses 2 --dist loadfile
 export UV_PYTHON_DOWNLOADS := never
+# Two tests at a time: threads of each that wait for the other's cost more than they give.
+test fast: export OMP_NUM_THREADS := 1
 
 .PHONY: demo test fast lint types setup clean
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from storage.artefacts import write_json
 from storage.datasets.base import Dataset, ImageRecord
 from storage.geometry import Geometry
 from storage.word_vectors import Vocabulary
-from tasks import report_sections
+from tasks import report_figures, report_sections
 from tasks.evaluate import save_evaluation
 from tasks.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, Judgement, explain_filters
 from tasks.explainer import Explainer, ExplainerFacts, save_explainer
@@ -169,12 +170,16 @@ def write_page(
     return page
 
 
+_CHARTS = ("draw_panel", "draw_recall", "draw_reliability", "draw_diff")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _charts_are_drawn_once() -> Iterator[None]:
     """Most pages of these tests have the same charts: each is really drawn, but not again for every page."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_panel", "draw_recall", "draw_reliability", "draw_diff"):
-            patch.setattr(report_sections, name, remember(getattr(report_sections, name)))
+        for module, name in itertools.product((report_sections, report_figures), _CHARTS):
+            if hasattr(module, name):
+                patch.setattr(module, name, remember(getattr(module, name)))
         yield
 
 
