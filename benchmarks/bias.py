@@ -38,12 +38,11 @@ from storage.activations import ActivationStore
 from storage.artefacts import ArtefactStore
 from storage.checkpoints import load_target_model
 from storage.environment import choose_device
-from storage.geometry import BoolArray
+from storage.geometry import BoolArray, DoubleArray
 from storage.groups import Grouping
 from storage.layers import select_layers
 from storage.progress import no_progress
 from tasks import scenes
-from tasks.agreement import DoubleArray
 from tasks.cluster import StatisticsCluster
 from tasks.group_comparison import compare_filters, compare_words, count_scores, index_words, judge, make_contrasts
 from tasks.group_tests import least_difference, reached_level

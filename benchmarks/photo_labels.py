@@ -13,38 +13,16 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib import metadata
 from math import comb
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import WordSettings
+from storage.class_taxonomy import MAX_SHARE, find_hypernyms, read_imagenet_classes
 from storage.lemmas import find_category, index_categories
 from storage.visual_words import find_visual_words
 from storage.word_vectors import load_word_vectors
-from storage.wordnet import load_wordnet, offset_of
-
-CLASSES = "imagenet_synsets.txt"
-MAX_SHARE = 1 / 8
-"""A hypernym of more than this share of the 1,000 classes says too little (less than three bits): `animal` (398 of
-them), `artifact`, `device`, `mammal`, `carnivore`. The most general ones left are
-`domestic animal` (123), `dog` (118) and `container` (100)."""
-VAGUE = frozenset(
-    {
-        "causal agent",
-        "commodity",
-        "consumer goods",
-        "good",
-        "matter",
-        "natural object",
-        "part",
-        "portion",
-        "solid",
-        "substance",
-        "trade good",
-    }
-)
-"""Rarer hypernyms that say no more what a picture shows."""
+from storage.wordnet import load_wordnet
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -76,8 +54,8 @@ def find_synsets(label: str) -> tuple[int, ...]:
         UserError: no class has this name.
     """
     synsets = load_wordnet().synsets
-    first = {offset: synsets[offset].lemmas[:1] for offset in _read_classes()}
-    every = {offset: synsets[offset].lemmas for offset in _read_classes()}
+    first = {offset: synsets[offset].lemmas[:1] for offset in read_imagenet_classes()}
+    every = {offset: synsets[offset].lemmas for offset in read_imagenet_classes()}
     found = _find_name(label, first) or _find_name(label, every)
     found = found or _find_name(label.lower(), _lower(first)) or _find_name(label.lower(), _lower(every))
     if not found:
@@ -90,20 +68,15 @@ def accepts(label: str, max_share: float = MAX_SHARE) -> frozenset[str]:
     """Words and phrases that are right for a label, in lower case: all lemmas of its synset, and lemmas of the synset's
     ancestors that at most `max_share` of the classes have, but for VAGUE ones.
 
-    A lemma of an ancestor has to mean it: it is the first of its synset, or means it in one of its two commonest senses
-    as a noun, or is the head noun of another lemma (`instrument` of `musical instrument`); so that an oboe is no
-    `wind`, a car no `machine`. Head nouns of labels need no rule of their own: that of `wine bottle` is the lemma of an
-    ancestor, that of `guinea pig` is not.
+    Head nouns of labels need no rule of their own: that of `wine bottle` is the lemma of an ancestor, that of
+    `guinea pig` is not.
 
     Raises:
         UserError: the label is no class name of ImageNet-1k.
     """
-    wordnet, counts = load_wordnet(), _count_classes()
-    own = find_synsets(label)
-    above = frozenset[int]().union(*(wordnet.ancestors(offset) for offset in own))
-    specific = {offset for offset in above if counts[offset] <= max_share * len(_read_classes())}
-    general = {lemma for offset in specific for lemma in _find_common_lemmas(offset)}
-    return frozenset(general - VAGUE).union(lemma.lower() for offset in own for lemma in wordnet.synsets[offset].lemmas)
+    wordnet, own = load_wordnet(), find_synsets(label)
+    general = frozenset[str]().union(*(find_hypernyms(offset, max_share) for offset in own))
+    return general.union(lemma.lower() for offset in own for lemma in wordnet.synsets[offset].lemmas)
 
 
 def is_right(label: str, words: Iterable[str], max_share: float = MAX_SHARE) -> bool:
@@ -118,17 +91,6 @@ def chance_of_right(label: str, vocabulary: Sequence[str], num_words: int, max_s
     return 1 - comb(len(vocabulary) - num_right, num_words) / comb(len(vocabulary), num_words)
 
 
-def _find_common_lemmas(offset: int) -> set[str]:
-    wordnet = load_wordnet()
-    lemmas = [lemma.lower() for lemma in wordnet.synsets[offset].lemmas]
-    heads = {lemma.split()[-1] for lemma in lemmas if " " in lemma}
-    return {
-        lemma
-        for position, lemma in enumerate(lemmas)
-        if position == 0 or lemma in heads or offset in wordnet.noun_synsets(lemma)[:2]
-    }
-
-
 def _find_name(name: str, lemmas: Mapping[int, Sequence[str]]) -> tuple[int, ...]:
     return tuple(offset for offset, names in lemmas.items() if name in names)
 
@@ -140,19 +102,6 @@ def _lower(lemmas: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
 @lru_cache(maxsize=1024)
 def _index_accepted(label: str, max_share: float) -> dict[str, int]:
     return index_categories(sorted(accepts(label, max_share)))
-
-
-@lru_cache(maxsize=1)
-def _read_classes() -> tuple[int, ...]:
-    path = Path(str(metadata.distribution("timm").locate_file(f"timm/data/_info/{CLASSES}")))
-    return tuple(offset_of(synset) for synset in path.read_text("utf-8").split())
-
-
-@lru_cache(maxsize=1)
-def _count_classes() -> Counter[int]:
-    """Of each synset, how many classes it is or is an ancestor of."""
-    wordnet = load_wordnet()
-    return Counter(synset for offset in _read_classes() for synset in {offset, *wordnet.ancestors(offset)})
 
 
 def main() -> None:

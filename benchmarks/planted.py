@@ -88,7 +88,8 @@ class PlantedAudit(LayerAudit):
             self.result.regions[role] = self._pool_regions(role)
         explainer = self._assemble(self._train())
         self.result.explainer = self._transfer("target", explainer)
-        self.result.validated = self._validate(self._transfer("evaluation", explainer))
+        self._tuned = self._transfer("evaluation", explainer)
+        self.result.validated = self._validate(self._tuned)
 
     def name_masks(self) -> dict[str, float]:
         """Of each category, the share of the evaluation part's regions whose words have its name."""
@@ -113,6 +114,7 @@ class PlantedAudit(LayerAudit):
         self.result.overlaps = self._count_overlaps()
         self.result.agreement = self._measure_agreement()
         self.result.detection = self._detect_concepts()
+        self.result.naming = self._measure_naming(self._tuned)
         self.result.explained = self._explain()
         self.judge({})
 

@@ -242,20 +242,31 @@ class ExplainSettings(Settings):
     """p: pictures with the highest peak that are looked at."""
     words_per_image: int = Field(default=10, ge=1)
     """s: words taken from each picture."""
-    ranking: Literal["evidence", "frequency", "peak_weighted"] = "evidence"
-    """evidence: by the exact test of the word's votes against its background rate. frequency: one vote per picture, as
-    published. peak_weighted: a vote weighs the picture's share of the peaks."""
+    ranking: Literal["auroc", "evidence", "frequency", "peak_weighted"] = "auroc"
+    """auroc: the word whose pictures the filter's peaks tell best from all others, chosen on one half of the target and
+    measured on the other. The others go by the top pictures alone. evidence: by the exact test of the word's votes
+    against its background rate. frequency: one vote per picture, as published. peak_weighted: a vote weighs the
+    picture's share of the peaks."""
     num_words: int = Field(default=10, ge=1)
     """Words kept per filter."""
     min_images: int = Field(default=5, ge=1)
     """A filter with fewer pictures above its threshold is unexplained."""
-    false_discovery_rate: float = Field(default=0.02, gt=0, lt=1)
-    """Over all filters and words of a layer; a filter with no word left is unexplained. Where most filters do have
-    words, about this share of the words of those that have none are believed, too."""
-    min_confidence: float = Field(default=0.1, ge=0, lt=1)
-    """A word with less is none of the filter's. 0 keeps whatever has evidence."""
+    false_discovery_rate: float = Field(default=0.01, gt=0, lt=1)
+    """Over all filters (auroc), or all filters and words (the other rankings) of a layer; a filter with no word left is
+    unexplained. Where most filters do have words, about this share of the words of those that have none are believed,
+    too."""
+    min_confidence: float | None = Field(default=None, ge=0, lt=1)
+    """A word with less is none of the filter's; the best one is shown as a guess. 0 keeps whatever has evidence. None:
+    0.3 with auroc, 0.1 with the other rankings."""
     max_meanings: int = Field(default=3, ge=1, le=10)
     """Groups of a filter's regions that are told apart at most; 1 looks for none."""
+
+    @property
+    def least_confidence(self) -> float:
+        """`min_confidence`, or what stands for None."""
+        if self.min_confidence is not None:
+            return self.min_confidence
+        return 0.3 if self.ranking == "auroc" else 0.1
 
 
 Baseline = Literal["random_words", "dealt_words", "most_frequent_words", "shuffled_labels", "random_network"]

@@ -298,6 +298,7 @@ class _Audit:
                 thresholds=load_thresholds(r.thresholds["target"]),
                 explainer=r.done("explainer").folder,
                 histogram=r.thresholds["target"].folder,
+                advice=str(r.done("explained").info.get("advice", "")),
                 **{name: handle.folder for name, handle in r.find_findings().items()},
             )
             for r in results

@@ -29,6 +29,7 @@ from tasks import (
     layer_panel,
     naming,
     panel,
+    preferred_words,
     statistics,
     train,
     transfer,
@@ -38,6 +39,7 @@ from tasks.head import measure_scale
 from tasks.naming import load_namer
 from tasks.region_features import MaskedForward, select_top_images
 from tasks.stage import Request
+from tasks.voted_words import Judgement
 
 log = logging.getLogger("lavise")
 
@@ -65,6 +67,7 @@ class LayerAudit:
         self.result.explainer = self._transfer("target", explainer)
         tuned = self._transfer("evaluation", explainer)
         self.result.validated = self._validate(tuned)
+        self.result.naming = self._measure_naming(tuned)
         self.result.explained = self._explain()
         self._tuned = tuned
 
@@ -314,10 +317,51 @@ class LayerAudit:
             ),
         )
 
+    def _measure_naming(self, explainer: Handle) -> Handle | None:
+        """How far the explainer's words can be believed; only the ranking by preference asks."""
+        settings, context, result = self._config.explain, self._context, self.result
+        if settings.ranking != "auroc":
+            return None
+        activations, thresholds = result.activations, result.thresholds["evaluation"]
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations["evaluation"].folder)
+            return preferred_words.measure_naming(
+                (store, self._data("evaluation")),
+                (ActivationStore(activations["train"].folder), self._data("train")),
+                load_thresholds(thresholds),
+                load_namer(explainer.folder, context.words, context.device),
+                context.words,
+                settings,
+                self._config.seed,
+                context.device,
+                folder,
+                self._masked_forward(self._data("evaluation"), store),
+                context.progress,
+            )
+
+        request = Request(
+            {
+                "method": settings.method,
+                "top_images": settings.top_images,
+                "seed": self._config.seed,
+                **context.arithmetic,
+            },
+            {
+                **{role: activations[role].digest for role in ("train", "evaluation")},
+                **{f"{role} data": self._subject.inputs.digests[role] for role in ("train", "evaluation")},
+                "thresholds": thresholds.digest,
+                "explainer": explainer.digest,
+                "vocabulary": context.vocabulary.digest,
+            },
+        )
+        return self._runner.run_one(preferred_words.STAGE, self._title("precision"), request, compute)
+
     def _explain(self) -> Handle:
         settings, context = self._config.explain, self._context
         activations, thresholds = self.result.activations["target"], self.result.thresholds["target"]
         explainer, detection, validated = (self.result.done(n) for n in ("explainer", "detection", "validated"))
+        naming = self.result.naming
 
         def compute(folder: Path) -> dict[str, Any]:
             store = ActivationStore(activations.folder)
@@ -334,6 +378,8 @@ class LayerAudit:
                 folder,
                 self._masked_forward(self._data("target"), store),
                 context.progress,
+                preferred_words.load_naming(naming.folder) if naming else None,
+                np.load(thresholds.path("saturated.npy"), allow_pickle=False),
             )
 
         request = Request(
@@ -351,6 +397,7 @@ class LayerAudit:
                 "detection": detection.digest,
                 "validation": validated.digest,
                 "vocabulary": context.vocabulary.digest,
+                **({"naming": naming.digest} if naming else {}),
             },
         )
         handle = self._runner.run_one(explain.STAGE, self._title("explain"), request, compute)
@@ -456,7 +503,7 @@ class LayerAudit:
         return MaskedForward(self._subject.model, self._layer, paths, batch_size, self._context.device)
 
 
-def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) -> explain.Judgement:
+def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) -> Judgement:
     """What the evaluation part says about words."""
     with np.load(detection.path("detection.npz"), allow_pickle=False) as arrays:
         right, num_images = arrays["right"], arrays["num_images"]
@@ -465,7 +512,7 @@ def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) ->
         invalid = (
             f"the explainer names held-out regions no better than chance (p = {find_worst_p_value(validated):.3f})"
         )
-    return explain.Judgement(evaluation.concepts, right, num_images > 0, invalid)
+    return Judgement(evaluation.concepts, right, num_images > 0, invalid)
 
 
 def find_worst_p_value(validated: Handle) -> float:

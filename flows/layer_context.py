@@ -82,6 +82,7 @@ class LayerResult:
     detection: Handle | None = None
     explainer: Handle | None = None
     validated: Handle | None = None
+    naming: Handle | None = None
     explained: Handle | None = None
     evaluated: Handle | None = None
     panel: Handle | None = None

@@ -133,6 +133,7 @@ def describe_run(by_layer: Mapping[str, Mapping[str, Any]], comparison: Comparis
         f"- `{_plain(layer)}`: **{found['num_explained']} of {found['num_filters']}** filters explained"
         for layer, found in by_layer.items()
     ]
+    lines += [f"  - {_plain(found['advice'])}" for found in by_layer.values() if found.get("advice")]
     if comparison:
         lines.append(f"- compared with run `{comparison.old.run_id}` ({_plain(comparison.old.title)}):")
         lines += [
@@ -163,6 +164,7 @@ def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
             "filter": r["filter"],
             "words": r["words"] if r["explained"] else [],
             "confidence": round(r["confidence"], 3),
+            "guess": r["guess"],
             "unexplained because": r["reason"],
             "threshold": round(r["threshold"], 4),
             "pictures": r["num_images"],

@@ -40,6 +40,8 @@ def show_result(result: RunResult) -> None:
     rows = parquet.read_table(result.run_dir / "filters.parquet").to_pylist()
     for layer, found in measured.items():
         console.print(_filters_table(layer, [r for r in rows if r["layer"] == layer], found["num_filters"]))
+        if found.get("advice"):
+            console.print(f"{escape(layer)}: {escape(found['advice'])}", style="yellow", highlight=False)
         for vocabulary, methods in found["recall"].items():
             console.print(_recall_table(layer, vocabulary, found["evaluation"], methods))
     for table in _findings_tables(result.run_dir):
@@ -159,16 +161,29 @@ def _list_words(words: Sequence[str]) -> str:
     return f"{shown}, ... ({len(words)})" if len(words) > _NUM_WORDS else shown
 
 
-def _filters_table(layer: str, rows: list[dict[str, object]], num_filters: int) -> Table:
-    explained = [r for r in rows if r["explained"]]
-    table = make_table(f"{layer}: {len(explained)} of {num_filters} filters explained; the most confident ones")
-    for heading in ("filter", "words", "confidence", "pictures"):
+def _filters_table(layer: str, rows: list[dict[str, Any]], num_filters: int) -> Table:
+    explained = sorted((r for r in rows if r["explained"]), key=lambda r: (-r["confidence"], r["filter"]))
+    guessed = sorted((r for r in rows if r["guess"]), key=lambda r: (-r["guess_confidence"], r["filter"]))
+    shown = explained[:_NUM_FILTERS]
+    guesses = guessed[: _NUM_FILTERS - len(shown)]
+    rest = f", then best guesses ({len(guessed)} filters have one)" if guesses else ""
+    title = f"{layer}: {len(explained)} of {num_filters} filters explained; the most confident ones{rest}"
+    table = make_table(title)
+    for heading in ("filter", "words", "confidence", "AUROC", "pictures"):
         table.add_column(heading, justify="left" if heading == "words" else "right")
-    for row in sorted(explained, key=lambda r: (-float(str(r["confidence"])), r["filter"]))[:_NUM_FILTERS]:
-        words = row["words"]
-        assert isinstance(words, list)
-        named = ", ".join(escape(w) for w in words[:_NUM_WORDS])
-        table.add_row(str(row["filter"]), named, f"{row['confidence']:.2f}", str(row["num_images"]))
+    for row in shown:
+        named = ", ".join(escape(w) for w in row["words"][:_NUM_WORDS])
+        auroc = "" if row["auroc"] is None else f"{row['auroc']:.2f}"
+        table.add_row(str(row["filter"]), named, f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
+    for row in guesses:
+        table.add_row(
+            str(row["filter"]),
+            f"guess: {escape(row['guess'])}",
+            f"{row['guess_confidence']:.2f}",
+            "",
+            str(row["num_images"]),
+            style="dim",
+        )
     return table
 
 

@@ -26,14 +26,14 @@ from threadpoolctl import threadpool_limits
 
 from storage.activations import ActivationStore, read_shard_maps
 from storage.datasets.base import Dataset, ImageRecord
-from storage.geometry import BoolArray, FloatArray, Geometry, find_regions
+from storage.geometry import BoolArray, DoubleArray, FloatArray, Geometry, find_regions
 from tasks.cluster import StatisticsCluster
 from tasks.stage import Stage
 from tasks.statistics import AnnotatedShard, IntArray, annotate_shards, make_masks
 
-AGREEMENT = Stage("agreement", version=1)
+AGREEMENT = Stage("agreement", version=2)
 
-DoubleArray = npt.NDArray[np.float64]
+
 _FILE = "agreement.npz"
 _REGION_BLOCK = 256
 

@@ -24,11 +24,10 @@ import pyarrow.parquet as parquet
 from configs.schema import BiasSettings
 from storage.activations import ActivationStore, FloatArray
 from storage.artefacts import write_json
-from storage.geometry import BoolArray
+from storage.geometry import BoolArray, DoubleArray
 from storage.groups import Grouping
 from storage.progress import Progress, no_progress
 from tasks import group_tests
-from tasks.agreement import DoubleArray
 from tasks.group_comparison import (
     Comparison,
     Contrast,

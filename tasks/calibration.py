@@ -21,8 +21,8 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from storage.activations import ActivationStore, read_shard_maps
-from storage.geometry import BoolArray, FloatArray
-from tasks.agreement import ConceptMasks, DoubleArray
+from storage.geometry import BoolArray, DoubleArray, FloatArray
+from tasks.agreement import ConceptMasks
 from tasks.evidence import Evidence
 from tasks.stage import Stage
 from tasks.statistics import IntArray, order_bits

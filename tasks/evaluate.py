@@ -29,7 +29,7 @@ from tasks.region_features import IntArray, MaskedForward, Pairs, select_top_ima
 from tasks.stage import Stage
 from tasks.statistics import Overlaps
 
-STAGE = Stage("evaluate", version=2, uses_device=True)
+STAGE = Stage("evaluate", version=3, uses_device=True)
 MOST_FREQUENT = "most_frequent_words"
 RANDOM = "random_words"
 EVALUATION_FILE = "evaluation.json"

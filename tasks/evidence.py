@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse, stats
 
-from storage.geometry import BoolArray
-from tasks.agreement import DoubleArray
+from storage.geometry import BoolArray, DoubleArray
 from tasks.statistics import IntArray
 
 # A word that no other filter names: half a pair of the others names it.

@@ -1,8 +1,8 @@
 """From filters to words: all filters of a layer, in batches.
 
-A word is kept if it has evidence: more of the filter's pictures name it than its background rate explains, exactly
-tested, with the false discovery rate of the layer under control (tasks.evidence). How sure one may be that it is right
-follows from the words that can be judged (tasks.calibration).
+Which words a filter gets is up to a rule (`explain.ranking`): by preference over all pictures (tasks.preferred_words),
+or by the votes of the top pictures, as published (tasks.voted_words). What is the same for both is here: region
+features of the top pictures and their names, meanings, and the tables.
 
 Shape legend: P pairs (filter, picture), C filters, E embedding, V words, s words per picture, K concepts.
 """
@@ -24,20 +24,22 @@ from configs.schema import ExplainSettings
 from storage import lemmas
 from storage.activations import ActivationStore
 from storage.artefacts import write_json
-from storage.geometry import BoolArray, FloatArray
-from storage.lemmas import covers, find_category, index_categories
+from storage.geometry import BoolArray, DoubleArray, FloatArray
+from storage.lemmas import covers
 from storage.progress import Progress, no_progress
 from storage.word_vectors import Vocabulary
-from tasks.agreement import DoubleArray
-from tasks.calibration import Calibration, Reliability, calibrate, make_features
-from tasks.evidence import Evidence, count_votes, find_evidence
+from tasks.calibration import Reliability
+from tasks.evidence import count_votes, find_evidence
 from tasks.figures import draw_reliability
+from tasks.filter_words import FoundWords, WordRows
 from tasks.meanings import find_meanings
 from tasks.naming import NamedRegions, Namer
-from tasks.region_features import IntArray, MaskedForward, Pairs, pool_pairs, select_top_images
+from tasks.preferred_words import MeasuredNaming, find_preferred_words
+from tasks.region_features import IntArray, MaskedForward, Pairs, pool_features, select_top_images
 from tasks.stage import Stage
+from tasks.voted_words import Judgement, find_voted_words
 
-STAGE = Stage("explain", version=4, uses_device=True)
+STAGE = Stage("explain", version=5, uses_device=True)
 CALIBRATION_FILE, RELIABILITY_FILE = "calibration.json", "reliability.png"
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
 _NAME_ROWS = 2048
@@ -73,20 +75,28 @@ def name_pairs(
 ) -> dict[str, NamedPairs]:
     """Region features of all pairs by one method, and their words.
 
-    The store may have more filters than the explainer reads (tasks.planted): they can be explained as any other, but
-    what they are explained by are the filters that it was trained on, which come first.
-
     Args:
         num: s.
         vocabularies: by name, rows of the vocabulary to choose from; None is all of it.
     """
-    features = np.zeros((len(pairs), namer.facts.channels), np.float32)
-    for positions, found in pool_pairs(store, pairs, method, thresholds_C, device, forward, progress):
-        features[positions] = found[:, : namer.facts.channels].cpu().numpy()
+    features = pool_features(store, pairs, method, thresholds_C, namer.facts.channels, device, forward, progress)
+    return name_features(features, namer, num, device, vocabularies, f"words, {method.replace('_', ' ')}", progress)
+
+
+def name_features(
+    features_PC: FloatArray,
+    namer: Namer,
+    num: int,
+    device: str,
+    vocabularies: Mapping[str, torch.Tensor | None] = OPEN,
+    title: str = "words",
+    progress: Progress = no_progress,
+) -> dict[str, NamedPairs]:
+    """The `num` best words of region features, out of each vocabulary."""
     parts: dict[str, list[NamedRegions]] = {name: [] for name in vocabularies}
-    with progress(f"words, {method.replace('_', ' ')}", len(pairs)) as bar:
-        for start in range(0, max(len(pairs), 1), _NAME_ROWS):
-            block = torch.from_numpy(features[start : start + _NAME_ROWS]).to(device)
+    with progress(title, len(features_PC)) as bar:
+        for start in range(0, max(len(features_PC), 1), _NAME_ROWS):
+            block = torch.from_numpy(features_PC[start : start + _NAME_ROWS]).to(device)
             for name, rows in vocabularies.items():
                 parts[name].append(namer.name(block, num, rows))
             bar.advance(len(block))
@@ -98,23 +108,6 @@ def _join(parts: Sequence[NamedRegions]) -> NamedPairs:
         torch.cat([getattr(p, field) for p in parts]).cpu().numpy() for field in ("words", "scores", "vectors")
     )
     return NamedPairs(words, scores, vectors)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the evaluation part says about words; comes from pictures that no filter was named on.
-
-    Attributes:
-        concepts: the reference's categories.
-        right: bool [C, K], whether a filter detects a concept (see tasks.calibration).
-        judged_K: bool [K], concepts that are in some evaluation picture.
-        invalid: why the explainer cannot be believed; empty where it can.
-    """
-
-    concepts: Sequence[str]
-    right: BoolArray
-    judged_K: BoolArray
-    invalid: str = ""
 
 
 def explain_filters(
@@ -130,100 +123,58 @@ def explain_filters(
     folder: Path,
     forward: MaskedForward | None = None,
     progress: Progress = no_progress,
+    naming: MeasuredNaming | None = None,
+    saturated_C: BoolArray | None = None,
 ) -> dict[str, Any]:
     """Explain every filter; write explanations.parquet, filters.parquet, pairs.npz, calibration.json, reliability.png.
 
+    Args:
+        naming: how far the explainer can be believed; needed for the ranking `auroc`.
+        saturated_C: filters that are at their clip at more positions than the threshold asks for.
+
     Returns:
-        facts: num_filters, num_explained, num_pairs, num_words_found, share_novel and others.
+        facts: num_filters, num_explained, num_pairs, num_words_found, share_novel and others; `advice`, what would
+        help where little is explained.
     """
     peaks_NC = store.read_peaks()
     qualified_C = (peaks_NC > thresholds_C).sum(axis=0)
     pairs = select_top_images(store, thresholds_C, settings.top_images)
-    named = name_pairs(
-        store, pairs, settings.method, thresholds_C, namer, settings.words_per_image, device, OPEN, forward, progress
-    )["open"]
-    num_filters = len(thresholds_C)
+    features = pool_features(
+        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, progress
+    )
+    title = f"words, {settings.method.replace('_', ' ')}"
+    named = name_features(features, namer, settings.words_per_image, device, OPEN, title, progress)["open"]
+    votes = count_votes(named.words, pairs.filter, len(thresholds_C), named.scores)
     whole = _name_whole_pictures(store, thresholds_C, namer, settings.words_per_image, device)
-    votes = count_votes(named.words, pairs.filter, num_filters, named.scores)
-    evidence = find_evidence(votes, qualified_C >= settings.min_images, whole)
-    rank = np.arange(len(evidence)) - np.searchsorted(evidence.filter, evidence.filter)
-    printed = evidence.take(rank < settings.num_words)
-    calibration, reliability, statements = calibrate_words(printed, vocabulary, judgement, seed)
-    confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
-    tested = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
-    significant = tested & (confidence >= settings.min_confidence)
-    has_evidence = np.bincount(evidence.filter[tested], minlength=num_filters) > 0
-    weights = _weigh_votes(named.words, pairs, evidence)
-    order = _rank_rows(evidence, weights, significant, settings.ranking)
-    covered = covers(namer.facts.supervised)
-    is_novel = {w: lemmas.is_novel(vocabulary.words[w], covered) for w in np.unique(evidence.word).tolist()}
-    first_pair = np.searchsorted(pairs.filter, np.arange(num_filters + 1))
-    first_row = np.searchsorted(evidence.filter, np.arange(num_filters + 1))
-    word_rows: list[dict[str, Any]] = []
-    filter_rows: list[dict[str, Any]] = []
-    for unit in range(num_filters):
-        own = slice(first_pair[unit], first_pair[unit + 1])
-        rows = order[first_row[unit] : first_row[unit + 1]][: settings.num_words]
-        found = [int(r) for r in rows if significant[r]]
-        reason = _find_reason(
-            int(qualified_C[unit]), settings, bool(found), bool(has_evidence[unit]), judgement.invalid
+    if settings.ranking == "auroc":
+        if naming is None:
+            raise ValueError("the ranking auroc needs to know how far the explainer can be believed")
+        found = find_preferred_words(
+            store,
+            pairs,
+            features,
+            qualified_C,
+            namer,
+            vocabulary,
+            judgement.concepts,
+            naming,
+            find_evidence(votes, qualified_C >= settings.min_images, whole),
+            judgement.invalid,
+            settings,
+            seed,
+            device,
         )
-        names = [int(evidence.word[r]) for r in found]
-        meanings = (
-            find_meanings(named.words[own], named.vectors[own], names, settings.max_meanings) if not reason else []
-        )
-        filter_rows.append(
-            {
-                "layer": layer,
-                "filter": unit,
-                "threshold": float(thresholds_C[unit]),
-                "peak": float(peaks_NC[:, unit].max()),
-                "explained": not reason,
-                "reason": reason,
-                "confidence": float(confidence[found[0]]) if found and not reason else 0.0,
-                "num_images": int(qualified_C[unit]),
-                "words": [vocabulary.words[evidence.word[r]] for r in found] if not reason else [],
-                "meanings": [
-                    {
-                        "share": m.share,
-                        "words": [vocabulary.words[w] for w in m.words],
-                        "top_images": [store.keys[pairs.image[own][i]] for i in m.members],
-                    }
-                    for m in meanings
-                ],
-                "top_images": [store.keys[i] for i in pairs.image[own]],
-                "top_peaks": [float(p) for p in pairs.peak[own]],
-            }
-        )
-        word_rows += [
-            {
-                "layer": layer,
-                "filter": unit,
-                "rank": rank,
-                "word": vocabulary.words[evidence.word[r]],
-                "score": float(evidence.score[r]),
-                "votes": int(evidence.votes[r]),
-                "weight": float(weights[r]),
-                "share": float(evidence.share[r]),
-                "share_low": float(evidence.share_low[r]),
-                "share_high": float(evidence.share_high[r]),
-                "background": float(evidence.background[r]),
-                "p_value": float(evidence.p_value[r]),
-                "q_value": float(evidence.q_value[r]),
-                "significant": bool(significant[r]),
-                "confidence": float(confidence[r]),
-                "novel": is_novel[int(evidence.word[r])],
-            }
-            for rank, r in enumerate(rows, start=1)
-        ]
+    else:
+        found = find_voted_words(votes, named.words, pairs, qualified_C, whole, vocabulary, judgement, settings, seed)
+    reliability = Reliability.from_json(found.calibration["reliability"])
+    shown = _Shown(store, thresholds_C, peaks_NC, qualified_C, pairs, named, vocabulary, settings, layer)
+    word_rows = _describe_words(found, shown, covers(namer.facts.supervised))
+    filter_rows = _describe_filters(found, shown, saturated_C)
     _write_tables(folder, word_rows, filter_rows)
     np.savez(folder / "pairs.npz", filter=pairs.filter, image=pairs.image, peak=pairs.peak)
-    write_json(
-        folder / CALIBRATION_FILE,
-        {"calibration": calibration.to_json(), "reliability": reliability.to_json(), "statements": statements},
-    )
+    write_json(folder / CALIBRATION_FILE, dict(found.calibration))
     (folder / RELIABILITY_FILE).write_bytes(draw_reliability(reliability))
-    return _summarise(filter_rows, word_rows, len(pairs), reliability)
+    return {**_summarise(filter_rows, word_rows, len(pairs), reliability), **found.facts}
 
 
 def _name_whole_pictures(
@@ -241,71 +192,100 @@ def _name_whole_pictures(
     return np.bincount(words.ravel(), minlength=len(namer.matrix_VE)) / len(chosen)
 
 
-def calibrate_words(
-    evidence: Evidence, vocabulary: Vocabulary, judgement: Judgement, seed: int
-) -> tuple[Calibration, Reliability, dict[str, int]]:
-    """Confidence from the words that are categories of the reference, by lemma: only these can be right or wrong.
-
-    Args:
-        evidence: of the words with the most evidence of each filter, as many as are printed.
-
-    Returns:
-        the calibration, its reliability on concepts left out of the fit, and {num_judged, num_right}.
-    """
-    index = index_categories(judgement.concepts)
-    words = np.unique(evidence.word)
-    concept_of = np.full(int(words.max()) + 1 if len(words) else 1, -1, dtype=np.int64)
-    for word in words.tolist():
-        found = find_category(vocabulary.words[word], index)
-        if found is not None and judgement.judged_K[found]:
-            concept_of[word] = found
-    concept = concept_of[evidence.word] if len(evidence) else np.zeros(0, np.int64)
-    rows = np.flatnonzero(concept >= 0)
-    right = judgement.right[evidence.filter[rows], concept[rows]]
-    calibration, reliability = calibrate(make_features(evidence.take(rows)), right, concept[rows], seed)
-    return calibration, reliability, {"num_judged": len(rows), "num_right": int(right.sum())}
+# ---------------------------------------------------------------- tables
 
 
-def _weigh_votes(words_Ps: IntArray, pairs: Pairs, evidence: Evidence) -> DoubleArray:
-    """Share of the peaks of a filter's pictures that name the word, of each row of the evidence."""
-    above_P = np.clip(pairs.peak.astype(np.float64), 0, None)  # a signed layer can have top pictures below 0
-    num_filters = int(pairs.filter.max()) + 1 if len(pairs) else 0
-    sums = np.bincount(pairs.filter, above_P, minlength=num_filters)
-    counts = np.bincount(pairs.filter, minlength=num_filters)
-    share_P = np.where(
-        sums[pairs.filter] > 0, above_P / np.maximum(sums[pairs.filter], 1e-300), 1 / counts[pairs.filter]
-    )
-    width = int(words_Ps.max()) + 1 if words_Ps.size else 1
-    keys = (pairs.filter[:, None] * width + words_Ps).ravel()
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    weights = np.bincount(inverse, np.repeat(share_P, words_Ps.shape[1]), minlength=len(distinct))
-    return np.asarray(weights[np.searchsorted(distinct, evidence.filter * width + evidence.word)], np.float64)
+@dataclass(frozen=True)
+class _Shown:
+    """What the tables' rows are made from, besides the words."""
+
+    store: ActivationStore
+    thresholds_C: FloatArray
+    peaks_NC: Any
+    qualified_C: IntArray
+    pairs: Pairs
+    named: NamedPairs
+    vocabulary: Vocabulary
+    settings: ExplainSettings
+    layer: str
 
 
-def _rank_rows(evidence: Evidence, weights_S: DoubleArray, significant_S: BoolArray, ranking: str) -> IntArray:
-    """Rows of the evidence by filter; in each, words with evidence first, then as asked for, ties by mean score."""
-    if ranking == "evidence":
-        return np.lexsort((np.arange(len(evidence)), ~significant_S, evidence.filter))
-    leading = evidence.votes if ranking == "frequency" else weights_S
-    return np.lexsort((evidence.word, -evidence.score, -leading, ~significant_S, evidence.filter))
+def _describe_words(found: FoundWords, shown: _Shown, covered: frozenset[str]) -> list[dict[str, Any]]:
+    rows, words = found.rows, shown.vocabulary.words
+    is_novel = {w: lemmas.is_novel(words[w], covered) for w in np.unique(rows.word).tolist()}
+    numbers = ("score", "weight", "share", "share_low", "share_high", "background", "p_value", "q_value", "confidence")
+    described = []
+    for own in rows.rows_of(len(shown.thresholds_C)):
+        for rank, r in enumerate(range(own.start, own.stop), start=1):
+            described.append(
+                {
+                    "layer": shown.layer,
+                    "filter": int(rows.filter[r]),
+                    "rank": rank,
+                    "word": words[rows.word[r]],
+                    "votes": int(rows.votes[r]),
+                    **{name: float(getattr(rows, name)[r]) for name in numbers},
+                    "significant": bool(rows.significant[r]),
+                    "novel": is_novel[int(rows.word[r])],
+                    "kind": rows.kind[r],
+                    **{name: _or_none(getattr(rows, name)[r]) for name in ("auroc", "auroc_low", "auroc_high")},
+                }
+            )
+    return described
 
 
-def _find_reason(
-    num_qualified: int, settings: ExplainSettings, has_words: bool, has_evidence: bool, invalid: str
-) -> str:
-    """Why a filter is unexplained; empty where it is explained."""
-    if num_qualified == 0:
-        return "never above its threshold"
-    if num_qualified < settings.min_images:
-        return f"only {num_qualified} pictures above the threshold (explain.min_images is {settings.min_images})"
-    if invalid:
-        return invalid
-    if not has_words and has_evidence:
-        least = f"explain.min_confidence is {settings.min_confidence:g}"
-        return f"words with its evidence are right too seldom where that can be judged ({least})"
-    if not has_words:
-        return "its pictures name no word more often than those of other filters do"
-    return ""
+def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray | None) -> list[dict[str, Any]]:
+    rows, words, pairs, settings = found.rows, shown.vocabulary.words, shown.pairs, shown.settings
+    num_filters = len(shown.thresholds_C)
+    first_pair = np.searchsorted(pairs.filter, np.arange(num_filters + 1))
+    described = []
+    for unit, own_rows in enumerate(rows.rows_of(num_filters)):
+        own, reason = slice(first_pair[unit], first_pair[unit + 1]), found.reasons[unit]
+        kept = [] if reason else [r for r in range(own_rows.start, own_rows.stop) if rows.significant[r]]
+        names = [int(rows.word[r]) for r in kept]
+        meanings = (
+            find_meanings(shown.named.words[own], shown.named.vectors[own], names, settings.max_meanings)
+            if names
+            else []
+        )
+        guess = int(found.guesses[unit])
+        described.append(
+            {
+                "layer": shown.layer,
+                "filter": unit,
+                "threshold": float(shown.thresholds_C[unit]),
+                "peak": float(shown.peaks_NC[:, unit].max()),
+                "explained": not reason,
+                "reason": reason,
+                "confidence": float(rows.confidence[kept[0]]) if kept else 0.0,
+                "num_images": int(shown.qualified_C[unit]),
+                "words": [words[w] for w in names],
+                "meanings": [
+                    {
+                        "share": m.share,
+                        "words": [words[w] for w in m.words],
+                        "top_images": [shown.store.keys[pairs.image[own][i]] for i in m.members],
+                    }
+                    for m in meanings
+                ],
+                "top_images": [shown.store.keys[i] for i in pairs.image[own]],
+                "top_peaks": [float(p) for p in pairs.peak[own]],
+                "guess": words[guess] if guess >= 0 else "",
+                "guess_confidence": _find_confidence(rows, own_rows, guess),
+                "saturated": bool(saturated_C[unit]) if saturated_C is not None else False,
+                "auroc": _or_none(rows.auroc[kept[0]]) if kept else None,
+            }
+        )
+    return described
+
+
+def _find_confidence(rows: WordRows, own: slice, word: int) -> float:
+    """Of a word of a filter; 0 where it is not among its rows."""
+    return next((float(rows.confidence[r]) for r in range(own.start, own.stop) if rows.word[r] == word), 0.0)
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _summarise(
@@ -350,6 +330,10 @@ EXPLANATIONS_SCHEMA = pa.schema(
         ("significant", pa.bool_()),
         ("confidence", pa.float64()),
         ("novel", pa.bool_()),
+        ("kind", pa.string()),
+        ("auroc", pa.float64()),
+        ("auroc_low", pa.float64()),
+        ("auroc_high", pa.float64()),
     ]
 )
 _MEANING = pa.struct([("share", pa.float64()), ("words", pa.list_(pa.string())), ("top_images", pa.list_(pa.string()))])
@@ -367,6 +351,10 @@ FILTERS_SCHEMA = pa.schema(
         ("meanings", pa.list_(_MEANING)),
         ("top_images", pa.list_(pa.string())),
         ("top_peaks", pa.list_(pa.float64())),
+        ("guess", pa.string()),
+        ("guess_confidence", pa.float64()),
+        ("saturated", pa.bool_()),
+        ("auroc", pa.float64()),
     ]
 )
 

@@ -12,11 +12,10 @@ from itertools import pairwise
 import numpy as np
 
 from configs.errors import UserError
-from storage.geometry import BoolArray
+from storage.geometry import BoolArray, DoubleArray
 from storage.groups import Grouping
 from storage.progress import Progress, no_progress
 from tasks import group_tests
-from tasks.agreement import DoubleArray
 from tasks.evidence import adjust_false_discovery
 from tasks.group_tests import Difference
 from tasks.statistics import IntArray

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from storage.geometry import BoolArray
-from tasks.agreement import DoubleArray
+from storage.geometry import BoolArray, DoubleArray
 from tasks.statistics import IntArray
 
 # Exact p values below are given as this: probabilities that small are cut off.

@@ -9,7 +9,7 @@ Shape legend: R regions, C filters, K classes, V words, J words of the lexicon, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from storage.class_names import ClassNames, embed_class_names
+from storage.class_taxonomy import find_hypernyms, find_synset
 from storage.classifier import LinearHead
+from storage.lemmas import find_category, index_categories
 from storage.word_vectors import Vocabulary, WordVectors, match_phrase
 
 # Region features come in length 1. Logits are those of a feature with the usual length of the training pictures, made
@@ -39,6 +41,7 @@ class HeadFacts:
         num_classes: K.
         num_named: classes with a word vector.
         num_words: J, words of the vocabulary that are names of classes, or head nouns of such names.
+        num_names: M, pairs of a class and a word that is true of it: its names, and what it is a kind of.
     """
 
     scale: float
@@ -46,6 +49,7 @@ class HeadFacts:
     num_classes: int
     num_named: int
     num_words: int
+    num_names: int = 0
 
 
 class ClassifierHead(nn.Module):
@@ -56,9 +60,13 @@ class ClassifierHead(nn.Module):
         vectors: [K, E], word vector of each class's name, length 1 or 0.
         lexicon: [K, J], row k is a distribution over the words that name class k (zero where there is none).
         word_J: int64 [J], rows of the vocabulary.
+        name_M3: int64 [M, 3], class, row of the vocabulary, and 1 where the word is a name of the class (or the
+            category that it is a form of), 0 where it is what the class is a kind of (see storage.class_taxonomy).
     """
 
-    def __init__(self, num_classes: int, channels: int, dimensions: int, num_words: int, scale: float) -> None:
+    def __init__(
+        self, num_classes: int, channels: int, dimensions: int, num_words: int, num_names: int, scale: float
+    ) -> None:
         super().__init__()
         self.scale = scale
         self.weight: torch.Tensor
@@ -66,16 +74,22 @@ class ClassifierHead(nn.Module):
         self.vectors: torch.Tensor
         self.lexicon: torch.Tensor
         self.word_J: torch.Tensor
+        self.name_M3: torch.Tensor
         self.register_buffer("weight", torch.zeros(num_classes, channels))
         self.register_buffer("bias", torch.zeros(num_classes))
         self.register_buffer("vectors", torch.zeros(num_classes, dimensions))
         self.register_buffer("lexicon", torch.zeros(num_classes, num_words))
         self.register_buffer("word_J", torch.zeros(num_words, dtype=torch.int64))
+        self.register_buffer("name_M3", torch.zeros((num_names, 3), dtype=torch.int64))
 
     def posterior(self, features_RC: torch.Tensor) -> torch.Tensor:
         """Class posterior [R, K] of region features of any length."""
         unit = functional.normalize(features_RC, dim=1) * self.scale
         return functional.softmax((unit @ self.weight.T + self.bias) / _TEMPERATURE, dim=1)
+
+    def answer(self, means_NC: torch.Tensor) -> torch.Tensor:
+        """The network's own answer [N, K] to whole pictures, from their pooled maps."""
+        return functional.softmax(means_NC @ self.weight.T + self.bias, dim=1)
 
     def combine_vectors(self, posterior_RK: torch.Tensor) -> torch.Tensor:
         """ConSE's v̂ [R, E], length 1: the ten most probable classes with a vector, as published."""
@@ -102,24 +116,57 @@ def build_head(
     found = [_words_of(synonyms, vectors, index) for synonyms in classes.names]
     rows = sorted(set().union(*found)) if found else []
     column = {row: j for j, row in enumerate(rows)}
+    categories = [m.name for m in vocabulary.matches if m.name in index]
+    category_of = {form: index[categories[c]] for form, c in index_categories(categories).items()}
+    names = [
+        (k, row, int(is_own))
+        for k, (own, synonyms) in enumerate(zip(found, classes.names, strict=True))
+        for row, is_own in sorted(_name_class([vocabulary.words[r] for r in own], synonyms, index, category_of).items())
+    ]
     channels, dimensions = head.weight.shape[1], embedded.shape[1]
-    module = ClassifierHead(len(found), channels, dimensions, len(rows), scale)
+    module = ClassifierHead(len(found), channels, dimensions, len(rows), len(names), scale)
     module.weight.copy_(head.weight)
     module.bias.copy_(head.bias)
     module.vectors.copy_(torch.from_numpy(embedded))
     module.word_J.copy_(torch.tensor(rows, dtype=torch.int64))
+    module.name_M3.copy_(torch.tensor(names, dtype=torch.int64).reshape(-1, 3))
     for k, own in enumerate(found):
         for row in own:
             module.lexicon[k, column[row]] = 1 / len(own)
     num_named = sum(h != "missing" for h in how)
-    return module, HeadFacts(scale, classes.source, len(found), num_named, len(rows))
+    return module, HeadFacts(scale, classes.source, len(found), num_named, len(rows), len(names))
+
+
+def _name_class(
+    own: Sequence[str], synonyms: Sequence[str], index: Mapping[str, int], category_of: Mapping[str, int]
+) -> dict[int, bool]:
+    """Rows of the words that are true of a class, and whether they are its own names.
+
+    A form of a category of the reference stands for that category, and for nothing else.
+
+    Args:
+        own: words that name it, in the vocabulary.
+        index: rows of all words; category_of: rows of the categories, by form (see storage.lemmas.find_category).
+    """
+    synset = find_synset(synonyms)
+    named = dict.fromkeys(sorted(find_hypernyms(synset)) if synset is not None else (), False)
+    named |= dict.fromkeys([*own, *(" ".join(name.lower().split()) for name in synonyms)], True)
+    rows: dict[int, bool] = {}
+    for name, is_own in named.items():
+        row = find_category(name, category_of)
+        if row is None:
+            row = index.get(name)
+        if row is not None:
+            rows[row] = rows.get(row, False) or is_own
+    return rows
 
 
 def load_head(facts: HeadFacts, tensors: Mapping[str, torch.Tensor]) -> ClassifierHead:
     """From the tensors of an explainer's file."""
     own = {k.removeprefix(HEAD_PREFIX): v for k, v in tensors.items() if k.startswith(HEAD_PREFIX)}
+    own.setdefault("name_M3", torch.zeros((facts.num_names, 3), dtype=torch.int64))  # explainers of before
     channels, dimensions = own["weight"].shape[1], own["vectors"].shape[1]
-    module = ClassifierHead(facts.num_classes, channels, dimensions, facts.num_words, facts.scale)
+    module = ClassifierHead(facts.num_classes, channels, dimensions, facts.num_words, facts.num_names, facts.scale)
     module.load_state_dict(own)
     return module.eval()
 

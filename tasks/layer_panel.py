@@ -26,7 +26,7 @@ from tasks.panel import Statements, judge_word_sets, summarise_panel
 from tasks.stage import Stage
 from tasks.statistics import IntArray
 
-STAGE = Stage("panel", version=2)
+STAGE = Stage("panel", version=3)
 PANEL_FILE, JUDGED_FILE = "panel.json", "judged_filters.parquet"
 _JUDGED_SCHEMA = pa.schema(
     [("filter", pa.int64()), ("num_pairs", pa.int64()), ("recall", pa.float64()), ("f1", pa.float64())]

@@ -18,6 +18,7 @@ Shape legend: R regions, C filters, V words, E embedding, S supervised categorie
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from tasks.explainer import (
 from tasks.head import ClassifierHead, build_head
 from tasks.stage import Stage
 
-STAGE = Stage("explainer", version=2)
+STAGE = Stage("explainer", version=3)
 _HEAD_FLOOR = 1e-7
 _CATEGORY_WEIGHT = 10.0
 _LEARNED_WEIGHT = 20.0
@@ -80,8 +81,13 @@ class Namer:
             raise ValueError(f"a head explainer without a head: {facts.no_head}")
         self.explainer, self.facts, self.head = explainer, facts, head
         self.matrix_VE = torch.from_numpy(vocabulary.matrix).to(device)
-        rows = vocabulary.positions_of(facts.supervised) if facts.kind == "fused" else []
-        self._supervised_S = torch.tensor(rows, dtype=torch.int64, device=device)
+        self._vocabulary = vocabulary
+
+    @cached_property
+    def _supervised_rows(self) -> torch.Tensor:
+        """Rows of the supervised categories."""
+        rows = self._vocabulary.positions_of(self.facts.supervised)
+        return torch.tensor(rows, dtype=torch.int64, device=self.matrix_VE.device)
 
     @property
     def block_rows(self) -> int:
@@ -94,6 +100,22 @@ class Namer:
         if vectors is None:
             vectors = self._average_words(torch.topk(scores, min(_MEANING_WORDS, scores.shape[1]), dim=1))
         return scores, vectors
+
+    def categories(self, features_RC: torch.Tensor) -> torch.Tensor:
+        """Probability of each supervised category [R, S], if the region is of one of them.
+
+        A fused explainer has a classifier for that; of a learned one it is a softmax over the cosines of v̂ with the
+        categories' vectors.
+
+        Args:
+            features_RC: not scaled.
+        """
+        with torch.inference_mode():
+            features = scale_features(features_RC, self.facts.region_feature)
+            if self.facts.kind == "fused":
+                return functional.softmax(self.explainer.category_logits(features), dim=1)
+            cosines = self.explainer(features) @ self.matrix_VE[self._supervised_rows].T
+            return functional.softmax(cosines * _LEARNED_WEIGHT, dim=1)
 
     def _score(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scaled features -> scores, and the semantic vectors unless they follow from the best words."""
@@ -139,15 +161,15 @@ class Namer:
             if self.facts.uses_learned:
                 direction = self.explainer(features_RC)
             else:
-                direction = functional.normalize(own_RS.sqrt() @ self.matrix_VE[self._supervised_S], dim=1)
+                direction = functional.normalize(own_RS.sqrt() @ self.matrix_VE[self._supervised_rows], dim=1)
             logits = direction * _CATEGORY_WEIGHT @ self.matrix_VE.T
             found = self.head.word_probabilities(self.head.posterior(features_RC))
             logits.index_add_(1, self.head.word_J, torch.log1p(found / _HEAD_FLOOR))
         else:
             logits = self.explainer(features_RC) * _LEARNED_WEIGHT @ self.matrix_VE.T
-        logits.index_fill_(1, self._supervised_S, -torch.inf)
+        logits.index_fill_(1, self._supervised_rows, -torch.inf)
         mixed = functional.softmax(logits, dim=1).mul_(self.facts.open_share)
-        return mixed.index_copy_(1, self._supervised_S, own_RS * (1 - self.facts.open_share))
+        return mixed.index_copy_(1, self._supervised_rows, own_RS * (1 - self.facts.open_share))
 
 
 def load_namer(folder: Path, vocabulary: Vocabulary, device: str) -> Namer:

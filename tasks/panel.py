@@ -36,9 +36,9 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from storage.activations import ActivationStore, read_shard_maps
-from storage.geometry import BoolArray
+from storage.geometry import BoolArray, DoubleArray
 from storage.progress import Progress, no_progress
-from tasks.agreement import DoubleArray, MaskAgreement
+from tasks.agreement import MaskAgreement
 from tasks.statistics import IntArray, order_bits
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from tasks.agreement import unite_masks
 from tasks.stage import Stage
 from tasks.statistics import annotate_shards
 
-STAGE = Stage("planted", version=1)
+STAGE = Stage("planted", version=2)
 NOISE_RATIOS = (0.0, 0.25, 0.5, 1.0, 2.0)
 NOISES = ("white", "smooth", "bursts")
 CONSTANTS = ("dead", "active")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from storage.activations import ActivationStore
+from storage.activations import ActivationStore, read_shard_maps
 from storage.checkpoints import TargetModel
 from storage.geometry import FloatArray, find_regions
 from storage.images import load_square
@@ -65,14 +65,34 @@ def select_top_images(store: ActivationStore, thresholds_C: FloatArray, num: int
     """The `num` pictures with the highest peak of each filter, among those whose peak is above the threshold.
 
     A picture on which a filter stays below T_u has an empty region and is no evidence. Equal peaks, which clipped
-    activations (ReLU6) have many of, go by the mean over the map, then by position.
+    activations (ReLU6) have many of, go by the number of cells above the threshold, then by the mean over the map, then
+    by position.
     """
     peaks_NC = store.read_peaks()
-    order = np.lexsort((-store.read_means(), -peaks_NC.astype(np.float32)), axis=0)[:num].T
+    areas_NC = _count_cells_of_ties(store, peaks_NC, thresholds_C, num)
+    keys = (-store.read_means(), -areas_NC, -peaks_NC.astype(np.float32))
+    order = np.lexsort(keys, axis=0)[:num].T
     channels = np.arange(peaks_NC.shape[1])[:, None]
     top = peaks_NC[order, channels].astype(np.float32)
     qualified = top > thresholds_C[:, None]
     return Pairs(np.broadcast_to(channels, order.shape)[qualified].astype(np.int64), order[qualified], top[qualified])
+
+
+def _count_cells_of_ties(
+    store: ActivationStore, peaks_NC: npt.NDArray[np.float16], thresholds_C: FloatArray, num: int
+) -> npt.NDArray[np.int32]:
+    """Cells above the threshold, int32 [N, C], of the filters whose highest peaks are not all different; else 0."""
+    areas = np.zeros(peaks_NC.shape, np.int32)
+    if num < 1 or len(peaks_NC) < 2:
+        return areas
+    highest = -np.sort(-peaks_NC.astype(np.float32), axis=0)[: num + 1]
+    tied = np.flatnonzero((highest[1:] == highest[:-1]).any(axis=0) & (highest[0] > thresholds_C))
+    if len(tied):
+        for shard in range(store.num_shards):
+            maps = read_shard_maps(store.shard_path(shard))[:, tied]
+            above = maps > thresholds_C[tied, None, None]
+            areas[store.starts[shard] : store.starts[shard + 1], tied] = above.sum(axis=(2, 3))
+    return areas
 
 
 def pool_pairs(
@@ -115,6 +135,27 @@ def pool_pairs(
                     features = pool_maps(maps_CP, filters_U, thresholds_U, method)
                 yield rows, features
                 bar.advance()
+
+
+def pool_features(
+    store: ActivationStore,
+    pairs: Pairs,
+    method: str,
+    thresholds_C: FloatArray,
+    channels: int,
+    device: str,
+    forward: MaskedForward | None = None,
+    progress: Progress = no_progress,
+) -> FloatArray:
+    """Region features of all pairs, float32 [P, channels] (see `pool_pairs`).
+
+    The store may have more filters than the explainer reads (tasks.planted): they can be explained as any other, but
+    what they are explained by are the filters that it was trained on, which come first.
+    """
+    features = np.zeros((len(pairs), channels), np.float32)
+    for positions, found in pool_pairs(store, pairs, method, thresholds_C, device, forward, progress):
+        features[positions] = found[:, :channels].cpu().numpy()
+    return features
 
 
 def pool_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor, method: str) -> torch.Tensor:

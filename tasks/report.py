@@ -52,7 +52,7 @@ from tasks.stage import Stage
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
-STAGE = Stage("report", version=4)
+STAGE = Stage("report", version=5)
 REPORT_FILE, OVERVIEW_FILE = "report.html", "overview.png"
 _SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
 _REST_FILTERS = 32
@@ -198,6 +198,7 @@ def render_page(
         "report.html.j2",
         heading=heading,
         **sections,
+        by_preference=any(quality["calibration"].get("rule") == "auroc" for quality in sections["qualities"]),
         data=_trust(escape_json(data)),
         packed=packed,
         size=size,

@@ -2,7 +2,8 @@
 
 The entries are lists and short keys, as they are most of the page besides the pictures; tasks/templates/*.js reads
 them. Short entry: l layer (number), f filter, t threshold, c confidence, n pictures above the threshold, r reason,
-w words [word, share, confidence, novel, significant], m number of meanings, j recall or null, d F1 or null,
+w words [word, share, confidence, novel, significant], m number of meanings, g best guess of an unexplained filter,
+p its confidence, s whether it is saturated, j recall or null, d F1 or null,
 i first pictures [number, peak, outline]. The rest: see `_describe_rest`.
 
 Shape legend: C filters, K' classes, 256 bins of the histogram.
@@ -34,6 +35,10 @@ TARGET = "target"
 _HISTOGRAM_BINS = 48
 _CLASSES_OF_FILTER = 8
 _MEANING_WORDS = 4
+_WORD_FIGURES = (
+    *("share_low", "share_high", "background", "p_value", "q_value"),
+    *("auroc", "auroc_low", "auroc_high"),
+)
 _ABLATED_CLASSES = 5
 
 
@@ -47,6 +52,7 @@ class LayerPart:
         causes: causes.json, causes.parquet and causes_filters.parquet.
         bias: bias.json, bias_filters.parquet and bias_words.parquet.
         histogram: of the target's thresholds: histogram.npy.
+        advice: what would help where few filters are explained.
     """
 
     layer: str
@@ -62,6 +68,7 @@ class LayerPart:
     causes: Path | None = None
     bias: Path | None = None
     histogram: Path | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,9 @@ def describe_filters(
                     for w in words
                 ],
                 "m": len(row["meanings"]),
+                "g": row["guess"],
+                "p": shorten(row["guess_confidence"], 3),
+                "s": int(row["saturated"]),
                 "j": shorten(found.get("recall"), 3),
                 "d": shorten(found.get("f1"), 3),
                 "i": pictures[:LARGE_PER_FILTER],
@@ -209,8 +219,8 @@ def _describe_rest(
     pictures: Sequence[Any],
     drawn: Sequence[DrawnPair],
 ) -> dict[str, Any]:
-    """w words [votes, share low, share high, background, p, q]; m meanings [share, words, places of its pictures];
-    i the other pictures; h maps (base64), z [rows, columns, low, high] of the maps.
+    """w words [votes, share low, share high, background, p, q, AUROC, low, high, kind]; m meanings [share, words,
+    places of its pictures]; i the other pictures; h maps (base64), z [rows, columns, low, high] of the maps.
 
     Joined by: g histogram [low, high, counts]; c classes [name, contribution, low, high, rank]; a ablation [changed,
     own logit, [[class, change]]]; u its words' ablation [word, used]; b differences [group, other, share, share,
@@ -220,10 +230,7 @@ def _describe_rest(
     maps = np.stack([d.cells for d in drawn]) if drawn else np.zeros((0, 1, 1), np.float32)
     levels, low, high = quantise_maps(maps)
     return {
-        "w": [
-            [w["votes"], *(shorten(w[k], 3) for k in ("share_low", "share_high", "background", "p_value", "q_value"))]
-            for w in words
-        ],
+        "w": [[w["votes"], *(shorten(w[k], 3) for k in _WORD_FIGURES), w["kind"]] for w in words],
         "m": [
             [shorten(m["share"], 3), m["words"][:_MEANING_WORDS], [keys[k] for k in m["top_images"] if k in keys]]
             for m in tables.filters[unit]["meanings"]

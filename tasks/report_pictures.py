@@ -153,10 +153,17 @@ def load_picture(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
 
 
 def outline_region(map_hw: FloatArray, threshold: float, grid: int = OUTLINE_GRID) -> str:
-    """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square; empty where there is none."""
+    """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square; empty where no cell is above it.
+
+    A single cell at the clip of a saturated filter is above the threshold, but its upsampled map is nowhere: its own
+    square is outlined.
+    """
     from skimage.measure import approximate_polygon, find_contours
 
     fine = upsample_maps(map_hw[None], grid)[0]
+    if not (fine > threshold).any() and (map_hw > threshold).any():
+        rows, columns = (np.arange(grid) * cells // grid for cells in map_hw.shape)
+        fine = np.where((map_hw > threshold)[np.ix_(rows, columns)], threshold + 1.0, threshold - 1.0)
     # A frame below the threshold closes the outlines that run into the border.
     framed = np.pad(fine, 1, constant_values=min(float(fine.min()), threshold) - 1.0)
     strokes = []

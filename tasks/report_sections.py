@@ -72,6 +72,8 @@ def describe_layer(tables: LayerTables) -> dict[str, Any]:
             any(w["novel"] and w["significant"] for w in tables.words_of.get(f["filter"], [])) for f in explained
         ),
         "num_never": sum(f["num_images"] == 0 for f in filters),
+        "num_saturated": sum(bool(f["saturated"]) for f in filters),
+        "advice": part.advice,
         "num_supervised": len(facts["supervised"]),
         "num_held_out": len(facts["held_out"]),
     }

@@ -30,8 +30,8 @@ from tasks.cluster import StatisticsCluster
 from tasks.stage import Stage
 
 THRESHOLDS = Stage("thresholds", version=1)
-REGIONS = Stage("regions", version=1)
-OVERLAPS = Stage("overlaps", version=1)
+REGIONS = Stage("regions", version=2)
+OVERLAPS = Stage("overlaps", version=2)
 
 IntArray = npt.NDArray[np.int64]
 _CHANNEL_BLOCK = 128

@@ -29,9 +29,8 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import TrainSettings
-from storage.activations import ActivationStore, read_shard_maps
+from storage.activations import ActivationStore
 from storage.artefacts import Handle
-from storage.geometry import FloatArray, area_weights
 from storage.progress import Bar, Progress, no_progress
 from storage.word_vectors import Vocabulary
 from tasks.explainer import (
@@ -47,9 +46,9 @@ from tasks.explainer import (
 from tasks.head import ClassifierHead
 from tasks.stage import Stage
 from tasks.train import Objective, TrainingSet
+from tasks.windows import pool_windows
 
-STAGE = Stage("transfer", version=2, uses_device=True)
-_WINDOW_DIVISIONS = (1, 2, 3)
+STAGE = Stage("transfer", version=3, uses_device=True)
 # Share of the mean variance that every direction has at least: one that is constant on the target is not blown up.
 _VARIANCE_FLOOR = 1e-3
 _BLOCK_ROWS = 8192
@@ -81,16 +80,6 @@ class Moments:
     @property
     def variance(self) -> torch.Tensor:
         return self.spread if self.spread.ndim == 1 else self.spread.diagonal()
-
-
-def make_windows(height: int, width: int) -> FloatArray:
-    """[Wn, H·W]: windows that tile the map in 1, 2x2 and 3x3 parts, in the scale of an area-shrunk mask."""
-    windows = []
-    for parts in _WINDOW_DIVISIONS:
-        rows = area_weights(height, 0, height, parts) * (height / parts)
-        columns = area_weights(width, 0, width, parts) * (width / parts)
-        windows += [np.outer(r, c).ravel() for r in rows for c in columns]
-    return np.stack(windows).astype(np.float32)
 
 
 def measure_variances(rows: Rows) -> Moments:
@@ -203,11 +192,7 @@ def transfer_explainer(
 
 
 def _read_windows(store: ActivationStore, how: str, device: str, bar: Bar) -> Iterator[torch.Tensor]:
-    height, width = store.shape[2:]
-    windows = torch.from_numpy(make_windows(height, width)).to(device)
-    for shard in range(store.num_shards):
-        maps = torch.from_numpy(read_shard_maps(store.shard_path(shard))).to(device).float().flatten(2)
-        pooled = torch.einsum("wp,ncp->nwc", windows, maps) / (height * width)
+    for pooled in pool_windows(store, device):
         yield scale_features(pooled.flatten(0, 1), how)
         bar.advance()
 

@@ -162,12 +162,16 @@ const drawRest = (filter, rest) => {
     addPart(left, "Meanings", make("p", "Its top pictures fall into groups that exclude each other.", "note"), list);
   }
   if (filter.w.length) {
+    const measured = rest.w.some((word) => word[6] !== null);
     const rows = filter.w.map(([word, share, confidence, novel, significant], i) => {
-      const [votes, low, high, background, p, q] = rest.w[i];
+      const [votes, low, high, background, p, q, auroc, least, most] = rest.w[i];
       const interval = low === null ? "" : ` [${percent(low)}, ${percent(high)}]`;
-      return [word + (novel ? "*" : ""), `${percent(share)}${interval}, ${votes} votes`, background === null ? "" : `${(100 * background).toFixed(1)} %`, probability(p), probability(q), significant ? confidence.toFixed(2) : "no evidence"];
+      return [word + (novel ? "*" : ""), `${percent(share)}${interval}, ${votes} votes`, background === null ? "" : `${(100 * background).toFixed(1)} %`, probability(p), probability(q), significant ? confidence.toFixed(2) : measured ? `${confidence.toFixed(2)}, no word of it` : "no evidence", ...(measured ? [auroc === null ? "" : `${auroc.toFixed(2)}${range(least, most)}`] : [])];
     });
-    const table = drawTable(["Word", "Top pictures that name it", "of other filters", "p", "q", "Confidence"], rows, "words");
+    const heads = measured
+      ? ["Word", "Top pictures that have it", "of all pictures", "p", "q", "Confidence", "AUROC"]
+      : ["Word", "Top pictures that name it", "of other filters", "p", "q", "Confidence"];
+    const table = drawTable(heads, rows, "words");
     [...table.querySelectorAll("tbody tr")].forEach((row, i) => row.classList.toggle("weak", !filter.w[i][4]));
     addPart(right, "Words", table);
   }
@@ -204,6 +208,7 @@ const show = async (place) => {
   const list = make("ul", undefined, "chips");
   for (const word of filter.w.filter((w) => w[4] && !filter.r).slice(0, 5)) list.append(drawChip(word, false));
   summary.append(list);
+  if (filter.g) summary.append(drawGuess(filter));
   if (filter.r) summary.append(make("p", "unexplained: " + filter.r, "reason"));
   const confidence = filter.r ? "" : `confidence ${filter.c.toFixed(2)}; `;
   summary.append(make("p", `${confidence}${number.format(filter.n)} pictures above its threshold of ${filter.t}`, "soft"));

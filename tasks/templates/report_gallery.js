@@ -8,7 +8,7 @@ const byPlace = (a, b) => filters[a].l - filters[b].l || filters[a].f - filters[
 const falling = (key) => (a, b) => (filters[b][key] ?? -Infinity) - (filters[a][key] ?? -Infinity) || byPlace(a, b);
 const collator = new Intl.Collator("en");
 const orders = {
-  confidence: falling("c"),
+  confidence: (a, b) => filters[b].c - filters[a].c || filters[b].p - filters[a].p || byPlace(a, b),
   filter: byPlace,
   word: (a, b) => collator.compare(firstWord(filters[a]), firstWord(filters[b])) || falling("c")(a, b),
   threshold: falling("t"),
@@ -30,6 +30,11 @@ const drawChip = ([word, share, , novel, significant], isMatch) => {
   const chip = make("li", undefined, (significant ? "chip" : "chip weak") + (isMatch ? " match" : ""));
   chip.append(fromData("span", word + (novel ? "*" : "")), make("small", percent(share)));
   return chip;
+};
+const drawGuess = (filter) => {
+  const line = make("p", undefined, "guess");
+  line.append("best guess: ", fromData("b", filter.g));
+  return line;
 };
 const drawCard = (place) => {
   const filter = filters[place];
@@ -53,10 +58,12 @@ const drawCard = (place) => {
   const list = make("ul", undefined, "chips");
   filter.w.forEach((word, i) => {
     const isMatch = Boolean(query) && texts[place][i].includes(query);
-    if ((i < CARD_WORDS && (filter.r || word[4])) || isMatch) list.append(drawChip(word, isMatch));
+    if ((i < CARD_WORDS && (filter.r ? !filter.g : word[4])) || isMatch) list.append(drawChip(word, isMatch));
   });
   card.append(list);
+  if (filter.g) card.append(drawGuess(filter));
   if (filter.r) card.append(make("p", "unexplained: " + filter.r, "reason"));
+  if (filter.s) card.append(make("p", "saturated: many top pictures are at its highest value", "badge"));
   if (filter.m > 1) card.append(make("p", `${filter.m} meanings`, "badge"));
   const strip = make("div", undefined, "strip");
   for (const entry of filter.i) strip.append(drawShot(entry));
@@ -112,6 +119,8 @@ const toRecord = (place) => {
     explained: !filter.r,
     reason: filter.r,
     confidence: filter.c,
+    guess: filter.g,
+    saturated: Boolean(filter.s),
     threshold: filter.t,
     pictures_above_threshold: filter.n,
     num_meanings: filter.m,

@@ -24,6 +24,7 @@ from tasks.calibration import measure_reliability
 from tasks.evaluate import MOST_FREQUENT, RANDOM, save_evaluation
 from tasks.explain import CALIBRATION_FILE, EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tasks.layer_panel import JUDGED_FILE, save_panel
+from tasks.naming_precision import KindPrecision, NamingPrecision
 from tasks.region_features import select_top_images
 from tasks.report import DiffPart, LayerPart, write_report
 from tasks.statistics import count_high_bytes
@@ -145,7 +146,9 @@ def write_words(
                 "confidence": 0.0 if reason else 1 - unit / 100,
                 "num_images": int((peaks[:, unit] > thresholds[unit]).sum()), "words": [] if reason else names[:3],
                 "meanings": [] if reason else meanings, "top_images": top,
-                "top_peaks": [float(pairs.peak[p]) for p in own],
+                "top_peaks": [float(pairs.peak[p]) for p in own], "guess": word_of(unit, 0) if reason else "",
+                "guess_confidence": unit / 200 if reason else 0.0, "saturated": unit % 6 == 0,
+                "auroc": None if reason else 0.9,
             }
         )  # fmt: skip
         words += [
@@ -154,7 +157,8 @@ def write_words(
                 "weight": 0.5, "share": 0.9 - rank / 5, "share_low": 0.7 - rank / 5, "share_high": 0.95 - rank / 5,
                 "background": 0.03, "p_value": 10.0 ** (rank - 9), "q_value": 10.0 ** (rank - 7),
                 "significant": not reason and rank < 3, "confidence": 1 - unit / 100 - rank / 10,
-                "novel": rank == 1 and unit % 3 == 0,
+                "novel": rank == 1 and unit % 3 == 0, "kind": "class", "auroc": 0.9 - rank / 10,
+                "auroc_low": 0.85 - rank / 10, "auroc_high": 0.95 - rank / 10,
             }
             for rank, name in enumerate(names)
         ]  # fmt: skip
@@ -163,8 +167,16 @@ def write_words(
     np.savez(folder / "pairs.npz", filter=pairs.filter, image=pairs.image, peak=pairs.peak)
     rng = np.random.default_rng(0)
     reliability = measure_reliability(rng.random(60), rng.random(60) < 0.6)
-    content = {"calibration": {"note": ""}, "reliability": reliability.to_json()}
-    write_json(folder / CALIBRATION_FILE, {**content, "statements": {"num_judged": 60, "num_right": 36}})
+    kind = KindPrecision((0.0,), (1.0,), (2.0,), (1.0,), 0.0, 8.0, 120, 90)
+    content = {
+        "rule": "auroc",
+        "calibration": {"note": ""},
+        "reliability": reliability.to_json(),
+        "statements": {"num_judged": 60, "num_right": 36},
+        "precision": NamingPrecision(kind, kind, {}).to_json(),
+        "certainty": {"target": 0.75, "evaluation": 0.5},
+    }
+    write_json(folder / CALIBRATION_FILE, content)
 
 
 def write_classes(folder: Path, layer: str, num_filters: int) -> Path:

@@ -211,7 +211,8 @@ class Scene:
         truth = {}
         for u in range(5):
             own = self.maps[:, u].astype(np.float64)
-            ranked = sorted(range(14), key=lambda i: (-own[i].max(), -own[i].mean(), i))[:6]
+            areas = (own > float(THRESHOLDS[u])).sum(axis=(1, 2))
+            ranked = sorted(range(14), key=lambda i: (-own[i].max(), -areas[i], -own[i].mean(), i))[:6]
             for i in ranked:
                 region = upsample_with_torch(self.maps[i, u], SIZE) > THRESHOLDS[u]
                 if own[i].max() <= THRESHOLDS[u]:

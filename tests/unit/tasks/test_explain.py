@@ -21,6 +21,7 @@ from configs.schema import ExplainSettings, Method
 from storage.activations import ActivationStore
 from storage.word_vectors import PhraseMatch, Vocabulary
 from tasks import explain as explain_module
+from tasks import voted_words
 from tasks.calibration import BASE_RATE, LOGISTIC, Calibration, Reliability, calibrate, make_features
 from tasks.evidence import Evidence, count_votes, find_evidence
 from tasks.explain import (
@@ -28,8 +29,6 @@ from tasks.explain import (
     EXPLANATIONS_SCHEMA,
     FILTERS_SCHEMA,
     RELIABILITY_FILE,
-    Judgement,
-    calibrate_words,
     explain_filters,
     load_pairs,
     name_pairs,
@@ -37,6 +36,7 @@ from tasks.explain import (
 from tasks.explainer import Explainer, ExplainerFacts
 from tasks.naming import Namer
 from tasks.region_features import Pairs, select_top_images
+from tasks.voted_words import Judgement, calibrate_words
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 from tests.unit.tasks.test_region_features import feature_by_loops
 
@@ -164,7 +164,16 @@ class Scene:
             self.namer,
             self.vocabulary,
             judgement or make_judgement(len(self.thresholds)),
-            ExplainSettings(**{"method": "original", "top_images": 8, "words_per_image": 4, "num_words": 3, **changes}),
+            ExplainSettings.model_validate(
+                {
+                    "ranking": "evidence",
+                    "method": "original",
+                    "top_images": 8,
+                    "words_per_image": 4,
+                    "num_words": 3,
+                    **changes,
+                }
+            ),
             LAYER,
             seed,
             "cpu",
@@ -252,9 +261,11 @@ def test_tables_have_the_documented_columns(tmp_path: Path, planted: Scene) -> N
     assert parquet.read_table(tmp_path / "filters.parquet").schema.equals(FILTERS_SCHEMA)
     assert parquet.read_table(tmp_path / "explanations.parquet").schema.equals(EXPLANATIONS_SCHEMA)
     promised = {"layer", "filter", "threshold", "explained", "reason", "confidence", "words", "meanings", "top_images"}
+    promised |= {"guess", "guess_confidence", "saturated", "auroc"}
     assert promised <= set(FILTERS_SCHEMA.names)
     promised = {"layer", "filter", "rank", "word", "score", "votes", "weight", "share", "share_low", "share_high"}
     promised |= {"background", "p_value", "q_value", "significant", "confidence", "novel"}
+    promised |= {"kind", "auroc", "auroc_low", "auroc_high"}
     assert promised == set(EXPLANATIONS_SCHEMA.names)
     assert FILTERS_SCHEMA.field("top_images").type == pa.list_(pa.string())
 
@@ -295,7 +306,8 @@ def rows_by_loops(scene: Scene, settings: ExplainSettings) -> dict[int, list[Row
     num_pairs, num_above = 0, {}
     for u, threshold in enumerate(scene.thresholds.tolist()):
         peaks, means = maps[:, u].max(axis=(1, 2)), maps[:, u].mean(axis=(1, 2))
-        ranked = sorted(range(len(maps)), key=lambda i: (-peaks[i], -means[i], i))[: settings.top_images]
+        areas = (maps[:, u] > threshold).sum(axis=(1, 2))
+        ranked = sorted(range(len(maps)), key=lambda i: (-peaks[i], -areas[i], -means[i], i))[: settings.top_images]
         top = [i for i in ranked if peaks[i] > threshold]
         num_above[u] = int((peaks > threshold).sum())
         votes: dict[int, int] = defaultdict(int)
@@ -359,7 +371,8 @@ def test_every_filter_vs_loops(tmp_path: Path, name: str, method: Method, rankin
     num_pairs = 0
     for u, row in enumerate(filters):
         peaks, means = maps[:, u].max(axis=(1, 2)), maps[:, u].mean(axis=(1, 2))
-        ranked = sorted(range(len(maps)), key=lambda i: (-peaks[i], -means[i], i))[:top_images]
+        areas = (maps[:, u] > scene.thresholds[u]).sum(axis=(1, 2))
+        ranked = sorted(range(len(maps)), key=lambda i: (-peaks[i], -areas[i], -means[i], i))[:top_images]
         top = [i for i in ranked if peaks[i] > scene.thresholds[u]]
         num_pairs += len(top)
         assert (row["filter"], row["layer"], row["num_images"]) == (u, LAYER, (peaks > scene.thresholds[u]).sum())
@@ -469,7 +482,7 @@ def make_evidence(**columns: Any) -> Evidence:
 
 
 def rank(evidence: Evidence, weights: list[float], significant: list[bool], ranking: str) -> list[int]:
-    order = explain_module._rank_rows(evidence, np.array(weights), np.array(significant), ranking)
+    order = voted_words._rank_rows(evidence, np.array(weights), np.array(significant), ranking)
     return evidence.word[order].tolist()
 
 
@@ -495,7 +508,7 @@ def test_ties_go_by_mean_score_then_by_position() -> None:
 
 def weigh(words: AnyArray, peaks: list[float], evidence: Evidence) -> list[float]:
     pairs = Pairs(np.zeros(len(peaks), np.int64), np.arange(len(peaks)), np.array(peaks, np.float32))
-    return explain_module._weigh_votes(words, pairs, evidence).tolist()
+    return voted_words._weigh_votes(words, pairs, evidence).tolist()
 
 
 def test_peaks_below_one_are_not_dropped() -> None:

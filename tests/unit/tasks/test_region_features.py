@@ -63,7 +63,8 @@ def top_by_loops(maps: AnyArray, thresholds: AnyArray, num: int) -> list[tuple[i
     rows = []
     for u in range(maps.shape[1]):
         own = maps[:, u].astype(np.float64)
-        ranked = sorted(range(len(maps)), key=lambda i: (-own[i].max(), -own[i].mean(), i))
+        areas = (own > float(thresholds[u])).sum(axis=(1, 2))
+        ranked = sorted(range(len(maps)), key=lambda i: (-own[i].max(), -areas[i], -own[i].mean(), i))
         rows += [(u, i, own[i].max()) for i in ranked[:num] if own[i].max() > thresholds[u]]
     return rows
 
@@ -76,6 +77,19 @@ def test_top_images_vs_loops(tmp_path: Path, num: int, shard_images: int) -> Non
     found = list(zip(pairs.filter.tolist(), pairs.image.tolist(), pairs.peak.tolist(), strict=True))
     assert found == top_by_loops(maps, THRESHOLDS, num)
     assert len(pairs) == len(found)
+
+
+def test_equal_peaks_go_by_the_size_of_the_region_first(tmp_path: Path) -> None:
+    """At a clip every picture has the same peak; the one with most of it shows best what the filter looks for."""
+    maps = np.zeros((4, 2, 2, 2), np.float16)
+    maps[:, 0, 0, 0] = 6
+    maps[1, 0] = [[6, 5], [5, 5]]  # the highest mean
+    maps[2, 0] = [[6, 6], [0, 0]]
+    maps[3, 0] = [[6, 6], [6, 0]]
+    maps[:, 1, 0, 0] = [1, 2, 3, 4]
+    pairs = select_top_images(write_store(tmp_path, maps, 3), np.array([5.5, 0], np.float32), 3)
+    assert pairs.image[pairs.filter == 0].tolist() == [3, 2, 1]
+    assert pairs.image[pairs.filter == 1].tolist() == [3, 2, 1]
 
 
 def test_equal_peaks_go_by_mean_then_by_position(tmp_path: Path) -> None:

@@ -32,12 +32,13 @@ from storage.geometry import Geometry
 from storage.word_vectors import Vocabulary
 from tasks import report_figures, report_sections
 from tasks.evaluate import save_evaluation
-from tasks.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, Judgement, explain_filters
+from tasks.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, explain_filters
 from tasks.explainer import Explainer, ExplainerFacts, save_explainer
 from tasks.layer_panel import save_panel
 from tasks.naming import Namer
 from tasks.report import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
 from tasks.validate import VALIDATION_FILE
+from tasks.voted_words import Judgement
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
 from tests.unit.tasks.report_fixtures import HOSTILE, evaluation_of, fill_outline, panel_of, validation_of
 
@@ -120,7 +121,7 @@ def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPar
     save_explainer(explainer, facts, folder / "explainer")
     full = make_vocabulary(0, HOSTILE)
     vocabulary = Vocabulary(full.words, full.matrix, 0, full.matches)
-    settings = ExplainSettings(top_images=5, words_per_image=2, min_images=2)
+    settings = ExplainSettings(ranking="evidence", top_images=5, words_per_image=2, min_images=2)
     namer = Namer(explainer, facts, None, vocabulary, "cpu")
     explain(store, namer, vocabulary, settings, layer, folder / "explained")
     save_evaluation(evaluation_of(recall), folder / "evaluated")
@@ -359,6 +360,7 @@ def test_words_come_with_their_evidence(tmp_path: Path) -> None:
     words = parquet.read_table(part.explained / "explanations.parquet").to_pylist()
     first = next(w for w in words if w["filter"] == 2)
     first |= {"votes": 4, "share": 0.8, "share_low": 0.375, "share_high": 1.0, "background": 0.0625}
+    first |= {"kind": "class", "auroc": 0.8125, "auroc_low": 0.75, "auroc_high": 0.875}
     first |= {"p_value": 3e-5, "q_value": 0.004, "significant": True, "confidence": 0.876, "novel": True}
     meanings = [{"share": 0.625, "words": [HOSTILE[1], "b", "c", "d"], "top_images": []}] * 2
     filters[2] |= {"explained": True, "reason": "", "words": [first["word"]], "meanings": meanings}
@@ -370,7 +372,7 @@ def test_words_come_with_their_evidence(tmp_path: Path) -> None:
     assert (shown["r"], shown["m"]) == ("", 2)
     assert rest[2]["m"] == [[0.625, [HOSTILE[1], "b", "c", "d"], []]] * 2
     assert shown["w"][0] == [first["word"], 0.8, 0.876, 1, 1]
-    assert rest[2]["w"][0] == [4, 0.375, 1, 0.0625, 3e-05, 0.004]
+    assert rest[2]["w"][0] == [4, 0.375, 1, 0.0625, 3e-05, 0.004, 0.812, 0.75, 0.875, "class"]
     assert [w[0] for w in shown["w"]] == [w["word"] for w in words if w["filter"] == 2]
     assert {w[4] for f in data["filters"] for w in f["w"] if w is not shown["w"][0]} == {0}
     assert [m for n, m in enumerate(r["m"] for r in rest) if n != 2] == [[]] * 3
@@ -452,7 +454,7 @@ def test_layer_of_dead_filters_makes_a_page(tmp_path: Path) -> None:
     explainer, facts = Explainer(4, 6, 0.1).eval(), ExplainerFacts(4, 6, 0.1, "l2", "cosine", (), (), {})
     vocabulary = make_vocabulary(3, ())
     namer = Namer(explainer, facts, None, vocabulary, "cpu")
-    explain(store, namer, vocabulary, ExplainSettings(), LAYER, part.explained)
+    explain(store, namer, vocabulary, ExplainSettings(ranking="evidence"), LAYER, part.explained)
     reader = parse(write_page(tmp_path, [part]))
     assert [f["i"] for f in data_of(reader)["filters"]] == [[]] * 4
     assert pictures_of(reader) == {}

@@ -33,13 +33,13 @@ from tasks.head import ClassifierHead, build_head
 from tasks.transfer import (
     HeadObjective,
     Moments,
-    make_windows,
     match_covariances,
     match_variances,
     measure_covariance,
     measure_variances,
     transfer_explainer,
 )
+from tasks.windows import make_windows
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_regions, write_store
 
 CHANNELS, DIMENSIONS = 5, 6
