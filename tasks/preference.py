@@ -175,7 +175,7 @@ def find_preferences(
 
     If the halves agree, the AUROC is the mean of both, weighted by the pictures that have the word. Else there are two
     candidates, each with its AUROC on the half that did not choose it; the one with the higher lower bound there is
-    taken, and p is doubled.
+    taken. p is the smaller of both tests, doubled.
 
     Args:
         presence_NW: see `contrast`.
@@ -205,14 +205,14 @@ def find_preferences(
     weight_a, weight_b = np.maximum(expected[1][word_a], 1e-9), np.maximum(expected[0][word_b], 1e-9)
     both = (weight_a * other_a + weight_b * other_b) / (weight_a + weight_b)
     auroc = np.where(is_same, both, np.where(from_a, other_a, other_b))
+    # Each p is valid by itself, but where the halves agree by luck both are small: they are not combined as if they
+    # were independent.
     z_a, z_b = halves[1].z[rows, word_a], halves[0].z[rows, word_b]
-    joint = (np.sqrt(weight_a) * z_a + np.sqrt(weight_b) * z_b) / np.sqrt(weight_a + weight_b)
-    z = np.where(is_same, joint, np.where(from_a, z_a, z_b))
+    z = np.where(is_same, np.maximum(z_a, z_b), np.where(from_a, z_a, z_b))
     total = presence_NW.sum(axis=0)[word]
     sampling = np.where(is_same, _HALVES_APART, estimate_error(auroc, total, num - total))
     error = np.sqrt(sampling**2 + estimate_label_error(presence_NW)[word] ** 2)
-    p_value = np.where(is_same, ndtr(-z), np.minimum(2 * ndtr(-z), 1))
-    return Preferences(word, auroc, error, p_value, is_same)
+    return Preferences(word, auroc, error, np.minimum(2 * ndtr(-z), 1), is_same)
 
 
 def estimate_label_error(presence_NW: DoubleArray) -> DoubleArray:

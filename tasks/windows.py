@@ -1,4 +1,4 @@
-"""Windows of pictures as region features: the whole, and parts of a half and of a third of its sides.
+"""Windows of pictures as region features: the whole, and parts of a half, a third and a quarter of its sides.
 
 Shape legend: N pictures, C filters, H x W cells, B windows of a picture.
 """
@@ -13,18 +13,19 @@ import torch
 from storage.activations import ActivationStore, read_shard_maps
 from storage.geometry import FloatArray, area_weights
 
-DIVISIONS = (1, 2, 3, 4)
+TILES, OVERLAPPING = (1, 2, 3), (1, 2, 3, 4)
+"""Parts of a side."""
 
 
 def make_windows(height: int, width: int, overlapping: bool = False) -> FloatArray:
-    """[B, H·W]: windows of 1, a half and a third of the map's sides, in the scale of an area-shrunk mask.
+    """[B, H·W]: windows in the scale of an area-shrunk mask.
 
     Args:
-        overlapping: windows also begin half of their side further on (1 + 9 + 25 of them); else they tile the map
-            (1 + 4 + 9).
+        overlapping: windows of 1, a half, a third and a quarter of the map's sides, that also begin half of their side
+            further on (1 + 9 + 25 + 49 of them); else they tile the map in 1, 2 x 2 and 3 x 3 parts.
     """
     windows = []
-    for parts in DIVISIONS:
+    for parts in OVERLAPPING if overlapping else TILES:
         rows, columns = (_make_strips(cells, parts, overlapping) for cells in (height, width))
         windows += [np.outer(r, c).ravel() for r in rows for c in columns]
     return np.stack(windows).astype(np.float32)

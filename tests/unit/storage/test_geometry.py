@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -194,3 +199,82 @@ def test_region_is_strictly_above_the_threshold() -> None:
 
 def test_region_of_a_map_that_is_not_a_number_is_empty() -> None:
     assert not _find_region(np.full((3, 3), np.nan, dtype=np.float32), 0.0, 9).any()
+
+
+def test_covered_cells_are_covered_by_one_exactly() -> None:
+    """A cell that a mask covers has coverage 1, not .99999988, whatever the sizes."""
+    for h, w in ((37, 53), (480, 640), (427, 640), (1, 3), (333, 500)):
+        for geometry in (Geometry(224), Geometry(224, "center_crop", 0.9)):
+            for cells in (7, 14, 5):
+                assert (geometry.shrink_mask(np.ones((h, w), dtype=bool), cells, cells) == 1).all()
+
+
+def test_half_covered_pixels_count_exactly() -> None:
+    """Two thirds of a pixel by three quarters is half of it; in floating point it is a little less or more."""
+    mask = np.zeros((4, 3), dtype=bool)
+    mask[:1, :1] = True
+    assert Geometry(3).mask_at_input(mask)[0, 0]  # 3/4 of the height, all of the width
+    mask = np.zeros((4, 3), dtype=bool)
+    mask[:1, :1] = True
+    covered = Geometry(2).shrink_mask(mask, 3, 2)  # 3/4 of the height of a cell, 2/3 of its width
+    assert covered[0, 0] == 0.5
+
+
+DIGEST = """
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from storage.geometry import Geometry, find_regions
+
+rng = np.random.default_rng(0)
+found = hashlib.sha256()
+for h, w in ((427, 640), (480, 361), (97, 333)):
+    for fit in ("squash", "center_crop"):
+        for share in (0.1, 0.5, 0.9):
+            mask = rng.random((h, w)) < share
+            geometry = Geometry(64, fit, 0.875)
+            found.update(geometry.shrink_mask(mask, 7, 7).tobytes())
+            found.update(geometry.mask_at_input(np.kron(mask[::16, ::16], np.ones((16, 16))) > 0).tobytes())
+maps = np.clip(rng.normal(size=(64, 7, 7)) * 4, 0, 6).astype(np.float16).astype(np.float32)
+thresholds = np.sort(maps.reshape(64, -1), axis=1)[:, 40]
+found.update(find_regions(maps, thresholds, 224).tobytes())
+print(found.hexdigest())
+"""
+
+
+@pytest.mark.parametrize("kernel", ["Haswell", "Nehalem"])
+def test_no_bit_hangs_on_the_processor(kernel: str) -> None:
+    """The same masks and regions with another processor's matrix products."""
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env={**os.environ, **extra},
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for extra in ({}, {"OPENBLAS_CORETYPE": kernel})
+    ]
+    assert done[0] == done[1]
+    assert len(done[0].strip()) == 64
+
+
+def test_a_map_with_an_infinite_value_does_not_stop_the_others() -> None:
+    maps = np.zeros((2, 3, 3), np.float32)
+    maps[0, 1, 1] = np.inf
+    maps[1, 1, 1] = 4
+    found = find_regions(maps, np.array([1, 1], np.float32), 9)
+    assert found[1, 4, 4]
+    assert not found[1, 0, 0]
+
+
+def test_values_far_apart_in_size() -> None:
+    """float16 spans 40 bits; what is held to 29 of them decides the same but where it is below 2^-29 of the largest."""
+    map_hw = np.array([[60000.0, 2.0], [1.0, 0.0]], np.float32)
+    found = _find_region(map_hw, 1.0, 2)
+    assert found.tolist() == [[True, True], [False, False]]

@@ -40,8 +40,19 @@ def plural_of(name: str) -> str:
         ("people", "person"),
         ("persons", "person"),
         ("painted", "paint"),
+        ("walked", "walk"),
+        ("glasses", "glasses"),
+        ("glass", "glass"),
+        ("saw", "saw"),
+        ("painting", "painting"),
+        ("women", "woman"),
+        ("stockings", "stocking"),
+        ("stocking", "stocking"),
+        ("sunglasses", "sunglasses"),
+        ("cows", "cow"),
+        ("bowls", "bowl"),
+        ("teeth", "tooth"),
         ("running", "run"),
-        ("glasses", "glass"),
         ("lenses", "lens"),
         ("crosses", "cross"),
         ("axes", "axe"),
@@ -101,7 +112,7 @@ def test_covered_are_whole_names_and_content_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["dog", "dogs", "Dogs", "hotdog", "hotdogs", "hot dogs", "people", "persons", "skiing", "ski", "painted"]
+    "word", ["dog", "dogs", "Dogs", "hotdog", "hotdogs", "hot dogs", "people", "persons", "skiing", "ski", "paintings"]
 )
 def test_forms_of_covered_names_are_not_novel(word: str) -> None:
     assert not is_novel(word, covers(["hot dog", "person", "skis", "painting"]))
@@ -113,6 +124,6 @@ def test_other_words_are_novel(word: str) -> None:
 
 
 def test_a_name_whose_lemma_is_another_word_covers_both() -> None:
-    """simplemma takes `saw` for the past of `see`; the noun and its plural are covered all the same."""
+    """simplemma takes `saw` for the past of `see`; WordNet knows the tool, which is something else."""
     covered = covers(["saw"])
-    assert [is_novel(w, covered) for w in ("saw", "saws", "see", "seesaw")] == [False, False, False, True]
+    assert [is_novel(w, covered) for w in ("saw", "saws", "see", "seesaw")] == [False, False, True, True]

@@ -5,9 +5,9 @@ import pytest
 
 from configs.errors import UserError
 from configs.schema import WordSettings
-from storage.visual_words import CONCRETE, CONCRETE_STOP_WORDS, PEOPLE, VISUAL_RULE, find_visual_words
+from storage.visual_words import CONCRETE_STOP_WORDS, PEOPLE, VISUAL_RULE, find_visual_words
 from storage.word_vectors import WordVectors, load_word_vectors
-from storage.wordnet import load_wordnet
+from storage.wordnet import CONCRETE, load_wordnet
 
 NO_THINGS = frozenset(
     """

@@ -11,7 +11,7 @@ import torch
 
 from storage.class_names import ClassNames
 from storage.classifier import LinearHead
-from storage.word_vectors import Vocabulary, WordVectors
+from storage.word_vectors import PhraseMatch, Vocabulary, WordVectors
 from tasks.head import HEAD_PREFIX, ClassifierHead, HeadFacts, build_head, load_head, measure_scale
 from tests.unit.tasks.helpers import AnyArray
 
@@ -25,6 +25,7 @@ CLASSES = (
     ("pencil case",),
 )
 SCALE = 7.0
+TENSORS = {"weight", "bias", "vectors", "lexicon", "word_J", "name_M3"}
 
 
 def make_vectors() -> WordVectors:
@@ -74,9 +75,46 @@ def test_words_of_classes_by_hand() -> None:
         {},
         {"pencil case": 0.5, "case": 0.5},
     ]
-    assert facts == HeadFacts(SCALE, "settings", num_classes=5, num_named=4, num_words=5)
+    assert facts == HeadFacts(SCALE, "settings", num_classes=5, num_named=4, num_words=5, num_names=len(head.name_M3))
     assert sorted(set(head.word_J.tolist())) == head.word_J.tolist()
     assert torch.equal(head.vectors.norm(dim=1) > 0, torch.tensor([True, True, True, False, True]))
+
+
+def test_words_that_are_true_of_classes() -> None:
+    """Their names, and what WordNet says that they are a kind of, as far as the vocabulary has it."""
+    head, _ = build()
+    found: dict[int, dict[str, bool]] = {}
+    for number, row, is_own in head.name_M3.tolist():
+        found.setdefault(number, {})[WORDS[row]] = bool(is_own)
+    assert found[0] == {"terrier": True, "dog": False}
+    assert found[1]["dog"] is True
+    assert 3 not in found
+    assert found[4] == {"pencil case": True, "case": True}
+
+
+def test_forms_of_a_category_stand_for_the_category() -> None:
+    matches = tuple(PhraseMatch(name, "exact", (name,)) for name in ("dog",))
+    plain = make_vocabulary()
+    vocabulary = Vocabulary(plain.words, plain.matrix, plain.num_words, matches)
+    classes = ClassNames((("Kerry blue terrier",), ("dogs",)), "settings")
+    head, facts = build_head(make_linear(2), classes, make_vectors(), vocabulary, SCALE)
+    assert sorted(head.name_M3.tolist()) == [[0, 0, 1], [0, 1, 0], [1, 1, 1]]
+    assert facts.num_names == 3
+
+
+def test_explainers_of_before_have_no_names_of_classes() -> None:
+    head, facts = build()
+    stored = {HEAD_PREFIX + k: v.clone() for k, v in head.state_dict().items() if k != "name_M3"}
+    content = asdict(facts)
+    del content["num_names"]
+    assert load_head(HeadFacts(**content), stored).name_M3.shape == (0, 3)
+
+
+def test_answer_is_the_networks_own() -> None:
+    head, _ = build()
+    means = torch.randn(6, CHANNELS, generator=torch.Generator().manual_seed(3))
+    expected = torch.softmax(means.double() @ head.weight.double().T + head.bias.double(), dim=1)
+    torch.testing.assert_close(head.answer(means).double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_posterior_vs_loops_and_the_length_does_not_matter() -> None:
@@ -124,7 +162,7 @@ def test_head_comes_back_from_its_tensors_to_the_bit() -> None:
     head, facts = build()
     stored = {HEAD_PREFIX + k: v.clone() for k, v in head.state_dict().items()} | {"norm1.bias": torch.zeros(1)}
     back = load_head(HeadFacts(**asdict(facts)), stored)
-    assert set(back.state_dict()) == set(head.state_dict()) == {"weight", "bias", "vectors", "lexicon", "word_J"}
+    assert set(back.state_dict()) == set(head.state_dict()) == TENSORS
     assert all(torch.equal(v, head.state_dict()[k]) for k, v in back.state_dict().items())
     assert back.scale == SCALE
     assert list(back.parameters()) == []

@@ -39,7 +39,6 @@ from tasks.transfer import (
     measure_variances,
     transfer_explainer,
 )
-from tasks.windows import make_windows
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_regions, write_store
 
 CHANNELS, DIMENSIONS = 5, 6
@@ -49,31 +48,6 @@ VOCABULARY = make_vocabulary(12, CATEGORIES, DIMENSIONS)
 CLASSES = ClassNames((("word3",), ("word5",), ("word7", "word8"), ("nonsense",)), "settings")
 AFFINE = ("renormalise", "align_covariance")
 METHODS = (*AFFINE, "distil_head")
-
-
-def windows_by_loops(height: int, width: int) -> list[AnyArray]:
-    """Whole map, quarters, ninths; each cell by the share of it that the window covers."""
-    windows = []
-    for parts in (1, 2, 3):
-        for row in range(parts):
-            for column in range(parts):
-                window = np.zeros((height, width))
-                for y in range(height):
-                    for x in range(width):
-                        high = min((row + 1) * height / parts, y + 1) - max(row * height / parts, y)
-                        wide = min((column + 1) * width / parts, x + 1) - max(column * width / parts, x)
-                        window[y, x] = max(high, 0) * max(wide, 0)
-                windows.append(window)
-    return windows
-
-
-@pytest.mark.parametrize(("height", "width"), [(7, 7), (6, 4), (1, 1), (2, 5)])
-def test_windows_vs_loops(height: int, width: int) -> None:
-    found = make_windows(height, width)
-    np.testing.assert_allclose(found.reshape(-1, height, width), windows_by_loops(height, width), atol=1e-6)
-    assert found.max() <= 1
-    for first, last in ((0, 1), (1, 5), (5, 14)):
-        np.testing.assert_allclose(found[first:last].sum(axis=0), 1, atol=1e-6)
 
 
 def make_head() -> tuple[ClassifierHead, ExplainerFacts]:
