@@ -28,8 +28,8 @@ from tasks import (
     explain,
     layer_panel,
     naming,
+    naming_check,
     panel,
-    preferred_words,
     statistics,
     train,
     transfer,
@@ -326,7 +326,7 @@ class LayerAudit:
 
         def compute(folder: Path) -> dict[str, Any]:
             store = ActivationStore(activations["evaluation"].folder)
-            return preferred_words.measure_naming(
+            return naming_check.measure_naming(
                 (store, self._data("evaluation")),
                 (ActivationStore(activations["train"].folder), self._data("train")),
                 load_thresholds(thresholds),
@@ -355,7 +355,7 @@ class LayerAudit:
                 "vocabulary": context.vocabulary.digest,
             },
         )
-        return self._runner.run_one(preferred_words.STAGE, self._title("precision"), request, compute)
+        return self._runner.run_one(naming_check.STAGE, self._title("precision"), request, compute)
 
     def _explain(self) -> Handle:
         settings, context = self._config.explain, self._context
@@ -378,7 +378,7 @@ class LayerAudit:
                 folder,
                 self._masked_forward(self._data("target"), store),
                 context.progress,
-                preferred_words.load_naming(naming.folder) if naming else None,
+                naming_check.load_naming(naming.folder) if naming else None,
                 np.load(thresholds.path("saturated.npy"), allow_pickle=False),
             )
 

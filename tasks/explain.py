@@ -34,7 +34,8 @@ from tasks.figures import draw_reliability
 from tasks.filter_words import FoundWords, WordRows
 from tasks.meanings import find_meanings
 from tasks.naming import NamedRegions, Namer
-from tasks.preferred_words import MeasuredNaming, find_preferred_words
+from tasks.naming_check import MeasuredNaming
+from tasks.preferred_words import find_preferred_words
 from tasks.region_features import IntArray, MaskedForward, Pairs, pool_features, select_top_images
 from tasks.stage import Stage
 from tasks.voted_words import Judgement, find_voted_words

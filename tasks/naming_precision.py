@@ -72,6 +72,11 @@ class KindPrecision:
     num_right: int
     note: str = ""
 
+    @property
+    def best(self) -> float:
+        """Precision of the surest statements that could be judged."""
+        return float(self.predict(np.array([self.cut_off]))[0])
+
     def predict(self, odds: DoubleArray) -> DoubleArray:
         """Precision of statements with log odds [..., F]: float64 [...]."""
         if self.note:

@@ -14,34 +14,24 @@ Shape legend: N pictures, C filters, W words whose presence is told, P pairs (fi
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.special import ndtr
 
 from configs.schema import ExplainSettings
 from storage.activations import ActivationStore
-from storage.artefacts import write_json
-from storage.datasets.base import Dataset
 from storage.geometry import DoubleArray, FloatArray
-from storage.progress import Progress, no_progress
 from storage.word_vectors import Vocabulary
-from tasks.calibration import Reliability, deal_folds, measure_reliability
 from tasks.evidence import Evidence, adjust_false_discovery, bootstrap_share
 from tasks.filter_words import FoundWords, WordRows, find_shortage, weigh_peaks
+from tasks.named_images import NamedImages, name_images, prefer_words
 from tasks.naming import Namer
+from tasks.naming_check import MeasuredNaming
 from tasks.naming_precision import (
     NamingPrecision,
-    Presence,
-    find_truth,
-    measure_precision,
-    state_presence,
     trust_words,
 )
 from tasks.preference import (
@@ -53,16 +43,11 @@ from tasks.preference import (
     bound_below,
     contrast,
     estimate_label_error,
-    find_preferences,
-    split_halves,
     state_confidence,
 )
-from tasks.region_features import IntArray, MaskedForward, Pairs, pool_features, select_top_images
-from tasks.stage import Stage
-from tasks.word_presence import PresenceWords, Witnesses, ask_witnesses, keep_frequent, list_words, name_regions
+from tasks.region_features import IntArray, Pairs
+from tasks.word_presence import list_words
 
-STAGE = Stage("precision", version=1, uses_device=True)
-PRECISION_FILE = "precision.json"
 ADVISED_PICTURES = 30
 """Pictures of each kind with which a word can usually be believed."""
 
@@ -74,176 +59,7 @@ REGIONS = "regions"
 
 _HAS_WORD = 0.5
 _NORMAL_95 = 1.96
-_BLOCK = 2048
 _FEW = 0.1  # of the filters explained; below that advice is given
-
-
-@dataclass(frozen=True)
-class NamedImages:
-    """What the explainer says is on the pictures of a store, in words that are on enough of them."""
-
-    words: PresenceWords
-    witnesses: Witnesses
-    presence: Presence
-
-    def support(self, pairs: Pairs, features_PC: FloatArray, namer: Namer, num_filters: int, device: str) -> Any:
-        """How much the regions of each filter's pairs are called each word: float64 [C, W], mean probability."""
-        total = np.zeros((num_filters, len(self.words)))
-        for start in range(0, len(pairs), _BLOCK):
-            told = name_regions(namer, torch.from_numpy(features_PC[start : start + _BLOCK]).to(device), self.words)
-            np.add.at(total, pairs.filter[start : start + _BLOCK], told.astype(np.float64))
-        count = np.bincount(pairs.filter, minlength=num_filters)
-        return total / np.maximum(count, 1)[:, None]
-
-
-def name_images(
-    store: ActivationStore, namer: Namer, words: PresenceWords, precision: NamingPrecision, device: str
-) -> NamedImages:
-    """What is on the pictures of a store."""
-    witnesses, frequent = keep_frequent(ask_witnesses(store, namer, words, device), words, LEAST_PICTURES)
-    return NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
-
-
-def prefer_words(
-    store: ActivationStore,
-    named: NamedImages,
-    pairs: Pairs,
-    features_PC: FloatArray,
-    namer: Namer,
-    seed: int,
-    device: str,
-) -> Preferences:
-    """The word of every filter (see tasks.preference).
-
-    Args:
-        pairs: filters and their top pictures; features_PC: their region features.
-    """
-    first = split_halves(store.shape[0], seed)
-    supports = []
-    for half in (first, ~first):
-        own = np.flatnonzero(half[pairs.image])
-        supports.append(named.support(pairs.take(own), features_PC[own], namer, store.shape[1], device))
-    presence = named.presence.probability_NW
-    return find_preferences(store.read_peaks(), presence, (supports[0], supports[1]), named.words.kind, seed)
-
-
-# ---------------------------------------------------------------- the explainer, judged where there are labels
-
-
-def measure_naming(
-    evaluation: tuple[ActivationStore, Dataset],
-    train: tuple[ActivationStore, Dataset],
-    thresholds_C: FloatArray,
-    namer: Namer,
-    vocabulary: Vocabulary,
-    settings: ExplainSettings,
-    seed: int,
-    device: str,
-    folder: Path,
-    forward: MaskedForward | None = None,
-    progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """Write folder/precision.json: precision of the explainer's words, and the reliability of the confidence.
-
-    Args:
-        evaluation, train: pictures of both parts with their labels; the classifier of categories is judged on the
-            evaluation part alone, the network's own classes on both.
-        thresholds_C: of the evaluation part.
-
-    Returns:
-        facts: num_category_statements, num_class_statements, num_judged, num_right, calibration_error.
-    """
-    concepts = evaluation[1].concepts
-    words = list_words(namer, vocabulary, concepts)
-    told, truth = ask_witnesses(evaluation[0], namer, words, device), find_truth(*evaluation)
-    taught = (ask_witnesses(train[0], namer, words, device), find_truth(*train))
-    precision = measure_precision(words, (told, truth), taught, concepts)
-
-    store = evaluation[0]
-    judged = np.flatnonzero(words.truth >= 0)
-    witnesses, frequent = keep_frequent(told, words, LEAST_PICTURES)
-    named = NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
-    chosen = np.flatnonzero(frequent.truth >= 0)
-    pairs = select_top_images(store, thresholds_C, settings.top_images)
-    features = pool_features(
-        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, progress
-    )
-    found = prefer_words(store, _take(named, chosen), pairs, features, namer, seed, device)
-    trust = np.zeros(len(chosen))
-    folds = deal_folds(frequent.truth[chosen], seed)
-    for fold in np.unique(folds):
-        left_out = frozenset(frequent.truth[chosen[folds == fold]].tolist())
-        others = measure_precision(words, (told, truth), taught, concepts, left_out)
-        stated = state_presence(witnesses, frequent, others)
-        trust[folds == fold] = trust_words(stated, frequent, others, vocabulary.words, counts=False)[1][
-            chosen[folds == fold]
-        ]
-    reliability = _judge_statements(store, found, trust, truth, frequent.truth[chosen])
-    num_right = round(reliability.base_rate * reliability.count)
-    statements = {"num_judged": reliability.count, "num_right": num_right}
-    write_json(
-        folder / PRECISION_FILE,
-        {
-            "precision": precision.to_json(),
-            "reliability": reliability.to_json(),
-            "statements": statements,
-            "certainty": told.certainty,
-            "num_words": len(judged),
-        },
-    )
-    return {
-        "num_category_statements": precision.category.num_statements,
-        "num_class_statements": precision.class_name.num_statements,
-        **statements,
-        "calibration_error": reliability.expected_calibration_error,
-    }
-
-
-def _judge_statements(
-    store: ActivationStore, found: Preferences, trust_W: DoubleArray, truth_NT: Any, concept_W: IntArray
-) -> Reliability:
-    """Each filter's word on labelled pictures: right if the filter detects it there, by the labels."""
-    rows = np.flatnonzero(found.word >= 0)
-    word = found.word[rows]
-    confidence = state_confidence(found.auroc[rows], found.error[rows], trust_W[word]) if len(rows) else np.zeros(0)
-    true = contrast(Ranked.of(store.read_peaks()), truth_NT.astype(np.float64)).auroc
-    right = true[rows, concept_W[word]] >= MIN_AUROC if len(rows) else np.zeros(0, bool)
-    return measure_reliability(confidence, right, None, concept_W[word] if len(rows) else np.zeros(0, np.int64))
-
-
-def _take(named: NamedImages, columns: IntArray) -> NamedImages:
-    words, presence = named.words, named.presence
-    return NamedImages(
-        PresenceWords(
-            words.row[columns],
-            tuple(words.kind[c] for c in columns),
-            words.category[columns],
-            words.truth[columns],
-            None if words.class_KW is None else words.class_KW[:, columns],
-        ),
-        named.witnesses,
-        Presence(presence.probability_NW[:, columns], presence.precision_NW[:, columns]),
-    )
-
-
-@dataclass(frozen=True)
-class MeasuredNaming:
-    """What `measure_naming` wrote."""
-
-    precision: NamingPrecision
-    reliability: Mapping[str, Any]
-    statements: Mapping[str, int]
-    certainty: float | None
-
-
-def load_naming(folder: Path) -> MeasuredNaming:
-    """Read folder/precision.json."""
-    content = json.loads((folder / PRECISION_FILE).read_text("utf-8"))
-    precision = NamingPrecision.from_json(content["precision"])
-    return MeasuredNaming(precision, content["reliability"], content["statements"], content["certainty"])
-
-
-# ---------------------------------------------------------------- the target
 
 
 def find_preferred_words(
@@ -277,7 +93,10 @@ def find_preferred_words(
     presence = named.presence.probability_NW
     whole = contrast(Ranked.of(store.read_peaks()), presence)
     rows = _make_rows(whole, found, named, pairs, trust, qualified_C, settings)
-    rows = _add_told_by_regions(rows, evidence, pairs, precision, vocabulary, settings)
+    rows = _add_told_by_regions(rows, evidence, precision, vocabulary, settings)
+    usable = int((presence.sum(axis=0) >= LEAST_PICTURES).sum())
+    is_disbelieved = usable == 0 and precision.category.best < settings.least_confidence
+    first_row = np.searchsorted(evidence.filter, np.arange(len(qualified_C) + 1))
     reasons, causes = [], Counter[str]()
     guesses = np.full(len(qualified_C), -1, dtype=np.int64)
     for unit, own in enumerate(rows.rows_of(len(qualified_C))):
@@ -287,12 +106,14 @@ def find_preferred_words(
         is_clear = own.stop > own.start and float(rows.q_value[own.start]) <= settings.false_discovery_rate
         is_found = own.stop > own.start and bool(rows.significant[own.start]) and not invalid
         shortage = find_shortage(int(qualified_C[unit]), settings.min_images, invalid)
-        cause, reason = _find_reason(shortage, is_found, is_clear, stated, settings, store.shape[0])
+        cause, reason = _find_reason(shortage, is_found, is_clear, stated, is_disbelieved, settings, store.shape[0])
         causes[cause] += 1
         reasons.append(reason)
-        if reason and word >= 0 and qualified_C[unit]:
-            guesses[unit] = named.words.row[word]
-    usable = int((presence.sum(axis=0) >= LEAST_PICTURES).sum())
+        if reason and qualified_C[unit]:
+            if word >= 0:
+                guesses[unit] = named.words.row[word]
+            elif first_row[unit] < first_row[unit + 1]:
+                guesses[unit] = evidence.word[first_row[unit]]
     rows = _keep_explained(rows, reasons)
     facts = {
         "num_words_on_pictures": usable,
@@ -370,7 +191,6 @@ def _make_rows(
 def _add_told_by_regions(
     rows: WordRows,
     evidence: Evidence,
-    pairs: Pairs,
     precision: NamingPrecision,
     vocabulary: Vocabulary,
     settings: ExplainSettings,
@@ -455,6 +275,7 @@ def _find_reason(
     is_found: bool,
     is_clear: bool,
     stated: tuple[str, float, float, float] | None,
+    is_disbelieved: bool,
     settings: ExplainSettings,
     num_images: int,
 ) -> tuple[str, str]:
@@ -462,11 +283,14 @@ def _find_reason(
 
     Args:
         stated: its word, with AUROC, mean precision and trust.
+        is_disbelieved: the explainer says words of these pictures, and none of them can be believed.
     """
     if shortage:
         return "rare", shortage
     if is_found:
         return "", ""
+    if is_disbelieved:
+        return "untrusted", "what the explainer says of such pictures is right too seldom where that can be judged"
     if stated is None:
         least, advised = LEAST_PICTURES, ADVISED_PICTURES
         return "without_word", (

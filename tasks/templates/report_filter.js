@@ -166,7 +166,7 @@ const drawRest = (filter, rest) => {
     const rows = filter.w.map(([word, share, confidence, novel, significant], i) => {
       const [votes, low, high, background, p, q, auroc, least, most] = rest.w[i];
       const interval = low === null ? "" : ` [${percent(low)}, ${percent(high)}]`;
-      return [word + (novel ? "*" : ""), `${percent(share)}${interval}, ${votes} votes`, background === null ? "" : `${(100 * background).toFixed(1)} %`, probability(p), probability(q), significant ? confidence.toFixed(2) : measured ? `${confidence.toFixed(2)}, no word of it` : "no evidence", ...(measured ? [auroc === null ? "" : `${auroc.toFixed(2)}${range(least, most)}`] : [])];
+      return [word + (novel ? "*" : ""), `${percent(share)}${interval}, ${votes} votes`, background === null ? "" : `${(100 * background).toFixed(1)} %`, probability(p), probability(q), significant ? confidence.toFixed(2) : measured ? `${confidence.toFixed(2)}, no word of it` : "no evidence", ...(measured ? [auroc === null ? "" : `${auroc.toFixed(2)} [${least.toFixed(2)}, ${most.toFixed(2)}]`] : [])];
     });
     const heads = measured
       ? ["Word", "Top pictures that have it", "of all pictures", "p", "q", "Confidence", "AUROC"]

@@ -147,7 +147,7 @@ def test_other_top_images_runs_explain_and_what_follows(home: Path, first: Finis
     assert first.code == 0
     changed = run_tiny(home, explain__top_images=7).result
     ran = {name for name, s in changed["stages"].items() if not s["cached"]}
-    assert ran == {"explain bn2", "evaluate bn2", "panel bn2", "report"}
+    assert ran == {"precision bn2", "explain bn2", "evaluate bn2", "panel bn2", "report"}
 
 
 def test_number_of_workers_and_threads_changes_no_bit(home: Path, first: Finished, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_stages_that_compute_on_the_device_share_a_limit(services: Services) -> 
     tags = {run["name"]: set(run["tags"]) for run in services.ask("/task_runs/filter", {})}
     on_device = {name for name, own in tags.items() if own == {"lavise-cpu"}}
     assert on_device == {f"extract {r}" for r in ("train", "evaluation", "target")} | {
-        f"{stage} bn2" for stage in ("train", "validate", "explain", "evaluate")
+        f"{stage} bn2" for stage in ("train", "validate", "precision", "explain", "evaluate")
     }
     limits = services.ask("/concurrency_limits/filter", {})
     assert {limit["tag"]: limit["concurrency_limit"] for limit in limits} == {"lavise-cuda": 1}

@@ -182,7 +182,8 @@ def test_an_opened_filter_shows_all_there_is(page: Watched, address: str) -> Non
     assert "=1+1" in text
     assert "90 % [70 %, 95 %], 9 votes" in text
     assert "3.0 %" in text
-    assert "no evidence" in text
+    assert "no word of it" in text
+    assert "0.90 [0.85, 0.95]" in text  # AUROC
     assert "3.0 % of the answers change" in text
     assert page.locator("#sheet .histogram .threshold").count() == 1
     assert page.locator("#sheet .histogram .bar-above").count() > 0
@@ -193,6 +194,29 @@ def test_an_opened_filter_shows_all_there_is(page: Watched, address: str) -> Non
     page.evaluate(f"location.hash = '{ANCHOR}59'")
     wait_opened(page, "Filter 59")
     assert "No picture rises above the threshold." in page.inner_text("#sheet")
+
+
+def test_unexplained_filters_show_their_best_guess(page: Watched, address: str) -> None:
+    page.goto(address)
+    page.select_option("#show", "unexplained")
+    cards = page.locator("#cards .card")
+    assert cards.locator(".guess").count() == cards.count()
+    assert (cards.locator(".guess").first.text_content() or "").startswith("best guess: ")
+    # The surest guess first.
+    numbers = [int(n) for n in cards.locator("h3 .number").all_text_contents()]
+    assert numbers == sorted(numbers, reverse=True)
+    page.goto(address + ANCHOR + "4")
+    page.reload()
+    wait_opened(page, "Filter 4")
+    assert STRANGE[4] in page.inner_text("#sheet .guess")
+
+
+def test_saturated_filters_say_so(page: Watched, address: str) -> None:
+    page.goto(address)
+    page.fill("#query", "6")
+    assert "saturated" in page.locator("#cards .card").first.inner_text()
+    page.fill("#query", "7")
+    assert "saturated" not in page.locator("#cards .card").first.inner_text()
 
 
 def test_views_of_a_region(page: Watched, address: str) -> None:

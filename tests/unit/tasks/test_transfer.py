@@ -40,6 +40,7 @@ from tasks.transfer import (
     transfer_explainer,
 )
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_regions, write_store
+from tests.unit.tasks.test_windows import windows_by_loops
 
 CHANNELS, DIMENSIONS = 5, 6
 CATEGORIES = ("dog", "cat", "unseen", "zebra")

@@ -1,0 +1,87 @@
+"""The pictures of a store in the explainer's words, and the word that each filter prefers on them.
+
+Shape legend: N pictures, C filters, W words whose presence is told, P pairs (filter, top picture).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from storage.activations import ActivationStore
+from storage.geometry import DoubleArray, FloatArray
+from tasks.naming import Namer
+from tasks.naming_precision import NamingPrecision, Presence, state_presence
+from tasks.preference import LEAST_PICTURES, Preferences, find_preferences, split_halves
+from tasks.region_features import IntArray, Pairs
+from tasks.word_presence import PresenceWords, Witnesses, ask_witnesses, keep_frequent, name_regions
+
+_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class NamedImages:
+    """What the explainer says is on the pictures of a store, in words that are on enough of them."""
+
+    words: PresenceWords
+    witnesses: Witnesses
+    presence: Presence
+
+    def support(
+        self, pairs: Pairs, features_PC: FloatArray, namer: Namer, num_filters: int, device: str
+    ) -> DoubleArray:
+        """How much the regions of each filter's pairs are called each word: float64 [C, W], mean probability."""
+        total = np.zeros((num_filters, len(self.words)))
+        for start in range(0, len(pairs), _BLOCK):
+            told = name_regions(namer, torch.from_numpy(features_PC[start : start + _BLOCK]).to(device), self.words)
+            np.add.at(total, pairs.filter[start : start + _BLOCK], told.astype(np.float64))
+        count = np.bincount(pairs.filter, minlength=num_filters)
+        return total / np.maximum(count, 1)[:, None]
+
+    def take(self, columns: IntArray) -> NamedImages:
+        """Some of the words."""
+        words, presence = self.words, self.presence
+        return NamedImages(
+            PresenceWords(
+                words.row[columns],
+                tuple(words.kind[c] for c in columns),
+                words.category[columns],
+                words.truth[columns],
+                None if words.class_KW is None else words.class_KW[:, columns],
+            ),
+            self.witnesses,
+            Presence(presence.probability_NW[:, columns], presence.precision_NW[:, columns]),
+        )
+
+
+def name_images(
+    store: ActivationStore, namer: Namer, words: PresenceWords, precision: NamingPrecision, device: str
+) -> NamedImages:
+    """What is on the pictures of a store."""
+    witnesses, frequent = keep_frequent(ask_witnesses(store, namer, words, device), words, LEAST_PICTURES)
+    return NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
+
+
+def prefer_words(
+    store: ActivationStore,
+    named: NamedImages,
+    pairs: Pairs,
+    features_PC: FloatArray,
+    namer: Namer,
+    seed: int,
+    device: str,
+) -> Preferences:
+    """The word of every filter (see tasks.preference).
+
+    Args:
+        pairs: filters and their top pictures; features_PC: their region features.
+    """
+    first = split_halves(store.shape[0], seed)
+    supports = []
+    for half in (first, ~first):
+        own = np.flatnonzero(half[pairs.image])
+        supports.append(named.support(pairs.take(own), features_PC[own], namer, store.shape[1], device))
+    presence = named.presence.probability_NW
+    return find_preferences(store.read_peaks(), presence, (supports[0], supports[1]), named.words.kind, seed)
