@@ -4,21 +4,28 @@ UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin
 TWO := --numprocesses 2 --dist loadfile
+NUMERIC := $(addprefix tests/unit/,storage/test_geometry.py $(addprefix tasks/test_,agreement.py statistics.py \
+	region_features.py evaluate.py panel.py preference.py naming_precision.py))
 export UV_PYTHON_DOWNLOADS := never
 # Two tests at a time: threads of each that wait for the other's cost more than they give.
-test fast coverage: export OMP_NUM_THREADS := 1
+test fast numeric coverage: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test fast coverage lint types setup clean
+.PHONY: demo test fast numeric coverage lint types setup clean
 
 demo: setup  ## set up, then explain every filter of a real ImageNet network on pictures made here
 	$(RUN)/lavise demo
 
 test: setup lint types  ## set up, then all tests: the fast ones first, then the slow ones
 	$(RUN)/pytest -m "not slow" $(TWO)
+	$(MAKE) numeric
 	$(RUN)/pytest -m slow $(TWO) --no-loadscope-reorder
 
 fast: setup  ## only the tests that take seconds
 	$(RUN)/pytest -m "not slow" $(TWO)
+
+numeric: setup  ## what is exact, again with the matrix products of two other processors
+	OPENBLAS_CORETYPE=Haswell $(RUN)/pytest $(NUMERIC) $(TWO)
+	OPENBLAS_CORETYPE=Nehalem $(RUN)/pytest $(NUMERIC) $(TWO)
 
 coverage: setup  ## the fast tests again, with their floor of coverage; takes half as long again
 	$(RUN)/pytest -m "not slow" $(TWO) --cov=configs --cov=storage --cov=tasks --cov-report= --cov-fail-under=95

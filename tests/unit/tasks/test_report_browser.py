@@ -213,10 +213,11 @@ def test_unexplained_filters_show_their_best_guess(page: Watched, address: str) 
 
 def test_saturated_filters_say_so(page: Watched, address: str) -> None:
     page.goto(address)
-    page.fill("#query", "6")
-    assert "saturated" in page.locator("#cards .card").first.inner_text()
-    page.fill("#query", "7")
-    assert "saturated" not in page.locator("#cards .card").first.inner_text()
+    for number in (6, 12, 8, 9):
+        page.fill("#query", str(number))
+        assert set(page.locator("#cards .card h3 .number").all_text_contents()) == {str(number)}
+        texts = page.locator("#cards .card").all_text_contents()
+        assert any("saturated" in text for text in texts) == (number % 6 == 0)
 
 
 def test_views_of_a_region(page: Watched, address: str) -> None:
