@@ -344,6 +344,7 @@ class LayerAudit:
             {
                 "method": settings.method,
                 "top_images": settings.top_images,
+                "min_share": settings.min_share,
                 "seed": self._config.seed,
                 **context.arithmetic,
             },

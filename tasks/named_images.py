@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from storage.activations import ActivationStore
-from storage.geometry import DoubleArray, FloatArray
+from storage.geometry import BoolArray, FloatArray
 from tasks.naming import Namer
 from tasks.naming_precision import NamingPrecision, Presence, state_presence
-from tasks.preference import LEAST_PICTURES, Preferences, find_preferences, split_halves
+from tasks.preference import LEAST_PICTURES, Preferences, Support, find_preferences, split_halves
 from tasks.region_features import IntArray, Pairs
 from tasks.word_presence import PresenceWords, Witnesses, ask_witnesses, keep_frequent, name_regions
+
+HAS_WORD = 0.5
+"""Probability from which on a picture counts as one that has a word."""
 
 _BLOCK = 2048
 
@@ -30,15 +34,29 @@ class NamedImages:
     presence: Presence
 
     def support(
-        self, pairs: Pairs, features_PC: FloatArray, namer: Namer, num_filters: int, device: str
-    ) -> DoubleArray:
-        """How much the regions of each filter's pairs are called each word: float64 [C, W], mean probability."""
+        self, pairs: Pairs, features_PC: FloatArray, namer: Namer, num_filters: int, min_share: float, device: str
+    ) -> Support:
+        """What the filters' top pictures say for each word.
+
+        Args:
+            min_share: of a filter's top pictures that must have a word; no less than of all pictures.
+        """
         total = np.zeros((num_filters, len(self.words)))
         for start in range(0, len(pairs), _BLOCK):
             told = name_regions(namer, torch.from_numpy(features_PC[start : start + _BLOCK]).to(device), self.words)
             np.add.at(total, pairs.filter[start : start + _BLOCK], told.astype(np.float64))
         count = np.bincount(pairs.filter, minlength=num_filters)
-        return total / np.maximum(count, 1)[:, None]
+        return Support(total / np.maximum(count, 1)[:, None], self.find_shown(pairs, num_filters, min_share))
+
+    def find_shown(self, pairs: Pairs, num_filters: int, min_share: float) -> BoolArray:
+        """bool [C, W]: words that a share of at least `min_share` of the filter's top pictures have, and no smaller a
+        share than of all pictures."""
+        has_word = (self.presence.probability_NW >= HAS_WORD).astype(np.float64)
+        ones = np.ones(len(pairs))
+        tops = sparse.csr_matrix((ones, (pairs.filter, pairs.image)), shape=(num_filters, len(has_word)))
+        count = np.bincount(pairs.filter, minlength=num_filters)[:, None]
+        shown = tops @ has_word
+        return np.asarray((shown >= min_share * count) & (shown >= has_word.mean(axis=0) * count) & (count > 0), bool)
 
     def take(self, columns: IntArray) -> NamedImages:
         """Some of the words."""
@@ -70,6 +88,7 @@ def prefer_words(
     pairs: Pairs,
     features_PC: FloatArray,
     namer: Namer,
+    min_share: float,
     seed: int,
     device: str,
 ) -> Preferences:
@@ -82,6 +101,6 @@ def prefer_words(
     supports = []
     for half in (first, ~first):
         own = np.flatnonzero(half[pairs.image])
-        supports.append(named.support(pairs.take(own), features_PC[own], namer, store.shape[1], device))
+        supports.append(named.support(pairs.take(own), features_PC[own], namer, store.shape[1], min_share, device))
     presence = named.presence.probability_NW
     return find_preferences(store.read_peaks(), presence, (supports[0], supports[1]), named.words.kind, seed)

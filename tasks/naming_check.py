@@ -73,7 +73,7 @@ def measure_naming(
     features = pool_features(
         store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, progress
     )
-    found = prefer_words(store, named.take(chosen), pairs, features, namer, seed, device)
+    found = prefer_words(store, named.take(chosen), pairs, features, namer, settings.min_share, seed, device)
     trust = np.zeros(len(chosen))
     folds = deal_folds(frequent.truth[chosen], seed)
     for fold in np.unique(folds):

@@ -130,22 +130,37 @@ def estimate_error(auroc: DoubleArray, some: DoubleArray, rest: DoubleArray) -> 
     return np.asarray(np.sqrt(np.maximum(variance, 0) / np.maximum(some * rest, 1e-9)), np.float64)
 
 
+@dataclass(frozen=True)
+class Support:
+    """What the top pictures of each filter on some pictures say for each word.
+
+    Attributes:
+        regions: float64 [C, W], how much the filter's regions are called the word.
+        is_shown: bool [C, W], enough of the top pictures have it.
+    """
+
+    regions: DoubleArray
+    is_shown: BoolArray
+
+
 def choose_words(
-    found: Contrast, in_first: DoubleArray, in_second: DoubleArray, support_CW: DoubleArray, kinds: Sequence[str]
+    found: Contrast, in_first: DoubleArray, in_second: DoubleArray, support: Support, kinds: Sequence[str]
 ) -> IntArray:
     """The word that each filter prefers on a half of the pictures: int64 [C].
 
     The highest lower bound leads: AUROC less one and a half standard deviations of chance, so that of many rare words
     none wins by luck. Of the words that cannot be told apart from it (half of a standard error) names come before what
-    they are a kind of, then those that the filter's own regions are called, then the more frequent word. -1 where no
-    word is on enough pictures.
+    they are a kind of, then those that the filter's own regions are called, then the more frequent word. Words that the
+    top pictures do not show come last. -1 where no word is on enough pictures.
 
     Args:
         in_first, in_second: float64 [W], expected pictures of each half with the word.
-        support_CW: how much the regions of the filter's top pictures, of this half, are called the word.
+        support: of the top pictures of this half.
     """
     usable = (np.minimum(in_first, in_second) >= LEAST_IN_HALF) & (in_first + in_second >= LEAST_PICTURES)
-    low = np.where(usable, bound_below(found), -np.inf)
+    is_shown = support.is_shown & usable
+    candidates = np.where(is_shown.any(axis=1, keepdims=True), is_shown, usable)
+    low = np.where(candidates, bound_below(found), -np.inf)
     if not usable.any():
         return np.full(len(low), -1, dtype=np.int64)
     best = low.argmax(axis=1)
@@ -154,8 +169,8 @@ def choose_words(
     is_name = np.array([kind != HYPERNYM for kind in kinds])
     named = alike & is_name
     alike = np.where(named.any(axis=1)[:, None], named, alike)
-    support = np.where(alike, support_CW, -1)
-    alike &= support >= _SUPPORT * support.max(axis=1)[:, None]
+    regions = np.where(alike, support.regions, -1)
+    alike &= regions >= _SUPPORT * regions.max(axis=1)[:, None]
     return alike.argmax(axis=1).astype(np.int64)  # by rising row, that is by falling frequency
 
 
@@ -167,7 +182,7 @@ def bound_below(found: Contrast) -> DoubleArray:
 def find_preferences(
     peaks_NC: npt.NDArray[np.float16],
     presence_NW: DoubleArray,
-    supports: tuple[DoubleArray, DoubleArray],
+    supports: tuple[Support, Support],
     kinds: Sequence[str],
     seed: int,
 ) -> Preferences:
@@ -179,7 +194,7 @@ def find_preferences(
 
     Args:
         presence_NW: see `contrast`.
-        supports: [C, W] of each half (see `choose_words`).
+        supports: of each half's top pictures.
         kinds: of the W words.
     """
     num, num_filters = peaks_NC.shape

@@ -27,7 +27,7 @@ from storage.geometry import DoubleArray, FloatArray
 from storage.word_vectors import Vocabulary
 from tasks.evidence import Evidence, adjust_false_discovery, bootstrap_share
 from tasks.filter_words import FoundWords, WordRows, find_shortage, weigh_peaks
-from tasks.named_images import NamedImages, name_images, prefer_words
+from tasks.named_images import HAS_WORD, NamedImages, name_images, prefer_words
 from tasks.naming import Namer
 from tasks.naming_check import MeasuredNaming
 from tasks.naming_precision import (
@@ -57,7 +57,6 @@ called is its word."""
 REGIONS = "regions"
 """Kind of such a word."""
 
-_HAS_WORD = 0.5
 _NORMAL_95 = 1.96
 _FEW = 0.1  # of the filters explained; below that advice is given
 
@@ -88,7 +87,7 @@ def find_preferred_words(
     """
     precision = naming.precision
     named = name_images(store, namer, list_words(namer, vocabulary, concepts), precision, device)
-    found = prefer_words(store, named, pairs, features_PC, namer, seed, device)
+    found = prefer_words(store, named, pairs, features_PC, namer, settings.min_share, seed, device)
     mean_precision, trust = trust_words(named.presence, named.words, precision, vocabulary.words)
     presence = named.presence.probability_NW
     whole = contrast(Ranked.of(store.read_peaks()), presence)
@@ -164,7 +163,8 @@ def _make_rows(
         (np.flatnonzero(~is_first & tested[unit]), int(tested.sum()) * max(num_words, 1)),
     ):
         q_value[rows] = adjust_false_discovery(p_value[rows], max(hypotheses, len(rows)))
-    significant = (confidence >= settings.least_confidence) & (q_value <= settings.false_discovery_rate)
+    is_shown = named.find_shown(pairs, num_filters, settings.min_share)[unit, word]
+    significant = (confidence >= settings.least_confidence) & (q_value <= settings.false_discovery_rate) & is_shown
     votes, weight, score, images = _look_at_top_images(presence, pairs, unit, word, num_filters)
     share_low, share_high = bootstrap_share(votes, images)
     return WordRows(
@@ -257,7 +257,7 @@ def _look_at_top_images(
     for row, (unit, word) in enumerate(zip(unit_S.tolist(), word_S.tolist(), strict=True)):
         own = slice(first[unit], first[unit + 1])
         probability = presence_NW[pairs.image[own], word]
-        has_word = probability >= _HAS_WORD
+        has_word = probability >= HAS_WORD
         votes[row] = has_word.sum()
         weight[row] = weights[own][has_word].sum()
         score[row] = probability.mean() if len(probability) else 0.0
@@ -306,6 +306,8 @@ def _find_reason(
         return "untrusted", (
             f"what the explainer calls {name} is {name} in {precision:.0%} of such cases where that can be judged"
         )
+    if auroc >= MIN_AUROC:
+        return "weak", f"its peaks are higher where there is {name}, but too few of its top pictures have it"
     return "weak", (
         f"its best word, {name}, tells its pictures from others too weakly (AUROC {auroc:.2f}; {MIN_AUROC} is needed)"
     )

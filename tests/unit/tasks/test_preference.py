@@ -12,6 +12,7 @@ from tasks.preference import (
     MIN_AUROC,
     Contrast,
     Ranked,
+    Support,
     bound_below,
     choose_words,
     contrast,
@@ -122,31 +123,44 @@ def make_contrast(auroc: list[list[float]], error: float = 0.02) -> Contrast:
 ENOUGH = np.full(3, LEAST_PICTURES)
 
 
+def support(filters: int, words: int, regions: list[list[float]] | None = None, shown: bool = True) -> Support:
+    given = np.zeros((filters, words)) if regions is None else np.array(regions)
+    return Support(given, np.full((filters, words), shown))
+
+
+def test_words_that_top_pictures_do_not_show_come_last() -> None:
+    """A filter that dislikes one background is higher on every other; its pictures tell which one it likes."""
+    found = make_contrast([[0.9, 0.8, 0.7]])
+    shown = Support(np.zeros((1, 3)), np.array([[False, False, True]]))
+    assert choose_words(found, ENOUGH, ENOUGH, shown, ("class",) * 3).tolist() == [2]
+    assert choose_words(found, ENOUGH, ENOUGH, support(1, 3, shown=False), ("class",) * 3).tolist() == [0]
+
+
 def test_the_highest_bound_leads() -> None:
     found = make_contrast([[0.6, 0.9, 0.7], [0.8, 0.6, 0.95]])
-    word = choose_words(found, ENOUGH, ENOUGH, np.zeros((2, 3)), ("category", "class", "class"))
+    word = choose_words(found, ENOUGH, ENOUGH, support(2, 3), ("category", "class", "class"))
     assert word.tolist() == [1, 2]
 
 
 def test_names_come_before_what_they_are_a_kind_of() -> None:
     found = make_contrast([[0.6, 0.9, 0.905]])
-    assert choose_words(found, ENOUGH, ENOUGH, np.zeros((1, 3)), KINDS).tolist() == [1]
+    assert choose_words(found, ENOUGH, ENOUGH, support(1, 3), KINDS).tolist() == [1]
     # Only where they cannot be told apart.
-    assert choose_words(make_contrast([[0.6, 0.8, 0.905]]), ENOUGH, ENOUGH, np.zeros((1, 3)), KINDS).tolist() == [2]
+    assert choose_words(make_contrast([[0.6, 0.8, 0.905]]), ENOUGH, ENOUGH, support(1, 3), KINDS).tolist() == [2]
 
 
 def test_own_regions_decide_between_equals_then_frequency() -> None:
     found = make_contrast([[0.9, 0.9, 0.9]])
     kinds = ("class",) * 3
-    assert choose_words(found, ENOUGH, ENOUGH, np.array([[0.1, 0.5, 0.2]]), kinds).tolist() == [1]
-    assert choose_words(found, ENOUGH, ENOUGH, np.array([[0.1, 0.45, 0.5]]), kinds).tolist() == [1]
+    assert choose_words(found, ENOUGH, ENOUGH, support(1, 3, [[0.1, 0.5, 0.2]]), kinds).tolist() == [1]
+    assert choose_words(found, ENOUGH, ENOUGH, support(1, 3, [[0.1, 0.45, 0.5]]), kinds).tolist() == [1]
 
 
 def test_words_on_too_few_pictures_are_not_chosen() -> None:
     found = make_contrast([[0.6, 0.99, 0.7]])
     few = np.array([9.0, 0.5, 9.0])
-    assert choose_words(found, few, ENOUGH, np.zeros((1, 3)), ("class",) * 3).tolist() == [2]
-    assert choose_words(found, np.zeros(3), np.zeros(3), np.zeros((1, 3)), ("class",) * 3).tolist() == [-1]
+    assert choose_words(found, few, ENOUGH, support(1, 3), ("class",) * 3).tolist() == [2]
+    assert choose_words(found, np.zeros(3), np.zeros(3), support(1, 3), ("class",) * 3).tolist() == [-1]
 
 
 def test_caution_is_with_rare_words() -> None:
@@ -181,7 +195,7 @@ def plant(num: int = 240, seed: int = 0) -> tuple[AnyArray, AnyArray]:
 
 def test_planted_preferences_are_found_and_noise_is_not() -> None:
     peaks, presence = plant()
-    nothing = np.zeros((41, 6))
+    nothing = support(41, 6)
     found = find_preferences(peaks, presence, (nothing, nothing), ("class",) * 6, 0)
     assert found.word[:3].tolist() == [0, 1, 2]
     assert (found.auroc[:3] > 0.95).all()
@@ -195,7 +209,7 @@ def test_planted_preferences_are_found_and_noise_is_not() -> None:
 
 def _noise_p(seed: int) -> AnyArray:
     peaks, presence = plant(seed=seed + 10)
-    nothing = np.zeros((41, 6))
+    nothing = support(41, 6)
     return find_preferences(peaks, presence, (nothing, nothing), ("class",) * 6, seed).p_value[3:]
 
 
@@ -206,7 +220,7 @@ def test_what_is_stated_comes_from_the_other_half() -> None:
     trick = np.random.default_rng(3).gamma(1.0, 1.0, size=len(peaks))
     trick[first] += 9 * presence[first, 4]
     peaks[:, 40] = trick.astype(np.float16)
-    nothing = np.zeros((41, 6))
+    nothing = support(41, 6)
     found = find_preferences(peaks, presence, (nothing, nothing), ("class",) * 6, 0)
     on_second = contrast(Ranked.of(peaks[~first]), presence[~first]).auroc[40]
     assert found.auroc[40] <= max(on_second.max(), 0.65)
@@ -214,7 +228,7 @@ def test_what_is_stated_comes_from_the_other_half() -> None:
 
 def test_no_words_at_all() -> None:
     peaks, _ = plant()
-    found = find_preferences(peaks, np.zeros((len(peaks), 0)), (np.zeros((41, 0)),) * 2, (), 0)
+    found = find_preferences(peaks, np.zeros((len(peaks), 0)), (support(41, 0),) * 2, (), 0)
     assert (found.word == -1).all()
     assert (found.p_value == 1).all()
 
