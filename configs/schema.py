@@ -257,7 +257,7 @@ class ExplainSettings(Settings):
     too."""
     min_confidence: float | None = Field(default=None, ge=0, lt=1)
     """A word with less is none of the filter's; the best one is shown as a guess. 0 keeps whatever has evidence. None:
-    0.25 with auroc, 0.1 with the other rankings."""
+    0.3 with auroc, 0.1 with the other rankings."""
     min_share: float = Field(default=0.3, ge=0, le=1)
     """With auroc: a word that a smaller share of the filter's top pictures have, or a smaller one than of all pictures,
     is none of the filter's, so that its pictures do not contradict it."""
@@ -269,7 +269,7 @@ class ExplainSettings(Settings):
         """`min_confidence`, or what stands for None."""
         if self.min_confidence is not None:
             return self.min_confidence
-        return 0.25 if self.ranking == "auroc" else 0.1
+        return 0.3 if self.ranking == "auroc" else 0.1
 
 
 Baseline = Literal["random_words", "dealt_words", "most_frequent_words", "shuffled_labels", "random_network"]

@@ -161,8 +161,13 @@ def _list_words(words: Sequence[str]) -> str:
     return f"{shown}, ... ({len(words)})" if len(words) > _NUM_WORDS else shown
 
 
+def _rank_filter(row: dict[str, Any]) -> tuple[float, float, int]:
+    """Most confident first; of those that look alike the clearest preference."""
+    return -round(row["confidence"], 2), -(row["auroc"] or 0.0), row["filter"]
+
+
 def _filters_table(layer: str, rows: list[dict[str, Any]], num_filters: int) -> Table:
-    explained = sorted((r for r in rows if r["explained"]), key=lambda r: (-r["confidence"], r["filter"]))
+    explained = sorted((r for r in rows if r["explained"]), key=_rank_filter)
     guessed = sorted((r for r in rows if r["guess"]), key=lambda r: (-r["guess_confidence"], r["filter"]))
     shown = explained[:_NUM_FILTERS]
     guesses = guessed[: _NUM_FILTERS - len(shown)]
@@ -179,7 +184,7 @@ def _filters_table(layer: str, rows: list[dict[str, Any]], num_filters: int) -> 
         table.add_row(
             str(row["filter"]),
             f"guess: {escape(row['guess'])}",
-            f"{row['guess_confidence']:.2f}",
+            "",
             "",
             str(row["num_images"]),
             style="dim",

@@ -1,8 +1,8 @@
 """What the report's page gets of the filters: a short entry of each for the gallery, the rest for when it is opened.
 
 The entries are lists and short keys, as they are most of the page besides the pictures; tasks/templates/*.js reads
-them. Short entry: l layer (number), f filter, t threshold, c confidence, n pictures above the threshold, r reason,
-w words [word, share, confidence, novel, significant], m number of meanings, g best guess of an unexplained filter,
+them. Short entry: l layer (number), f filter, t threshold, c confidence, a AUROC or null, n pictures above the
+threshold, r reason, w words [word, share, confidence, novel, significant], m number of meanings, g best guess of an unexplained filter,
 p its confidence, s whether it is saturated, j recall or null, d F1 or null,
 i first pictures [number, peak, outline]. The rest: see `_describe_rest`.
 
@@ -179,7 +179,8 @@ def describe_filters(
                 "l": number,
                 "f": row["filter"],
                 "t": shorten(row["threshold"]),
-                "c": shorten(row["confidence"], 3),
+                "c": shorten(row["confidence"], 2),
+                "a": shorten(row["auroc"], 3),
                 "n": row["num_images"],
                 "r": row["reason"],
                 "w": [

@@ -246,7 +246,14 @@ def draw_confident_filters(
     """The most confident filters of all layers with their first pictures; PNG."""
     small = Geometry(_OVERVIEW_PX, geometry.fit, geometry.crop_share, geometry.interpolation)
     chosen = [(number, row) for number, source in enumerate(sources) for row in source.rows if row["explained"]]
-    chosen.sort(key=lambda entry: (-entry[1]["confidence"], entry[0], entry[1]["filter"]))
+    chosen.sort(
+        key=lambda entry: (
+            -round(entry[1]["confidence"], 2),
+            -(entry[1].get("auroc") or 0.0),
+            entry[0],
+            entry[1]["filter"],
+        )
+    )
     shown = []
     for number, row in chosen[:_OVERVIEW_FILTERS]:
         source, unit = sources[number], row["filter"]

@@ -8,7 +8,7 @@ const byPlace = (a, b) => filters[a].l - filters[b].l || filters[a].f - filters[
 const falling = (key) => (a, b) => (filters[b][key] ?? -Infinity) - (filters[a][key] ?? -Infinity) || byPlace(a, b);
 const collator = new Intl.Collator("en");
 const orders = {
-  confidence: (a, b) => filters[b].c - filters[a].c || filters[b].p - filters[a].p || byPlace(a, b),
+  confidence: (a, b) => filters[b].c - filters[a].c || (filters[b].a ?? 0) - (filters[a].a ?? 0) || filters[b].p - filters[a].p || byPlace(a, b),
   filter: byPlace,
   word: (a, b) => collator.compare(firstWord(filters[a]), firstWord(filters[b])) || falling("c")(a, b),
   threshold: falling("t"),
