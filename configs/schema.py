@@ -260,7 +260,8 @@ class ExplainSettings(Settings):
     0.3 with auroc, 0.1 with the other rankings."""
     min_share: float = Field(default=0.3, ge=0, le=1)
     """With auroc: a word that a smaller share of the filter's top pictures have, or a smaller one than of all pictures,
-    is none of the filter's, so that its pictures do not contradict it."""
+    is none of the filter's, so that its pictures do not contradict it. Of a word on fewer pictures than a filter has
+    top ones, the share is of these."""
     max_meanings: int = Field(default=3, ge=1, le=10)
     """Groups of a filter's regions that are told apart at most; 1 looks for none."""
 

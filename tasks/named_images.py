@@ -34,29 +34,44 @@ class NamedImages:
     presence: Presence
 
     def support(
-        self, pairs: Pairs, features_PC: FloatArray, namer: Namer, num_filters: int, min_share: float, device: str
+        self,
+        pairs: Pairs,
+        features_PC: FloatArray,
+        namer: Namer,
+        num_filters: int,
+        min_share: float,
+        images: BoolArray,
+        device: str,
     ) -> Support:
         """What the filters' top pictures say for each word.
 
         Args:
-            min_share: of a filter's top pictures that must have a word; no less than of all pictures.
+            min_share, images: see `find_shown`.
         """
         total = np.zeros((num_filters, len(self.words)))
         for start in range(0, len(pairs), _BLOCK):
             told = name_regions(namer, torch.from_numpy(features_PC[start : start + _BLOCK]).to(device), self.words)
             np.add.at(total, pairs.filter[start : start + _BLOCK], told.astype(np.float64))
         count = np.bincount(pairs.filter, minlength=num_filters)
-        return Support(total / np.maximum(count, 1)[:, None], self.find_shown(pairs, num_filters, min_share))
+        return Support(total / np.maximum(count, 1)[:, None], self.find_shown(pairs, num_filters, min_share, images))
 
-    def find_shown(self, pairs: Pairs, num_filters: int, min_share: float) -> BoolArray:
+    def find_shown(
+        self, pairs: Pairs, num_filters: int, min_share: float, images: BoolArray | None = None
+    ) -> BoolArray:
         """bool [C, W]: words that a share of at least `min_share` of the filter's top pictures have, and no smaller a
-        share than of all pictures."""
+        share than of all pictures. Of a word on fewer pictures than a filter has top ones, the share is of these.
+
+        Args:
+            images: bool [N], the pictures that the pairs were taken from; all unless given.
+        """
         has_word = (self.presence.probability_NW >= HAS_WORD).astype(np.float64)
+        seen = has_word if images is None else has_word[images]
         ones = np.ones(len(pairs))
         tops = sparse.csr_matrix((ones, (pairs.filter, pairs.image)), shape=(num_filters, len(has_word)))
         count = np.bincount(pairs.filter, minlength=num_filters)[:, None]
         shown = tops @ has_word
-        return np.asarray((shown >= min_share * count) & (shown >= has_word.mean(axis=0) * count) & (count > 0), bool)
+        enough = shown >= min_share * np.minimum(count, seen.sum(axis=0))
+        return np.asarray(enough & (shown >= seen.mean(axis=0) * count) & (shown > 0), bool)
 
     def take(self, columns: IntArray) -> NamedImages:
         """Some of the words."""
@@ -101,6 +116,8 @@ def prefer_words(
     supports = []
     for half in (first, ~first):
         own = np.flatnonzero(half[pairs.image])
-        supports.append(named.support(pairs.take(own), features_PC[own], namer, store.shape[1], min_share, device))
+        supports.append(
+            named.support(pairs.take(own), features_PC[own], namer, store.shape[1], min_share, half, device)
+        )
     presence = named.presence.probability_NW
     return find_preferences(store.read_peaks(), presence, (supports[0], supports[1]), named.words.kind, seed)
