@@ -155,20 +155,25 @@ def load_picture(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
 def outline_region(map_hw: FloatArray, threshold: float, grid: int = OUTLINE_GRID) -> str:
     """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square; empty where no cell is above it.
 
-    A single cell at the clip of a saturated filter is above the threshold, but its upsampled map is nowhere: its own
-    square is outlined.
+    A single cell at the clip of a saturated filter is above the threshold, but its upsampled map is hardly anywhere:
+    then the cells themselves are outlined.
     """
+    strokes = _trace(upsample_maps(map_hw[None], grid)[0], threshold)
+    if not strokes and (map_hw > threshold).any():
+        rows, columns = (np.arange(grid) * cells // grid for cells in map_hw.shape)
+        strokes = _trace((map_hw > threshold)[np.ix_(rows, columns)].astype(np.float32), 0.5)
+    return strokes
+
+
+def _trace(fine: FloatArray, threshold: float) -> str:
+    """SVG path around what is above the threshold; empty where that is nothing, or too small for an area."""
     from skimage.measure import approximate_polygon, find_contours
 
-    fine = upsample_maps(map_hw[None], grid)[0]
-    if not (fine > threshold).any() and (map_hw > threshold).any():
-        rows, columns = (np.arange(grid) * cells // grid for cells in map_hw.shape)
-        fine = np.where((map_hw > threshold)[np.ix_(rows, columns)], threshold + 1.0, threshold - 1.0)
     # A frame below the threshold closes the outlines that run into the border.
     framed = np.pad(fine, 1, constant_values=min(float(fine.min()), threshold) - 1.0)
     strokes = []
     for contour in find_contours(framed, threshold):
-        points = np.clip(approximate_polygon(contour, 0.5) - 1 + 0.5, 0, grid)
+        points = np.clip(approximate_polygon(contour, 0.5) - 1 + 0.5, 0, len(fine))
         if len(points) > 2:
             strokes.append("M" + "L".join(f"{x:.0f} {y:.0f}" for y, x in points) + "Z")
     return "".join(strokes)

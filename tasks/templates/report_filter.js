@@ -165,11 +165,15 @@ const drawRest = (filter, rest) => {
     const measured = rest.w.some((word) => word[6] !== null);
     const rows = filter.w.map(([word, share, confidence, novel, significant], i) => {
       const [votes, low, high, background, p, q, auroc, least, most] = rest.w[i];
+      const name = word + (novel ? "*" : "");
       const interval = low === null ? "" : ` [${percent(low)}, ${percent(high)}]`;
-      return [word + (novel ? "*" : ""), `${percent(share)}${interval}, ${votes} votes`, background === null ? "" : `${(100 * background).toFixed(1)} %`, probability(p), probability(q), significant ? confidence.toFixed(2) : measured ? `${confidence.toFixed(2)}, no word of it` : "no evidence", ...(measured ? [auroc === null ? "" : `${auroc.toFixed(2)} [${least.toFixed(2)}, ${most.toFixed(2)}]`] : [])];
+      const figures = [`${percent(share)}${interval}, ${votes} votes`, background === null ? "" : `${(100 * background).toFixed(1)} %`, probability(p), probability(q)];
+      if (!measured) return [name, ...figures, significant ? confidence.toFixed(2) : "no evidence"];
+      const preference = auroc === null ? "" : `${auroc.toFixed(2)} [${least.toFixed(2)}, ${most.toFixed(2)}]`;
+      return [name, preference, confidence.toFixed(2) + (significant ? "" : ", no word of it"), ...figures];
     });
     const heads = measured
-      ? ["Word", "Top pictures that have it", "of all pictures", "p", "q", "Confidence", "AUROC"]
+      ? ["Word", "AUROC", "Confidence", "Top pictures that have it", "of all pictures", "p", "q"]
       : ["Word", "Top pictures that name it", "of other filters", "p", "q", "Confidence"];
     const table = drawTable(heads, rows, "words");
     [...table.querySelectorAll("tbody tr")].forEach((row, i) => row.classList.toggle("weak", !filter.w[i][4]));

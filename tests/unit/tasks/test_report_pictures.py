@@ -176,3 +176,17 @@ def test_equal_pictures_have_one_number() -> None:
     book = PictureBook()
     assert [book.add("target", "a"), book.add("train", "a"), book.add("target", "a")] == [0, 1, 0]
     assert book.addresses == [("target", "a"), ("train", "a")]
+
+
+def test_a_single_cell_at_the_clip_has_an_outline() -> None:
+    """Upsampled, a lone cell that is just above the threshold is above it nowhere, or on a point."""
+    below = float(np.nextafter(np.float16(6), np.float16(0)))
+    for height, width in ((7, 7), (5, 8), (14, 14), (28, 28)):
+        map_hw = np.zeros((height, width), np.float32)
+        map_hw[2, 3] = 6
+        inside = fill_outline(outline_region(map_hw, below), 64)
+        rows, columns = np.nonzero(inside)
+        assert len(rows), (height, width)
+        assert abs(rows.mean() - (2.5 * 64 / height - 0.5)) < 1.5
+        assert abs(columns.mean() - (3.5 * 64 / width - 0.5)) < 1.5
+    assert outline_region(np.full((7, 7), 6, np.float32), 6.0) == ""
