@@ -75,18 +75,8 @@ class NamedImages:
 
     def take(self, columns: IntArray) -> NamedImages:
         """Some of the words."""
-        words, presence = self.words, self.presence
-        return NamedImages(
-            PresenceWords(
-                words.row[columns],
-                tuple(words.kind[c] for c in columns),
-                words.category[columns],
-                words.truth[columns],
-                None if words.class_KW is None else words.class_KW[:, columns],
-            ),
-            self.witnesses,
-            Presence(presence.probability_NW[:, columns], presence.precision_NW[:, columns]),
-        )
+        presence = Presence(self.presence.probability_NW[:, columns], self.presence.precision_NW[:, columns])
+        return NamedImages(self.words.take(columns), self.witnesses, presence)
 
 
 def name_images(

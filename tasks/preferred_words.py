@@ -104,8 +104,11 @@ def find_preferred_words(
         stated = (name, float(found.auroc[unit]), float(mean_precision[word]), float(trust[word])) if name else None
         is_clear = own.stop > own.start and float(rows.q_value[own.start]) <= settings.false_discovery_rate
         is_found = own.stop > own.start and bool(rows.significant[own.start]) and not invalid
+        is_sure = own.stop > own.start and float(rows.confidence[own.start]) >= settings.least_confidence
         shortage = find_shortage(int(qualified_C[unit]), settings.min_images, invalid)
-        cause, reason = _find_reason(shortage, is_found, is_clear, stated, is_disbelieved, settings, store.shape[0])
+        cause, reason = _find_reason(
+            shortage, is_found, is_clear, is_sure, stated, is_disbelieved, settings, store.shape[0]
+        )
         causes[cause] += 1
         reasons.append(reason)
         if reason and qualified_C[unit]:
@@ -274,6 +277,7 @@ def _find_reason(
     shortage: str,
     is_found: bool,
     is_clear: bool,
+    is_sure: bool,
     stated: tuple[str, float, float, float] | None,
     is_disbelieved: bool,
     settings: ExplainSettings,
@@ -282,6 +286,7 @@ def _find_reason(
     """(cause, why a filter is unexplained; both empty where it is explained).
 
     Args:
+        is_clear, is_sure: its word's q is low enough; its confidence is high enough.
         stated: its word, with AUROC, mean precision and trust.
         is_disbelieved: the explainer says words of these pictures, and none of them can be believed.
     """
@@ -306,10 +311,11 @@ def _find_reason(
         return "untrusted", (
             f"what the explainer calls {name} is {name} in {precision:.0%} of such cases where that can be judged"
         )
-    if auroc >= MIN_AUROC:
+    if is_sure:
         return "weak", f"its peaks are higher where there is {name}, but too few of its top pictures have it"
     return "weak", (
-        f"its best word, {name}, tells its pictures from others too weakly (AUROC {auroc:.2f}; {MIN_AUROC} is needed)"
+        f"its best word, {name}, tells its pictures from others too weakly (AUROC {auroc:.2f}; {MIN_AUROC} for sure is "
+        "needed)"
     )
 
 

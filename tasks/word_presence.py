@@ -60,6 +60,12 @@ class PresenceWords:
     def __len__(self) -> int:
         return len(self.row)
 
+    def take(self, columns: IntArray) -> PresenceWords:
+        """Some of the words."""
+        kinds = tuple(self.kind[c] for c in columns)
+        classes = None if self.class_KW is None else self.class_KW[:, columns]
+        return PresenceWords(self.row[columns], kinds, self.category[columns], self.truth[columns], classes)
+
     @property
     def is_category(self) -> BoolArray:
         """bool [W]"""
@@ -131,14 +137,8 @@ def keep_frequent(witnesses: Witnesses, words: PresenceWords, least: float) -> t
         return witnesses, words
     expected = np.asarray(witnesses.answer_NW.sum(axis=0, dtype=np.float64)).ravel()
     kept = np.flatnonzero(words.is_category | (expected >= least))
-    fewer = PresenceWords(
-        words.row[kept],
-        tuple(words.kind[w] for w in kept),
-        words.category[kept],
-        words.truth[kept],
-        words.class_KW[:, kept],
-    )
-    return Witnesses(witnesses.window_NS, witnesses.answer_NW[:, kept], witnesses.certainty), fewer
+    answer_NW = witnesses.answer_NW[:, kept]
+    return Witnesses(witnesses.window_NS, answer_NW, witnesses.certainty), words.take(kept)
 
 
 def fit_prior(answer_NK: npt.NDArray[np.floating[Any]]) -> DoubleArray:
