@@ -32,22 +32,22 @@ from threadpoolctl import threadpool_limits
 from benchmarks.common import save_result
 from configs.loading import load_config
 from configs.schema import BiasSettings, Config
-from flows.extraction import extract_layers
-from flows.inputs import open_target
+from flows.shared.extraction import extract_layers
+from flows.shared.inputs import open_target
 from storage.activations import ActivationStore
-from storage.artefacts import ArtefactStore
-from storage.checkpoints import load_target_model
-from storage.environment import choose_device
-from storage.geometry import BoolArray, DoubleArray
-from storage.groups import Grouping
-from storage.layers import select_layers
-from storage.progress import no_progress
-from tasks import scenes
-from tasks.cluster import StatisticsCluster
-from tasks.group_comparison import compare_filters, compare_words, count_scores, index_words, judge, make_contrasts
-from tasks.group_tests import least_difference, reached_level
-from tasks.stage import StageRunner
-from tasks.statistics import IntArray, compute_thresholds
+from storage.array_types import BoolArray, DoubleArray, IntArray
+from storage.datasets.groups import Grouping
+from storage.models.layers import select_layers
+from storage.models.target_model import load_target_model
+from storage.state.artefacts import ArtefactStore
+from storage.state.environment import choose_device
+from storage.state.progress import no_progress
+from tasks.activations.thresholds import compute_thresholds
+from tasks.engine.cluster import StatisticsCluster
+from tasks.engine.stage import StageRunner
+from tasks.group_bias.contrasts import compare_filters, compare_words, count_scores, index_words, judge, make_contrasts
+from tasks.inputs import scenes
+from tasks.numerics.group_tests import least_difference, reached_level
 
 TOP_IMAGES = 25
 WORDS = 2

@@ -28,22 +28,22 @@ from benchmarks.common import save_result
 from configs.loading import load_config
 from configs.schema import CocoReference, ExplainerSettings, TrainSettings
 from storage.activations import ActivationStore
-from storage.artefacts import ArtefactStore, Handle
-from storage.checkpoints import load_target_model
-from storage.class_names import load_class_names
-from storage.classifier import find_linear_head
 from storage.datasets.base import Dataset
 from storage.datasets.coco import load_coco_reference
-from storage.layers import select_layers
-from storage.visual_words import find_visual_words
-from storage.word_vectors import build_vocabulary, load_word_vectors
-from tasks.cluster import StatisticsCluster
-from tasks.extract import extract_activations
-from tasks.head import measure_scale
-from tasks.naming import assemble_explainer, load_namer
-from tasks.stage import Request, Stage, StageRunner
-from tasks.statistics import pool_regions
-from tasks.train import Objective, train_explainer
+from storage.models.class_names import load_class_names
+from storage.models.classifier_head import find_linear_head
+from storage.models.layers import select_layers
+from storage.models.target_model import load_target_model
+from storage.state.artefacts import ArtefactStore, Handle
+from storage.words.visual_words import find_visual_words
+from storage.words.word_vectors import build_vocabulary, load_word_vectors
+from tasks.activations.extract import extract_activations
+from tasks.engine.cluster import StatisticsCluster
+from tasks.engine.stage import Request, Stage, StageRunner
+from tasks.explainer.class_head import measure_scale
+from tasks.explainer.naming import assemble_explainer, load_namer
+from tasks.explainer.training import Objective, train_explainer
+from tasks.masks.region_pooling import pool_regions
 
 AT = (1, 5, 10, 20)
 NUM_HELD_OUT = 15

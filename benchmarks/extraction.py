@@ -16,10 +16,10 @@ import torch
 from benchmarks.common import measure_alternating, read_arguments, save_result
 from configs.loading import load_config
 from configs.schema import CocoReference
-from storage.checkpoints import load_target_model
 from storage.datasets.coco import load_coco_reference
-from storage.images import load_square
-from tasks.extract import extract_activations, normalise_pictures, run_network
+from storage.datasets.images import load_square
+from storage.models.target_model import load_target_model
+from tasks.activations.extract import extract_activations, normalise_pictures, run_network
 
 LAYER = "bn2"
 

@@ -29,14 +29,14 @@ import pyarrow.parquet as parquet
 from benchmarks.common import save_result
 from configs.errors import UserError
 from storage.activations import ActivationStore
-from storage.artefacts import ArtefactStore, Handle
-from storage.class_taxonomy import find_hypernyms, find_synset
-from storage.geometry import BoolArray, DoubleArray
-from storage.lemmas import find_category, index_categories
-from storage.wordnet import load_wordnet
-from tasks.naming_precision import find_truth
-from tasks.preference import MIN_AUROC, Ranked, contrast
-from tasks.scenes import load_scenes
+from storage.array_types import BoolArray, DoubleArray
+from storage.state.artefacts import ArtefactStore, Handle
+from storage.words.class_taxonomy import find_hypernyms, find_synset
+from storage.words.lemmas import find_category, index_categories
+from storage.words.wordnet import load_wordnet
+from tasks.inputs.scenes import load_scenes
+from tasks.words.naming_precision import find_truth
+from tasks.words.preference import MIN_AUROC, Ranked, contrast
 
 BINS = 10
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import WordSettings
-from storage.class_taxonomy import MAX_SHARE, find_hypernyms, read_imagenet_classes
-from storage.lemmas import find_category, index_categories
-from storage.visual_words import find_visual_words
-from storage.word_vectors import load_word_vectors
-from storage.wordnet import load_wordnet
+from storage.words.class_taxonomy import MAX_SHARE, find_hypernyms, read_imagenet_classes
+from storage.words.lemmas import find_category, index_categories
+from storage.words.visual_words import find_visual_words
+from storage.words.word_vectors import load_word_vectors
+from storage.words.wordnet import load_wordnet
 
 
 def read_labels(path: Path) -> dict[str, str]:

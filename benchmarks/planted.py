@@ -21,26 +21,27 @@ import numpy as np
 import pyarrow.parquet as parquet
 import torch
 
+from benchmarks import planted_filters
 from benchmarks.common import save_result
+from benchmarks.planted_filters import JudgedGroup, PlanSizes, PlantedFilter
 from configs.loading import load_config
 from configs.schema import Config, OpenMojiTarget
-from flows.extraction import extract_layers
-from flows.inputs import open_inputs
-from flows.layer_audit import LayerAudit
-from flows.layer_context import Context, LayerResult, Subject, find_thresholds
+from flows.audit.layer_context import Context, LayerResult, Subject, find_thresholds
+from flows.audit.layer_stages import LayerAudit
+from flows.shared.extraction import extract_layers
+from flows.shared.inputs import open_inputs
 from storage.activations import ActivationStore
-from storage.artefacts import ArtefactStore, Handle
-from storage.checkpoints import load_target_model
 from storage.datasets.base import Dataset
-from storage.environment import choose_device
-from storage.layers import select_layers
-from storage.progress import Progress, no_progress
-from storage.word_vectors import digest_vectors
-from tasks import planted, scenes, vocabulary
-from tasks.cluster import StatisticsCluster
-from tasks.naming import load_namer
-from tasks.planted import JudgedGroup, PlanSizes, PlantedFilter
-from tasks.stage import Request, StageRunner
+from storage.models.layers import select_layers
+from storage.models.target_model import load_target_model
+from storage.state.artefacts import ArtefactStore, Handle
+from storage.state.environment import choose_device
+from storage.state.progress import Progress, no_progress
+from storage.words.word_vectors import digest_vectors
+from tasks.engine.cluster import StatisticsCluster
+from tasks.engine.stage import Request, StageRunner
+from tasks.explainer.naming import load_namer
+from tasks.inputs import scenes, vocabulary
 
 SCENES = (
     "reference.evaluation_scenes=400",
@@ -101,7 +102,7 @@ class PlantedAudit(LayerAudit):
         named = namer.name(features, self._config.explain.words_per_image).words.cpu().numpy()
         hits: dict[str, list[bool]] = {}
         for words, number in zip(named, number_R, strict=True):
-            place = planted.find_named([context.words.words[w] for w in words], [concepts[number]])[0]
+            place = planted_filters.find_named([context.words.words[w] for w in words], [concepts[number]])[0]
             hits.setdefault(concepts[number], []).append(place >= 0)
         return {concept: sum(found) / len(found) for concept, found in sorted(hits.items())}
 
@@ -132,7 +133,9 @@ def run_planted(
     layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
     inputs = open_inputs(config, runner, progress)
     labelled = {"evaluation": inputs.evaluation, "target": _open_labelled_target(config, runner, inputs.evaluation)}
-    plan = planted.plan_filters(labelled["target"], max(MIN_IMAGES, config.explain.min_images), config.seed, sizes)
+    plan = planted_filters.plan_filters(
+        labelled["target"], max(MIN_IMAGES, config.explain.min_images), config.seed, sizes
+    )
     activations = {
         role: extract_layers(
             runner,
@@ -166,8 +169,8 @@ def run_planted(
     filters = parquet.read_table(audit.result.done("explained").path("filters.parquet")).to_pylist()
     with np.load(audit.result.done("detection").path("detection.npz"), allow_pickle=False) as arrays:
         right_QK = arrays["right"][len(filters) - len(plan) :]
-    groups = planted.judge_planted(filters[len(filters) - len(plan) :], plan)
-    detected = planted.judge_detection(right_QK, plan, inputs.evaluation.concepts)
+    groups = planted_filters.judge_planted(filters[len(filters) - len(plan) :], plan)
+    detected = planted_filters.judge_detection(right_QK, plan, inputs.evaluation.concepts)
     return PlantedResult(plan, filters, groups, detected, known, audit.result)
 
 
@@ -181,12 +184,12 @@ def _plant(
     seed: int,
 ) -> Handle:
     def compute(folder: Path) -> dict[str, Any]:
-        store = planted.plant_filters(ActivationStore(activations.folder), data, geometry, plan, seed, folder)
+        store = planted_filters.plant_filters(ActivationStore(activations.folder), data, geometry, plan, seed, folder)
         return {"num_images": store.shape[0], "num_planted": len(plan)}
 
     settings = {"plan": [asdict(p) for p in plan], "seed": seed}
     inputs = {"activations": activations.digest, "data": data.compute_digest()}
-    return runner.run_one(planted.STAGE, f"plant {role}", Request(settings, inputs), compute)
+    return runner.run_one(planted_filters.STAGE, f"plant {role}", Request(settings, inputs), compute)
 
 
 def _open_labelled_target(config: Config, runner: StageRunner, evaluation: Dataset) -> Dataset:
@@ -228,7 +231,7 @@ def describe(found: PlantedResult) -> dict[str, Any]:
 def _is_missed(plan: PlantedFilter, row: Mapping[str, Any]) -> bool:
     if not plan.concepts:
         return bool(row["explained"])
-    return plan.noise == 0 and min(planted.find_named(row["words"], plan.concepts)) < 0
+    return plan.noise == 0 and min(planted_filters.find_named(row["words"], plan.concepts)) < 0
 
 
 def print_table(found: PlantedResult) -> None:

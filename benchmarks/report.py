@@ -24,10 +24,10 @@ from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.common import save_result
 from configs.schema import ReportSettings
-from storage.geometry import Geometry
-from tasks.report import write_page
-from tasks.report_data import TARGET, DescribedFilters
-from tasks.report_pictures import LARGE_PER_FILTER, PictureBook, outline_region
+from storage.datasets.geometry import Geometry
+from tasks.report.filter_entries import TARGET, DescribedFilters
+from tasks.report.page import write_page
+from tasks.report.pictures import LARGE_PER_FILTER, PictureBook, outline_region
 from tests.browser import find_browser
 
 FILTERS, PICTURES, WORDS, CLASSES = 2048, 25, 10, 8
@@ -67,7 +67,7 @@ def make_pictures(folder: Path, num: int, photos: list[Path]) -> dict[str, Path]
 
 
 def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, PictureBook]:
-    """Filters as `tasks.report_data.describe_filters` makes them, each with 25 of the pictures."""
+    """Filters as `tasks.report.filter_entries.describe_filters` makes them, each with 25 of the pictures."""
     rng = np.random.default_rng(1)
     keys, total = list(paths), FILTERS * PICTURES
     if len(keys) >= total:

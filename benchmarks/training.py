@@ -20,17 +20,17 @@ from benchmarks.common import read_arguments, save_result
 from configs.loading import load_config
 from configs.schema import CocoReference
 from storage.activations import ActivationStore
-from storage.checkpoints import TargetModel, load_target_model
 from storage.datasets.base import Dataset
 from storage.datasets.coco import load_coco_reference
-from storage.images import load_square, read_size
-from storage.layers import ActivationTap
-from storage.word_vectors import build_vocabulary, load_word_vectors
-from tasks.cluster import StatisticsCluster
-from tasks.explainer import Explainer, scale_features
-from tasks.extract import extract_activations, normalise_pictures, run_network
-from tasks.statistics import pool_regions
-from tasks.train import Objective
+from storage.datasets.images import load_square, read_size
+from storage.models.layers import ActivationTap
+from storage.models.target_model import TargetModel, load_target_model
+from storage.words.word_vectors import build_vocabulary, load_word_vectors
+from tasks.activations.extract import extract_activations, normalise_pictures, run_network
+from tasks.engine.cluster import StatisticsCluster
+from tasks.explainer.network import Explainer, scale_features
+from tasks.explainer.training import Objective
+from tasks.masks.region_pooling import pool_regions
 
 LAYER = "bn2"
 EPOCHS = (1, 10, 30)

@@ -23,14 +23,14 @@ from benchmarks.explainers import Bench, to_markdown
 from benchmarks.photo_labels import chance_of_right, is_right, read_labels
 from configs.schema import ExplainerSettings, ImageFolderTarget
 from storage.activations import ActivationStore
-from storage.artefacts import Handle
-from storage.checkpoints import load_target_model
 from storage.datasets.image_folder import load_image_folder_target
-from storage.layers import select_layers
-from tasks.extract import extract_activations
-from tasks.naming import assemble_explainer, load_namer
-from tasks.stage import Request, Stage
-from tasks.transfer import transfer_explainer
+from storage.models.layers import select_layers
+from storage.models.target_model import load_target_model
+from storage.state.artefacts import Handle
+from tasks.activations.extract import extract_activations
+from tasks.engine.stage import Request, Stage
+from tasks.explainer.naming import assemble_explainer, load_namer
+from tasks.explainer.transfer import transfer_explainer
 
 NUM_WORDS = 10
 METHODS = ("none", "renormalise", "align_covariance", "distil_head")

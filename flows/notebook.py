@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import UserError
 from configs.loading import load_config
-from flows.inputs import open_target
-from flows.past_runs import PastRun, open_past_run
+from flows.past_audits.past_runs import PastRun, open_past_run
+from flows.shared.inputs import open_target
 from storage.activations import ActivationStore
-from storage.artefacts import ArtefactStore
-from storage.environment import find_state_root
-from storage.progress import default_progress, no_progress
+from storage.state.artefacts import ArtefactStore
+from storage.state.environment import find_state_root
+from storage.state.progress import default_progress, no_progress
 from storage.tracking import open_tracker
-from tasks.stage import StageRunner
+from tasks.engine.stage import StageRunner
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,8 @@ def run(config: str, *overrides: str) -> Audit:
     Raises:
         UserError: a mistake in settings or inputs.
     """
-    from flows.audit import run_audit
-    from flows.execution import run_with_retries
+    from flows.audit.run import run_audit
+    from flows.shared.execution import run_with_retries
 
     settings = load_config(config, overrides)
     root = find_state_root(settings.storage.root)
@@ -203,9 +203,9 @@ class FilterView:
 def _draw_pictures(past: PastRun, layer: str, number: int, row: dict[str, Any]) -> bytes:
     import numpy as np
 
-    from storage.geometry import Geometry, upsample_maps
-    from storage.images import load_square
-    from tasks.figures import OverviewRow, draw_overview
+    from storage.datasets.geometry import Geometry, upsample_maps
+    from storage.datasets.images import load_square
+    from tasks.charts.figures import OverviewRow, draw_overview
 
     root = find_state_root(past.config.storage.root)
     store = ArtefactStore(root)

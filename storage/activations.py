@@ -21,13 +21,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from configs.errors import CheckpointError
-from storage.artefacts import write_json
+from storage.array_types import FloatArray, HalfArray
+from storage.state.artefacts import write_json
 
-HalfArray = npt.NDArray[np.float16]
-FloatArray = npt.NDArray[np.float32]
 INDEX_FILE = "index.json"
 VIRTUAL_FILE = "activations.h5"
 

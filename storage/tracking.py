@@ -28,8 +28,8 @@ import psutil
 
 from configs.errors import UserError
 from configs.schema import Config, TrackingSettings
-from storage.artefacts import make_private_folder
-from storage.digest import digest_of
+from storage.state.artefacts import make_private_folder
+from storage.state.digest import digest_of
 
 _MAX_PARAM_CHARS = 500
 _ANSWER_SECONDS = 10.0

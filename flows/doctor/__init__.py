@@ -31,7 +31,7 @@ _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bo
 
 def run_doctor(config: Config | None, as_json: bool) -> bool:
     """Print all checks as a table, and with `as_json` one JSON object as the last line; True where nothing failed."""
-    from flows.show import escape, make_console, make_table
+    from flows.shared.console import escape, make_console, make_table
 
     console = make_console()
     with console.status("looking at this machine"):

@@ -18,8 +18,8 @@ from packaging.version import InvalidVersion, Version
 
 from configs.schema import TrackingSettings
 from flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, describe_error, ok
-from flows.services import WORK_POOL, find_deployments_file
-from storage.environment import find_state_root, read_git_state
+from flows.orchestration.local_services import WORK_POOL, find_deployments_file
+from storage.state.environment import find_state_root, read_git_state
 from storage.tracking import pass_credentials, require_answer
 
 if TYPE_CHECKING:

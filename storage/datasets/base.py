@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from storage.digest import digest_files, digest_of
-from storage.geometry import BoolArray
-from storage.progress import Progress, no_progress
+from storage.array_types import BoolArray
+from storage.state.digest import digest_files, digest_of
+from storage.state.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

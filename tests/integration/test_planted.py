@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.planted import PlantedResult, describe, run_planted
+from benchmarks.planted_filters import PlanSizes, judge_planted
 from configs.loading import load_config
 from storage.datasets.openmoji import BACKGROUNDS
-from tasks.planted import PlanSizes, judge_planted
 
 pytestmark = pytest.mark.slow
 

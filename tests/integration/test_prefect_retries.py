@@ -9,9 +9,9 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from configs.errors import UserError
-from flows.execution import run_as_prefect_task
-from tasks.stage import StageOutcome
-from tests.unit.flows.test_execution import OUTCOME, Flaky
+from flows.shared.execution import run_as_prefect_task
+from tasks.engine.stage import StageOutcome
+from tests.unit.flows.shared.test_execution import OUTCOME, Flaky
 
 pytestmark = pytest.mark.slow
 

@@ -1,36 +1,110 @@
-"""Imports point one way: flows -> tasks -> storage -> configs."""
+"""Imports point one way, between rooms and between the wings of a room, and no files import each other in a circle."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOMS = ["configs", "storage", "tasks", "flows"]
 ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ["configs", "storage", "tasks", "flows"]
+# Wings of a room, by level: those of one level know nothing of each other, nor of any later one.
+WINGS = {
+    "storage": [
+        {"array_types", "state"},
+        {"datasets", "words"},
+        {"models"},
+        {"activations", "tracking"},
+        {"checkpoint_sources"},
+    ],
+    "tasks": [
+        {"numerics", "engine"},
+        {"inputs", "activations", "charts"},
+        {"masks"},
+        {"explainer"},
+        {"words"},
+        {"evaluation", "group_bias", "classifier"},
+        {"report"},
+        {"history"},
+    ],
+    "flows": [
+        {"shared", "serving"},
+        {"past_audits"},
+        {"audit"},
+        {"repeats"},
+        {"orchestration", "explainer_pyfunc"},
+        {"doctor", "notebook"},
+        {"command_line"},
+    ],
+}
+
+
+def list_modules(room: str) -> dict[str, Path]:
+    """Modules of a room by their dotted names."""
+    found = {}
+    for path in sorted((ROOT / room).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
 def find_imports(source: str) -> set[str]:
-    """Top-level names of everything that a module imports, anywhere in it."""
+    """Dotted names of everything that a module imports: `from a.b import c` is a.b and a.b.c."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the room"
-            found.add(str(node.module).split(".")[0])
+            found.add(str(node.module))
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def name_wing(module: str) -> str:
+    """storage.words.lemmas -> words; an empty text for the room itself."""
+    return ([*module.split("."), ""])[1]
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_room_imports_a_later_one(room: str) -> None:
-    modules = sorted((ROOT / room).rglob("*.py"))
+    modules = list_modules(room)
     assert modules
     forbidden = {*ROOMS[ROOMS.index(room) + 1 :], "tests", "benchmarks"}
-    wrong = {str(m.relative_to(ROOT)): bad for m in modules if (bad := find_imports(m.read_text("utf-8")) & forbidden)}
-    assert wrong == {}
+    imported = {m: {i.split(".")[0] for i in find_imports(p.read_text("utf-8"))} for m, p in modules.items()}
+    assert {m: bad for m, own in imported.items() if (bad := own & forbidden)} == {}
+
+
+@pytest.mark.parametrize("room", sorted(WINGS))
+def test_no_wing_imports_a_later_one_or_one_beside_it(room: str) -> None:
+    level_of = {wing: level for level, wings in enumerate(WINGS[room]) for wing in wings}
+    modules = {m: p for m, p in list_modules(room).items() if m != room}
+    assert {name_wing(m) for m in modules} == set(level_of), "a new wing has to be given its place here"
+    wrong = []
+    for module, path in modules.items():
+        own = name_wing(module)
+        for imported in find_imports(path.read_text("utf-8")):
+            other = name_wing(imported) if imported.startswith(f"{room}.") else own
+            if other and other != own and level_of[other] >= level_of[own]:
+                wrong.append(f"{module} imports {imported}")
+    assert sorted(wrong) == []
+
+
+def test_no_circle_of_files() -> None:
+    modules = {m: p for room in ROOMS for m, p in list_modules(room).items()}
+    graph = {m: find_imports(p.read_text("utf-8")) & (set(modules) - {m}) for m, p in modules.items()}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the files
+    assert set(order) == set(modules)
 
 
 def test_sees_imports_inside_functions() -> None:
-    assert find_imports("def f():\n    from flows.audit import run_audit\n    import tasks.train") == {"flows", "tasks"}
+    source = "def f():\n    from flows.audit import run\n    import tasks.explainer.training"
+    assert find_imports(source) == {"flows.audit", "flows.audit.run", "tasks.explainer.training"}
+
+
+def test_tells_wings_apart() -> None:
+    assert name_wing("storage.words.lemmas") == "words"
+    assert name_wing("storage.tracking") == "tracking"
+    assert name_wing("storage") == ""

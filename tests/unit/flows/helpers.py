@@ -17,10 +17,10 @@ from mlflow.tracking import MlflowClient
 
 from configs.loading import dump_config
 from configs.schema import Config
-from storage.artefacts import write_json
+from storage.state.artefacts import write_json
 from storage.tracking import MlflowTracker
-from tasks import diff
-from tasks.explain import FILTERS_SCHEMA
+from tasks.history import filter_matching
+from tasks.words.explain import FILTERS_SCHEMA
 
 ARCH = "tests.unit.tasks.helpers:TinyNetwork"
 UNKNOWN_RUN = "0" * 32
@@ -145,8 +145,11 @@ def write_diff(folder: Path, old_run: str, statuses: Sequence[str], layer: str =
     ]
     old, new = make_filters(layer, ["word"] * len(rows)), make_filters(layer, ["word"] * len(rows))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / diff.SUMMARY_FILE, {"old_run": old_run, "layers": {layer: diff.summarise(rows, old, new)}})
-    parquet.write_table(pa.Table.from_pylist(rows, diff.SCHEMA), folder / diff.TABLE_FILE)
+    write_json(
+        folder / filter_matching.SUMMARY_FILE,
+        {"old_run": old_run, "layers": {layer: filter_matching.summarise(rows, old, new)}},
+    )
+    parquet.write_table(pa.Table.from_pylist(rows, filter_matching.SCHEMA), folder / filter_matching.TABLE_FILE)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from configs.errors import UserError
@@ -19,9 +18,9 @@ from storage.activations import (
     shard_name,
     write_shard,
 )
+from storage.array_types import HalfArray
 
 CHW = (5, 3, 4)
-HalfArray = npt.NDArray[np.float16]
 
 
 def make_maps(num_images: int, seed: int = 0) -> HalfArray:

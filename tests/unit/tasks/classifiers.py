@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from storage.checkpoints import TargetModel
-from storage.class_names import ClassNames
-from storage.classifier import LinearHead
 from storage.datasets.base import Annotation, ImageRecord
-from storage.geometry import Geometry
+from storage.datasets.geometry import Geometry
+from storage.models.class_names import ClassNames
+from storage.models.classifier_head import LinearHead
+from storage.models.target_model import TargetModel
 from tests.unit.tasks.helpers import make_model, write_picture
 
 NUM_CLASSES, NUM_FILTERS = 5, 8

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.schema import StatisticsSettings
-from tasks.cluster import StatisticsCluster
+from tasks.engine.cluster import StatisticsCluster
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional
 
 from storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
-from storage.artefacts import ArtefactStore, Handle
-from storage.checkpoints import TargetModel
 from storage.datasets.base import Annotation
-from storage.digest import digest_of, digest_tensors
-from storage.geometry import Geometry
-from storage.word_vectors import PhraseMatch, Vocabulary
+from storage.datasets.geometry import Geometry
+from storage.models.target_model import TargetModel
+from storage.state.artefacts import ArtefactStore, Handle
+from storage.state.digest import digest_of, digest_tensors
+from storage.words.word_vectors import PhraseMatch, Vocabulary
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

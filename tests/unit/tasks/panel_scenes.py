@@ -9,11 +9,11 @@ import numpy as np
 
 from storage.activations import ActivationStore
 from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.geometry import Geometry
-from tasks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement
-from tasks.evaluate import GroundTruth
-from tasks.region_features import Pairs
-from tasks.statistics import annotate_shards
+from storage.datasets.geometry import Geometry
+from tasks.activations.top_images import Pairs
+from tasks.evaluation.ground_truth import GroundTruth
+from tasks.masks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement
+from tasks.masks.annotated_shards import annotate_shards
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
 
 CONCEPTS = ("cat", "dog", "sky", "unicorn")

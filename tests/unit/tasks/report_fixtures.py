@@ -17,18 +17,18 @@ import pyarrow.parquet as parquet
 from skimage.draw import polygon2mask
 
 from configs.schema import DiffSettings, ReportSettings
-from storage.artefacts import write_json
 from storage.datasets.base import Dataset, ImageRecord
-from storage.geometry import Geometry
-from tasks.calibration import measure_reliability
-from tasks.evaluate import MOST_FREQUENT, RANDOM, save_evaluation
-from tasks.explain import CALIBRATION_FILE, EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
-from tasks.layer_panel import JUDGED_FILE, save_panel
-from tasks.naming_precision import KindPrecision, NamingPrecision
-from tasks.region_features import select_top_images
-from tasks.report import DiffPart, LayerPart, write_report
-from tasks.statistics import count_high_bytes
-from tasks.validate import VALIDATION_FILE
+from storage.datasets.geometry import Geometry
+from storage.state.artefacts import write_json
+from tasks.activations.thresholds import count_high_bytes
+from tasks.activations.top_images import select_top_images
+from tasks.evaluation.layer_panel import JUDGED_FILE, save_panel
+from tasks.evaluation.recall import MOST_FREQUENT, RANDOM, save_evaluation
+from tasks.explainer.validation import VALIDATION_FILE
+from tasks.numerics.reliability import measure_reliability
+from tasks.report.page import DiffPart, LayerPart, write_report
+from tasks.words.explain import CALIBRATION_FILE, EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
+from tasks.words.naming_precision import KindPrecision, NamingPrecision
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
 
 MARKUP = "<img src=x onerror=alert(1)>"

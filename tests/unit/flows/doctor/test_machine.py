@@ -11,7 +11,7 @@ import torch
 from packaging.requirements import Requirement
 
 from flows.doctor import Status, machine
-from storage.locks import try_lock
+from storage.state.locks import try_lock
 from tests.unit.flows.doctor.helpers import look
 
 GB = 10**9

@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from configs.schema import TrackingSettings
 from flows.doctor import Check, Status, services
-from flows.services import WORK_POOL
+from flows.orchestration.local_services import WORK_POOL
 from tests.unit.flows.doctor.helpers import closed_port, look, look_all, serving, states
 
 PREFECT = metadata.version("prefect")

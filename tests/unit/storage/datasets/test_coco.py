@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from configs.errors import UserError
 from configs.schema import CocoReference
+from storage.array_types import BoolArray
 from storage.datasets.base import Dataset
 from storage.datasets.coco import load_coco_instances, load_coco_reference
 
@@ -23,7 +23,6 @@ CATEGORIES = [
     {"id": 1, "name": "person", "supercategory": "person"},
     {"id": 58, "name": "hot dog", "supercategory": "food"},
 ]
-BoolArray = npt.NDArray[np.bool_]
 
 
 def uncompressed(mask: BoolArray) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 
 from storage.datasets.base import Dataset
 from storage.datasets.coco import load_coco_instances
+from storage.datasets.images import open_picture
 from storage.datasets.openmoji import BACKGROUNDS, GRADIENT, NOUNS, describe_sources, write_scenes
-from storage.images import open_picture
 
 SIZE_PX = 64
 NUM = 24

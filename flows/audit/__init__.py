@@ -1,0 +1,1 @@
+"""The audit: which stage reads what, layer by layer, and the run folder it leaves."""

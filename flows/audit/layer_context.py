@@ -1,0 +1,138 @@
+"""What the stages of a layer share: settings and tools, the network with its pictures, and what is made so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.schema import Config
+from flows.shared.inputs import Inputs
+from storage.activations import ActivationStore
+from storage.models.classifier_head import LinearHead, find_linear_head
+from storage.models.layers import Layer
+from storage.models.target_model import TargetModel
+from storage.state.artefacts import Handle
+from storage.state.progress import Progress
+from storage.words.word_vectors import Vocabulary, WordVectors, load_word_vectors
+from tasks.activations.thresholds import THRESHOLDS, compute_thresholds
+from tasks.engine.cluster import StatisticsCluster
+from tasks.engine.stage import Request, StageRunner
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all layers and baselines of an audit share."""
+
+    config: Config
+    device: str
+    runner: StageRunner
+    cluster: StatisticsCluster
+    progress: Progress
+    words: Vocabulary
+    vocabulary: Handle
+
+    @cached_property
+    def vectors(self) -> WordVectors:
+        """Read only where a stage has to be computed."""
+        return load_word_vectors(self.config.words)
+
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """What floating-point results depend on besides their inputs."""
+        return {"device": self.device, "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the pictures that it is shown: the audit's own, or a baseline's.
+
+    Attributes:
+        title: of a baseline, put before the titles of its stages; empty for the audit itself.
+        shuffled: labels of the reference and names of the classes are dealt out at random.
+    """
+
+    model: TargetModel
+    inputs: Inputs
+    title: str = ""
+    shuffled: bool = False
+
+    def name(self, stage: str) -> str:
+        return f"{self.title}: {stage}" if self.title else stage
+
+
+@dataclass
+class LayerResult:
+    """Handles of all that one layer's audit made.
+
+    Attributes:
+        head: the classifier head that the layer feeds, or None and the reason; None before it was looked for.
+    """
+
+    layer: Layer
+    activations: dict[str, Handle]
+    thresholds: dict[str, Handle] = field(default_factory=dict)
+    regions: dict[str, Handle] = field(default_factory=dict)
+    overlaps: Handle | None = None
+    agreement: Handle | None = None
+    detection: Handle | None = None
+    explainer: Handle | None = None
+    validated: Handle | None = None
+    naming: Handle | None = None
+    explained: Handle | None = None
+    evaluated: Handle | None = None
+    panel: Handle | None = None
+    bias: Handle | None = None
+    classes: Handle | None = None
+    causes: Handle | None = None
+    head: tuple[LinearHead | None, str] | None = None
+
+    def find_findings(self) -> dict[str, Handle]:
+        """What has been found out besides words, by kind."""
+        found = {"bias": self.bias, "classes": self.classes, "causes": self.causes}
+        return {name: handle for name, handle in found.items() if handle is not None}
+
+    def done(self, name: str) -> Handle:
+        handle = getattr(self, name)
+        assert isinstance(handle, Handle), f"{name} has not run"
+        return handle
+
+
+def find_head(subject: Subject, result: LayerResult) -> tuple[LinearHead | None, str]:
+    """The classifier head that a layer feeds directly, or None and the reason; looked for once."""
+    if result.head is None:
+        model = subject.model
+        result.head = find_linear_head(model.network, result.layer.name, model.geometry.size_px)
+    return result.head
+
+
+def find_thresholds(context: Context, subject: Subject, result: LayerResult, role: str) -> Handle:
+    """T_u of the filters on one part of the data; computed where the result has none yet."""
+    if role not in result.thresholds:
+        activations, quantile = result.activations[role], context.config.statistics.quantile
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            found = compute_thresholds(store, quantile, context.cluster)
+            np.save(folder / "thresholds.npy", found.value)
+            np.save(folder / "saturated.npy", found.saturated)
+            np.save(folder / "histogram.npy", found.histogram)
+            return {
+                "num_filters": len(found.value),
+                "num_saturated": int(found.saturated.sum()),
+                "num_signed": found.count_signed(),
+            }
+
+        title = subject.name(f"thresholds {role} {result.layer.name}")
+        request = Request({"quantile": quantile}, {"activations": activations.digest})
+        result.thresholds[role] = context.runner.run_one(THRESHOLDS, title, request, compute)
+    return result.thresholds[role]
+
+
+def load_thresholds(handle: Handle) -> Any:
+    """T_u of all filters: float32 [C]."""
+    return np.load(handle.path("thresholds.npy"), allow_pickle=False)

@@ -1,0 +1,544 @@
+"""The stages of one layer: what each reads, and the baselines that its words stand beside."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from configs.schema import Config
+from flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
+from storage.activations import ActivationStore
+from storage.datasets.base import Dataset
+from storage.models.class_names import load_class_names
+from storage.state.artefacts import Handle
+from storage.state.digest import digest_of, digest_tensors
+from storage.words.lemmas import find_category, index_categories
+from storage.words.word_vectors import digest_vectors
+from tasks.activations.region_features import MaskedForward
+from tasks.activations.top_images import select_top_images
+from tasks.engine.stage import Request
+from tasks.evaluation import layer_panel, recall
+from tasks.evaluation.ground_truth import find_ground_truth
+from tasks.evaluation.panel import Statements
+from tasks.explainer import naming, training, transfer, validation
+from tasks.explainer.class_head import measure_scale
+from tasks.explainer.naming import load_namer
+from tasks.masks import agreement, region_pooling
+from tasks.masks.detection import DETECTION, detect_concepts
+from tasks.masks.overlaps import OVERLAPS, count_overlaps, load_overlaps, save_overlaps
+from tasks.words import explain, naming_check
+from tasks.words.voted_words import Judgement
+
+log = logging.getLogger("lavise")
+
+
+class LayerAudit:
+    """Runs the stages of one layer of one subject, in the order of the data."""
+
+    def __init__(self, context: Context, subject: Subject, result: LayerResult) -> None:
+        self._context, self._subject, self.result = context, subject, result
+        self._config, self._runner = context.config, context.runner
+
+    def measure(self) -> None:
+        """Everything that knows no words: thresholds, regions, and what is where on the evaluation pictures."""
+        for role in ("train", "evaluation"):
+            self.result.regions[role] = self._pool_regions(role)
+        for role in ("evaluation", "target"):
+            self._find_thresholds(role)
+        self.result.overlaps = self._count_overlaps()
+        self.result.agreement = self._measure_agreement()
+        self.result.detection = self._detect_concepts()
+
+    def explain(self) -> None:
+        """The explainer and the words of every filter."""
+        explainer = self._assemble(self._train())
+        self.result.explainer = self._transfer("target", explainer)
+        tuned = self._transfer("evaluation", explainer)
+        self.result.validated = self._validate(tuned)
+        self.result.naming = self._measure_naming(tuned)
+        self.result.explained = self._explain()
+        self._tuned = tuned
+
+    def evaluate(self) -> None:
+        """Recall of every method."""
+        self.result.evaluated = self._evaluate(self._tuned)
+
+    def with_labels_shuffled(self) -> LayerResult:
+        """The same layer with an explainer that was taught at random."""
+        subject = replace(self._subject, title="shuffled labels", shuffled=True)
+        twin = LayerAudit(self._context, subject, replace(self.result))
+        twin.explain()
+        return twin.result
+
+    def judge(self, baselines: Mapping[str, LayerResult]) -> None:
+        """The panel, with baselines that were audited themselves."""
+        self.result.panel = self._judge(baselines)
+
+    # ------------------------------------------------------------ stages
+
+    @property
+    def _layer(self) -> str:
+        return self.result.layer.name
+
+    def _title(self, stage: str) -> str:
+        return self._subject.name(f"{stage} {self._layer}")
+
+    def _data(self, role: str) -> Dataset:
+        data: Dataset = getattr(self._subject.inputs, role)
+        return data
+
+    def _pool_regions(self, role: str) -> Handle:
+        activations, inputs = self.result.activations[role], self._subject.inputs
+        return self._runner.run_one(
+            region_pooling.REGIONS,
+            self._title("regions" if role == "train" else f"regions {role}"),
+            Request({}, {"activations": activations.digest, "data": inputs.digests[role]}),
+            lambda folder: region_pooling.pool_regions(
+                ActivationStore(activations.folder),
+                self._data(role),
+                self._subject.model.geometry,
+                folder,
+                self._context.cluster,
+            ),
+        )
+
+    def _find_thresholds(self, role: str) -> Handle:
+        handle = find_thresholds(self._context, self._subject, self.result, role)
+        uses_attention = self._config.explain.method.startswith("filter_attention")
+        if role == "target" and not self._subject.title and handle.info["num_signed"] and uses_attention:
+            log.warning(
+                "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
+                "(after the activation): explain.method=activation_masking is safer here",
+                *(self._layer, handle.info["num_signed"], handle.info["num_filters"]),
+            )
+        return handle
+
+    def _request_on_evaluation(self) -> Request:
+        """Of statistics on the evaluation part's masks and regions."""
+        return Request(
+            {},
+            {
+                "activations": self.result.activations["evaluation"].digest,
+                "thresholds": self.result.thresholds["evaluation"].digest,
+                "data": self._subject.inputs.digests["evaluation"],
+            },
+        )
+
+    def _count_overlaps(self) -> Handle:
+        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found, skipped = count_overlaps(
+                ActivationStore(activations.folder),
+                self._data("evaluation"),
+                self._subject.model.geometry,
+                load_thresholds(thresholds),
+                self._context.cluster,
+            )
+            save_overlaps(found, folder)
+            return {"num_overlaps": len(found.image), "skipped": skipped}
+
+        request = self._request_on_evaluation()
+        return self._runner.run_one(OVERLAPS, self._title("overlaps"), request, compute)
+
+    def _measure_agreement(self) -> Handle:
+        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found, skipped = agreement.measure_agreement(
+                ActivationStore(activations.folder),
+                self._data("evaluation"),
+                self._subject.model.geometry,
+                load_thresholds(thresholds),
+                self._context.cluster,
+            )
+            agreement.save_agreement(found, folder)
+            return {"num_masks": len(found.masks.image), "num_concepts": found.num_concepts, "skipped": skipped}
+
+        request = self._request_on_evaluation()
+        return self._runner.run_one(agreement.AGREEMENT, self._title("agreement"), request, compute)
+
+    def _detect_concepts(self) -> Handle:
+        activations, measured = self.result.activations["evaluation"], self.result.done("agreement")
+
+        def compute(folder: Path) -> dict[str, Any]:
+            masks = agreement.load_agreement(measured.folder).masks
+            found = detect_concepts(ActivationStore(activations.folder), masks)
+            np.savez(folder / "detection.npz", **vars(found))
+            return {"num_right": int(found.right.sum()), "num_concepts": int((found.num_images > 0).sum())}
+
+        request = Request({}, {"activations": activations.digest, "agreement": measured.digest})
+        return self._runner.run_one(DETECTION, self._title("detect"), request, compute)
+
+    def _train(self) -> Handle:
+        config, concepts = self._config, self._subject.inputs.train.concepts
+        regions, shuffled = self.result.regions["train"], self._subject.shuffled
+        request = Request(
+            {
+                **config.train.model_dump(mode="json"),
+                "seed": config.seed,
+                **({"shuffled_labels": True} if shuffled else {}),
+                **self._context.arithmetic,
+            },
+            {"regions": regions.digest, "vocabulary": self._context.vocabulary.digest},
+        )
+        return self._runner.run_one(
+            training.STAGE,
+            self._title("train"),
+            request,
+            lambda folder: training.train_explainer(
+                regions,
+                concepts,
+                self._context.words,
+                config.train,
+                config.seed,
+                self._context.device,
+                folder,
+                self._context.progress,
+                shuffled,
+            ),
+        )
+
+    def _assemble(self, trained: Handle) -> Handle:
+        config, layer = self._config, self._layer
+        head, no_head = find_head(self._subject, self.result)
+        classes = load_class_names(config.model, len(head.bias)) if head else None
+        if classes and self._subject.shuffled:
+            order = np.random.default_rng([config.seed, 6]).permutation(len(classes.names))
+            classes = replace(classes, names=tuple(classes.names[i] for i in order))
+        means = ActivationStore(self.result.activations["train"].folder).read_means()
+        request = Request(
+            {
+                **config.explainer.model_dump(mode="json"),
+                "no_head": no_head,
+                "classes": digest_of(classes.names) if classes else None,
+                "head": digest_tensors(vars(head)) if head else None,
+                "scale": measure_scale(means),
+            },
+            {
+                "trained": trained.digest,
+                "vocabulary": self._context.vocabulary.digest,
+                "vectors": digest_vectors(config.words),
+            },
+        )
+        handle = self._runner.run_one(
+            naming.STAGE,
+            self._title("explainer"),
+            request,
+            lambda folder: naming.assemble_explainer(
+                trained,
+                config.explainer,
+                head,
+                no_head,
+                classes,
+                measure_scale(means),
+                self._context.vectors,
+                self._context.words,
+                folder,
+            ),
+        )
+        if config.explainer.kind == "fused" and not handle.info["num_classes"] and not self._subject.title:
+            reason = json.loads(handle.path("explainer.json").read_text("utf-8"))["no_head"]
+            log.info("  layer %s: named without the classifier head: %s", layer, reason)
+        return handle
+
+    def _transfer(self, role: str, explainer: Handle) -> Handle:
+        method, activations = self._config.transfer.method, self.result.activations[role]
+        shuffled = self._subject.shuffled
+        if method == "none":
+            return explainer
+        return self._runner.run_one(
+            transfer.STAGE,
+            self._title(f"transfer {role}"),
+            Request(
+                {"method": method, "seed": self._config.seed, **self._context.arithmetic},
+                {
+                    "explainer": explainer.digest,
+                    "activations": activations.digest,
+                    "regions": self.result.regions["train"].digest,
+                },
+            ),
+            lambda folder: transfer.transfer_explainer(
+                method,
+                explainer,
+                ActivationStore(activations.folder),
+                self.result.regions["train"],
+                self._context.words,
+                self._config.seed,
+                self._context.device,
+                folder,
+                self._context.progress,
+                shuffled,
+            ),
+        )
+
+    def _validate(self, explainer: Handle) -> Handle:
+        config, regions = self._config, self.result.regions["evaluation"]
+        concepts = self._subject.inputs.evaluation.concepts
+        settings = config.evaluate
+        request = Request(
+            {
+                "recall_at": list(settings.recall_at),
+                "bootstrap_samples": settings.bootstrap_samples,
+                "seed": config.seed,
+                **self._context.arithmetic,
+            },
+            {
+                "regions": regions.digest,
+                "explainer": explainer.digest,
+                "vocabulary": self._context.vocabulary.digest,
+            },
+        )
+        return self._runner.run_one(
+            validation.STAGE,
+            self._title("validate"),
+            request,
+            lambda folder: validation.validate_explainer(
+                regions,
+                concepts,
+                load_namer(explainer.folder, self._context.words, self._context.device),
+                self._context.words,
+                settings,
+                config.seed,
+                self._context.device,
+                folder,
+            ),
+        )
+
+    def _measure_naming(self, explainer: Handle) -> Handle | None:
+        """How far the explainer's words can be believed; only the ranking by preference asks."""
+        settings, context, result = self._config.explain, self._context, self.result
+        if settings.ranking != "auroc":
+            return None
+        activations, thresholds = result.activations, result.thresholds["evaluation"]
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations["evaluation"].folder)
+            return naming_check.measure_naming(
+                (store, self._data("evaluation")),
+                (ActivationStore(activations["train"].folder), self._data("train")),
+                load_thresholds(thresholds),
+                load_namer(explainer.folder, context.words, context.device),
+                context.words,
+                settings,
+                self._config.seed,
+                context.device,
+                folder,
+                self._masked_forward(self._data("evaluation"), store),
+                context.progress,
+            )
+
+        request = Request(
+            {
+                "method": settings.method,
+                "top_images": settings.top_images,
+                "min_share": settings.min_share,
+                "seed": self._config.seed,
+                **context.arithmetic,
+            },
+            {
+                **{role: activations[role].digest for role in ("train", "evaluation")},
+                **{f"{role} data": self._subject.inputs.digests[role] for role in ("train", "evaluation")},
+                "thresholds": thresholds.digest,
+                "explainer": explainer.digest,
+                "vocabulary": context.vocabulary.digest,
+            },
+        )
+        return self._runner.run_one(naming_check.STAGE, self._title("precision"), request, compute)
+
+    def _explain(self) -> Handle:
+        settings, context = self._config.explain, self._context
+        activations, thresholds = self.result.activations["target"], self.result.thresholds["target"]
+        explainer, detection, validated = (self.result.done(n) for n in ("explainer", "detection", "validated"))
+        naming = self.result.naming
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            return explain.explain_filters(
+                store,
+                load_thresholds(thresholds),
+                load_namer(explainer.folder, context.words, context.device),
+                context.words,
+                load_judgement(detection, validated, self._subject.inputs.evaluation),
+                settings,
+                self._layer,
+                self._config.seed,
+                context.device,
+                folder,
+                self._masked_forward(self._data("target"), store),
+                context.progress,
+                naming_check.load_naming(naming.folder) if naming else None,
+                np.load(thresholds.path("saturated.npy"), allow_pickle=False),
+            )
+
+        request = Request(
+            {
+                **settings.model_dump(mode="json"),
+                "layer": self._layer,
+                "seed": self._config.seed,
+                "concepts": digest_of(list(self._subject.inputs.evaluation.concepts)),
+                **context.arithmetic,
+            },
+            {
+                "activations": activations.digest,
+                "thresholds": thresholds.digest,
+                "explainer": explainer.digest,
+                "detection": detection.digest,
+                "validation": validated.digest,
+                "vocabulary": context.vocabulary.digest,
+                **({"naming": naming.digest} if naming else {}),
+            },
+        )
+        handle = self._runner.run_one(explain.STAGE, self._title("explain"), request, compute)
+        if not validated.info["is_valid"] and not self._subject.title:
+            log.warning(
+                "  layer %s: the explainer names held-out regions no better than chance (p = %.3f), so that no filter "
+                "is explained; look at train.* and at the reference data set",
+                *(self._layer, find_worst_p_value(validated)),
+            )
+        return handle
+
+    def _evaluate(self, explainer: Handle) -> Handle:
+        config, context = self._config, self._context
+        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+        overlaps, counts = self.result.done("overlaps"), self._subject.inputs.train.count_images_with()
+        settings = config.evaluate.model_dump(mode="json", exclude={"panel_at", "baselines", "baseline_images"})
+
+        def compute(folder: Path) -> dict[str, Any]:
+            store = ActivationStore(activations.folder)
+            found = recall.evaluate_words(
+                store,
+                load_thresholds(thresholds),
+                load_overlaps(overlaps.folder),
+                self._subject.inputs.evaluation.concepts,
+                counts,
+                load_namer(explainer.folder, context.words, context.device),
+                context.words,
+                config.evaluate,
+                config.explain.top_images,
+                config.seed,
+                context.device,
+                self._masked_forward(self._data("evaluation"), store),
+                context.progress,
+            )
+            recall.save_evaluation(found, folder)
+            return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}
+
+        request = Request(
+            {
+                **settings,
+                "top_images": config.explain.top_images,
+                "seed": config.seed,
+                "concept_counts": digest_of(dict(counts)),
+                **context.arithmetic,
+            },
+            {
+                "activations": activations.digest,
+                "thresholds": thresholds.digest,
+                "overlaps": overlaps.digest,
+                "explainer": explainer.digest,
+                "vocabulary": context.vocabulary.digest,
+            },
+        )
+        return self._runner.run_one(recall.STAGE, self._title("evaluate"), request, compute)
+
+    def _judge(self, baselines: Mapping[str, LayerResult]) -> Handle:
+        settings, config = self._config.evaluate, self._config
+        concepts = self._subject.inputs.evaluation.concepts
+        counts = self._subject.inputs.train.count_images_with()
+        audited = {name: result for name, result in baselines.items() if name in settings.baselines}
+
+        def compute(folder: Path) -> dict[str, Any]:
+            own = load_judged_layer(self.result, concepts, config)
+            rows = layer_panel.collect_rows(
+                own.statements, own.explained, np.array([counts.get(c, 0) for c in concepts]), settings, config.seed
+            )
+            others: dict[str, layer_panel.JudgedLayer] = {}
+            for name, result in audited.items():
+                other = load_judged_layer(result, concepts, config)
+                if result.activations["evaluation"].digest == self.result.activations["evaluation"].digest:
+                    rows[name] = other.statements
+                others[name] = other
+            found = layer_panel.judge_layer(own, rows, others, settings, config.seed, self._context.progress)
+            layer_panel.save_panel(found, layer_panel.judge_filters(own, settings.panel_at), folder)
+            return layer_panel.describe_panel(found)
+
+        request = Request(
+            {
+                "at": list(settings.panel_at),
+                "baselines": sorted(settings.baselines),
+                "bootstrap_samples": settings.bootstrap_samples,
+                "min_iou": settings.min_iou,
+                "top_images": config.explain.top_images,
+                "seed": config.seed,
+                "concept_counts": digest_of(dict(counts)),
+            },
+            {
+                "activations": self.result.activations["evaluation"].digest,
+                "agreement": self.result.done("agreement").digest,
+                "overlaps": self.result.done("overlaps").digest,
+                "explained": self.result.done("explained").digest,
+                "detection": self.result.done("detection").digest,
+                **{f"{n} explained": r.done("explained").digest for n, r in audited.items()},
+                **{f"{n} agreement": r.done("agreement").digest for n, r in audited.items()},
+            },
+        )
+        return self._runner.run_one(layer_panel.STAGE, self._title("panel"), request, compute)
+
+    def _masked_forward(self, data: Dataset, store: ActivationStore) -> MaskedForward:
+        path_of: Callable[[str], Path] = {r.key: r.path for r in data.records}.__getitem__
+        paths = [path_of(k) for k in store.keys]
+        batch_size = self._config.extract.batch_size
+        return MaskedForward(self._subject.model, self._layer, paths, batch_size, self._context.device)
+
+
+def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) -> Judgement:
+    """What the evaluation part says about words."""
+    with np.load(detection.path("detection.npz"), allow_pickle=False) as arrays:
+        right, num_images = arrays["right"], arrays["num_images"]
+    invalid = ""
+    if not validated.info["is_valid"]:
+        invalid = (
+            f"the explainer names held-out regions no better than chance (p = {find_worst_p_value(validated):.3f})"
+        )
+    return Judgement(evaluation.concepts, right, num_images > 0, invalid)
+
+
+def find_worst_p_value(validated: Handle) -> float:
+    """The larger of the two tests' that an explainer has to pass."""
+    return float(max(validated.info["p_value"], validated.info.get("p_value_categories") or 0.0))
+
+
+def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Config) -> layer_panel.JudgedLayer:
+    """A layer's words as positions of concepts, and what they are judged by."""
+    explained = result.done("explained")
+    filters = parquet.read_table(explained.path("filters.parquet"), columns=["filter", "explained"]).to_pylist()
+    rows = parquet.read_table(explained.path("explanations.parquet"), columns=["filter", "word"]).to_pylist()
+    index = index_categories(concepts)
+    words = np.full((len(filters), config.explain.num_words), -1, dtype=np.int64)
+    count = np.zeros(len(filters), dtype=np.int64)
+    for row in rows:
+        found = find_category(row["word"], index)
+        words[row["filter"], count[row["filter"]]] = -1 if found is None else found
+        count[row["filter"]] += 1
+    store = ActivationStore(result.activations["evaluation"].folder)
+    pairs = select_top_images(store, load_thresholds(result.thresholds["evaluation"]), config.explain.top_images)
+    overlaps = load_overlaps(result.done("overlaps").folder)
+    with np.load(result.done("detection").path("detection.npz"), allow_pickle=False) as arrays:
+        right, num_images = arrays["right"], arrays["num_images"]
+    return layer_panel.JudgedLayer(
+        statements=Statements(np.arange(len(filters)), words),
+        explained=np.array([r["explained"] for r in filters], dtype=bool),
+        store=store,
+        agreement=agreement.load_agreement(result.done("agreement").folder),
+        truth=find_ground_truth(pairs, overlaps, len(concepts), config.evaluate.min_iou),
+        right=right,
+        judged_K=num_images > 0,
+    )

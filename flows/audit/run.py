@@ -1,0 +1,339 @@
+"""The audit: which stage reads what. Orchestration, tracking and progress are passed in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+
+from configs.errors import UserError
+from configs.loading import describe_identity, make_absolute
+from configs.policy import Policy
+from configs.schema import Config
+from flows.audit.layer_analyses import LayerFindings, check_group_files, check_groups
+from flows.audit.layer_context import Context, LayerResult, Subject, load_thresholds
+from flows.audit.layer_stages import LayerAudit
+from flows.audit.results import EndedAudit, Occasion
+from flows.audit.run_folder import write_run_folder
+from flows.past_audits.compare import AuditedLayer, Comparison, TargetPictures, compare_audits
+from flows.past_audits.gate import GATE_TAG, judge_and_record
+from flows.shared.extraction import extract_layers
+from flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
+from flows.shared.results import RunResult
+from storage.activations import INDEX_FILE
+from storage.datasets.base import Dataset
+from storage.datasets.images import num_decoded
+from storage.models.layers import Layer, select_layers
+from storage.models.target_model import TargetModel, load_target_model
+from storage.state.artefacts import ArtefactStore, Handle
+from storage.state.digest import digest_of, short
+from storage.state.environment import choose_device, describe_environment, find_state_root
+from storage.state.housekeeping import hold_state
+from storage.state.progress import Progress
+from storage.tracking import Run, Tracker, without_credentials
+from storage.words.word_vectors import Vocabulary, digest_vectors, find_vectors_file
+from tasks.engine.cluster import StatisticsCluster
+from tasks.engine.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
+from tasks.inputs import vocabulary
+from tasks.report import page
+
+log = logging.getLogger("lavise")
+
+
+def run_audit(
+    config: Config,
+    tracker: Tracker,
+    progress: Progress,
+    execute: Executor = run_inline,
+    occasion: Occasion | None = None,
+) -> RunResult:
+    """Explain every filter of the target layers.
+
+    Raises:
+        UserError: a mistake in settings or inputs; the run is then marked FAILED and what was finished is kept.
+    """
+    occasion = occasion or Occasion()
+    config = without_credentials(make_absolute(config))  # from here on it is written down
+    root = find_state_root(config.storage.root)
+    device = choose_device(config.device)
+    store = ArtefactStore(occasion.artefacts or root)
+    tags = {"lavise.config": config.name, "lavise.config_digest": digest_identity(config), **occasion.tags}
+    name = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name
+    with hold_state(root, exclusive=False):
+        run = tracker.start(name, tags)
+        runner = StageRunner(store, tracker, run, progress, execute)
+        try:
+            watch = run.watch_system() if config.tracking.system_metrics else nullcontext()
+            with watch, StatisticsCluster(config.statistics, progress) as cluster:
+                ended = _Audit(config, device, runner, cluster, progress, occasion).run()
+            result = write_run_folder(ended, root, run, tracker)
+            if occasion.policy:
+                is_missing = occasion.comparison_expected and ended.comparison is None
+                result = replace(result, gate=_apply_policy(occasion.policy, result, run, name, is_missing))
+            run.end()
+        except BaseException as err:
+            end_after(run, err)
+            raise
+    return result
+
+
+def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_missing: bool) -> str:
+    """The outcome: `passed`, `failed`, or `invalid` where the policy cannot be applied; the audit itself stays whole.
+
+    Args:
+        is_missing: the comparison with the predecessor could not be made, so that rules on it were not looked at.
+    """
+    try:
+        folder, compared_with = result.run_dir, result.predecessor
+        return judge_and_record(policy, folder, result.run_id, name, compared_with, run, is_missing=is_missing).outcome
+    except UserError as err:
+        log.error("the policy %s cannot be applied: %s", policy.name, err)
+        run.set_tags({GATE_TAG: "invalid"})
+        return "invalid"
+
+
+def digest_identity(config: Config) -> str:
+    """Of the settings that make two audits comparable, whatever their checkpoints are."""
+    return digest_of(describe_identity(make_absolute(config)))
+
+
+@dataclass
+class _Audit:
+    """The stages of one audit, in the order of the data."""
+
+    config: Config
+    device: str
+    runner: StageRunner
+    cluster: StatisticsCluster
+    progress: Progress
+    occasion: Occasion
+
+    def run(self) -> EndedAudit:
+        config, run, runner, decoded_before = self.config, self.runner.parent, self.runner, num_decoded()
+        run.log_params({k: v for k, v in flatten(config.model_dump(mode="json")).items() if v is not None})
+        environment = describe_environment(self.device)
+        run.set_tags(_environment_tags(environment))
+        # What can be wrong is looked at before anything long is begun.
+        find_vectors_file(config.words)
+        check_group_files(config.bias)
+        model = load_target_model(config.model, config.seed)
+        run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
+        layers = select_layers(model.network, model.geometry.size_px, config.model.layers)
+        inputs = open_inputs(config, runner, self.progress)
+        check_groups(config.bias, inputs)
+        for facts in inputs.describe(describe_sources(config, runner)):
+            run.log_dataset(facts)
+        results = self.explain_layers(model, layers, inputs)
+        comparison = self._compare(model, inputs, results)
+        page = self.write_report(model, inputs, results, comparison)
+        return EndedAudit(
+            config=config,
+            occasion=self.occasion,
+            outcomes=runner.outcomes,
+            results=results,
+            comparison=comparison,
+            page=page,
+            environment=environment,
+            inputs={
+                "arch": model.arch,
+                "checkpoint": model.digest,
+                "checkpoint_name": self.occasion.checkpoint_name,
+                "layers": [layer.name for layer in layers],
+                "data": inputs.digests,
+                "pictures": inputs.picture_digests,
+                "vectors": digest_vectors(config.words),
+            },
+            skipped=describe_skipped(results[0]),
+            images_decoded=num_decoded() - decoded_before,
+            model=model,
+        )
+
+    def _compare(self, model: TargetModel, inputs: Inputs, results: Sequence[LayerResult]) -> Comparison | None:
+        old = self.occasion.predecessor
+        if old is None:
+            return None
+        new = [
+            AuditedLayer(
+                name=r.layer.name,
+                arch=model.arch,
+                activations=r.activations["target"],
+                filters=parquet.read_table(r.done("explained").path("filters.parquet")).to_pylist(),
+            )
+            for r in results
+        ]
+        pictures = TargetPictures(inputs.picture_digests["target"], lambda: inputs.target)
+        runner, cluster = self.runner, self.cluster
+        try:
+            return compare_audits(old, new, pictures, self.config, runner, cluster, self.device, self.progress)
+        except Exception as err:  # noqa: BLE001 - the audit is worth having without, whatever is wrong with the old one
+            log.warning("  not compared with run %s: %s", old.run_id, err)
+            runner.parent.set_tags({"lavise.diff_error": str(err)})
+            return None
+
+    def explain_layers(self, model: TargetModel, layers: list[Layer], inputs: Inputs) -> list[LayerResult]:
+        words, handle = self._make_vocabulary(inputs)
+        config = self.config
+        context = Context(config, self.device, self.runner, self.cluster, self.progress, words, handle)
+        subject = Subject(model, inputs)
+        baselines = self._audit_random_network(context, model, layers, inputs)
+        results = []
+        for position, result in enumerate(self._extract(subject, layers)):
+            audit = LayerAudit(context, subject, result)
+            audit.measure()
+            audit.explain()
+            audit.evaluate()
+            judged = {name: found[position] for name, found in baselines.items()}
+            if "shuffled_labels" in config.evaluate.baselines:
+                judged["shuffled_labels"] = audit.with_labels_shuffled()
+            audit.judge(judged)
+            LayerFindings(context, subject, result).run()
+            results.append(result)
+        return results
+
+    def _extract(self, subject: Subject, layers: Sequence[Layer]) -> list[LayerResult]:
+        names, stores = [layer.name for layer in layers], {}
+        for role in ("train", "evaluation", "target"):
+            stores[role] = extract_layers(
+                self.runner,
+                subject.name(f"extract {role}"),
+                subject.model,
+                names,
+                getattr(subject.inputs, role),
+                subject.inputs.picture_digests[role],
+                self.config.extract,
+                self.device,
+                self.progress,
+            )
+        return [
+            LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
+            for position, layer in enumerate(layers)
+        ]
+
+    def _audit_random_network(
+        self, context: Context, model: TargetModel, layers: Sequence[Layer], inputs: Inputs
+    ) -> dict[str, list[LayerResult]]:
+        """The same architecture with random weights, on at most so many pictures of each part."""
+        if "random_network" not in self.config.evaluate.baselines:
+            return {}
+        settings = self.config.model.model_copy(update={"weights": "random"})
+        network = load_target_model(settings, self.config.seed)
+        # Where the audited network is itself random, its twin must be another one.
+        if network.digest == model.digest:
+            network = load_target_model(settings, self.config.seed + 1)
+        shown = take_images(inputs, self.config.evaluate.baseline_images, self.progress)
+        subject = Subject(network, shown, "random network")
+        results = self._extract(subject, layers)
+        for result in results:
+            audit = LayerAudit(context, subject, result)
+            audit.measure()
+            audit.explain()
+        return {"random_network": results}
+
+    def _make_vocabulary(self, inputs: Inputs) -> tuple[Vocabulary, Handle]:
+        settings, categories = self.config.words, inputs.train.concepts
+        handle = self.runner.run_one(
+            vocabulary.STAGE,
+            "vocabulary",
+            Request(vocabulary.describe_vocabulary(settings, categories), {"vectors": digest_vectors(settings)}),
+            lambda folder: vocabulary.make_vocabulary(settings, categories, folder),
+        )
+        return vocabulary.load_vocabulary(handle), handle
+
+    def write_report(
+        self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
+    ) -> Handle:
+        settings, bias_role = self.config.report, self.config.bias.images
+        parts = [
+            page.LayerPart(
+                layer=r.layer.name,
+                shape=(r.layer.channels, r.layer.height, r.layer.width),
+                explained=r.done("explained").folder,
+                evaluated=r.done("evaluated").folder,
+                panel=r.done("panel").folder,
+                validated=r.done("validated").folder,
+                activations=r.activations["target"].folder,
+                thresholds=load_thresholds(r.thresholds["target"]),
+                explainer=r.done("explainer").folder,
+                histogram=r.thresholds["target"].folder,
+                advice=str(r.done("explained").info.get("advice", "")),
+                **{name: handle.folder for name, handle in r.find_findings().items()},
+            )
+            for r in results
+        ]
+        facts = {
+            "Audit": self.config.name,
+            "Target model": f"{model.arch}, weights {self._name_weights()} (sha256 {short(model.digest)})",
+            "Reference": f"{inputs.train.name}: {len(inputs.train.records)} pictures to train, "
+            f"{len(inputs.evaluation.records)} to evaluate, {len(inputs.train.concepts)} categories",
+            "Target domain": f"{inputs.target.name}: {len(inputs.target.records)} pictures, no labels read",
+            "Explanation": f"{self.config.explain.method.replace('_', ' ')}, "
+            f"{self.config.explain.top_images} top pictures, {self.config.explainer.kind} explainer, "
+            f"{self.config.train.objective} objective, "
+            f"transfer {self.config.transfer.method}, seed {self.config.seed}",
+        }
+        request = Request(
+            {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},
+            {
+                "templates": page.digest_templates(),
+                "pictures": inputs.picture_digests["target"],
+                **{f"explained {r.layer.name}": r.done("explained").digest for r in results},
+                **{
+                    f"{name} {r.layer.name}": r.done(name).digest
+                    for r in results
+                    for name in ("evaluated", "panel", "validated")
+                },
+                **{f"{name} {r.layer.name}": h.digest for r in results for name, h in r.find_findings().items()},
+                **({"bias pictures": inputs.picture_digests[bias_role]} if self.config.bias.groups else {}),
+                **({"diff": comparison.digest} if comparison else {}),
+            },
+        )
+        part = comparison.to_report_part(self.config.diff) if comparison else None
+        compared: Dataset | None = getattr(inputs, bias_role) if self.config.bias.groups else None
+        return self.runner.run_one(
+            page.STAGE,
+            "report",
+            request,
+            lambda folder: page.write_report(
+                parts,
+                inputs.target,
+                model.geometry,
+                facts,
+                settings,
+                folder,
+                part,
+                self.progress,
+                bias_pictures=compared,
+            ),
+        )
+
+    def _name_weights(self) -> str:
+        """Without the folder: the same checkpoint from another place gives the same page."""
+        weights = self.config.model.weights
+        return self.occasion.checkpoint_name or (weights if weights.startswith("package:") else Path(weights).name)
+
+
+def describe_skipped(result: LayerResult) -> dict[str, Any]:
+    """Pictures that could not be read, by name, and masks that were left out, by reason; the same for every layer."""
+    index = {role: h.path(INDEX_FILE).read_text("utf-8") for role, h in result.activations.items()}
+    return {
+        "pictures": {role: json.loads(text)["broken"] for role, text in index.items()},
+        "masks": {
+            "train": result.regions["train"].info["skipped"],
+            "evaluation": result.done("overlaps").info["skipped"],
+        },
+    }
+
+
+def _environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
+    git = environment["git"]
+    tags = {"lavise.device": str(environment["device"]), "lavise.version": str(environment["packages"]["lavise"])}
+    if git:
+        tags["mlflow.source.git.commit"] = git["commit"]
+        tags["lavise.git_dirty"] = str(git["dirty"]).lower()
+    return tags

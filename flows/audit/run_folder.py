@@ -1,0 +1,240 @@
+"""The run folder: what an audit leaves for people and for other programs, and in MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from configs.errors import UserError
+from configs.loading import dump_config
+from flows.past_audits.compare import Comparison, not_same
+from flows.past_audits.past_runs import ARTEFACTS_FILE, CONFIG_FILE, ENVIRONMENT_FILE, INPUTS_FILE
+from storage.models.packed_network import PackedNetwork
+from storage.state.artefacts import write_atomically, write_json
+from storage.tracking import NullRun, Run, Tracker, hide_credentials
+from tasks.classifier import ablation, attribution
+from tasks.engine.stage import describe_artefacts
+from tasks.evaluation.layer_panel import PANEL_FILE, load_panel
+from tasks.evaluation.recall import load_evaluation
+from tasks.explainer.validation import load_validation
+from tasks.group_bias import analysis
+from tasks.history.metric_names import flatten_metrics
+from tasks.report.chart_files import FIGURES_FOLDER
+from tasks.report.page import OVERVIEW_FILE, REPORT_FILE
+from tasks.words.explain import CALIBRATION_FILE, RELIABILITY_FILE
+
+if TYPE_CHECKING:
+    from flows.audit.layer_context import LayerResult
+    from flows.audit.results import EndedAudit
+from flows.shared.results import RunResult
+
+_TABLES = ("explanations.parquet", "filters.parquet")
+
+# Of what is found out besides words: what has a row for each layer and filter, class or word; and the facts of a layer.
+_FINDING_TABLES = {
+    "bias": (analysis.FILTERS_FILE, analysis.WORDS_FILE),
+    "classes": (attribution.TABLE_FILE,),
+    "causes": (ablation.WORDS_FILE, ablation.FILTERS_FILE),
+}
+_FINDING_FACTS = {
+    "bias": analysis.BIAS_FILE,
+    "classes": attribution.SUMMARY_FILE,
+    "causes": ablation.SUMMARY_FILE,
+}
+SNAPSHOTS_FOLDER = "checkpoints"
+REGISTERED_MODEL = "lavise-explainer"
+log = logging.getLogger("lavise")
+
+
+def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) -> RunResult:
+    """Write ROOT/runs/RUN_ID and log it to the run."""
+    config, results, comparison = ended.config, ended.results, ended.comparison
+    final = root / "runs" / run.run_id
+    folder = final.with_name(final.name + ".partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    for name in _TABLES:
+        _write_table(folder / name, [r.done("explained").path(name) for r in results])
+    for kind, names in _FINDING_TABLES.items():
+        found = [r.find_findings()[kind] for r in results if kind in r.find_findings()]
+        for name in names if found else ():
+            _write_table(folder / name, [handle.path(name) for handle in found])
+    by_layer = {r.layer.name: _measure(r) for r in results}
+    stages = {t: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for t, o in ended.outcomes.items()}
+    write_json(folder / "metrics.json", {"layers": by_layer})
+    write_json(folder / "stages.json", stages)
+    write_json(folder / "skipped.json", ended.skipped)
+    write_json(folder / INPUTS_FILE, ended.inputs)
+    snapshot = {"checkpoint_file": find_snapshot(config.model.weights, root)}
+    write_json(folder / ARTEFACTS_FILE, describe_artefacts(ended.outcomes) | snapshot)
+    _write_explainers(folder, results)
+    write_atomically(folder / CONFIG_FILE, dump_config(config))
+    write_json(folder / ENVIRONMENT_FILE, {**ended.environment, "seed": config.seed})
+    for result in results:
+        _copy_evidence(folder, result, alone=len(results) == 1)
+    for name in (REPORT_FILE, OVERVIEW_FILE):
+        shutil.copyfile(ended.page.path(name), folder / name)
+    shutil.copytree(ended.page.folder / FIGURES_FOLDER, folder / FIGURES_FOLDER)
+    if comparison:
+        comparison.write(folder)
+    os.replace(folder, final)
+    metrics = {
+        f"{layer}/{name}": value for layer, found in by_layer.items() for name, value in flatten_metrics(found).items()
+    }
+    metrics |= comparison.measure() if comparison else {}
+    run.log_metrics({**metrics, "images_decoded": ended.images_decoded})
+    run.log_folder(final)
+    _log_tables(run, final, comparison)
+    if not isinstance(run, NullRun):
+        _log_explainers(run, ended)
+        run.set_tags({"mlflow.note.content": describe_run(by_layer, comparison)})
+    predecessor = comparison.old.run_id if comparison else None
+    uri = hide_credentials(tracker.uri) if tracker.uri else None
+    return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor)
+
+
+def _write_table(path: Path, parts: Sequence[Path]) -> None:
+    """The tables of all layers in one."""
+    parquet.write_table(pa.concat_tables([parquet.read_table(part) for part in parts]), path)
+
+
+def describe_run(by_layer: Mapping[str, Mapping[str, Any]], comparison: Comparison | None) -> str:
+    """What came of the audit, in a few lines of markdown; MLflow shows it as the run's description."""
+    lines = [
+        f"- `{_plain(layer)}`: **{found['num_explained']} of {found['num_filters']}** filters explained"
+        for layer, found in by_layer.items()
+    ]
+    lines += [f"  - {_plain(found['advice'])}" for found in by_layer.values() if found.get("advice")]
+    if comparison:
+        lines.append(f"- compared with run `{comparison.old.run_id}` ({_plain(comparison.old.title)}):")
+        lines += [
+            f"  - `{_plain(layer)}`: {found['num_same']} filters the same, {found['num_changed']} changed, "
+            f"{found['num_lost']} lost, {found['num_new_filters']} new"
+            for layer, found in comparison.read_summary().items()
+        ]
+    return "\n".join([*lines, "- look at report.html, overview.png and tables/ among the artifacts"])
+
+
+def _plain(text: str) -> str:
+    """Names from data, without what markdown would obey."""
+    return "".join(c if c.isalnum() or c in " .,-_/" else "\ufffd" for c in text)
+
+
+def find_snapshot(weights: str, root: Path) -> str | None:
+    """Name of the weights' file, if it is one of the state folder's own snapshots of checkpoints."""
+    path = Path(weights)
+    return path.name if path.parent == root / SNAPSHOTS_FOLDER else None
+
+
+def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
+    """For the MLflow UI, which shows JSON tables but no parquet."""
+    filters = parquet.read_table(folder / "filters.parquet").to_pylist()
+    shown = [
+        {
+            "layer": r["layer"],
+            "filter": r["filter"],
+            "words": r["words"] if r["explained"] else [],
+            "confidence": round(r["confidence"], 3),
+            "guess": r["guess"],
+            "unexplained because": r["reason"],
+            "threshold": round(r["threshold"], 4),
+            "pictures": r["num_images"],
+        }
+        for r in sorted(filters, key=lambda r: (-r["confidence"], r["layer"], r["filter"]))
+    ]
+    run.log_table(shown, "tables/filters.json")
+    explanations = parquet.read_table(folder / "explanations.parquet").to_pylist()
+    run.log_table(explanations, "tables/explanations.json")
+    for name, rows in _read_findings(folder).items():
+        run.log_table(rows, f"tables/{name}.json")
+    if comparison:
+        run.log_table(not_same(comparison.read_table().to_pylist()), "tables/changes.json")
+
+
+def _read_findings(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What is worth reading in a browser: of groups only where they differ, of ablation only the words."""
+    found = {}
+    for name in (analysis.FILTERS_FILE, analysis.WORDS_FILE, attribution.TABLE_FILE, ablation.WORDS_FILE):
+        if (folder / name).is_file():
+            rows = parquet.read_table(folder / name).to_pylist()
+            found[Path(name).stem] = [r for r in rows if r.get("found", True)]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def _measure(result: LayerResult) -> dict[str, Any]:
+    explained, evaluated = result.done("explained"), load_evaluation(result.done("evaluated").folder)
+    thresholds = result.thresholds["target"].info
+    return {
+        **explained.info,
+        "num_saturated": thresholds["num_saturated"],
+        "evaluation": {k: evaluated[k] for k in ("num_pairs", "num_filters", "num_images", "vocabularies")},
+        "recall": evaluated["recall"],
+        "differences": evaluated["differences"],
+        "regions": dict(load_validation(result.done("validated").folder)),
+        "panel": load_panel(result.done("panel").folder)["rows"],
+        **{kind: handle.info for kind, handle in result.find_findings().items()},
+    }
+
+
+def _copy_evidence(folder: Path, result: LayerResult, alone: bool) -> None:
+    """What the confidence rests on, and the panel; one file of each per layer, in a folder of the layer's name."""
+    destination = folder if alone else folder / "layers" / result.layer.name
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in (CALIBRATION_FILE, RELIABILITY_FILE):
+        shutil.copyfile(result.done("explained").path(name), destination / name)
+    shutil.copyfile(result.done("panel").path(PANEL_FILE), destination / PANEL_FILE)
+    for kind, handle in result.find_findings().items():
+        shutil.copyfile(handle.path(_FINDING_FACTS[kind]), destination / _FINDING_FACTS[kind])
+
+
+def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:
+    """All layers' explainers in one file; tensors are named LAYER::TENSOR."""
+    from safetensors.torch import load_file, save_file
+
+    tensors, facts = {}, {}
+    for result in results:
+        handle, layer = result.done("explainer"), result.layer.name
+        for name, tensor in load_file(handle.path("explainer.safetensors")).items():
+            tensors[f"{layer}::{name}"] = tensor
+        facts[layer] = {
+            **json.loads(handle.path("explainer.json").read_text("utf-8")),
+            "digest": handle.digest,
+            "vocabulary": result.done("explained").inputs["vocabulary"],
+        }
+    save_file(tensors, folder / "explainer.safetensors")
+    write_json(folder / "explainer.json", {"layers": facts})
+
+
+def _log_explainers(run: Run, ended: EndedAudit) -> None:
+    """Each explainer as an MLflow model: region features, or pictures with boxes, to words."""
+    from flows.serving.explainer_model import save_explainer_model
+
+    config, results = ended.config, ended.results
+    vocabulary = ended.outcomes["vocabulary"].handles[0].folder
+    for result in results:
+        layer = result.layer.name
+        name = "explainer" if len(results) == 1 else f"explainer-{layer}"
+        network = PackedNetwork(ended.model, config.model.num_classes, layer) if config.tracking.pack_network else None
+        with tempfile.TemporaryDirectory() as scratch:
+            destination = Path(scratch) / "explainer"
+            explainer = result.done("explainer").folder
+            try:
+                save_explainer_model(destination, explainer, vocabulary, network)
+            except UserError as err:
+                log.warning("  the explainer's model is logged without the network, for region features only: %s", err)
+                shutil.rmtree(destination, ignore_errors=True)
+                save_explainer_model(destination, explainer, vocabulary, None)
+            tags = {"lavise.checkpoint": ended.model.digest, "lavise.arch": ended.model.arch, "lavise.layer": layer}
+            register_as = REGISTERED_MODEL if config.tracking.register_model else None
+            version = run.log_model(destination, name, tags, register_as)
+        if version:
+            log.info("  registered %s version %s", REGISTERED_MODEL, version)

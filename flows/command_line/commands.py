@@ -1,0 +1,345 @@
+"""The command line. Heavy libraries are imported by the command that needs them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+
+import typer
+
+from configs.errors import UserError
+
+if TYPE_CHECKING:
+    from storage.tracking import Tracker
+
+EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="lavise",
+    help="Says in words, with pictures and numbers, what every filter of a CNN looks for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+P = ParamSpec("P")
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turns what a command raises into a line on standard error and an exit code."""
+
+    @functools.wraps(command)
+    def run_it(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as err:
+            print("\n".join(f"lavise: {line}" for line in str(err).splitlines()), file=sys.stderr)
+            raise typer.Exit(EXIT_USER_ERROR) from None
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            print("lavise: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            raise typer.Exit(EXIT_STOPPED) from None
+        except Exception as err:
+            import traceback
+
+            traceback.print_exc()
+            print(f"lavise: failed: {type(err).__name__}: {err}", file=sys.stderr)
+            raise typer.Exit(EXIT_FAILURE) from err
+
+    return run_it
+
+
+ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `lavise presets`) or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set explain.top_images=10."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+
+
+PolicyOption = Annotated[
+    str | None, typer.Option(help="Rules that each audit must pass: `default`, or a YAML file (docs/operate.md).")
+]
+
+
+@app.command()
+@_guarded
+def run(config: ConfigArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Audit a checkpoint: explain every filter of its target layers."""
+    _audit(config, set_ or [], as_json)
+
+
+@app.command()
+@_guarded
+def demo(set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """The same as `lavise run demo`: a real ImageNet network on pictures made here."""
+    _audit("demo", set_ or [], as_json)
+
+
+@app.command()
+@_guarded
+def bias(
+    config: ConfigArgument,
+    groups: Annotated[
+        str,
+        typer.Option(
+            help="folder, folder:LEVEL, csv:FILE:COLUMN, csv:FILE:COLUMN,COLUMN or annotations:PREDICATE, "
+            'e.g. annotations:"person and not dog".'
+        ),
+    ],
+    stratify_by: Annotated[
+        str | None, typer.Option(help="Compare within such groups, too; written like --groups.")
+    ] = None,
+    images: Annotated[
+        Literal["target", "train", "evaluation"] | None,
+        typer.Option(help="Which pictures: the target's, or those of the reference, which have annotations."),
+    ] = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """In which concepts groups of pictures differ: audits (or takes what an earlier audit left), then compares."""
+    given = {"groups": groups, "stratify_by": stratify_by, "images": images}
+    chosen = [f"bias.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    _audit(config, [*(set_ or []), *chosen], as_json)
+
+
+@app.command()
+@_guarded
+def layers(
+    model: Annotated[
+        str,
+        typer.Argument(help="timm:NAME, torchvision:NAME, NAME, package.module:callable, or a preset or YAML file."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """List the modules that one can explain, with the shapes of their maps."""
+    from flows.command_line.tables import show_layers
+
+    show_layers(model, as_json)
+
+
+@app.command()
+@_guarded
+def presets() -> None:
+    """List the presets."""
+    from configs.loading import list_presets
+
+    for name in list_presets():
+        typer.echo(name)
+
+
+@app.command()
+@_guarded
+def up(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.", min=1, max=65535)] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.", min=1, max=65535)] = 5000,
+    watch: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints: switches on the deployment lavise-reaudit/watch.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="With --watch: a preset or a YAML file.")] = "demo",
+    set_: SetOption = None,
+    policy: PolicyOption = None,
+    every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.", min=5)] = 300.0,
+    stable: Annotated[float, typer.Option(help="With --watch: seconds without a change.", min=0)] = 30.0,
+) -> None:
+    """Start the Prefect server, the MLflow server and a worker with the deployments, on loopback. Ctrl-C stops all."""
+    from flows.orchestration.local_services import Watch, run_services
+
+    watched = Watch(watch, config, set_ or [], policy, every, stable) if watch else None
+    run_services(prefect_port, mlflow_port, watched)
+
+
+@app.command()
+@_guarded
+def reaudit(
+    config: ConfigArgument,
+    folder: Annotated[Path | None, typer.Option(help="Folder that new checkpoints come to.")] = None,
+    pattern: Annotated[str, typer.Option(help="Which files of the folder.")] = "**/*",
+    stable: Annotated[float, typer.Option(help="Take files unchanged for so many seconds.", min=0)] = 30.0,
+    model: Annotated[str | None, typer.Option(help="Registered model in MLflow, instead of a folder.")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Only versions of the model with this alias.")] = None,
+    set_: SetOption = None,
+    policy: PolicyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit each new checkpoint once, and say what changed since the last one: for cron, without a Prefect server."""
+    from flows.command_line.tables import show_reaudit
+    from flows.repeats.reaudit import make_source, reaudit_here
+    from storage.state.progress import default_progress
+
+    source = make_source(folder, pattern, stable, model, alias or [])
+    result = reaudit_here(config, set_ or [], source, policy, default_progress())
+    show_reaudit(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+    if result.count("failed") or result.count("given up"):
+        raise typer.Exit(EXIT_FAILURE)
+    if any(c.gate not in (None, "passed") for c in result.checkpoints):
+        raise typer.Exit(EXIT_NO)
+
+
+RunArgument = Annotated[str, typer.Argument(help="Id of an audit's MLflow run, or the path of its run folder.")]
+
+
+@app.command()
+@_guarded
+def diff(
+    run_a: Annotated[str, typer.Argument(help="The earlier audit: id of its MLflow run, or its run folder.")],
+    run_b: Annotated[str, typer.Argument(help="The later audit.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Settings of the comparison, e.g. --set diff.same_at=0.95."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What changed between two audits: filters kept, changed, lost and new, words gained and lost."""
+    from flows.command_line.tables import show_diff
+    from flows.past_audits.compare import diff_runs
+    from flows.shared.execution import run_with_retries
+    from storage.state.progress import default_progress
+
+    tracker, root = _open_tracking()
+    result = diff_runs(run_a, run_b, set_ or [], tracker, root, default_progress(), run_with_retries)
+    show_diff(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+
+
+@app.command()
+@_guarded
+def gate(
+    run: RunArgument,
+    policy: Annotated[
+        str | None, typer.Option(help="A policy's name or YAML file; without it, the one that the run was judged by.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Run to compare with, after `lavise diff`; without it, the predecessor.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pass (exit code 0) or fail (3) an audit by a policy."""
+    from flows.command_line.tables import show_verdicts
+    from flows.past_audits.gate import announce, gate_run
+
+    tracker, root = _open_tracking()
+    result = gate_run(run, policy, against, tracker, root)
+    show_verdicts(result)
+    announce(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+    if result.outcome != "passed":
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command()
+@_guarded
+def rerun(
+    run: RunArgument,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Where an input is now, e.g. --set model.weights=FILE."),
+    ] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Run even if an input is not what it was.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat an audit from scratch and compare every table and weight bit for bit: exit code 0, or 3 where not."""
+    from flows.command_line.tables import show_rerun
+    from flows.repeats.rerun import rerun_audit
+    from flows.shared.execution import run_with_retries
+    from storage.state.progress import default_progress
+
+    tracker, root = _open_tracking()
+    result = rerun_audit(run, set_ or [], anyway, tracker, root, default_progress(), run_with_retries)
+    show_rerun(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+    if not result.repeated:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command()
+@_guarded
+def doctor(
+    config: Annotated[
+        str | None, typer.Argument(help="A preset's name or a YAML file, to check what it needs as well.")
+    ] = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the environment, and say what to do: exit code 0 where an audit can run, else 1."""
+    from configs.loading import load_config
+
+    settings = load_config(config, set_ or []) if config else None
+    from flows.doctor import run_doctor
+
+    if not run_doctor(settings, as_json):
+        raise typer.Exit(EXIT_FAILURE)
+
+
+@app.command()
+@_guarded
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    keep_hours: Annotated[float, typer.Option(help="Keep what is younger than this.", min=0)] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Disk use per stage; remove artefacts that no kept run refers to."""
+    from flows.command_line.gc import run_gc
+
+    run_gc(dry_run, keep_hours, as_json)
+
+
+def _open_tracking() -> tuple[Tracker, Path]:
+    """The tracking store in force, and the state folder."""
+    from configs.schema import TrackingSettings
+    from storage.state.environment import find_state_root
+    from storage.tracking import open_tracker
+
+    root = find_state_root(None)
+    return open_tracker(TrackingSettings(), root), root
+
+
+def _audit(config: str, overrides: list[str], as_json: bool) -> None:
+    from configs.loading import load_config
+
+    settings = load_config(config, overrides)  # before anything heavy: mistakes are answered at once
+    from flows.audit.run import run_audit
+    from flows.command_line.tables import show_result
+    from flows.shared.execution import run_with_retries
+    from storage.state.environment import find_state_root
+    from storage.state.progress import default_progress
+    from storage.tracking import open_tracker
+
+    tracker = open_tracker(settings.tracking, find_state_root(settings.storage.root))
+    result = run_audit(settings, tracker, default_progress(), run_with_retries)
+    show_result(result)
+    if as_json:
+        print(result.to_json(), flush=True)
+
+
+def main() -> None:
+    """Entry point of `lavise`: 0, 2 with one clear line for the user's mistakes, 3 for a no, 1 for anything else."""
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    _log_to_stderr()
+    app()
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    own = logging.getLogger("lavise")
+    own.setLevel(logging.INFO)
+    own.addHandler(handler)
+    own.propagate = False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""`lavise gc`: what takes up space in the state folder, and removal of what no kept run needs.
+
+MLflow says which runs were deleted; only their folders go. What MLflow itself keeps of them goes with `mlflow gc`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import UserError
+from flows.shared.console import make_console, make_table
+from storage.state.environment import find_state_root
+from storage.state.housekeeping import (
+    LOCK_FILE,
+    SERVICES,
+    Plan,
+    Reason,
+    StageUse,
+    collect,
+    hold_state,
+    measure_disk_use,
+    plan_collection,
+)
+from storage.tracking import hide_credentials, pass_credentials, require_answer
+
+log = logging.getLogger("lavise")
+_SECONDS_PER_HOUR = 3600.0
+_UNIT = 1000
+_SQLITE = "sqlite:///"
+
+
+def run_gc(dry_run: bool, keep_hours: float, as_json: bool) -> None:
+    """Print disk use, remove what no kept run needs, and print what went.
+
+    Args:
+        dry_run: remove nothing and say what would go.
+        keep_hours: nothing younger goes.
+        as_json: print one JSON object as the last line of standard output.
+
+    Raises:
+        UserError: an audit is running, a run does not say what it needs, MLflow does not answer, or something could
+            not be removed.
+    """
+    if not keep_hours >= 0:
+        raise UserError(f"--keep-hours: found {keep_hours}; allowed: 0 or more")
+    root = find_state_root(None)
+    if not any((root / name).exists() for name in ("artefacts", "runs")):
+        raise UserError(f"storage.root: found no state folder {root}; start this where audits ran, or set LAVISE_HOME")
+    # Looking changes nothing, not even by a new lock file; without one no audit was ever here that could be running.
+    holds = not dry_run or (root / LOCK_FILE).exists()
+    with hold_state(root, exclusive=True) if holds else nullcontext():
+        plan = plan_collection(root, find_deleted_runs(root), keep_hours * _SECONDS_PER_HOUR, time.time())
+        uses = measure_disk_use(root, plan.references)
+        console = make_console()
+        console.print(_use_table(f"disk use of {root}" + ("" if dry_run else ", before"), uses))
+        if not dry_run:
+            collect(plan)
+        _show_plan(console, plan, dry_run)
+    if as_json:
+        typer.echo(json.dumps(_to_json(plan, uses, dry_run), allow_nan=False))
+
+
+def find_deleted_runs(root: Path) -> frozenset[str]:
+    """Ids of the runs that were deleted in MLflow, in whatever experiment, and can still be restored there.
+
+    Asks MLFLOW_TRACKING_URI, or the SQLite file in the state folder; if there is neither, no run is deleted.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    local = root / "mlflow" / "mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{local}"
+    if uri.startswith(_SQLITE) and not _has_content(Path(uri.removeprefix(_SQLITE).partition("?")[0])):
+        # Opening it would make it.
+        log.info("  no MLflow store at %s: no run counts as deleted", uri)
+        return frozenset()
+    for chatty in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    require_answer(uri)
+    try:
+        client = MlflowClient(tracking_uri=pass_credentials(uri))
+        all_experiments = partial(client.search_experiments, view_type=ViewType.ALL)
+        experiments = [e.experiment_id for e in _all_pages(all_experiments)]
+        deleted = partial(client.search_runs, experiments, run_view_type=ViewType.DELETED_ONLY)
+        return frozenset(r.info.run_id for r in _all_pages(deleted))
+    except (MlflowException, SQLAlchemyError, ImportError) as err:
+        reason = hide_credentials(" ".join(str(err).split()))[:200]
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {hide_credentials(uri)} does not say which runs were deleted ({reason}); "
+            "start that server, or leave MLFLOW_TRACKING_URI empty for the local SQLite file"
+        ) from None
+
+
+def format_bytes(num_bytes: int) -> str:
+    """For people, in powers of 1000: `999 B`, `1.0 kB`, `12.3 GB`."""
+    size, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB", "PB"]
+    # What would be rounded up to 1000.0 is the next unit already.
+    while size >= _UNIT - 0.05 and len(units) > 1:
+        size, units = size / _UNIT, units[1:]
+    return f"{num_bytes} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def _all_pages(search: Callable[..., Any]) -> Iterator[Any]:
+    """Everything that a search of MLflow finds."""
+    page = search()
+    yield from page
+    while page.token:
+        page = search(page_token=page.token)
+        yield from page
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _use_table(title: str, uses: Sequence[StageUse]) -> Table:
+    table = _table(title, ("stage", "number", "size", "needed", "size needed"))
+    for use in uses:
+        table.add_row(
+            use.stage,
+            f"{use.num_artefacts:,}",
+            format_bytes(use.bytes),
+            *(("-", "-") if use.stage in SERVICES else (f"{use.num_referenced:,}", format_bytes(use.bytes_referenced))),
+        )
+    table.add_section()
+    table.add_row("total", "", format_bytes(sum(u.bytes for u in uses)), "", "")
+    return table
+
+
+def _show_plan(console: Console, plan: Plan, dry_run: bool) -> None:
+    if not plan.entries:
+        console.print("nothing to remove")
+        return
+    table = _table("what would go" if dry_run else "what went", ("reason", "stage", "number", "size"))
+    for reason, stage, number, num_bytes in group_entries(plan):
+        table.add_row(reason.value, stage, f"{number:,}", format_bytes(num_bytes))
+    console.print(table)
+    console.print(f"{'would free' if dry_run else 'freed'} {format_bytes(plan.num_bytes)}", highlight=False)
+
+
+def group_entries(plan: Plan) -> list[tuple[Reason, str, int, int]]:
+    """(reason, stage, number, bytes), in the order of the reasons, the largest stage first."""
+    groups: dict[tuple[Reason, str], list[int]] = defaultdict(list)
+    for entry in plan.entries:
+        groups[entry.reason, entry.stage].append(entry.num_bytes)
+    order = list(Reason)
+    rows = [(reason, stage, len(sizes), sum(sizes)) for (reason, stage), sizes in groups.items()]
+    return sorted(rows, key=lambda r: (order.index(r[0]), -r[3], r[1]))
+
+
+def _to_json(plan: Plan, uses: Sequence[StageUse], dry_run: bool) -> dict[str, Any]:
+    entries = [
+        {
+            "path": e.path.relative_to(plan.root).as_posix(),
+            "reason": e.reason.value,
+            "stage": e.stage,
+            "bytes": e.num_bytes,
+        }
+        for e in plan.entries
+    ]
+    return {
+        "root": str(plan.root),
+        "dry_run": dry_run,
+        "disk_use": [asdict(u) for u in uses],
+        "entries": entries,
+        "num_bytes": plan.num_bytes,
+    }
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    """Names and reasons on the left, numbers on the right."""
+    table = make_table(title)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("stage", "reason") else "right", no_wrap=True)
+    return table

@@ -1,0 +1,293 @@
+"""What the command line prints: tables that read well, on standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from configs.loading import list_presets, load_config
+from configs.schema import ModelSettings
+from flows.shared.console import escape, make_console, make_table
+
+if TYPE_CHECKING:
+    from flows.past_audits.compare import DiffResult
+    from flows.past_audits.gate import GateResult
+    from flows.repeats.reaudit import ReauditResult
+    from flows.repeats.rerun import RerunResult
+    from flows.shared.results import RunResult
+
+_NUM_FILTERS = 10
+_NUM_WORDS = 5
+_NUM_CHANGES = 20
+_NUM_DIFFERENCES = 15
+_NUM_CLASSES = 10
+_NUM_CLASS_FILTERS = 3
+
+
+def show_result(result: RunResult) -> None:
+    """The most confident filters, recall, stages, and where everything is."""
+    import pyarrow.parquet as parquet
+
+    console = make_console()
+    measured = json.loads((result.run_dir / "metrics.json").read_text("utf-8"))["layers"]
+    rows = parquet.read_table(result.run_dir / "filters.parquet").to_pylist()
+    for layer, found in measured.items():
+        console.print(_filters_table(layer, [r for r in rows if r["layer"] == layer], found["num_filters"]))
+        if found.get("advice"):
+            console.print(f"{escape(layer)}: {escape(found['advice'])}", style="yellow", highlight=False)
+        for vocabulary, methods in found["recall"].items():
+            console.print(_recall_table(layer, vocabulary, found["evaluation"], methods))
+    for table in _findings_tables(result.run_dir):
+        console.print(table)
+    console.print(_stages_table(result))
+    console.print(f"report    {result.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"run       {result.run_id}", soft_wrap=True, highlight=False, markup=False)
+    if result.tracking_uri:
+        console.print(f"MLflow    {result.tracking_uri}", soft_wrap=True, highlight=False, markup=False)
+
+
+def show_layers(model: str, as_json: bool) -> None:
+    """The modules of a network that one can explain."""
+    from storage.models.layers import list_layers
+    from storage.models.target_model import load_target_model
+
+    if model in list_presets() or Path(model).suffix in {".yaml", ".yml"}:
+        settings = load_config(model).model
+    else:
+        settings = ModelSettings(arch=model)
+    target = load_target_model(settings, seed=0)
+    found = list_layers(target.network, target.geometry.size_px)
+    table = make_table(f"{target.arch}: modules that one can explain, input {target.geometry.size_px} px")
+    for heading in ("layer", "module", "filters", "map"):
+        table.add_column(heading, justify="right" if heading in ("filters", "map") else "left")
+    for layer in found:
+        table.add_row(escape(layer.name), layer.kind, str(layer.channels), f"{layer.height} x {layer.width}")
+    make_console().print(table)
+    if as_json:
+        print(json.dumps({"arch": target.arch, "layers": [vars(layer) for layer in found]}), flush=True)
+
+
+def show_diff(result: DiffResult) -> None:
+    """Per layer, how many filters are the same, and those that are least alike."""
+    import pyarrow.parquet as parquet
+
+    console = make_console()
+    rows = parquet.read_table(result.folder / "diff.parquet").to_pylist()
+    counts = make_table(f"run {result.new_run} compared with {result.old_run}")
+    for heading in ("layer", "filters", "same", "changed", "lost", "new", "kept", "words gained", "words lost"):
+        counts.add_column(heading, justify="left" if heading in ("layer", "words gained", "words lost") else "right")
+    for layer, found in result.layers.items():
+        numbers = [found[k] for k in ("num_old", "num_same", "num_changed", "num_lost", "num_new_filters")]
+        words = [_list_words(found[k]) for k in ("words_gained", "words_lost")]
+        counts.add_row(escape(layer), *(str(n) for n in numbers), f"{found['share_kept']:.1%}", *words)
+    console.print(counts)
+    other = sorted(
+        (r for r in rows if r["status"] != "same"), key=lambda r: -2 if r["similarity"] is None else r["similarity"]
+    )
+    if other:
+        console.print(_changes_table(other))
+    else:
+        console.print("every filter is the same")
+    console.print(f"\npage      {result.folder / 'diff.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _changes_table(rows: list[dict[str, Any]]) -> Table:
+    title = f"{len(rows)} filters are not the same"
+    table = make_table(title if len(rows) <= _NUM_CHANGES else f"{title}; the {_NUM_CHANGES} least alike")
+    for heading in ("status", "before", "now", "correlation \\[95 % interval]", "words before", "words now"):
+        table.add_column(heading, justify="right" if heading in ("before", "now") else "left")
+    for row in rows[:_NUM_CHANGES]:
+        similarity = "" if row["similarity"] is None else f"{row['similarity']:.3f}"
+        if similarity:
+            similarity += f" \\[{row['similarity_low']:.3f}, {row['similarity_high']:.3f}]"
+        indices = ["" if row[k] is None else str(row[k]) for k in ("old_filter", "new_filter")]
+        words = [_list_words(row[k]) for k in ("old_words", "new_words")]
+        table.add_row(row["status"], *indices, similarity, *words)
+    return table
+
+
+def show_verdicts(result: GateResult) -> None:
+    """A row for each rule and layer, the outcome in words."""
+    console = make_console()
+    against = f", compared with {result.compared_with}" if result.compared_with else ""
+    table = make_table(f"policy {result.policy} on run {result.run_id}{against}")
+    for heading in ("rule", "layer", "found", "allowed", "outcome"):
+        table.add_column(heading)
+    colours = {"passed": "green", "failed": "bold red", "not_applicable": "yellow", "invalid": "bold red"}
+    for verdict in result.verdicts:
+        outcome = f"[{colours[verdict.outcome]}]{verdict.outcome.replace('_', ' ')}[/]"
+        found, allowed = escape(verdict.found), escape(verdict.allowed)
+        table.add_row(escape(verdict.rule), escape(verdict.layer or "all"), found, allowed, outcome)
+    console.print(table)
+    console.print(f"[{colours[result.outcome]}]{result.outcome}[/]")
+
+
+def show_reaudit(result: ReauditResult) -> None:
+    """What became of each checkpoint."""
+    console = make_console()
+    table = make_table(result.summarise())
+    for heading in ("checkpoint", "outcome", "policy", "run", "detail"):
+        table.add_column(heading)
+    for found in result.checkpoints:
+        cells = (found.name, found.outcome, found.gate or "", found.run_id or "", found.detail)
+        table.add_row(*(escape(cell) for cell in cells))
+    console.print(table)
+
+
+def show_rerun(result: RerunResult) -> None:
+    """What was compared, and the verdict."""
+    console = make_console()
+    table = make_table(f"run {result.rerun} repeats {result.original}")
+    for heading in ("compared", "outcome", "detail"):
+        table.add_column(heading)
+    for finding in result.findings:
+        colour = {"identical": "green", "different": "red"}.get(finding.outcome, "yellow")
+        table.add_row(escape(finding.what), f"[{colour}]{finding.outcome}[/]", escape(finding.detail))
+    console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"[{'green' if result.repeated else 'red'}]{result.verdict}[/]")
+
+
+def _list_words(words: Sequence[str]) -> str:
+    shown = ", ".join(escape(w) for w in words[:_NUM_WORDS])
+    return f"{shown}, ... ({len(words)})" if len(words) > _NUM_WORDS else shown
+
+
+def _rank_filter(row: dict[str, Any]) -> tuple[float, float, int]:
+    """Most confident first; of those that look alike the clearest preference."""
+    return -round(row["confidence"], 2), -(row["auroc"] or 0.0), row["filter"]
+
+
+def _filters_table(layer: str, rows: list[dict[str, Any]], num_filters: int) -> Table:
+    explained = sorted((r for r in rows if r["explained"]), key=_rank_filter)
+    guessed = sorted((r for r in rows if r["guess"]), key=lambda r: (-r["guess_confidence"], r["filter"]))
+    shown = explained[:_NUM_FILTERS]
+    guesses = guessed[: _NUM_FILTERS - len(shown)]
+    rest = f", then best guesses ({len(guessed)} filters have one)" if guesses else ""
+    title = f"{layer}: {len(explained)} of {num_filters} filters explained; the most confident ones{rest}"
+    table = make_table(title)
+    for heading in ("filter", "words", "confidence", "AUROC", "pictures"):
+        table.add_column(heading, justify="left" if heading == "words" else "right")
+    for row in shown:
+        named = ", ".join(escape(w) for w in row["words"][:_NUM_WORDS])
+        auroc = "" if row["auroc"] is None else f"{row['auroc']:.2f}"
+        table.add_row(str(row["filter"]), named, f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
+    for row in guesses:
+        table.add_row(
+            str(row["filter"]),
+            f"guess: {escape(row['guess'])}",
+            "",
+            "",
+            str(row["num_images"]),
+            style="dim",
+        )
+    return table
+
+
+def _recall_table(
+    layer: str, vocabulary: str, counts: dict[str, dict[str, int]], methods: dict[str, dict[str, dict[str, float]]]
+) -> Table:
+    size = counts["vocabularies"][vocabulary]
+    title = f"{layer}: recall, {vocabulary} vocabulary of {size:,} words, {counts['num_pairs']} filter-picture pairs"
+    table = make_table(title)
+    table.add_column("method")
+    at = sorted(next(iter(methods.values())), key=int)
+    for s in at:
+        table.add_column(f"@{s} \\[95 % interval]", justify="right")
+    for method, by_s in methods.items():
+        cells = [f"{by_s[s]['value']:.3f} \\[{by_s[s]['low']:.3f}, {by_s[s]['high']:.3f}]" for s in at]
+        table.add_row(method.replace("_", " "), *cells)
+    return table
+
+
+def _findings_tables(folder: Path) -> Iterator[Table]:
+    """Where groups differ, what classes lean on, and what happens without the filters of a word."""
+    import pyarrow.parquet as parquet
+
+    def read(name: str) -> list[dict[str, Any]]:
+        return parquet.read_table(folder / name).to_pylist() if (folder / name).is_file() else []
+
+    yield from _bias_tables(read("bias_filters.parquet"), read("bias_words.parquet"))
+    classes = [r for r in read("classes.parquet") if r["rank"] <= _NUM_CLASS_FILTERS]
+    if classes:
+        yield _classes_table(classes)
+    causes = read("causes.parquet")
+    if causes:
+        yield _causes_table(causes)
+
+
+def _bias_tables(filters: list[dict[str, Any]], words: list[dict[str, Any]]) -> Iterator[Table]:
+    for rows, what in ((words, "words"), (filters, "filters")):
+        found = sorted((r for r in rows if r["found"]), key=lambda r: (r["p_value"], -abs(r["difference"])))
+        if not rows:
+            continue
+        shown = "" if len(found) <= _NUM_DIFFERENCES else f"; the {_NUM_DIFFERENCES} clearest"
+        least = sorted(r["least_difference"] for r in rows if r["least_difference"] is not None)
+        hint = f" (least difference that could be shown: about {least[len(least) // 2]:.0%})" if least else ""
+        table = make_table(f"groups differ in {len(found)} of {len(rows)} {what}{hint}{shown}")
+        for heading in (what[:-1], "groups", "shares", "difference \\[95 % interval]", "q", "within strata"):
+            table.add_column(heading, justify="right" if heading in ("shares", "q") else "left")
+        for row in found[:_NUM_DIFFERENCES]:
+            name = row["word"] if what == "words" else f"{row['filter']} {', '.join(row['words'][:_NUM_WORDS])}"
+            table.add_row(
+                escape(name),
+                escape(f"{row['group']} / {row['other']}"),
+                f"{row['share_group']:.1%} / {row['share_other']:.1%}",
+                f"{row['difference']:+.1%} \\[{row['low']:+.1%}, {row['high']:+.1%}]",
+                f"{row['q_value']:.2g}",
+                "" if row["stratified_difference"] is None else row["verdict"],
+            )
+        yield table
+
+
+def _classes_table(rows: list[dict[str, Any]]) -> Table:
+    by_class: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_class.setdefault((row["layer"], row["class"]), []).append(row)
+    order = sorted(by_class, key=lambda key: (-by_class[key][0]["num_images"], key))[:_NUM_CLASSES]
+    table = make_table(f"what classes lean on; the {len(order)} of {len(by_class)} that the network names most")
+    for heading in ("class", "pictures", "filters (words), contribution to the logit"):
+        table.add_column(heading, justify="right" if heading == "pictures" else "left")
+    for key in order:
+        own = sorted(by_class[key], key=lambda r: r["rank"])
+        leans = [
+            f"{r['filter']}{' (' + ', '.join(r['words'][:2]) + ')' if r['words'] else ''} {r['contribution']:+.2f}"
+            for r in own
+        ]
+        table.add_row(escape(own[0]["class_name"]), str(own[0]["num_images"]), escape("; ".join(leans)))
+    return table
+
+
+def _causes_table(rows: list[dict[str, Any]]) -> Table:
+    used = [r for r in rows if r["used"]]
+    table = make_table(f"without the filters of a word: {len(used)} of {len(rows)} words do more than random filters")
+    for heading in ("word", "filters", "logit with it", "random", "changed answers", "q", ""):
+        table.add_column(heading, justify="left" if heading in ("word", "") else "right")
+    for row in sorted(rows, key=lambda r: (not r["used"], r["q_value"], r["own_logit"]))[:_NUM_DIFFERENCES]:
+        logit = row["own_logit"] if row["own_logit_with"] is None else row["own_logit_with"]
+        table.add_row(
+            escape(row["word"]),
+            str(row["num_filters"]),
+            f"{logit:+.2f}",
+            f"{row['random_own_logit']:+.2f}",
+            f"{row['changed']:.1%}",
+            f"{row['q_value']:.2g}",
+            "used" if row["used"] else "not used",
+        )
+    return table
+
+
+def _stages_table(result: RunResult) -> Table:
+    table = make_table(f"stages; {result.images_decoded} pictures decoded")
+    for heading in ("stage", "digest", "", "seconds"):
+        table.add_column(heading, justify="right" if heading == "seconds" else "left")
+    for name, stage in result.stages.items():
+        table.add_row(
+            escape(name), stage["digest"][:12], "cached" if stage["cached"] else "", f"{stage['seconds']:.1f}"
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Prefect: flows, artifacts, and the services of `lavise up`."""

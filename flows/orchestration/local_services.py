@@ -1,0 +1,401 @@
+"""`lavise up`: Prefect server, MLflow server and a worker with the deployments, on loopback, in one command.
+
+All state lies in the state folder. The processes are children of this one, in process groups of their own, and are
+stopped with it: the worker first, so that it can hand back what it runs. One that ends by itself is started again; flow
+runs whose process is gone are then marked Crashed, since nobody else would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import yaml
+
+from configs.errors import UserError
+from configs.loading import list_presets, load_config
+from configs.paths import expand_home
+from configs.policy import list_policies, load_policy
+from configs.sources import FolderSource
+from flows.shared.execution import device_tag
+from storage.state.artefacts import make_private_folder, write_atomically
+from storage.state.environment import find_state_root
+from storage.tracking import hide_credentials
+
+HOST = "127.0.0.1"
+WORK_POOL = "local"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 15.0
+_ANSWER_SECONDS = 30.0
+_MAX_RESTARTS = 5
+_RESTART_WINDOW_SECONDS = 600.0
+GPU_TAG = device_tag("cuda")
+_POINTER = "prefect.toml"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A child process: how it is started, and the address at which it is well."""
+
+    name: str
+    command: tuple[str, ...]
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the deployment `lavise-reaudit/watch` is switched on with.
+
+    Attributes:
+        folder: that new checkpoints come to.
+        config: a preset or a YAML file, with overrides as of `lavise run --set`.
+        policy: rules that each audit must pass; None for no rules.
+        every_seconds: between two looks.
+        stable_seconds: a file is taken when it has not changed for so long.
+    """
+
+    folder: Path
+    config: str
+    overrides: Sequence[str]
+    policy: str | None
+    every_seconds: float
+    stable_seconds: float
+
+    def to_parameters(self) -> dict[str, Any]:
+        """Of the flow; paths absolute, since the worker may stand elsewhere."""
+        source = FolderSource(folder=self.folder.absolute(), stable_seconds=self.stable_seconds)
+        return {
+            "config": self.config if self.config in list_presets() else str(expand_home(self.config).absolute()),
+            "overrides": list(self.overrides),
+            "source": source.model_dump(mode="json"),
+            "policy": _absolute_policy(self.policy) or "",
+        }
+
+
+def run_services(prefect_port: int, mlflow_port: int, watch: Watch | None = None) -> None:
+    """Start everything, say where it is, and wait for Ctrl-C or SIGTERM.
+
+    Raises:
+        UserError: a port is taken, or what is to be watched is not there.
+        RuntimeError: a service does not start, or ends again and again; names its log.
+    """
+    if watch:
+        _check_watch(watch)
+    for port, option in ((prefect_port, "--prefect-port"), (mlflow_port, "--mlflow-port")):
+        _require_free(port, option)
+    root = find_state_root(None)
+    api_url, mlflow_url = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
+    environment = _make_environment(root, api_url, mlflow_url)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+    services: list[Service] = []
+    try:
+        with _point_prefect_here(api_url):
+            _start_servers(services, root, environment, prefect_port, mlflow_port)
+            _prepare_prefect(api_url, root, environment, watch)
+            _start_worker(services, root, environment, prefect_port)
+            _say(f"Prefect   http://{HOST}:{prefect_port}")
+            _say(f"MLflow    {mlflow_url}")
+            _say("run       prefect deployment run lavise/full --watch")
+            _say(f"          (in another folder first: export PREFECT_API_URL={api_url})")
+            if watch:
+                _say(f"watching  {watch.folder} every {watch.every_seconds:g} s, with {watch.config}")
+            _say("ready; Ctrl-C stops all")
+            _keep_running(services, api_url, environment)
+    except KeyboardInterrupt:
+        _say("stopping")
+    finally:
+        _stop(services)
+
+
+def find_deployments_file() -> Path:
+    """prefect.yaml of the checkout, or the copy in the installed package."""
+    here = Path(__file__).resolve().parent
+    for path in (here.parents[1] / "prefect.yaml", here / "prefect.yaml"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError("prefect.yaml is missing from the installation")
+
+
+def _start_servers(
+    services: list[Service], root: Path, environment: dict[str, str], prefect_port: int, mlflow_port: int
+) -> None:
+    logs = root / "logs"
+    for folder in (logs, root / "prefect", root / "mlflow" / "artifacts"):
+        make_private_folder(folder)
+    prefect, mlflow = _tool("prefect"), _tool("mlflow")
+    server = [*prefect, "server", "start", "--host", HOST, "--port", str(prefect_port)]
+    tracking = [*mlflow, "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+    tracking += ["--backend-store-uri", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"]
+    # Files, not a proxy: what `lavise run` writes without a server and what runs under it stay one store.
+    tracking += ["--no-serve-artifacts", "--default-artifact-root", (root / "mlflow" / "artifacts").as_uri()]
+    health = f"http://{HOST}:{prefect_port}/api/health"
+    services.append(_start("prefect-server", server, health, environment, logs))
+    services.append(_start("mlflow-server", tracking, f"http://{HOST}:{mlflow_port}/health", environment, logs))
+    for service in services:
+        _wait_until_well(service)
+
+
+def _start_worker(services: list[Service], root: Path, environment: dict[str, str], prefect_port: int) -> None:
+    command = [*_tool("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    url = f"http://{HOST}:{prefect_port}/api/work_pools/{WORK_POOL}"
+    services.append(_start("prefect-worker", [*command, "--install-policy", "never"], url, environment, root / "logs"))
+    _wait_until_well(services[-1])
+
+
+def _prepare_prefect(api_url: str, root: Path, environment: dict[str, str], watch: Watch | None) -> None:
+    """Work pool, deployments, the limit that keeps two audits from sharing a GPU; and what a crash left behind."""
+    _crash_dead_runs(api_url)
+    if _ask(api_url, f"/work_pools/{WORK_POOL}") is None:
+        _ask(api_url, "/work_pools/", {"name": WORK_POOL, "type": "process"})
+    if _ask(api_url, f"/concurrency_limits/tag/{GPU_TAG}") is None:
+        _ask(api_url, "/concurrency_limits/", {"tag": GPU_TAG, "concurrency_limit": 1})
+    file = root / "prefect" / "prefect.yaml"
+    write_atomically(file, make_deployments(find_deployments_file().read_text("utf-8"), watch))
+    _deploy(_tool("prefect"), environment, root / "logs", file)
+
+
+def make_deployments(text: str, watch: Watch | None) -> str:
+    """prefect.yaml, with the deployment `watch` switched on where it is wanted."""
+    content = yaml.safe_load(text)
+    if watch:
+        (deployment,) = (d for d in content["deployments"] if d["name"] == "watch")
+        deployment["parameters"] = watch.to_parameters()
+        deployment["schedules"] = [{"interval": watch.every_seconds, "active": True}]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _check_watch(watch: Watch) -> None:
+    """What can be wrong is said before anything is started.
+
+    Raises:
+        UserError: no such folder, or a mistake in the config or the policy.
+    """
+    if not watch.folder.is_dir():
+        raise UserError(f"--watch: found {str(watch.folder)!r}, which is no folder; make it, or name another")
+    for item in watch.overrides:
+        if hide_credentials(item) != item:
+            raise UserError(
+                f"--set {hide_credentials(item)}: a password would stand in Prefect's database for all to see; "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            )
+    load_config(watch.config, watch.overrides)
+    if watch.policy:
+        load_policy(watch.policy)
+
+
+def _absolute_policy(policy: str | None) -> str | None:
+    return policy if policy is None or policy in list_policies() else str(expand_home(policy).absolute())
+
+
+def _make_environment(root: Path, api_url: str, mlflow_url: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "LAVISE_HOME": str(root),
+        "MLFLOW_TRACKING_URI": mlflow_url,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "true",
+        "PREFECT_HOME": str(root / "prefect"),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        # In memory, as is the default, slots that were taken when the server was killed stay taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _tool(name: str) -> list[str]:
+    """The console script that belongs to this interpreter, whatever PATH says."""
+    return [sys.executable, "-m", name]
+
+
+def _start(name: str, command: Sequence[str], url: str, environment: dict[str, str], logs: Path) -> Service:
+    path = logs / f"{name}.log"
+    with path.open("ab") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    return Service(name, tuple(command), url, process, path)
+
+
+def _deploy(prefect: Sequence[str], environment: dict[str, str], logs: Path, file: Path) -> None:
+    command = [*prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    (logs / "deploy.log").write_text(done.stdout, "utf-8")
+    if done.returncode:
+        raise RuntimeError(f"the deployments could not be registered, see {logs / 'deploy.log'}")
+
+
+def _wait_until_well(service: Service) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        _require_running(service)
+        try:
+            with urllib.request.urlopen(service.url, timeout=5):  # noqa: S310 - our own loopback address
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise RuntimeError(f"{service.name} did not answer within {_START_SECONDS:.0f} s, see {service.log}")
+
+
+def _require_running(service: Service) -> None:
+    code = service.process.poll()
+    if code is not None:
+        raise RuntimeError(f"{service.name} ended with exit code {code}, see {service.log}")
+
+
+def _keep_running(services: list[Service], api_url: str, environment: dict[str, str]) -> None:
+    """Start again what ends by itself, until that does not help any more."""
+    ends: list[float] = []
+    while True:
+        for service in list(services):
+            code = service.process.poll()
+            # What was ended stays in the list for its process group: a flow run may have outlived its worker.
+            if code is None or service is not _current(services, service.name):
+                continue
+            ends = [t for t in ends if time.monotonic() - t < _RESTART_WINDOW_SECONDS] + [time.monotonic()]
+            if len(ends) > _MAX_RESTARTS:
+                raise RuntimeError(f"{service.name} ended {len(ends)} times, see {service.log}")
+            _say(f"{service.name} ended with exit code {code}; starting it again (log: {service.log})")
+            if service.name != "prefect-worker":  # a server's own children would keep its port
+                _signal_group(service, signal.SIGKILL)
+            again = _start(service.name, service.command, service.url, environment, service.log.parent)
+            services.append(again)
+            _wait_until_well(again)
+            with contextlib.suppress(OSError):  # Prefect's server is gone too; when it is back, it is asked again
+                _crash_dead_runs(api_url)
+        time.sleep(0.5)
+
+
+def _current(services: Sequence[Service], name: str) -> Service:
+    return [s for s in services if s.name == name][-1]
+
+
+def _crash_dead_runs(api_url: str) -> None:
+    """Mark flow runs Crashed whose process on this machine is gone: killed with its worker, or by a power cut."""
+    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    open_runs = _ask(api_url, "/flow_runs/filter", query) or []
+    dead = {run["id"] for run in open_runs if _has_died(run)}
+    # A subflow runs in the process of the flow run that called it, and has no number of its own.
+    below = {run["id"]: _find_caller(api_url, run) for run in open_runs if run["parent_task_run_id"]}
+    alive = {run["id"] for run in open_runs} - dead
+    for _ in below:  # a caller that has ended counts as dead too
+        orphans = {run for run, caller in below.items() if caller not in alive}
+        dead, alive = dead | orphans, alive - orphans
+    for run in sorted(dead):
+        message = "its process is gone, as found by lavise up"
+        state = {"type": "CRASHED", "name": "Crashed", "message": message}
+        _ask(api_url, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+
+
+def _has_died(run: Mapping[str, Any]) -> bool:
+    pid = str(run["infrastructure_pid"] or "").rsplit(":", 1)[-1]
+    return pid.isdigit() and not _runs_prefect(int(pid))
+
+
+def _find_caller(api_url: str, run: Mapping[str, Any]) -> str | None:
+    task = _ask(api_url, f"/task_runs/{run['parent_task_run_id']}")
+    return str(task["flow_run_id"]) if task else None
+
+
+def _runs_prefect(pid: int) -> bool:
+    """Whether this process is there and is one of Prefect's, not another one that got its number."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and any("prefect" in part for part in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _ask(api_url: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    """GET, or POST with a body; None where there is no such thing."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 - our own loopback address
+        f"{api_url}{path}", data=data, headers={"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as err:
+        if err.code == http.client.NOT_FOUND:
+            return None
+        raise RuntimeError(
+            f"Prefect answers {err.code} to {path}: {err.read()[:300].decode('utf-8', 'replace')}"
+        ) from err
+
+
+def _stop(services: Sequence[Service]) -> None:
+    """Ask, wait, then insist; the worker goes first. Whole groups, so that flow runs do not outlive their worker."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of them behind
+    for service in sorted(services, key=lambda s: s.name != "prefect-worker"):
+        _signal_group(service, signal.SIGINT if service.name == "prefect-worker" else signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            service.process.wait(_STOP_SECONDS)
+        _signal_group(service, signal.SIGKILL)
+        service.process.wait()
+
+
+def _signal_group(service: Service, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(service.process.pid, number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _require_free(port: int, option: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise UserError(f"{option}: port {port} is taken; stop what listens there, or give another port") from None
+
+
+@contextlib.contextmanager
+def _point_prefect_here(api_url: str) -> Iterator[None]:
+    """Lets `prefect` in the current folder find the server, by a prefect.toml that goes when the server goes."""
+    pointer = Path.cwd() / _POINTER
+    mark = "# written by `lavise up` and removed when it stops\n"
+    if pointer.exists() and not pointer.read_text("utf-8").startswith(mark):
+        yield
+        return
+    pointer.write_text(f'{mark}[api]\nurl = "{api_url}"\n', "utf-8")
+    try:
+        yield
+    finally:
+        pointer.unlink(missing_ok=True)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

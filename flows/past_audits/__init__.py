@@ -1,0 +1,1 @@
+"""Audits that have ended: read, compared and judged."""

@@ -1,0 +1,187 @@
+"""Passing or failing an audit by a policy: in files, in MLflow, and as a Prefect event."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as parquet
+
+from configs.errors import UserError
+from configs.policy import Policy, dump_policy, load_policy
+from flows.past_audits.past_runs import PastRun, open_past_run
+from storage.state.artefacts import write_atomically, write_json
+from storage.tracking import NullRun, Run, Tracker
+from tasks.history.filter_matching import SUMMARY_FILE, TABLE_FILE
+from tasks.history.policy_verdicts import RuleVerdict, collect_metrics, has_passed, judge
+
+if TYPE_CHECKING:
+    from flows.shared.results import RunResult
+
+log = logging.getLogger("lavise")
+POLICY_FILE, GATE_FILE = "policy.yaml", "gate.json"
+GATE_TAG, PREDECESSOR_TAG = "lavise.gate", "lavise.predecessor"
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What `lavise gate --json` prints.
+
+    Attributes:
+        outcome: `passed`, `failed` or `invalid`.
+        compared_with: the run that rules on the comparison looked at; None where there is none.
+    """
+
+    run_id: str
+    title: str
+    policy: str
+    outcome: str
+    compared_with: str | None
+    verdicts: tuple[RuleVerdict, ...]
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({**vars(self), "verdicts": [asdict(v) for v in self.verdicts]})
+
+
+def judge_run(policy: Policy, folder: Path, diff_folder: Path | None) -> tuple[RuleVerdict, ...]:
+    """A verdict for each rule and layer.
+
+    Args:
+        folder: a run folder.
+        diff_folder: where the comparison with the predecessor lies; None where there is none.
+
+    Raises:
+        UserError: a rule names a metric or a layer that the run does not have.
+    """
+    summary: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] | None = None
+    if diff_folder is not None:
+        summary = json.loads((diff_folder / SUMMARY_FILE).read_text("utf-8"))
+        rows = parquet.read_table(diff_folder / TABLE_FILE).to_pylist()
+    metrics = collect_metrics(json.loads((folder / "metrics.json").read_text("utf-8")), summary)
+    return judge(policy, metrics, parquet.read_table(folder / "filters.parquet").to_pylist(), rows)
+
+
+def judge_and_record(
+    policy: Policy,
+    folder: Path,
+    run_id: str,
+    title: str,
+    compared_with: str | None,
+    run: Run,
+    diff: Path | None = None,
+    is_missing: bool = False,
+) -> GateResult:
+    """Judge a run folder; write policy.yaml and gate.json into it, log both, tag the run.
+
+    Args:
+        compared_with: the run that the comparison is with, if there is one.
+        diff: folder of that comparison, where it is not the run folder itself.
+        is_missing: there is an earlier audit, but the comparison could not be made: a policy that has rules on it
+            is neither passed nor failed but `invalid`.
+
+    Raises:
+        UserError: a rule names a metric or a layer that the run does not have.
+    """
+    verdicts = judge_run(policy, folder, (diff or folder) if compared_with else None)
+    outcome = "passed" if has_passed(verdicts) else "failed"
+    if is_missing and any(v.outcome == "not_applicable" for v in verdicts):
+        outcome = "invalid"
+    result = GateResult(run_id, title, policy.name, outcome, compared_with, verdicts)
+    write_atomically(folder / POLICY_FILE, dump_policy(policy))
+    write_json(folder / GATE_FILE, json.loads(result.to_json()))
+    for name in (POLICY_FILE, GATE_FILE):
+        run.log_file(folder / name)
+    run.log_table([asdict(v) for v in verdicts], "tables/gate.json")
+    run.set_tags({GATE_TAG: outcome, "lavise.policy": policy.name})
+    return result
+
+
+def read_verdicts(folder: Path) -> GateResult:
+    """What gate.json of a run folder says."""
+    content = json.loads((folder / GATE_FILE).read_text("utf-8"))
+    verdicts = tuple(RuleVerdict(**{**v, "filters": tuple(v["filters"])}) for v in content.pop("verdicts"))
+    return GateResult(**content, verdicts=verdicts)
+
+
+def gate_run(run: str, policy_source: str | None, against: str | None, tracker: Tracker, root: Path) -> GateResult:
+    """Judge an audit that has ended by a policy, and record the verdict with it.
+
+    Args:
+        policy_source: a policy's name or file; None takes the one that the run was judged by before.
+        against: the run to compare with; None takes the run's predecessor, if it has one. The comparison must have
+            been made (`lavise diff`).
+
+    Raises:
+        UserError: no such run, no policy, or no such comparison.
+    """
+    past = open_past_run(run, tracker, root)
+    if policy_source is None and not (past.folder / POLICY_FILE).is_file():
+        raise UserError(f"--policy: run {past.run_id} was not judged before, so there is no policy; give one")
+    policy = load_policy(policy_source or past.folder / POLICY_FILE)
+    compared_with, diff_folder = _find_comparison(past, against, root)
+    # A run folder may be there without its run: copied to this machine, or deleted in MLflow.
+    record = tracker.get(past.run_id)
+    run_to_tag = NullRun() if record is None else tracker.resume(past.run_id)
+    is_missing = record is not None and PREDECESSOR_TAG in record.tags and compared_with is None
+    folder, title = past.folder, past.title
+    return judge_and_record(
+        policy, folder, past.run_id, title, compared_with, run_to_tag, diff_folder, is_missing=is_missing
+    )
+
+
+def _find_comparison(past: PastRun, against: str | None, root: Path) -> tuple[str | None, Path | None]:
+    own = past.folder / SUMMARY_FILE
+    predecessor = json.loads(own.read_text("utf-8"))["old_run"] if own.is_file() else None
+    if against is None or against == predecessor:
+        return predecessor, past.folder if predecessor else None
+    folder = root / "diffs" / f"{against}..{past.run_id}"
+    if "/" in against or not (folder / SUMMARY_FILE).is_file():
+        raise UserError(
+            f"--against: run {past.run_id} was not compared with {against!r}; run lavise diff {against} {past.run_id}"
+        )
+    return against, folder
+
+
+def announce_if_judged(result: RunResult) -> None:
+    """Tell Prefect of an audit's gate; an audit that has ended is not lost because nobody could be told."""
+    if result.gate not in ("passed", "failed"):
+        return
+    try:
+        announce(read_verdicts(result.run_dir))
+    except Exception as err:  # noqa: BLE001 - whatever Prefect's client raises
+        log.warning("  Prefect could not be told that the audit %s its policy: %s", result.gate, err)
+
+
+def announce(result: GateResult) -> bool:
+    """Emit the Prefect event `lavise.gate.passed` or `lavise.gate.failed`, where a Prefect server is configured.
+
+    An automation can act on it: its resource is `lavise.run.RUN_ID`.
+
+    Returns:
+        whether there was a server to tell.
+    """
+    from prefect.events import emit_event
+    from prefect.events.worker import EventsWorker
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        return False
+    emit_event(
+        event=f"lavise.gate.{result.outcome}",
+        resource={"prefect.resource.id": f"lavise.run.{result.run_id}", "prefect.resource.name": result.title},
+        payload={
+            "run_id": result.run_id,
+            "policy": result.policy,
+            "outcome": result.outcome,
+            "compared_with": result.compared_with,
+            "failed": [asdict(v) for v in result.verdicts if v.outcome == "failed"],
+        },
+    )
+    # Events are sent in the background; a command that ends at once would take them along.
+    EventsWorker.instance().drain()
+    return True

@@ -1,0 +1,157 @@
+"""Audits that have ended: read from MLflow, or from a run folder on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+
+from configs.errors import UserError
+from configs.loading import load_config
+from configs.paths import expand_home
+from configs.schema import Config
+from storage.state.artefacts import ArtefactStore, Handle, make_private_folder
+from storage.tracking import Tracker, hide_credentials
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+CONFIG_FILE, ARTEFACTS_FILE, INPUTS_FILE, ENVIRONMENT_FILE = (
+    "config.yaml",
+    "artefacts.json",
+    "inputs.json",
+    "environment.json",
+)
+_KEYS = {
+    ARTEFACTS_FILE: ("stages",),
+    INPUTS_FILE: ("arch", "checkpoint", "checkpoint_name", "layers", "data", "pictures", "vectors"),
+    ENVIRONMENT_FILE: ("device", "packages", "git"),
+}
+_NEEDED = (CONFIG_FILE, *_KEYS, "metrics.json", "filters.parquet")
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """An audit that has ended, with the files that it left.
+
+    Attributes:
+        folder: with the files of a run folder.
+        config: as it was resolved then.
+        artefacts: title of a stage -> what it made, a {stage, digest, files: {name: sha256}} for each layer.
+        inputs: digests of what was read: checkpoint, data and pictures by role, word vectors.
+        layers: names, in the order of the audit.
+    """
+
+    run_id: str
+    folder: Path
+    config: Config
+    artefacts: Mapping[str, Sequence[Mapping[str, Any]]]
+    inputs: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    layers: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """For people: the audit's name and its checkpoint's, where that has one."""
+        checkpoint = self.inputs.get("checkpoint_name")
+        return f"{self.config.name}, {checkpoint}" if checkpoint else self.config.name
+
+    def read_filters(self, layer: str) -> list[dict[str, Any]]:
+        """Rows of filters.parquet that belong to a layer, by filter."""
+        rows = parquet.read_table(self.folder / "filters.parquet").to_pylist()
+        return sorted((r for r in rows if r["layer"] == layer), key=lambda r: r["filter"])
+
+    def read_metrics(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text("utf-8"))
+        return found
+
+    def find_artefact(self, store: ArtefactStore, title: str, position: int = 0) -> Handle | None:
+        """What a stage made then, if the store still has it; `position` is that of the layer, or 0."""
+        entries = self.artefacts.get(title, ())
+        if position >= len(entries):
+            return None
+        return store.find(entries[position]["stage"], entries[position]["digest"])
+
+
+def open_past_run(run: str, tracker: Tracker, root: Path) -> PastRun:
+    """Find an audit by the id of its MLflow run, or by the path of its run folder.
+
+    The run folder on this machine is used where there is one, else the files are fetched from MLflow into
+    ROOT/fetched/RUN_ID.
+
+    Raises:
+        UserError: no such run, or one that has not ended well.
+    """
+    if not _RUN_ID.fullmatch(run):
+        folder = expand_home(run)
+        if (folder / CONFIG_FILE).is_file():
+            return _read_folder(folder.resolve().name, folder.resolve())
+        raise UserError(
+            f"run: found {run!r}; allowed: the id of an MLflow run (32 hexadecimal digits) or the path of a run folder"
+        )
+    local = root / "runs" / run
+    record = tracker.get(run)
+    if record is not None and "lavise.stage" in record.tags:
+        raise UserError(f"run: {run} is a stage of an audit; give the id of the audit's own run, its parent")
+    if record is not None and record.status != "FINISHED":
+        raise UserError(f"run: {run} is {record.status}; allowed: an audit that has FINISHED")
+    if local.is_dir():
+        return _read_folder(run, local)
+    if record is None:
+        raise UserError(
+            f"run: {run} is neither in {hide_credentials(str(tracker.uri))} nor in {local.parent}; see the MLflow UI "
+            "for the ids of runs, and set MLFLOW_TRACKING_URI and LAVISE_HOME where the audit had others"
+        )
+    return _read_folder(run, _fetch(record.run_id, tracker, root))
+
+
+def _fetch(run_id: str, tracker: Tracker, root: Path) -> Path:
+    final = root / "fetched" / run_id
+    if final.is_dir():
+        return final
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=make_private_folder(final.parent)) as scratch:
+        partial = Path(scratch) / run_id
+        partial.mkdir(mode=0o700)
+        tracker.download(run_id, partial)
+        _require_files(run_id, partial)  # or an artifact store that is away would leave an empty folder for ever
+        with contextlib.suppress(OSError):  # another process was faster
+            partial.rename(final)
+    return final
+
+
+def _read_folder(run_id: str, folder: Path) -> PastRun:
+    _require_files(run_id, folder)
+    contents = {name: _read_object(run_id, folder / name, keys) for name, keys in _KEYS.items()}
+    return PastRun(
+        run_id=run_id,
+        folder=folder,
+        config=load_config(folder / CONFIG_FILE),
+        artefacts=contents[ARTEFACTS_FILE]["stages"],
+        inputs=contents[INPUTS_FILE],
+        environment=contents[ENVIRONMENT_FILE],
+        layers=tuple(contents[INPUTS_FILE]["layers"]),
+    )
+
+
+def _require_files(run_id: str, folder: Path) -> None:
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"run: {run_id} has no {', '.join(missing)}; allowed: a whole audit of this version of lavise")
+
+
+def _read_object(run_id: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as err:
+        reason = " ".join(str(err).split())
+        raise UserError(f"run: {path.name} of {run_id} is damaged ({reason}); audit again") from None
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"run: {path.name} of {run_id} has no {', '.join(missing)}; audit again with this version")
+    found: dict[str, Any] = content
+    return found

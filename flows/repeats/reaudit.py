@@ -1,0 +1,308 @@
+"""Re-audits: each new checkpoint of a source, by content, is audited exactly once per config.
+
+What was audited is read from MLflow, which is where people look: a run that they delete there is audited again. Two
+re-audits at the same moment share the state folder's locks; whoever comes second leaves the checkpoint to the first.
+A lock goes with its process, and a killed audit leaves no FINISHED run, so that the next re-audit goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from configs.errors import CheckpointError, UserError
+from configs.loading import describe_faults, load_config
+from configs.policy import Policy, load_policy
+from configs.schema import Config
+from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
+from flows.audit.results import Occasion
+from flows.audit.run import digest_identity, run_audit
+from flows.audit.run_folder import SNAPSHOTS_FOLDER
+from flows.past_audits.gate import PREDECESSOR_TAG, announce_if_judged
+from flows.past_audits.past_runs import PastRun, open_past_run
+from flows.shared.execution import run_with_retries
+from flows.shared.results import RunResult
+from storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint
+from storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
+from storage.checkpoint_sources.snapshots import take_snapshot
+from storage.models.target_model import load_target_model
+from storage.state.environment import find_state_root
+from storage.state.housekeeping import hold_state
+from storage.state.locks import try_lock
+from storage.state.progress import Progress
+from storage.tracking import RunRecord, Tracker, open_tracker
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+log = logging.getLogger("lavise")
+MAX_ATTEMPTS = 3
+MAX_ENDS = 6
+STATE_TAG, ERROR_TAG = "lavise.reaudit", "lavise.error"
+Outcome = Literal["audited", "known", "broken", "failed", "given up", "busy", "waiting", "unusable"]
+Audit = Callable[[Config, Occasion], RunResult]
+
+
+@dataclass(frozen=True)
+class CheckpointOutcome:
+    """What became of one checkpoint.
+
+    Attributes:
+        outcome: audited now; known (was audited before); broken (its own fault, recorded once); failed (another fault,
+            tried again next time); given up (failed too often); busy (another re-audit is on it); waiting (still being
+            written); unusable (not a file that can be taken).
+        gate: `passed`, `failed` or `invalid`; None without a policy.
+    """
+
+    name: str
+    outcome: Outcome
+    run_id: str | None = None
+    gate: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ReauditResult:
+    """What `lavise reaudit --json` prints."""
+
+    checkpoints: tuple[CheckpointOutcome, ...]
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(c.outcome == outcome for c in self.checkpoints)
+
+    def summarise(self) -> str:
+        """For people, in one line: only what there is."""
+        outcomes = dict.fromkeys(c.outcome for c in self.checkpoints)
+        gates = [c for c in self.checkpoints if c.gate and c.gate != "passed"]
+        parts = [f"{self.count(o)} {o}" for o in outcomes] or ["no checkpoint found"]
+        return ", ".join(parts) + (f"; {len(gates)} did not pass the policy" if gates else "")
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({"checkpoints": [asdict(c) for c in self.checkpoints]})
+
+
+@dataclass(frozen=True)
+class Reaudit:
+    """One look at a source.
+
+    Attributes:
+        audit: runs an audit, in this process or as a flow of its own.
+        client: of the MLflow registry, where the source is a registered model.
+    """
+
+    config: Config
+    source: CheckpointSource
+    policy: Policy | None
+    tracker: Tracker
+    client: MlflowClient | None
+    root: Path
+    progress: Progress
+    audit: Audit
+
+    def run(self) -> ReauditResult:
+        """Audit what is new, the oldest first; one checkpoint's fault stops none of the others.
+
+        Raises:
+            UserError: a mistake in the settings or the source, or tracking is switched off.
+        """
+        if self.tracker.uri is None:
+            raise UserError("tracking.enabled: re-audits need MLflow to know what was audited; set it to true")
+        cache = self.root / SNAPSHOTS_FOLDER / "registered"
+        scan = scan_checkpoints(self.source, self.client, cache, time.time(), self.progress)
+        outcomes = [self._consider(found) for found in scan.found]
+        outcomes += [CheckpointOutcome(name, "waiting", detail="still being written") for name in scan.waiting]
+        outcomes += [CheckpointOutcome(name, "unusable", detail=reason) for name, reason in scan.unusable]
+        for outcome in outcomes:
+            log.info("%s: %s%s", outcome.name, outcome.outcome, f" ({outcome.detail})" if outcome.detail else "")
+        return ReauditResult(tuple(outcomes))
+
+    def _consider(self, found: FoundCheckpoint) -> CheckpointOutcome:
+        known = self._look_up(found)
+        if known:
+            return known
+        with try_lock(self._lock_path(found.sha256)) as free:
+            if not free:
+                return CheckpointOutcome(found.name, "busy", detail="another re-audit is on it")
+            # It may have been finished between the look and the lock.
+            return self._look_up(found) or self._take_on(found)
+
+    def _take_on(self, found: FoundCheckpoint) -> CheckpointOutcome:
+        with hold_state(self.root, exclusive=False):
+            try:
+                snapshot = take_snapshot(fetch_checkpoint(found, self.client), self.root / SNAPSHOTS_FOLDER)
+            except CheckpointChangedError as err:
+                return CheckpointOutcome(found.name, "waiting", detail=str(err))
+            except (UserError, OSError) as err:
+                return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
+            model = self.config.model.model_copy(update={"weights": str(snapshot)})
+            config = self.config.model_copy(update={"model": model})
+            try:
+                digest = load_target_model(config.model, config.seed).digest
+            except CheckpointError as err:
+                return self._record(found, "broken", err)
+            except UserError:
+                raise  # a mistake in the settings, the same for every checkpoint
+            except Exception as err:
+                log.exception("%s cannot be loaded", found.name)
+                return self._record(found, "failed", err)
+            # The same weights may lie in a file with other bytes, which another re-audit may have in hand.
+            with try_lock(self._lock_path(digest)) as free:
+                if not free:
+                    return CheckpointOutcome(found.name, "busy", detail="another re-audit is on the same weights")
+                same = [r for r in self._find({"lavise.checkpoint": digest}) if _is_whole(r)]
+                if same:
+                    self.tracker.resume(same[-1].run_id).set_tags({_file_tag(found): "seen"})
+                    return CheckpointOutcome(found.name, "known", same[-1].run_id, detail="the same weights")
+                return self._audit(config, found, digest)
+
+    def _audit(self, config: Config, found: FoundCheckpoint, digest: str) -> CheckpointOutcome:
+        tags = {_file_tag(found): "seen", "lavise.checkpoint_name": found.name}
+        record = self._find_predecessor(digest)
+        tags |= {PREDECESSOR_TAG: record.run_id} if record else {}
+        predecessor = self._open_predecessor(record) if record else None
+        occasion = Occasion(tags, found.name, predecessor, self.policy, comparison_expected=record is not None)
+        try:
+            result = self.audit(config, occasion)
+        except CheckpointError as err:
+            # Known only now, for example activations that are not finite; its run is there and FAILED.
+            failed = self._find({_file_tag(found): "seen"})
+            self.tracker.resume(failed[-1].run_id).set_tags({STATE_TAG: "broken", ERROR_TAG: str(err)})
+            return CheckpointOutcome(found.name, "broken", failed[-1].run_id, detail=str(err))
+        except UserError as err:
+            # A mistake in the settings, or data that are away: the same for all checkpoints, and none is at fault.
+            for run in self._find({_file_tag(found): "seen"})[-1:]:
+                self.tracker.resume(run.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: str(err)})
+            raise
+        except Exception as err:
+            log.exception("the audit of %s failed", found.name)
+            return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
+        return CheckpointOutcome(found.name, "audited", result.run_id, result.gate)
+
+    def _record(self, found: FoundCheckpoint, outcome: Outcome, error: Exception) -> CheckpointOutcome:
+        """A FAILED run for what could not be audited at all."""
+        tags = {
+            "lavise.config": self.config.name,
+            "lavise.config_digest": digest_identity(self.config),
+            "lavise.checkpoint_name": found.name,
+            _file_tag(found): "seen",
+            STATE_TAG: outcome,
+            ERROR_TAG: str(error),
+        }
+        run = self.tracker.start(f"{self.config.name} {found.name}", tags)
+        run.end("FAILED")
+        detail = str(error) if isinstance(error, UserError) else _one_line(error)
+        return CheckpointOutcome(found.name, outcome, run.run_id, detail=detail)
+
+    def _look_up(self, found: FoundCheckpoint) -> CheckpointOutcome | None:
+        """What is known of a file with these bytes; None where it has yet to be audited."""
+        runs = self._find({_file_tag(found): "seen"})
+        whole = [r for r in runs if _is_whole(r)]
+        if whole:
+            return CheckpointOutcome(found.name, "known", whole[-1].run_id)
+        failed = [r for r in runs if r.status == "FAILED" and r.tags.get(STATE_TAG) != "settings"]
+        killed = [r for r in runs if r.status == "KILLED"]
+        if any(r.tags.get(STATE_TAG) == "broken" for r in failed):
+            return CheckpointOutcome(found.name, "known", failed[-1].run_id, detail="broken, as recorded before")
+        if len(failed) >= MAX_ATTEMPTS or len(failed) + len(killed) >= MAX_ENDS:
+            detail = f"{len(failed)} audits of it failed and {len(killed)} were killed; delete their runs in MLflow"
+            return CheckpointOutcome(found.name, "given up", runs[-1].run_id, detail=f"{detail} to have it tried again")
+        return None
+
+    def _find_predecessor(self, digest: str) -> RunRecord | None:
+        """The last audit of another checkpoint with this config."""
+        others = [r for r in self._find({}) if _is_whole(r) and r.tags.get("lavise.checkpoint") != digest]
+        return others[-1] if others else None
+
+    def _open_predecessor(self, record: RunRecord) -> PastRun | None:
+        try:
+            return open_past_run(record.run_id, self.tracker, self.root)
+        except Exception as err:  # noqa: BLE001 - its files may be anywhere; the new audit is worth having without
+            log.warning("  no comparison with the audit before, run %s: %s", record.run_id, _one_line(err))
+            return None
+
+    def _find(self, tags: dict[str, str]) -> list[RunRecord]:
+        return self.tracker.find({"lavise.config_digest": digest_identity(self.config), **tags})
+
+    def _lock_path(self, digest: str) -> Path:
+        return self.root / "locks" / f"{digest_identity(self.config)[:16]}-{digest[:32]}.lock"
+
+
+def _is_whole(run: RunRecord) -> bool:
+    """An audit that ended well, and is not the repetition of another one."""
+    return run.status == "FINISHED" and "lavise.rerun_of" not in run.tags
+
+
+def _file_tag(found: FoundCheckpoint) -> str:
+    return f"lavise.file.{found.sha256[:32]}"
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def make_source(folder: Path | None, pattern: str, stable: float, model: str | None, aliases: Sequence[str]) -> Any:
+    """The source that the command line names.
+
+    Raises:
+        UserError: neither a folder nor a registered model, or both; or a fault in one of them.
+    """
+    if (folder is None) == (model is None):
+        raise UserError("--folder, --model: give one of the two: a folder, or the name of a registered model")
+    if aliases and model is None:
+        raise UserError(f"--alias: found {', '.join(aliases)} with a folder; allowed: with --model")
+    try:
+        if folder is not None:
+            return FolderSource(folder=folder, pattern=pattern, stable_seconds=stable)
+        select: Any = "aliases" if aliases else "all"
+        return RegisteredModelSource(model=str(model), select=select, aliases=tuple(aliases))
+    except ValidationError as err:
+        raise UserError(describe_faults(err, "source", FolderSource, "on the command line")) from None
+
+
+def reaudit_here(
+    config: str, overrides: Sequence[str], source: CheckpointSource, policy: str | None, progress: Progress
+) -> ReauditResult:
+    """One look at a source, with the audits in this process.
+
+    Raises:
+        UserError: a mistake in the settings, the policy or the source.
+    """
+    settings = load_config(config, overrides)
+    rules = load_policy(policy) if policy else None
+    root = find_state_root(settings.storage.root)
+    tracker = open_tracker(settings.tracking, root)
+
+    def audit(chosen: Config, occasion: Occasion) -> RunResult:
+        result = run_audit(chosen, tracker, progress, run_with_retries, occasion)
+        announce_if_judged(result)
+        return result
+
+    client = open_registry(source, tracker)
+    return Reaudit(settings, source, rules, tracker, client, root, progress, audit).run()
+
+
+def open_registry(source: CheckpointSource, tracker: Tracker) -> MlflowClient | None:
+    """The registry's client, where the source needs one."""
+    if source.kind == "folder" or tracker.uri is None:
+        return None
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=tracker.uri)
+
+
+def describe_source(source: CheckpointSource) -> str:
+    """For the name of a run."""
+    return source.folder.name or str(source.folder) if source.kind == "folder" else source.model
+
+
+def failed_outcomes(result: ReauditResult) -> Sequence[CheckpointOutcome]:
+    """Those that a person should look at; broken ones are said once, when they are found."""
+    return [c for c in result.checkpoints if c.outcome in ("failed", "given up")]

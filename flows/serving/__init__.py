@@ -1,0 +1,1 @@
+"""The explainer as an MLflow model."""

@@ -1,0 +1,1 @@
+"""What all flows need: opened data sets, extraction, execution of stages, results."""

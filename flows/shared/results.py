@@ -1,0 +1,33 @@
+"""What an audit says of itself when it has ended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `lavise run --json` prints.
+
+    Attributes:
+        gate: whether the audit passed its policy, `passed` or `failed`; None where it had none.
+    """
+
+    run_id: str
+    tracking_uri: str | None
+    run_dir: Path
+    metrics: dict[str, float]
+    stages: dict[str, dict[str, Any]]
+    images_decoded: int
+    predecessor: str | None = None
+    gate: str | None = None
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({**vars(self), "run_dir": str(self.run_dir)}, allow_nan=False)

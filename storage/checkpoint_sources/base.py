@@ -1,0 +1,77 @@
+"""What a look at a source finds: checkpoints by content, and what could not be used, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.errors import UserError
+from storage.tracking import hide_credentials
+
+if TYPE_CHECKING:
+    pass
+
+MAX_REASON_CHARS = 240
+_NUM_SHOWN = 10
+
+
+class CheckpointChangedError(Exception):
+    """A checkpoint no longer has the content that it was found with; the next scan finds it anew."""
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint file whose content is known.
+
+    Attributes:
+        name: for people: the path below the folder, or `MODEL version 3`; printable, whatever the file is called.
+        path: where its bytes are; of a registered version after `fetch_checkpoint`.
+        sha256: of the file's bytes.
+        origin: of a registered version: artifact location, and the file below it.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    origin: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a source holds.
+
+    Attributes:
+        found: the oldest first, so that each checkpoint's predecessor is the one before it. The same content under
+            two names is listed twice.
+        waiting: names of those that are still being written or registered.
+        unusable: names and reasons.
+    """
+
+    found: tuple[FoundCheckpoint, ...]
+    waiting: tuple[str, ...]
+    unusable: tuple[tuple[str, str], ...]
+
+
+class UnusableError(Exception):
+    """What stands where a checkpoint is wanted is none; the message says why."""
+
+
+def printable(name: str) -> str:
+    """A name from outside, fit for a terminal and a log: control characters and broken UTF-8 are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def shorten(names: list[str]) -> str:
+    return ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
+
+
+def describe_error(error: Exception) -> str:
+    """One line, printable, of bounded length."""
+    if isinstance(error, UserError | UnusableError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return printable(hide_credentials(" ".join(text.split())))[:MAX_REASON_CHARS]

@@ -1,0 +1,64 @@
+"""One look at a source of checkpoints, whichever kind it is of, and fetching what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.errors import UserError
+from configs.sources import CheckpointSource, FolderSource
+from storage.state.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+from storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, Scan, describe_error
+from storage.checkpoint_sources.folder import scan_folder
+from storage.checkpoint_sources.registry import download_weights, scan_registered_model
+from storage.checkpoint_sources.snapshots import has_content
+
+
+def scan_checkpoints(
+    source: CheckpointSource,
+    client: MlflowClient | None,
+    cache: Path,
+    now: float,
+    progress: Progress = no_progress,
+) -> Scan:
+    """Find the checkpoints of a source. One that cannot be used stops none of the others.
+
+    Args:
+        client: of the registry; a folder needs none.
+        cache: where files of registered versions are kept, and what each version resolved to. A version that is
+            known is not downloaded again, even if its file was deleted from the cache since (see `fetch_checkpoint`).
+        now: seconds since the epoch; by it a file counts as stable.
+
+    Raises:
+        UserError: no such folder, model or alias; says what there is.
+    """
+    if isinstance(source, FolderSource):
+        return scan_folder(source, now, progress)
+    if client is None:
+        raise UserError("source.model: a registered model needs MLflow; set tracking.enabled=true, or name a folder")
+    return scan_registered_model(source, client, cache, progress)
+
+
+def fetch_checkpoint(found: FoundCheckpoint, client: MlflowClient | None) -> FoundCheckpoint:
+    """Download a registered version's file again, if it is no longer in the cache or damaged there.
+
+    Raises:
+        UserError: it cannot be downloaded.
+        CheckpointChangedError: the registry now has other bytes for this version.
+    """
+    if found.origin is None or client is None or has_content(found.path, found.sha256):
+        return found
+    try:
+        sha256 = download_weights(client, found.origin, found.path.parent)
+    except Exception as err:  # noqa: BLE001 - MLflow and its artifact stores raise many types
+        raise UserError(
+            f"source.model: cannot download {found.name} ({describe_error(err)}); try again later"
+        ) from None
+    if sha256 != found.sha256:
+        raise CheckpointChangedError(
+            f"{found.name}: its file was changed after it was registered; register it as a new version"
+        )
+    return found

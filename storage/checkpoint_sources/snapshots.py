@@ -1,0 +1,97 @@
+"""Copies of checkpoints that nobody writes to any more: whole or not at all, one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.state.artefacts import make_private_folder, sync
+from storage.state.digest import digest_file
+
+if TYPE_CHECKING:
+    pass
+from storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, UnusableError
+
+_BLOCK_BYTES = 1 << 20
+_PARTIAL = ".partial-"
+log = logging.getLogger("lavise")
+
+
+def take_snapshot(found: FoundCheckpoint, folder: Path) -> Path:
+    """Copy a checkpoint to FOLDER/SHA256.suffix, which stays when `last.pt` is overwritten; an intact copy is reused.
+
+    Raises:
+        CheckpointChangedError: the file is gone, or its bytes are not those that were found.
+    """
+    target = folder / f"{found.sha256}{found.path.suffix}"
+    with hold_exclusively(folder) as partial:
+        if has_content(target, found.sha256):
+            return target
+        try:
+            original = open_regular_file(found.path)
+        except (FileNotFoundError, NotADirectoryError, UnusableError):
+            raise CheckpointChangedError(f"{found.name}: the file is gone since it was found") from None
+        sha = hashlib.sha256()
+        with original, (partial / target.name).open("wb") as copy:
+            while block := original.read(_BLOCK_BYTES):
+                sha.update(block)
+                copy.write(block)
+        if sha.hexdigest() != found.sha256:
+            raise CheckpointChangedError(f"{found.name}: the file was changed since it was found")
+        publish(partial / target.name, target)
+    return target
+
+
+def open_regular_file(path: Path) -> BufferedReader:
+    """Open for reading, without waiting for the other end of a pipe that may have taken the file's place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnusableError("not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+@contextmanager
+def hold_exclusively(folder: Path) -> Iterator[Path]:
+    """One process at a time writes into a folder; gives an empty folder in it for what is not yet complete.
+
+    The lock goes with the process, and what a killed one left is removed by the next.
+    """
+    make_private_folder(folder)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("  waiting for another run that writes to %s", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            for left in folder.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=_PARTIAL) as partial:
+                yield Path(partial)
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def publish(path: Path, final: Path) -> None:
+    """Give a complete file its name, when it is on the disk."""
+    sync(path)
+    os.replace(path, final)
+    sync(final.parent)
+
+
+def has_content(path: Path, sha256: str) -> bool:
+    try:
+        return digest_file(path) == sha256
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Networks and their weights: architectures, checkpoints, layers, classifier heads, names of classes."""

@@ -1,0 +1,114 @@
+"""A network with its weights in one folder, as it is logged with an explainer, and proof that it computes the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.errors import UserError
+from configs.schema import ModelSettings
+from storage.models.layers import ActivationTap
+from storage.state.artefacts import write_json
+from storage.state.digest import short
+
+if TYPE_CHECKING:
+    from torch import nn
+from storage.models.target_model import TargetModel, load_target_model
+
+PACKED_WEIGHTS = "network.safetensors"
+PACKED_FACTS = "network.json"
+_PROBE_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class PackedNetwork:
+    """A target model and one of its layers, as they travel with an explainer.
+
+    Attributes:
+        num_classes: size of the classifier head, where it is not the architecture's default.
+        layer: the module whose output is the map.
+    """
+
+    model: TargetModel
+    num_classes: int | None
+    layer: str
+
+
+def save_packed_network(packed: PackedNetwork, folder: Path) -> None:
+    """Write folder/network.safetensors (the state dict) and folder/network.json (what else it takes to build it)."""
+    import torch
+    from safetensors.torch import save_file
+
+    model = packed.model
+    # Copies, since tensors that share memory (tied weights) cannot be saved as they are.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.network.state_dict().items()
+    }
+    save_file(tensors, folder / PACKED_WEIGHTS)
+    content = {
+        "arch": model.arch,
+        "num_classes": packed.num_classes,
+        "preprocessing": model.describe_preprocessing(),
+        "layer": packed.layer,
+        "digest": model.digest,
+        "probe": _probe_layer(model.network, packed.layer, model.geometry.size_px),
+    }
+    write_json(folder / PACKED_FACTS, content)
+
+
+def load_packed_network(folder: Path) -> PackedNetwork:
+    """Build a packed network again, on the processor, and see that its layer still answers as it did.
+
+    The architecture comes from its library, or from the user's own module: only its name is in the folder.
+
+    Raises:
+        UserError: the architecture is not there or another one by now, or the weights are not those that were packed.
+    """
+    import torch
+
+    content = json.loads((folder / PACKED_FACTS).read_text("utf-8"))
+    settings = ModelSettings.model_validate(
+        {
+            "arch": content["arch"],
+            "weights": str((folder / PACKED_WEIGHTS).resolve()),
+            "num_classes": content["num_classes"],
+            "preprocessing": {k: v for k, v in content["preprocessing"].items() if v is not None},
+        }
+    )
+    with torch.random.fork_rng():
+        model = load_target_model(settings, seed=0)
+    if model.digest != content["digest"]:
+        raise UserError(
+            f"{folder / PACKED_WEIGHTS}: found weights with the digest {short(model.digest)}; "
+            f"allowed: {short(content['digest'])}, as packed; pack the network again"
+        )
+    layer, expected = content["layer"], content["probe"]
+    if layer not in dict(model.network.named_modules()):
+        raise UserError(
+            f"model.arch: {model.arch} has no module {layer!r} any more; use the code that it was packed with"
+        )
+    found = _probe_layer(model.network, layer, model.geometry.size_px)
+    largest = max(map(abs, expected))
+    if len(found) != len(expected) or not all(
+        abs(a - b) <= _PROBE_TOLERANCE * largest for a, b in zip(found, expected, strict=True)
+    ):
+        raise UserError(
+            f"model.arch: {model.arch} with the packed weights gives other maps of {layer!r} than when it was packed: "
+            "its code is another, or sets more than weights; use the code that it was packed with"
+        )
+    return PackedNetwork(model, content["num_classes"], layer)
+
+
+def _probe_layer(network: nn.Module, layer: str, size_px: int) -> list[float]:
+    """Mean of each of the C filters of a layer, for an input that is the same everywhere: noise of whole numbers."""
+    import torch
+
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    noise = torch.arange(3 * size_px**2) * 7919 % 257
+    images = (noise / 64 - 2).view(1, 3, size_px, size_px).to(device)
+    with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
+        network(images)
+        return [float(v) for v in tap.maps[layer][0].float().mean(dim=(1, 2))]

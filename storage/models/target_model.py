@@ -1,0 +1,89 @@
+"""The target model: a network with its weights, its preprocessing and the digest of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import UserError
+from configs.schema import ModelSettings
+from storage.datasets.geometry import Geometry
+from storage.state.digest import digest_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+from storage.models.architectures import digest_code, find_architecture
+from storage.models.state_dicts import WEIGHT_SUFFIXES, find_weights_file, load_weights, one_line, read_state_dict
+
+
+@dataclass(frozen=True)
+class TargetModel:
+    """The trained CNN f under audit, frozen, in evaluation mode.
+
+    Attributes:
+        network: takes float32 [N, 3, S, S], normalised.
+        digest: sha256 of its state dict: names, shapes, bytes; not of any file name.
+        geometry: from a picture to the input.
+        mean, std: of the normalisation, per channel on the scale 0..1.
+    """
+
+    arch: str
+    network: nn.Module
+    digest: str
+    code: str
+    geometry: Geometry
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def describe_preprocessing(self) -> dict[str, Any]:
+        """What the input depends on besides the picture; part of every digest of activations."""
+        geometry = self.geometry
+        return {
+            "size_px": geometry.size_px,
+            "fit": geometry.fit,
+            "crop_share": geometry.crop_share if geometry.fit == "center_crop" else None,
+            "interpolation": geometry.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
+    """Build the architecture and load its weights.
+
+    Args:
+        seed: of random weights.
+
+    Raises:
+        UserError: unknown architecture, unreadable or mismatching weights; says what is allowed.
+    """
+    import torch
+
+    architecture = find_architecture(settings.arch, settings.num_classes)
+    torch.manual_seed(seed)
+    try:
+        network = architecture.build(settings.weights == "pretrained")
+    except (OSError, ConnectionError) as err:
+        raise UserError(
+            f"model.weights: 'pretrained' could not be fetched ({one_line(err)}); "
+            f"allowed: random, package:NAME or a file ({', '.join(WEIGHT_SUFFIXES)})"
+        ) from None
+    if settings.weights not in ("random", "pretrained"):
+        path = find_weights_file(settings.weights)
+        load_weights(network, read_state_dict(path), str(path), by_order=settings.weights.startswith("package:"))
+    network.eval().requires_grad_(False)
+    chosen = settings.preprocessing
+    return TargetModel(
+        arch=architecture.name,
+        network=network,
+        digest=digest_tensors(network.state_dict()),
+        code=f"{architecture.code} {digest_code(network)}",
+        geometry=Geometry(
+            size_px=chosen.size_px or architecture.size_px,
+            fit=chosen.fit,
+            crop_share=chosen.crop_share,
+            interpolation=chosen.interpolation or architecture.interpolation,
+        ),
+        mean=chosen.mean or architecture.mean,
+        std=chosen.std or architecture.std,
+    )

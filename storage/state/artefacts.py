@@ -1,0 +1,199 @@
+"""Artefacts by content address: a folder that exists whole or not at all, with a handle that says what it is.
+
+Layout: ROOT/artefacts/STAGE/DIGEST/{files, handle.json}. A folder is filled under a temporary name and renamed when
+all of its files are on the disk; `kill -9` at any moment leaves either nothing or everything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from configs.errors import UserError
+from storage.state.digest import digest_file, digest_of, short
+
+HANDLE_FILE = "handle.json"
+log = logging.getLogger("lavise")
+_REHASH_BELOW_BYTES = 8 << 20
+
+
+class FileEntry(BaseModel):
+    """One file of an artefact: what it must still be when it is used again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int
+    sha256: str
+
+
+class Handle(BaseModel):
+    """What passes between stages instead of data: small, frozen, JSON.
+
+    Attributes:
+        digest: sha256 over stage, version, settings and the digests of inputs.
+        folder: where the files are.
+        info: small facts for people and for the next stage (shapes, counts).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    version: int
+    digest: str
+    folder: Path
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, FileEntry]
+    info: dict[str, Any]
+
+    def path(self, name: str) -> Path:
+        """The path of one of the files."""
+        if name not in self.files:
+            raise KeyError(f"{self.stage} {self.digest[:12]} has no file {name!r}; it has {sorted(self.files)}")
+        return self.folder / name
+
+
+def compute_stage_digest(stage: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The content address of a stage's result, before it is computed."""
+    return digest_of({"stage": stage, "version": version, "settings": settings, "inputs": inputs})
+
+
+class ArtefactStore:
+    """Artefacts below one folder, private to the user."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "artefacts"
+        make_private_folder(self.root)
+
+    def find(self, stage: str, digest: str) -> Handle | None:
+        """The artefact, if all of its files are there and are what they were; a damaged one counts as absent."""
+        folder = self._folder(stage, digest)
+        try:
+            handle = Handle.model_validate_json((folder / HANDLE_FILE).read_text("utf-8"))
+        except (OSError, ValueError):
+            handle = None
+        # The state folder may have been moved since.
+        handle = handle.model_copy(update={"folder": folder}) if handle else None
+        if handle and handle.digest == digest and all(_is_intact(folder / n, e) for n, e in handle.files.items()):
+            return handle
+        return None
+
+    def partial_folder(self, stage: str, digest: str, keep: bool) -> Path:
+        """Where the files are put while they are made; emptied first unless `keep`."""
+        folder = self._folder(stage, digest).with_suffix(".partial")
+        if not keep and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def publish(
+        self,
+        stage: str,
+        version: int,
+        digest: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        info: Mapping[str, Any],
+    ) -> Handle:
+        """Turn the partial folder into the artefact: sync every file, write the handle, rename."""
+        partial = self.partial_folder(stage, digest, keep=True)
+        final = self._folder(stage, digest)
+        files = {}
+        for path in sorted(p for p in partial.rglob("*") if p.is_file() and p.name != HANDLE_FILE):
+            sync(path)
+            files[path.relative_to(partial).as_posix()] = FileEntry(size=path.stat().st_size, sha256=digest_file(path))
+        handle = Handle(
+            stage=stage,
+            version=version,
+            digest=digest,
+            folder=final,
+            settings=dict(settings),
+            inputs=dict(inputs),
+            files=files,
+            info=dict(info),
+        )
+        write_atomically(partial / HANDLE_FILE, handle.model_dump_json(indent=1))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        sync(final.parent)
+        return handle
+
+    @contextmanager
+    def lock(self, stage: str, digest: str) -> Iterator[None]:
+        """One process at a time makes an artefact; the lock goes with the process, also after kill -9."""
+        path = self._folder(stage, digest).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("  waiting for another run that makes %s %s", stage, short(digest))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _folder(self, stage: str, digest: str) -> Path:
+        return self.root / stage / digest[:24]
+
+
+def make_private_folder(folder: Path) -> Path:
+    """A folder of the state, with its parents; those that are new are the user's alone.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "no permission to write")
+    except OSError as err:
+        raise UserError(
+            f"storage.root: cannot write to {folder} ({err.strerror}); set another storage.root or LAVISE_HOME"
+        ) from None
+    return folder
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Temporary name, flush, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON with sorted keys, written atomically."""
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def _is_intact(path: Path, entry: FileEntry) -> bool:
+    """Size and content of every file; large HDF5 files, which carry checksums of their own, by size alone."""
+    try:
+        if path.stat().st_size != entry.size:
+            return False
+        return (path.suffix == ".h5" and entry.size >= _REHASH_BELOW_BYTES) or digest_file(path) == entry.sha256
+    except OSError:
+        return False
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Words: vectors, lemmas, WordNet, and which of them can be photographed."""

@@ -1,0 +1,1 @@
+"""Activation maps: extraction, thresholds, top pictures, region features."""

@@ -1,0 +1,201 @@
+"""Activation extraction: one pass over each picture, for all asked layers, into HDF5 shards.
+
+Decoding (threads) overlaps with the forward pass. Batches never cross a shard's border, so a resumed extraction does
+the very same forward passes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from configs.errors import UserError
+from configs.schema import ExtractSettings
+from storage.activations import ShardGrid, finish_store, has_shard, write_shard
+from storage.array_types import HalfArray
+from storage.datasets.base import Dataset, ImageRecord
+from storage.datasets.images import BrokenImageError, load_square
+from storage.models.layers import ActivationTap
+from storage.models.target_model import TargetModel
+from storage.state.digest import canonical_json
+from storage.state.progress import Progress, no_progress
+from tasks.engine.stage import Stage
+
+if TYPE_CHECKING:
+    import torch
+
+STAGE = Stage("extract", version=1, resumable=True, uses_device=True)
+_NUM_SHOWN = 5
+
+Decoded = npt.NDArray[np.uint8] | str
+
+
+def describe_extraction(model: TargetModel, layer: str, settings: ExtractSettings, device: str) -> dict[str, Any]:
+    """What the bits of the maps depend on, besides the model's weights and the pictures."""
+    import torch
+
+    return {
+        "arch": model.arch,
+        "code": model.code,
+        "layer": layer,
+        "preprocessing": model.describe_preprocessing(),
+        "batch_size": settings.batch_size,
+        "shard_images": settings.shard_images,
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+        "device": device,
+    }
+
+
+def describe_provenance(model: TargetModel, layer: str) -> dict[str, str]:
+    """What a shard says of itself, beside the weights' digest."""
+    preprocessing = canonical_json(model.describe_preprocessing())
+    return {"arch": model.arch, "layer": layer, "preprocessing": preprocessing}
+
+
+def extract_activations(
+    model: TargetModel,
+    dataset: Dataset,
+    folders: Mapping[str, Path],
+    settings: ExtractSettings,
+    device: str,
+    progress: Progress = no_progress,
+) -> dict[str, dict[str, Any]]:
+    """Write the activation stores of several layers in one pass; finished shards are kept.
+
+    Args:
+        folders: layer name -> folder of its store.
+
+    Returns:
+        layer name -> facts: num_images, shape [C, H, W], broken.
+
+    Raises:
+        UserError: too many broken pictures, or activations that are not finite.
+    """
+    import torch
+
+    grid = ShardGrid(len(dataset.records), settings.shard_images)
+    network = model.network.to(device).to(memory_format=torch.channels_last)
+    open_shards = [s for s in range(grid.num_shards) if not all(has_shard(f, s) for f in folders.values())]
+    num_open = sum(len(grid.images_of(s)) for s in open_shards)
+    with (
+        ActivationTap(network, tuple(folders)) as tap,
+        ThreadPoolExecutor(settings.decode_threads) as pool,
+        progress("extract", num_open) as bar,
+    ):
+        all_broken: dict[str, str] = {}
+        broken: dict[str, str]
+        records = [[dataset.records[i] for i in grid.images_of(s)] for s in open_shards]
+        for shard, decoded in zip(open_shards, _decode_ahead(pool, records, model, settings), strict=True):
+            keys: list[str] = []
+            broken = {}
+            parts: dict[str, list[HalfArray]] = {name: [] for name in folders}
+            for batch in decoded:
+                good = [(r.key, picture) for r, picture in batch if not isinstance(picture, str)]
+                broken.update({r.key: picture for r, picture in batch if isinstance(picture, str)})
+                if good:
+                    pictures = np.stack([p for _, p in good if not isinstance(p, str)])
+                    run_network(network, normalise_pictures(pictures, model, device))
+                    keys += [key for key, _ in good]
+                    for name in folders:
+                        parts[name].append(tap.maps[name].to(torch.float16).cpu().contiguous().numpy())
+                bar.advance(len(batch))
+            all_broken |= broken
+            check_broken(all_broken, len(dataset.records), settings.max_broken_share, dataset.name)
+            for name, folder in folders.items():
+                if not has_shard(folder, shard):
+                    maps = np.concatenate(parts[name]) if keys else _no_maps(tap, network, model, name, device)
+                    provenance = {"model": model.digest, **describe_provenance(model, name)}
+                    write_shard(folder, shard, maps, keys, broken, provenance)
+    infos = {}
+    for name, folder in folders.items():
+        index = finish_store(folder, grid)
+        infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": len(index["broken"])}
+    return infos
+
+
+def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel, device: str) -> torch.Tensor:
+    """uint8 [N, S, S, 3] -> float32 [N, 3, S, S], (x / 255 - mean) / std, channels-last in memory."""
+    import torch
+
+    # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
+    images = (
+        torch.from_numpy(np.require(pictures_NSS3, requirements="W"))
+        .to(device, non_blocking=True)
+        .permute(0, 3, 1, 2)
+        .to(torch.float32)
+    )
+    mean = torch.tensor(model.mean, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(model.std, device=device).view(1, 3, 1, 1)
+    return images.div_(255).sub_(mean).div_(std)
+
+
+def run_network(network: torch.nn.Module, images_N3SS: torch.Tensor) -> None:
+    """One forward pass; what is wanted of it is read by an ActivationTap."""
+    import torch
+
+    with torch.inference_mode():
+        network(images_N3SS)
+
+
+def _decode_ahead(
+    pool: ThreadPoolExecutor, shards: Sequence[Sequence[ImageRecord]], model: TargetModel, settings: ExtractSettings
+) -> Iterator[Iterator[list[tuple[ImageRecord, Decoded]]]]:
+    """Per shard, its batches of decoded pictures; decoding runs a few batches ahead of whoever reads them."""
+    batches = [
+        (position, list(shard[start : start + settings.batch_size]))
+        for position, shard in enumerate(shards)
+        for start in range(0, len(shard), settings.batch_size)
+    ]
+
+    def decode(record: ImageRecord) -> Decoded:
+        try:
+            return load_square(record.path, model.geometry)
+        except BrokenImageError as err:
+            return str(err)
+
+    waiting: list[tuple[int, list[ImageRecord], list[Future[Decoded]]]] = []
+    ahead = 2 + -(-settings.decode_threads // settings.batch_size)
+    upcoming = iter(batches)
+
+    def refill() -> None:
+        while len(waiting) < ahead and (entry := next(upcoming, None)) is not None:
+            position, records = entry
+            waiting.append((position, records, [pool.submit(decode, r) for r in records]))
+
+    def batches_of(position: int) -> Iterator[list[tuple[ImageRecord, Decoded]]]:
+        refill()
+        while waiting and waiting[0][0] == position:
+            _, records, futures = waiting.pop(0)
+            refill()
+            yield [(r, f.result()) for r, f in zip(records, futures, strict=True)]
+
+    for position in range(len(shards)):
+        yield batches_of(position)
+
+
+def _no_maps(tap: ActivationTap, network: torch.nn.Module, model: TargetModel, layer: str, device: str) -> HalfArray:
+    """[0, C, H, W] for a shard of which no picture could be read."""
+    size = model.geometry.size_px
+    run_network(network, normalise_pictures(np.zeros((1, size, size, 3), np.uint8), model, device))
+    return np.zeros((0, *tap.maps[layer].shape[1:]), np.float16)
+
+
+def check_broken(broken: Mapping[str, str], num_images: int, max_share: float, name: str) -> None:
+    """Stop where more than `max_share` of the pictures cannot be read.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    if len(broken) > max_share * num_images or len(broken) == num_images:
+        shown = "; ".join(f"{k}: {v}" for k, v in list(broken.items())[:_NUM_SHOWN])
+        raise UserError(
+            f"data set {name}: {len(broken)} of {num_images} pictures cannot be read ({shown}); allowed: a share of "
+            f"{max_share:g} (extract.max_broken_share); mend or remove them"
+        )

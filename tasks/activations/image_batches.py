@@ -1,0 +1,67 @@
+"""Pictures on their way into a network: decoded ahead in threads, in batches that depend on the records alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from storage.datasets.base import ImageRecord
+from storage.datasets.images import BrokenImageError, load_square
+from storage.models.target_model import TargetModel
+from tasks.activations.extract import normalise_pictures
+
+if TYPE_CHECKING:
+    import torch
+
+_THREADS = 2
+_BATCHES_AHEAD = 2
+Decoded = npt.NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """Some pictures, as the network takes them.
+
+    Attributes:
+        positions: of those that could be read, in the records.
+        images: float32 [B, 3, S, S], normalised; None where no picture of the batch could be read.
+        num_offered: records that the batch was made of.
+    """
+
+    positions: tuple[int, ...]
+    images: torch.Tensor | None
+    num_offered: int
+
+
+def read_batches(
+    records: Sequence[ImageRecord], model: TargetModel, batch_size: int, device: str
+) -> Iterator[PictureBatch]:
+    """Batches of `batch_size` records each; pictures that cannot be read are left out of theirs."""
+
+    def decode(record: ImageRecord) -> Decoded:
+        try:
+            return load_square(record.path, model.geometry)
+        except BrokenImageError:
+            return None
+
+    starts = iter(range(0, len(records), batch_size))
+    waiting: deque[tuple[int, list[Future[Decoded]]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+
+        def refill() -> None:
+            while len(waiting) < _BATCHES_AHEAD and (start := next(starts, None)) is not None:
+                waiting.append((start, [pool.submit(decode, r) for r in records[start : start + batch_size]]))
+
+        refill()
+        while waiting:
+            start, futures = waiting.popleft()
+            refill()
+            read = [(start + i, picture) for i, f in enumerate(futures) if (picture := f.result()) is not None]
+            images = normalise_pictures(np.stack([p for _, p in read]), model, device) if read else None
+            yield PictureBatch(tuple(i for i, _ in read), images, len(futures))

@@ -1,0 +1,147 @@
+"""The region feature of filter u on a picture, by the methods of the paper, for many filters at once.
+
+Shape legend: P pairs (filter, picture), U filters looked at on one picture, C filters, H x W cells, S input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from storage.activations import ActivationStore
+from storage.array_types import FloatArray, IntArray
+from storage.datasets.geometry import find_regions
+from storage.datasets.images import load_square
+from storage.models.layers import ActivationTap
+from storage.models.target_model import TargetModel
+from storage.state.progress import Progress, no_progress
+from tasks.activations.extract import normalise_pictures, run_network
+from tasks.activations.top_images import Pairs
+
+_IMAGES_PER_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class MaskedForward:
+    """What image masking needs: the network itself, and the pictures.
+
+    Attributes:
+        paths: of the store's pictures, in its order.
+    """
+
+    model: TargetModel
+    layer: str
+    paths: list[Path]
+    batch_size: int
+    device: str
+
+
+def pool_pairs(
+    store: ActivationStore,
+    pairs: Pairs,
+    method: str,
+    thresholds_C: FloatArray,
+    device: str,
+    forward: MaskedForward | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[tuple[IntArray, torch.Tensor]]:
+    """Region features of all pairs (METHOD, explaining filter u), a few pictures at a time.
+
+    Args:
+        method: one of configs.schema.Method.
+        forward: for image masking.
+
+    Yields:
+        (positions in pairs int64 [B], features float32 [B, C] on the device).
+    """
+    images, inverse = np.unique(pairs.image, return_inverse=True)
+    by_image = np.argsort(inverse, kind="stable")
+    ends = np.searchsorted(inverse[by_image], np.arange(len(images) + 1))
+    with progress(f"features, {method.replace('_', ' ')}", len(images)) as bar:
+        for start in range(0, len(images), _IMAGES_PER_BLOCK):
+            block = images[start : start + _IMAGES_PER_BLOCK]
+            maps_BCHW = store.read_images(block.tolist())
+            for offset, image in enumerate(block):
+                rows = by_image[ends[start + offset] : ends[start + offset + 1]]
+                filters = pairs.filter[rows]
+                maps_CHW = maps_BCHW[offset].astype(np.float32)
+                if method == "image_masking":
+                    if forward is None:
+                        raise ValueError("image masking needs the network")
+                    features = _pool_masked_images(maps_CHW, filters, thresholds_C, forward.paths[image], forward)
+                else:
+                    maps_CP = torch.from_numpy(maps_CHW).to(device).flatten(1)
+                    filters_U = torch.from_numpy(filters).to(device)
+                    thresholds_U = torch.from_numpy(thresholds_C[filters]).to(device)
+                    features = pool_maps(maps_CP, filters_U, thresholds_U, method)
+                yield rows, features
+                bar.advance()
+
+
+def pool_features(
+    store: ActivationStore,
+    pairs: Pairs,
+    method: str,
+    thresholds_C: FloatArray,
+    channels: int,
+    device: str,
+    forward: MaskedForward | None = None,
+    progress: Progress = no_progress,
+) -> FloatArray:
+    """Region features of all pairs, float32 [P, channels] (see `pool_pairs`).
+
+    The store may have more filters than the explainer reads (benchmarks.planted_filters): they can be explained as any
+    other, but what they are explained by are the filters that it was trained on, which come first.
+    """
+    features = np.zeros((len(pairs), channels), np.float32)
+    for positions, found in pool_pairs(store, pairs, method, thresholds_C, device, forward, progress):
+        features[positions] = found[:, :channels].cpu().numpy()
+    return features
+
+
+def pool_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor, method: str) -> torch.Tensor:
+    """Region features of some filters on one picture: [U, C].
+
+    Args:
+        maps_CP: F, float32 [C, H·W].
+        filters_U: the filters u.
+        thresholds_U: T_u of these.
+        method: all but image masking.
+    """
+    num_positions = maps_CP.shape[1]
+    if method == "original":
+        return maps_CP.mean(dim=1).expand(len(filters_U), -1)
+    own_UP = maps_CP[filters_U]
+    if method == "activation_masking":
+        return (own_UP > thresholds_U[:, None]).to(maps_CP.dtype) @ maps_CP.T / num_positions
+    length_U = own_UP.norm(dim=1).clamp_min(torch.finfo(maps_CP.dtype).tiny)
+    dots_UC = own_UP @ maps_CP.T
+    if method == "filter_attention":
+        length_C = maps_CP.norm(dim=1).clamp_min(torch.finfo(maps_CP.dtype).tiny)
+        return dots_UC / length_U[:, None] / length_C * maps_CP.mean(dim=1)
+    if method == "filter_attention_unnormalised":
+        return dots_UC / num_positions / length_U[:, None]
+    raise ValueError(f"unknown method {method!r}")
+
+
+def _pool_masked_images(
+    maps_CHW: FloatArray, filters: IntArray, thresholds_C: FloatArray, path: Path, forward: MaskedForward
+) -> torch.Tensor:
+    """pool(Feat(x ⊙ R_u)) for some filters on one picture; x is the normalised input, so what is masked becomes 0."""
+    model, device = forward.model, forward.device
+    size = model.geometry.size_px
+    image_13SS = normalise_pictures(load_square(path, model.geometry)[None], model, device)
+    network = model.network.to(device)
+    parts = []
+    with ActivationTap(network, (forward.layer,)) as tap:
+        for start in range(0, len(filters), forward.batch_size):
+            block = filters[start : start + forward.batch_size]
+            regions = find_regions(maps_CHW[block], thresholds_C[block], size)
+            masked = image_13SS * torch.from_numpy(regions).to(device)[:, None]
+            run_network(network, masked.contiguous(memory_format=torch.channels_last))
+            parts.append(tap.maps[forward.layer].float().mean(dim=(2, 3)))
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""Drawing of charts: the same input, the same bytes."""

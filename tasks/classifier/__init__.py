@@ -1,0 +1,1 @@
+"""Which classes lean on which filters, and what happens without them."""

@@ -1,0 +1,416 @@
+"""What a classifier's answers depend on: filters are taken away (ablation), and the class logits before and after
+compared.
+
+Each word's filters are replaced all at once by a constant (their mean over the pictures, or zero), and so is each
+worded filter alone. A word counts as used if its filters lower the logit of the class that was predicted before, on
+pictures with the word's concept, more than random sets of as many filters do.
+
+Shape legend: N pictures, K classes, C filters, T categories, W words, R random sets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from threadpoolctl import threadpool_limits
+
+from configs.schema import CauseSettings
+from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from storage.datasets.base import ImageRecord
+from storage.models.class_names import ClassNames
+from storage.models.classifier_head import LinearHead
+from storage.models.target_model import TargetModel
+from storage.state.artefacts import write_json
+from storage.state.progress import Progress, no_progress
+from storage.words.lemmas import find_category, index_categories
+from tasks.classifier.ablation_plan import MAX_Q_VALUE, AblationPlan, plan_ablations
+from tasks.classifier.ablation_runs import (
+    Baseline,
+    Block,
+    EffectSums,
+    ablate_by_passes,
+    ablate_pooled,
+    is_reproduced,
+    run_baseline,
+)
+from tasks.classifier.class_words import match_categories, name_class
+from tasks.engine.stage import Stage
+from tasks.numerics.false_discovery import adjust_false_discovery
+
+STAGE = Stage("causes", version=1, uses_device=True)
+SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "causes_filters.parquet"
+_OPTIONAL = (
+    *("changed_with", "changed_without", "changed", "own_logit_with", "own_logit_without", "own_logit"),
+    *("accuracy_before_with", "accuracy_after_with", "accuracy_before_without", "accuracy_after_without"),
+    *("random_own_logit", "random_changed", "p_value", "q_value"),
+)
+WORDS_SCHEMA = pa.schema(
+    [
+        ("layer", pa.string()),
+        ("word", pa.string()),
+        ("category", pa.string()),
+        ("filters", pa.list_(pa.int64())),
+        ("num_filters", pa.int64()),
+        ("num_with", pa.int64()),
+        ("num_without", pa.int64()),
+        *((name, pa.float64()) for name in _OPTIONAL),
+        ("used", pa.bool_()),
+        ("classes", pa.string()),
+    ]
+)
+FILTERS_SCHEMA = pa.schema(
+    [
+        ("layer", pa.string()),
+        ("filter", pa.int64()),
+        ("words", pa.list_(pa.string())),
+        ("changed", pa.float64()),
+        ("own_logit", pa.float64()),
+        ("classes", pa.string()),
+    ]
+)
+_NUM_CLASSES_SHOWN = 5
+_WITH, _WITHOUT = 0, 1
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is annotated, and which classes are right there.
+
+    Attributes:
+        concepts: names of the T categories.
+        annotated: bool [N, T].
+        names: bool [K, T], categories that each class names (`tasks.classifier.class_words.match_categories`).
+    """
+
+    concepts: tuple[str, ...]
+    annotated: BoolArray
+    names: BoolArray
+
+    @property
+    def judged(self) -> BoolArray:
+        """bool [N]: some annotated category of the picture is named by some class."""
+        return np.asarray((self.annotated & self.names.any(axis=0)).any(axis=1))
+
+    def is_right(self, rows: slice, predicted: IntArray) -> BoolArray:
+        """Whether a predicted class names a category that is annotated in the picture."""
+        return np.asarray((self.annotated[rows] & self.names[predicted]).any(axis=1))
+
+
+@dataclass(frozen=True)
+class WordGroups:
+    """Pictures with and without a word's concept.
+
+    Attributes:
+        category: position of the word's category; None where it is none.
+        groups: bool [2, N], with and without; all pictures are without where the word is no category.
+        tested: bool [N], on which the word is held against random sets: those with the concept; all where there is
+            none.
+    """
+
+    category: int | None
+    groups: BoolArray
+    tested: BoolArray
+
+    @property
+    def has_concept(self) -> bool:
+        """Whether any picture has the concept."""
+        return bool(self.groups[_WITH].any())
+
+
+def measure_causes(
+    model: TargetModel,
+    layer: str,
+    records: Sequence[ImageRecord],
+    concepts: Sequence[str],
+    head: LinearHead | None,
+    class_names: ClassNames | None,
+    words_of_filter: Sequence[Sequence[str]],
+    mean_C: FloatArray,
+    settings: CauseSettings,
+    batch_size: int,
+    seed: int,
+    device: str,
+    folder: Path,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write causes.json, causes.parquet and causes_filters.parquet.
+
+    Effects are means over pictures: of the change of the own logit (that of the class predicted before), and of
+    whether the predicted class changes. `random_own_logit` and `random_changed` are means over the random sets too,
+    on the pictures that the word is tested on: those with its concept, or all where it is no category that any
+    picture has. A prediction is right if its class names a category annotated in the picture; that is judged only
+    where some annotated category is named by some class.
+
+    `classes` lists, as JSON, the classes that are lowered most. Where pictures have the word's concept: [name, change
+    of the class's mean logit on these, on the others or null]. Otherwise [name, change, null], and [name, change] of
+    single filters, is the mean change of the class's logit on the pictures that were predicted to be of this class:
+    over all pictures, replacing a filter by its mean leaves the mean logits of a linear classifier as they are.
+
+    Args:
+        records: with annotations; the first `settings.max_images` of them are looked at, without those that cannot be
+            read.
+        concepts: categories of the annotations.
+        head: where the layer feeds the classifier directly.
+        words_of_filter: of each of the C filters, best first.
+        mean_C: float32 [C], mean of each filter over the pictures, for `fill: mean`.
+
+    Returns:
+        facts; num_words is 0 where the network is no classifier.
+
+    Raises:
+        UserError: class logits that are not finite.
+        ValueError: not a mean and words for each filter.
+    """
+    records = records[: settings.max_images]
+    baseline = run_baseline(model, layer, records, batch_size, device, progress)
+    if isinstance(baseline, str):
+        return _write_nothing(folder, settings, baseline)
+    if not baseline.pooled.shape[1] == len(words_of_filter) == len(mean_C):
+        raise ValueError(
+            f"expected {baseline.pooled.shape[1]} filters, found {len(words_of_filter)} with words, {len(mean_C)} means"
+        )
+    fill_C = np.asarray(mean_C, np.float32) if settings.fill == "mean" else np.zeros(len(mean_C), np.float32)
+    notes = []
+    if len(baseline.positions) < len(records):
+        notes.append(f"{len(records) - len(baseline.positions)} pictures could not be read")
+    with threadpool_limits(1, user_api="blas"):
+        direct = head is not None and is_reproduced(head, baseline)
+        if head is not None and not direct:
+            notes.append("the classifier head did not give the network's own logits; forward passes were made instead")
+        truth = find_truth([records[i] for i in baseline.positions], concepts, class_names, baseline.logits.shape[1])
+        plan = plan_ablations(words_of_filter, baseline.active, settings, seed, by_passes=not direct)
+        blocks: Iterable[Block]
+        if head is not None and direct:
+            blocks = ablate_pooled(head, baseline, fill_C)
+        else:
+            blocks = ablate_by_passes(model, layer, records, baseline, fill_C, batch_size, device)
+        groups = [group_pictures(word, truth) for word in plan.words]
+        sums = run_plan(plan, groups, truth, baseline, blocks, progress)
+    rows = _make_word_rows(layer, plan, groups, truth, baseline, sums, class_names)
+    singles = _make_filter_rows(layer, plan, baseline, sums, words_of_filter, class_names)
+    judged = truth.judged
+    everything = slice(0, len(judged))
+    right = judged & truth.is_right(everything, baseline.predicted)
+    accuracy = (
+        {"num_judged": int(judged.sum()), "before": int(right.sum()) / int(judged.sum())} if judged.any() else None
+    )
+    summary = {
+        "fill": settings.fill,
+        "direct": direct,
+        "num_images": len(baseline.positions),
+        "num_random_sets": plan.num_random_sets,
+        "num_words": len(rows),
+        "num_filters": len(singles),
+        "accuracy": accuracy,
+        "notes": [*notes, *plan.notes],
+    }
+    _write(folder, summary, rows, singles)
+    facts = {k: v for k, v in summary.items() if k not in ("accuracy", "notes")}
+    return {**facts, "num_used": sum(r["used"] for r in rows), **({"accuracy": accuracy["before"]} if accuracy else {})}
+
+
+def find_truth(
+    records: Sequence[ImageRecord], concepts: Sequence[str], class_names: ClassNames | None, num_classes: int
+) -> Truth:
+    """From the pictures' annotations and the names of the classes."""
+    column = {name: t for t, name in enumerate(concepts)}
+    annotated = np.zeros((len(records), len(concepts)), dtype=bool)
+    for row, record in enumerate(records):
+        for annotation in record.annotations:
+            if annotation.concept in column:
+                annotated[row, column[annotation.concept]] = True
+    return Truth(tuple(concepts), annotated, match_categories(class_names, num_classes, concepts))
+
+
+def group_pictures(word: str, truth: Truth) -> WordGroups:
+    """Pictures that have the category which the word is a form of, and those that do not."""
+    category = find_category(word, index_categories(truth.concepts))
+    num = len(truth.annotated)
+    has = truth.annotated[:, category] if category is not None else np.zeros(num, dtype=bool)
+    return WordGroups(category, np.stack([has, ~has]), has if has.any() else np.ones(num, dtype=bool))
+
+
+@dataclass(frozen=True)
+class PlanSums:
+    """Sums of each ablation of a plan, in its order; of random sets one group for each word of their size."""
+
+    words: list[EffectSums]
+    singles: list[EffectSums]
+    random: dict[int, list[EffectSums]]
+
+
+def run_plan(
+    plan: AblationPlan,
+    groups: Sequence[WordGroups],
+    truth: Truth,
+    baseline: Baseline,
+    blocks: Iterable[Block],
+    progress: Progress = no_progress,
+) -> PlanSums:
+    """All ablations of a plan on all pictures."""
+    num = len(baseline.positions)
+    everything = np.ones((1, num), dtype=bool)
+    tested = {
+        size: np.stack([g.tested for g, u in zip(groups, plan.sets, strict=True) if len(u) == size])
+        for size in plan.random
+    }
+    sums = PlanSums(
+        [EffectSums(g.groups, baseline, keep_logits=g.has_concept) for g in groups],
+        [EffectSums(everything, baseline) for _ in plan.singles],
+        {size: [EffectSums(tested[size], baseline) for _ in sets] for size, sets in plan.random.items()},
+    )
+    work: list[tuple[IntArray, EffectSums, Callable[[slice, IntArray], BoolArray] | None]] = [
+        *((u, s, truth.is_right) for u, s in zip(plan.sets, sums.words, strict=True)),
+        *((np.array([u]), s, None) for u, s in zip(plan.singles, sums.singles, strict=True)),
+        *((u, s, None) for size, sets in plan.random.items() for u, s in zip(sets, sums.random[size], strict=True)),
+    ]
+    with progress("ablations", num * len(work)) as bar:
+        for block in blocks:
+            for filters, sum_of_set, is_right in work:
+                sum_of_set.add(block.rows, block.ablate(filters), is_right)
+                bar.advance(block.rows.stop - block.rows.start)
+    return sums
+
+
+def compute_p_value(own: float, random_own_R: DoubleArray) -> float:
+    """(1 + random sets with at least as large an effect) / (1 + R); the effect is how far the own logit is lowered.
+
+    An ablation that does not lower it has the effect 0, as has a random set that does not, so that a set which changes
+    nothing has p = 1 even where random sets raise the logit.
+    """
+    effect, others = max(-own, 0.0), np.maximum(-random_own_R, 0.0)
+    return float(1 + (others >= effect).sum()) / (1 + len(others))
+
+
+def _make_word_rows(
+    layer: str,
+    plan: AblationPlan,
+    groups: Sequence[WordGroups],
+    truth: Truth,
+    baseline: Baseline,
+    sums: PlanSums,
+    class_names: ClassNames | None,
+) -> list[dict[str, Any]]:
+    rows = []
+    judged = truth.judged
+    right_before = truth.is_right(slice(0, len(judged)), baseline.predicted)
+    seen: dict[int, int] = {}
+    for word, filters, group, found in zip(plan.words, plan.sets, groups, sums.words, strict=True):
+        size, counts = len(filters), group.groups.sum(axis=1)
+        place = seen[size] = seen.get(size, -1) + 1
+        num_tested, total = int(group.tested.sum()), len(judged)
+        random_own = np.array([s.own[place] for s in sums.random[size]]) / num_tested
+        random_changed = np.array([s.changed[place] for s in sums.random[size]]) / num_tested
+        own_tested = float(found.own[_WITH] if group.has_concept else found.own.sum()) / num_tested
+        row: dict[str, Any] = {
+            "layer": layer,
+            "word": word,
+            "category": truth.concepts[group.category] if group.category is not None else None,
+            "filters": filters.tolist(),
+            "num_filters": size,
+            "num_with": None,
+            "num_without": None,
+            "changed": int(found.changed.sum()) / total,
+            "own_logit": float(found.own.sum()) / total,
+            "random_own_logit": float(random_own.mean()) if len(random_own) else None,
+            "random_changed": float(random_changed.mean()) if len(random_changed) else None,
+            "p_value": compute_p_value(own_tested, random_own),
+        }
+        if group.category is not None:
+            row |= {"num_with": int(counts[_WITH]), "num_without": int(counts[_WITHOUT])}
+            for side, name in ((_WITH, "with"), (_WITHOUT, "without")):
+                num_judged = int((judged & group.groups[side]).sum())
+                row |= {
+                    f"changed_{name}": _divide(int(found.changed[side]), int(counts[side])),
+                    f"own_logit_{name}": _divide(float(found.own[side]), int(counts[side])),
+                    f"accuracy_before_{name}": _divide(int((right_before & group.groups[side]).sum()), num_judged),
+                    f"accuracy_after_{name}": _divide(int(found.right[side]), num_judged),
+                }
+        row["classes"] = json.dumps(_list_lowered(found, counts, baseline, class_names), ensure_ascii=False)
+        rows.append(row)
+    q_values = adjust_false_discovery(np.array([r["p_value"] for r in rows]), len(rows))
+    return [{**row, "q_value": float(q), "used": bool(q <= MAX_Q_VALUE)} for row, q in zip(rows, q_values, strict=True)]
+
+
+def _make_filter_rows(
+    layer: str,
+    plan: AblationPlan,
+    baseline: Baseline,
+    sums: PlanSums,
+    words_of_filter: Sequence[Sequence[str]],
+    class_names: ClassNames | None,
+) -> list[dict[str, Any]]:
+    num = len(baseline.positions)
+    rows = []
+    for u, found in sorted(zip(plan.singles, sums.singles, strict=True), key=lambda entry: entry[0]):
+        lowered = [entry[:2] for entry in _list_own_lowered(found, baseline, class_names)]
+        rows.append(
+            {
+                "layer": layer,
+                "filter": u,
+                "words": list(words_of_filter[u]),
+                "changed": int(found.changed[0]) / num,
+                "own_logit": float(found.own[0]) / num,
+                "classes": json.dumps(lowered, ensure_ascii=False),
+            }
+        )
+    return rows
+
+
+def _list_lowered(
+    found: EffectSums, counts_2: IntArray, baseline: Baseline, class_names: ClassNames | None
+) -> list[list[Any]]:
+    """[name, change with the concept, change without or None] of the classes whose mean logit is lowered most with it;
+    those of `_list_own_lowered` where no picture has the concept."""
+    if found.logits is None:
+        return _list_own_lowered(found, baseline, class_names)
+    with_K = found.logits[_WITH] / counts_2[_WITH]
+    without_K = found.logits[_WITHOUT] / counts_2[_WITHOUT] if counts_2[_WITHOUT] else None
+    return [
+        [name_class(class_names, k), float(with_K[k]), float(without_K[k]) if without_K is not None else None]
+        for k in _most_lowered(with_K)
+    ]
+
+
+def _list_own_lowered(found: EffectSums, baseline: Baseline, class_names: ClassNames | None) -> list[list[Any]]:
+    """[name, change, None] of the classes whose logit is lowered most on the pictures that were given this class."""
+    numbers, position = baseline.occurring
+    changes = found.own_of_class / np.bincount(position, minlength=len(numbers))
+    return [[name_class(class_names, int(numbers[j])), float(changes[j]), None] for j in _most_lowered(changes)]
+
+
+def _most_lowered(changes_K: DoubleArray) -> list[int]:
+    order = np.argsort(changes_K, kind="stable")[:_NUM_CLASSES_SHOWN]
+    return [int(k) for k in order if changes_K[k] < 0]
+
+
+def _divide(total: float, num: int) -> float | None:
+    return total / num if num else None
+
+
+def _write_nothing(folder: Path, settings: CauseSettings, reason: str) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "fill": settings.fill,
+        "direct": False,
+        "num_images": 0,
+        "num_random_sets": 0,
+        "num_words": 0,
+        "num_filters": 0,
+        "accuracy": None,
+        "notes": [reason],
+    }
+    _write(folder, summary, [], [])
+    return {**{k: v for k, v in summary.items() if k not in ("accuracy", "notes")}, "num_used": 0, "reason": reason}
+
+
+def _write(folder: Path, summary: dict[str, Any], words: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
+    write_json(folder / SUMMARY_FILE, summary)
+    parquet.write_table(pa.Table.from_pylist(words, WORDS_SCHEMA), folder / WORDS_FILE)
+    parquet.write_table(pa.Table.from_pylist(filters, FILTERS_SCHEMA), folder / FILTERS_FILE)

@@ -1,0 +1,232 @@
+"""Which classes lean on which filters: activation times gradient of the class logit at the layer.
+
+For each picture, the class k is the one that the model assigns, and filter u contributes Σ_hw F_u · ∂ logit_k / ∂ F_u.
+A class's figures are means over its pictures. Where the layer feeds the classifier through mean pooling alone, the
+contribution is w_ku · mean(F_u) exactly, which is compared. Elsewhere it is a first-order estimate: what follows the
+layer is not linear, and contributions need not sum to the logit.
+
+Shape legend: N pictures, K classes, C filters, B resamplings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import torch
+from threadpoolctl import threadpool_limits
+
+from configs.errors import UserError
+from configs.schema import ClassSettings
+from storage.array_types import FloatArray, IntArray
+from storage.datasets.base import ImageRecord
+from storage.models.class_names import ClassNames
+from storage.models.classifier_head import LinearHead
+from storage.models.target_model import TargetModel
+from storage.state.artefacts import write_json
+from storage.state.progress import Progress, no_progress
+from tasks.activations.image_batches import read_batches
+from tasks.classifier.class_words import name_class
+from tasks.classifier.gradients import attribute_classes
+from tasks.engine.stage import Stage
+
+STAGE = Stage("classes", version=1, uses_device=True)
+SUMMARY_FILE, TABLE_FILE, ARRAYS_FILE = "classes.json", "classes.parquet", "contributions.npz"
+SCHEMA = pa.schema(
+    [
+        ("layer", pa.string()),
+        ("class", pa.int64()),
+        ("class_name", pa.string()),
+        ("num_images", pa.int64()),
+        ("rank", pa.int64()),
+        ("filter", pa.int64()),
+        ("words", pa.list_(pa.string())),
+        ("contribution", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("share", pa.float64()),
+        ("weight", pa.float64()),
+    ]
+)
+_SEED_TAG = 21
+_RESAMPLINGS = 2000
+_MIN_IMAGES = 3
+_INTERVAL = (2.5, 97.5)
+_BLOCK_ENTRIES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Of each picture that could be read.
+
+    Attributes:
+        assigned: int64 [N], the class that the model assigns.
+        logit: float32 [N], of that class.
+        contribution: float32 [N, C].
+        pooled: float32 [N, C], mean of F_u over its cells.
+    """
+
+    assigned: IntArray
+    logit: FloatArray
+    contribution: FloatArray
+    pooled: FloatArray
+
+
+def measure_contributions(
+    model: TargetModel,
+    layer: str,
+    records: Sequence[ImageRecord],
+    head: LinearHead | None,
+    no_head: str,
+    class_names: ClassNames | None,
+    words_of_filter: Sequence[Sequence[str]],
+    settings: ClassSettings,
+    batch_size: int,
+    seed: int,
+    device: str,
+    folder: Path,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write classes.json, classes.parquet and contributions.npz.
+
+    Args:
+        records: the first `settings.max_images` of them are looked at; pictures that cannot be read are left out.
+        head: where the layer feeds the classifier directly; else `no_head` says why not.
+        words_of_filter: of each of the C filters, best first.
+
+    Returns:
+        facts; num_classes, of those that some picture is assigned to, is 0 where the network is no classifier.
+
+    Raises:
+        UserError: class logits or contributions that are not finite.
+    """
+    offered = records[: settings.max_images]
+    found = attribute_pictures(model, layer, offered, batch_size, device, progress)
+    reason = found if isinstance(found, str) else no_head
+    if isinstance(found, str):
+        none = np.zeros((0, len(words_of_filter)), np.float32)
+        found = Contributions(np.zeros(0, np.int64), np.zeros(0, np.float32), none, none)
+    numbers, counts = np.unique(found.assigned, return_counts=True)
+    order = np.lexsort((numbers, -counts))
+    classes, means, rows = [], np.zeros((len(order), found.contribution.shape[1])), []
+    for place, position in enumerate(order):
+        number, chosen = int(numbers[position]), found.assigned == numbers[position]
+        name = name_class(class_names, number)
+        own = found.contribution[chosen]
+        means[place] = own.mean(axis=0, dtype=np.float64)
+        logit = float(found.logit[chosen].mean(dtype=np.float64))
+        classes.append({"class": number, "name": name, "num_images": len(own), "mean_logit": logit})
+        weights_C = head.weight[number].numpy() if head else None
+        opening = {"layer": layer, "class": number, "class_name": name, "num_images": len(own)}
+        rng = np.random.default_rng([seed, _SEED_TAG, number])
+        for row in rank_filters(own, settings.num_filters, rng):
+            weight = float(weights_C[row["filter"]]) if weights_C is not None else None
+            rows.append({**opening, **row, "words": list(words_of_filter[row["filter"]]), "weight": weight})
+    differs = _compare_with_weights(found, head)
+    summary = {
+        "num_images": len(found.assigned),
+        "num_pictures_offered": len(offered),
+        "direct": head is not None,
+        "reason": reason,
+        "max_abs_difference": differs,
+        "max_abs_contribution": float(np.abs(found.contribution).max(initial=0)),
+        "classes": classes,
+    }
+    write_json(folder / SUMMARY_FILE, summary)
+    parquet.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / TABLE_FILE)
+    arrays: dict[str, Any] = {"class": numbers[order], "contribution": means.astype(np.float32)}
+    np.savez(folder / ARRAYS_FILE, **arrays)
+    facts = {k: summary[k] for k in ("num_images", "num_pictures_offered", "direct", "reason", "max_abs_contribution")}
+    return {**facts, "num_classes": len(classes), **({} if differs is None else {"max_abs_difference": differs})}
+
+
+def attribute_pictures(
+    model: TargetModel,
+    layer: str,
+    records: Sequence[ImageRecord],
+    batch_size: int,
+    device: str,
+    progress: Progress = no_progress,
+) -> Contributions | str:
+    """The contributions of every filter to every picture, or a reason why there are none.
+
+    Raises:
+        UserError: class logits or contributions that are not finite.
+    """
+    network = model.network.to(device).to(memory_format=torch.channels_last)
+    parts = []
+    with progress("classes", len(records)) as bar:
+        for batch in read_batches(records, model, batch_size, device):
+            if batch.images is not None:
+                found = attribute_classes(network, layer, batch.images)
+                if isinstance(found, str):
+                    return found
+                assigned = found.logits.argmax(dim=1)
+                logit = found.logits.gather(1, assigned[:, None])[:, 0]
+                part = Contributions(
+                    *(t.cpu().numpy() for t in (assigned, logit, found.contributions, found.pooled)),
+                )
+                if not (np.isfinite(part.logit).all() and np.isfinite(part.contribution).all()):
+                    raise UserError(
+                        f"model.weights: class logits, or what layer {layer} contributes to them, are not finite on "
+                        f"one of the pictures from {records[batch.positions[0]].key} on; allowed: finite numbers; "
+                        "check the weights and model.preprocessing"
+                    )
+                parts.append(part)
+            bar.advance(batch.num_offered)
+    if not parts:
+        return "there is no picture that can be read"
+    return Contributions(*(np.concatenate([getattr(p, f) for p in parts]) for f in Contributions.__dataclass_fields__))
+
+
+def rank_filters(own_NC: FloatArray, num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The filters that a class leans on: those with the highest mean contribution above 0, at most `num`.
+
+    Args:
+        own_NC: contributions on the class's pictures.
+
+    Returns:
+        rank, filter, contribution, low and high (95 % percentile bootstrap over pictures; None with fewer than three
+        pictures), share of the sum of all positive mean contributions. Equal ones go by filter.
+    """
+    mean_C = own_NC.mean(axis=0, dtype=np.float64)
+    total = float(mean_C[mean_C > 0].sum())
+    best = [int(u) for u in np.argsort(-mean_C, kind="stable")[:num] if mean_C[u] > 0]
+    intervals = bootstrap_means(own_NC[:, best], rng) if len(own_NC) >= _MIN_IMAGES else [(None, None)] * len(best)
+    return [
+        {
+            "rank": rank,
+            "filter": u,
+            "contribution": float(mean_C[u]),
+            "low": low,
+            "high": high,
+            "share": float(mean_C[u]) / total,
+        }
+        for rank, (u, (low, high)) in enumerate(zip(best, intervals, strict=True), start=1)
+    ]
+
+
+def bootstrap_means(values_NU: FloatArray, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """95 % percentile interval of the mean of each column over resamples of the rows."""
+    num, values = len(values_NU), values_NU.astype(np.float64)
+    step = max(_BLOCK_ENTRIES // num, 1)
+    parts = []
+    with threadpool_limits(1):
+        for start in range(0, _RESAMPLINGS, step):
+            drawn = rng.multinomial(num, np.full(num, 1 / num), size=min(step, _RESAMPLINGS - start))
+            parts.append(drawn.astype(np.float64) @ values / num)
+    low, high = np.percentile(np.concatenate(parts), _INTERVAL, axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _compare_with_weights(found: Contributions, head: LinearHead | None) -> float | None:
+    """Largest absolute difference of any picture's contribution from w_ku · mean(F_u)."""
+    if head is None or not len(found.assigned):
+        return None
+    exact = head.weight.numpy()[found.assigned] * found.pooled
+    return float(np.abs(found.contribution - exact).max(initial=0))

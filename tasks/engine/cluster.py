@@ -1,0 +1,125 @@
+"""The Dask cluster that statistics run on: a local one by default, an existing scheduler by address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from configs.errors import UserError
+from configs.schema import StatisticsSettings
+from storage.state.progress import Progress, no_progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger("lavise")
+_CONNECT_SECONDS = 10.0
+
+
+class StatisticsCluster:
+    """Starts when it is first used, so that a run whose statistics are all cached pays nothing.
+
+    Use as a context manager; what it started is stopped on leaving.
+    """
+
+    def __init__(self, settings: StatisticsSettings, progress: Progress = no_progress) -> None:
+        self._settings, self._progress = settings, progress
+        self._client: Any = None
+        self._cluster: Any = None
+
+    def __enter__(self) -> StatisticsCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def map(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """function(item) for every item on the workers; results in the order of the items.
+
+        `function` must be importable by the workers, pure, and give the same bits wherever it runs.
+        """
+
+        try:
+            return self._map(title, function, items)
+        except Exception:
+            # A lost connection or worker heals only with a new client; what is broken must not be used again.
+            self._close()
+            raise
+
+    def _map(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        client = self._start()
+        from distributed import as_completed
+
+        futures = client.map(function, items, pure=False)
+        with self._progress(title, len(futures)) as bar:
+            for _ in as_completed(futures, loop=client.loop):
+                bar.advance()
+        results: list[R] = client.gather(futures)
+        return results
+
+    def _start(self) -> Any:
+        if self._client is not None:
+            return self._client
+        address = self._settings.scheduler
+        if address:
+            _require_scheduler(address)
+        # Read when distributed is first imported, here and in the workers: no chatter about reconnecting workers.
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+        from distributed import Client, LocalCluster
+
+        if address:
+            self._client = Client(address, timeout="30s", set_as_default=False)
+            return self._client
+        log.info("  starting %d statistics workers", self._settings.num_workers)
+        with _environment_restored():
+            self._cluster = LocalCluster(
+                n_workers=self._settings.num_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # with None it asks for port 8787, and warns where that is taken
+                silence_logs=logging.ERROR,
+            )
+        self._client = Client(self._cluster, set_as_default=False)
+        return self._client
+
+    def _close(self) -> None:
+        for opened in (self._client, self._cluster):
+            if opened is not None:
+                opened.close()
+        self._client = self._cluster = None
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """Dask sets what its workers are to inherit (OMP_NUM_THREADS=1 and more) in this process, for ever: whatever is
+    started here later would compute with one thread, and other bits."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _require_scheduler(address: str) -> None:
+    """A connection first: a Client that fails to connect leaves threads behind that wait for ever."""
+    found = re.fullmatch(r"(?:tcp|tls)://(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d{1,5})", address)
+    reason = "no such address"
+    if found:
+        try:
+            with socket.create_connection((found[1].strip("[]"), int(found[2])), _CONNECT_SECONDS):
+                return
+        except (OSError, OverflowError) as err:
+            reason = str(err)
+    raise UserError(
+        f"statistics.scheduler: found {address!r}, which does not answer ({reason}); allowed: tcp://HOST:PORT or "
+        "tls://HOST:PORT of a Dask scheduler; start it, or leave it empty for a local cluster"
+    )

@@ -1,0 +1,201 @@
+"""What a stage is: work with a content address. Same digest, same result; nothing is computed twice.
+
+A stage asks for one or more artefacts. Those that exist are used, the others are made under a lock and published whole.
+Orchestration is passed in (`Executor`): in-process, or as a Prefect task.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
+from storage.state.digest import digest_of, short
+from storage.state.progress import Progress, no_progress
+from storage.tracking import NullRun, NullTracker, Run, Tracker
+
+log = logging.getLogger("lavise")
+# An artefact's file of this name holds [metric, value, step] rows: the curves of its run.
+HISTORY_FILE = "history.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of work. Raise `version` whenever the same settings and inputs would give another result.
+
+    Attributes:
+        resumable: a killed attempt leaves finished parts that the next one may use.
+        uses_device: computes on the GPU where there is one, which two at a time would have to share.
+    """
+
+    name: str
+    version: int
+    resumable: bool = False
+    uses_device: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One artefact that a stage is asked for: what it depends on, and nothing else."""
+
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What came of a stage."""
+
+    handles: tuple[Handle, ...]
+    cached: bool
+    seconds: float
+    digest: str
+
+
+Info = Mapping[str, Any]
+# Fills the folders of the artefacts that are missing (by position in the requests) and returns facts about each.
+Compute = Callable[[Mapping[int, Path]], Mapping[int, Info]]
+Work = Callable[[], StageOutcome]
+
+
+class Executor(Protocol):
+    """Runs a stage's work: in-process, or as an orchestrator's task."""
+
+    def __call__(self, title: str, work: Work, uses_device: bool) -> StageOutcome: ...
+
+
+def run_inline(title: str, work: Work, uses_device: bool) -> StageOutcome:
+    """In this process, as it is."""
+    return work()
+
+
+@dataclass
+class StageRunner:
+    """Runs the stages of one audit and remembers what each did.
+
+    Attributes:
+        parent: the audit's run; each stage becomes a child of it.
+        outcomes: title -> outcome, in the order of execution.
+    """
+
+    store: ArtefactStore
+    tracker: Tracker = field(default_factory=NullTracker)
+    parent: Run = field(default_factory=NullRun)
+    progress: Progress = no_progress
+    execute: Executor = run_inline
+    outcomes: dict[str, StageOutcome] = field(default_factory=dict)
+
+    def run(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> tuple[Handle, ...]:
+        """The artefacts of `requests`, in their order; `compute` makes those that are not there."""
+
+        def work() -> StageOutcome:
+            return self._materialise(stage, title, requests, compute)
+
+        outcome = self.execute(title, work, stage.uses_device)
+        self.outcomes[title] = outcome
+        return outcome.handles
+
+    def run_one(self, stage: Stage, title: str, request: Request, compute: Callable[[Path], Info]) -> Handle:
+        """The same for a single artefact."""
+        return self.run(stage, title, [request], lambda folders: {0: compute(folders[0])})[0]
+
+    def _materialise(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> StageOutcome:
+        start = time.monotonic()
+        digests = [compute_stage_digest(stage.name, stage.version, r.settings, r.inputs) for r in requests]
+        found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
+        combined = digests[0] if len(digests) == 1 else digest_of(digests)
+        run = self.tracker.start(title, {"lavise.stage": stage.name, "lavise.digest": combined}, self.parent.run_id)
+        cached = len(found) == len(requests)
+        try:
+            if cached:
+                log.info("%-28s cached   %s", title, short(combined))
+            else:
+                log.info("%-28s started  %s", title, short(combined))
+                found = self._compute_missing(stage, requests, digests, compute)
+                log.info("%-28s done     %s  %.1f s", title, short(combined), time.monotonic() - start)
+            handles = tuple(found[i] for i in range(len(requests)))
+            seconds = time.monotonic() - start
+            self._record(run, requests, handles, cached, seconds)
+            run.end()
+        except BaseException as err:
+            end_after(run, err)
+            raise
+        return StageOutcome(handles, cached, round(seconds, 3), combined)
+
+    def _compute_missing(
+        self, stage: Stage, requests: Sequence[Request], digests: Sequence[str], compute: Compute
+    ) -> dict[int, Handle]:
+        with ExitStack() as locks:
+            # Always in the same order, so that two runs that share artefacts cannot wait for each other.
+            for digest in sorted(set(digests)):
+                locks.enter_context(self.store.lock(stage.name, digest))
+            found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
+            # Equal requests are one artefact: the first of them stands for all.
+            folders = {
+                i: self.store.partial_folder(stage.name, d, keep=stage.resumable)
+                for i, d in enumerate(digests)
+                if i not in found and i == digests.index(d)
+            }
+            if folders:
+                infos = compute(folders)
+                for i in folders:
+                    request = requests[i]
+                    found[i] = self.store.publish(
+                        stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
+                    )
+        return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}
+
+    def _record(
+        self, run: Run, requests: Sequence[Request], handles: Sequence[Handle], cached: bool, seconds: float
+    ) -> None:
+        run.set_tags({"lavise.cached": str(cached).lower()})
+        metrics: dict[str, float] = {"seconds": seconds}
+        for number, (request, handle) in enumerate(zip(requests, handles, strict=True)):
+            prefix = f"{number}." if len(requests) > 1 else ""
+            facts = {**flatten(request.settings), **flatten(request.inputs, "input.")}
+            run.log_params({f"{prefix}{k}": v for k, v in facts.items() if v is not None})
+            numbers = {k: v for k, v in flatten(handle.info).items() if isinstance(v, int | float)}
+            metrics |= {f"{prefix}{k}": v for k, v in numbers.items()}
+            if HISTORY_FILE in handle.files:
+                run.log_history(json.loads(handle.path(HISTORY_FILE).read_text("utf-8")))
+        run.log_metrics(metrics)
+
+
+def describe_artefacts(outcomes: Mapping[str, StageOutcome]) -> dict[str, Any]:
+    """Of each stage, in the order of execution: what it made, and the sha256 of every file."""
+    return {
+        "stages": {
+            title: [
+                {"stage": h.stage, "digest": h.digest, "files": {n: e.sha256 for n, e in h.files.items()}}
+                for h in outcome.handles
+            ]
+            for title, outcome in outcomes.items()
+        }
+    }
+
+
+def end_after(run: Run, error: BaseException) -> None:
+    """Mark a run as failed or killed; a tracker that is gone must not hide why."""
+    try:
+        # What is no Exception is somebody's wish to stop: Ctrl-C, or SystemExit by the orchestrator.
+        run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+    except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
+        log.warning("  the run could not be marked as failed: %s", lost)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as `outer.inner` keys."""
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(entry, Mapping):
+            flat.update(flatten(entry, f"{name}."))
+        else:
+            flat[name] = entry
+    return flat

@@ -1,0 +1,1 @@
+"""What the words are worth: recall, ground truth, and the panel."""

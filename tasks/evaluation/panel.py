@@ -1,0 +1,410 @@
+"""The panel: how well a filter's words hold on pictures with masks that played no part in choosing them.
+
+Recall alone passes a labeller that names everything; correlation, IoU, precision and AUPRC do not (NeuronEval, ICML
+2025). So every statement "filter u means concept t" is judged by several figures, over all evaluation pictures, and
+every list of statements stands beside baselines that are judged in the same way, on the same resamples.
+
+Figures of a statement, over N pictures of P cells:
+    iou: pixels that R_u and the concept's mask share, over pixels of either, summed over the data set at the input's
+        size (network dissection: Bau et al., CVPR 2017).
+    pearson_position: correlation of a_u with the mask's coverage over all N·P cells.
+    pearson_image: correlation of the picture's peak of a_u with the concept's presence (0 or 1).
+    auprc_position: average precision of a_u for the cells of the concept (see `ConceptMasks.mark_cells`).
+    auprc_image: average precision of the peak for the pictures with the concept.
+    lift: auprc_image over the share of pictures with the concept. By chance it is 1 only for common concepts: the
+        average precision of a random order is far above the share where positives are few (5 for one in 80).
+    skill_position, skill_image: (AUPRC - chance) / (1 - chance), where chance is what the same scores would have on
+        average if the marks were dealt at random (`expect_precision`); 0 by chance however rare the concept, 1 at best.
+All are NaN where the concept is in no picture. A constant activation or mask correlates with nothing: 0.
+
+AUPRC and lift depend on how rare a concept is, so they compare only rows that name the same concepts (words dealt to
+other filters, a random network); IoU, correlations and skills compare any.
+
+Shape legend: N pictures, C filters, K concepts, P cells, S statements, B weightings of the pictures, F filters of a
+row, Q pairs (filter, picture) with ground truth, M pairs (picture, concept in it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from storage.activations import ActivationStore, read_shard_maps
+from storage.array_types import BitArray, DoubleArray, IntArray
+from storage.state.progress import Progress, no_progress
+from tasks.masks.agreement import MaskAgreement
+from tasks.numerics.float16_bits import order_bits
+
+if TYPE_CHECKING:
+    from tasks.evaluation.ground_truth import GroundTruth
+from tasks.numerics.average_precision import average_precision, correct_for_chance, expect_precision, sum_tied_shares
+from tasks.numerics.correlation import correlate
+
+FIGURES = (
+    *("iou", "pearson_position", "pearson_image", "auprc_position", "auprc_image", "lift"),
+    *("skill_position", "skill_image"),
+)
+_BY_POSITION_ORDER = ("auprc_position", "skill_position")
+
+# Resamples of the figures above at most: they are most of the cost.
+POSITION_SAMPLES = 200
+_Values = dict[str, DoubleArray]
+_STATEMENT_BLOCK = 256
+_MAP_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What one row of the panel claims: some words of each of its filters.
+
+    Attributes:
+        filter: int64 [F], u; each at most once.
+        words: int64 [F, s], the filter's words as positions of concepts, best first; -1 for a word that is no category.
+    """
+
+    filter: IntArray
+    words: IntArray
+
+    def take_first(self) -> tuple[IntArray, IntArray]:
+        """Filter and concept, each int64 [S], of each filter's first word that is a category; others are left out."""
+        if not self.words.size:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        known = self.words >= 0
+        first = self.words[np.arange(len(self.words)), known.argmax(axis=1)]
+        kept = known.any(axis=1)
+        return self.filter[kept], first[kept]
+
+
+def draw_image_weights(num_images: int, samples: int, seed: int) -> DoubleArray:
+    """How often each resample draws each picture: float64 [N, samples], whole numbers, columns add up to N.
+
+    The draws of `tasks.numerics.bootstrap.ImageBootstrap` with this seed, where its pairs are of all N pictures.
+    """
+    rng = np.random.default_rng([seed, 3])
+    draws = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=samples)
+    return np.ascontiguousarray(draws.T, dtype=np.float64)
+
+
+class _Judge:
+    """Figures of statements under B weightings of the pictures; sums of all filters and concepts are made once."""
+
+    def __init__(self, store: ActivationStore, agreement: MaskAgreement, weights_NB: DoubleArray, num_position: int):
+        """`num_position`: AUPRC by position is computed for the first so many weightings."""
+        num, channels, height, width = store.shape
+        if (agreement.num_images, agreement.num_filters, agreement.num_cells) != (num, channels, height * width):
+            raise ValueError(f"the agreement is of other activations than {store.folder}")
+        self.store, self.agreement, self.masks = store, agreement, agreement.masks
+        self.weights_NB = weights_NB
+        self.position_weights_NB = np.ascontiguousarray(weights_NB[:, :num_position])
+        self.cells_MP = self.masks.mark_cells()
+        peaks_NC = store.read_peaks()
+        self.peak_bits_CN = np.ascontiguousarray(order_bits(peaks_NC).T)
+        self.peaks_NC = peaks_NC.astype(np.float64)
+        self.total = weights_NB.sum(axis=0)
+        coverage = self.masks.coverage.astype(np.float64)
+        weights_BN = weights_NB.T
+        self.activation = weights_BN @ agreement.activation_sum
+        self.activation_squares = weights_BN @ agreement.activation_squares
+        self.peak, self.peak_squares = weights_BN @ self.peaks_NC, weights_BN @ self.peaks_NC**2
+        self.region_px = weights_BN @ agreement.region_px.astype(np.float64)
+        self.mask = weights_BN @ self.masks.spread(coverage.sum(axis=1))
+        self.mask_squares = weights_BN @ self.masks.spread((coverage * coverage).sum(axis=1))
+        self.mask_px = weights_BN @ self.masks.spread(self.masks.pixels)
+        self.cells = weights_BN[:num_position] @ self.masks.spread(self.cells_MP.sum(axis=1))
+        self.present = weights_BN @ self.masks.presence.astype(np.float64)
+        order = np.argsort(self.masks.concept, kind="stable")
+        ends = np.searchsorted(self.masks.concept[order], np.arange(agreement.num_concepts + 1))
+        self.rows_of = [order[ends[t] : ends[t + 1]] for t in range(agreement.num_concepts)]
+        keys = agreement.overlap_filter * agreement.num_concepts + agreement.overlap_concept
+        self.overlap_order = np.argsort(keys, kind="stable")
+        self.overlap_keys = keys[self.overlap_order]
+
+    def judge(self, bits_FNP: BitArray, filters: IntArray, filter_S: IntArray, concept_S: IntArray) -> _Values:
+        """Figures of some statements: float64 [S, B] each.
+
+        Args:
+            bits_FNP: maps of `filters`, as by `order_bits`.
+            filters: rising; all of `filter_S` are among them.
+        """
+        num, samples = self.weights_NB.shape
+        product, shared, peak = (np.zeros((len(filter_S), num)) for _ in range(3))
+        position = np.zeros((len(filter_S), self.position_weights_NB.shape[1]))
+        image = np.zeros((len(filter_S), samples))
+        tied_position, tied_image = np.zeros((2, len(filter_S), 1))
+        places = np.searchsorted(filters, filter_S)
+        for s, (u, t) in enumerate(zip(filter_S.tolist(), concept_S.tolist(), strict=True)):
+            rows = self.rows_of[t]
+            images = self.masks.image[rows]
+            product[s, images] = self.agreement.activation_mask[rows, u]
+            peak[s, images] = self.peaks_NC[images, u]
+            key = u * self.agreement.num_concepts + t
+            chosen = self.overlap_order[slice(*np.searchsorted(self.overlap_keys, [key, key + 1]))]
+            shared[s, self.agreement.overlap_image[chosen]] = self.agreement.overlap_px[chosen]
+            bits_NP = bits_FNP[places[s]]
+            position[s] = average_precision(bits_NP, images, self.cells_MP[rows], self.position_weights_NB)
+            ones = np.ones((len(rows), 1), dtype=bool)
+            image[s] = average_precision(self.peak_bits_CN[u][:, None], images, ones, self.weights_NB)
+            if s and u == filter_S[s - 1]:
+                tied_position[s], tied_image[s] = tied_position[s - 1], tied_image[s - 1]
+            else:
+                tied_position[s], tied_image[s] = sum_tied_shares(bits_NP), sum_tied_shares(self.peak_bits_CN[u])
+        shared_px = shared @ self.weights_NB
+        either_px = self.region_px[:, filter_S].T + self.mask_px[:, concept_S].T - shared_px
+        present = self.present[:, concept_S].T
+        cells = self.cells[:, concept_S].T
+        chance_position = expect_precision(np.maximum(cells, 1), bits_FNP[0].size, tied_position)
+        chance_image = expect_precision(np.maximum(present, 1), num, tied_image)
+        values = {
+            "iou": shared_px / np.maximum(either_px, 1),
+            "pearson_position": correlate(
+                self.total * bits_FNP.shape[2],
+                self.activation[:, filter_S].T,
+                self.activation_squares[:, filter_S].T,
+                self.mask[:, concept_S].T,
+                self.mask_squares[:, concept_S].T,
+                product @ self.weights_NB,
+            ),
+            "pearson_image": correlate(
+                self.total,
+                self.peak[:, filter_S].T,
+                self.peak_squares[:, filter_S].T,
+                present,
+                present,
+                peak @ self.weights_NB,
+            ),
+            "auprc_position": position,
+            "auprc_image": image,
+            "lift": image * self.total / np.where(present > 0, present, np.nan),
+            "skill_position": correct_for_chance(position, chance_position),
+            "skill_image": correct_for_chance(image, chance_image),
+        }
+        for name in ("iou", "pearson_position", "pearson_image"):
+            values[name] = np.where(present > 0, values[name], np.nan)
+        return values
+
+    def judge_all(
+        self, filter_S: IntArray, concept_S: IntArray, progress: Progress = no_progress
+    ) -> Iterator[tuple[slice, _Values]]:
+        """Figures of statements sorted by filter, a block at a time; maps of few filters are in memory at once."""
+        num, _, height, width = self.store.shape
+        distinct = np.unique(filter_S)
+        step = max(_MAP_BYTES // max(num * height * width * 2, 1), 1)
+        with progress("panel", len(filter_S)) as bar:
+            for first in range(0, len(distinct), step):
+                filters = distinct[first : first + step]
+                bits_FNP = read_ordered_maps(self.store, filters)
+                start, end = np.searchsorted(filter_S, [filters[0], filters[-1] + 1])
+                for at in range(start, end, _STATEMENT_BLOCK):
+                    block = slice(at, min(at + _STATEMENT_BLOCK, end))
+                    yield block, self.judge(bits_FNP, filters, filter_S[block], concept_S[block])
+                    bar.advance(block.stop - block.start)
+
+
+def read_ordered_maps(store: ActivationStore, filters: IntArray) -> BitArray:
+    """Maps of some filters on all pictures, by `order_bits`: uint16 [F, N, P]."""
+    num, _, height, width = store.shape
+    out = np.empty((len(filters), num, height * width), dtype=np.uint16)
+    for shard in range(store.num_shards):
+        maps = read_shard_maps(store.shard_path(shard))[:, filters]
+        span = slice(store.starts[shard], store.starts[shard + 1])
+        out[:, span] = order_bits(maps).reshape(*maps.shape[:2], -1).transpose(1, 0, 2)
+    return out
+
+
+def judge_statements(
+    store: ActivationStore, agreement: MaskAgreement, filter_S: IntArray, concept_S: IntArray
+) -> dict[str, DoubleArray]:
+    """The figures (see the module) of statements "filter u means concept t": float64 [S] each, in the given order.
+
+    Args:
+        agreement: of the store's activations with the evaluation pictures' masks.
+        filter_S: u; a filter may come more than once.
+        concept_S: t, in 0..K-1.
+
+    Raises:
+        ValueError: agreement or statements are of other activations.
+    """
+    filter_S, concept_S = np.asarray(filter_S, np.int64), np.asarray(concept_S, np.int64)
+    _require_range(agreement, filter_S, concept_S)
+    order = np.lexsort((concept_S, filter_S))
+    found = {name: np.full(len(order), np.nan) for name in FIGURES}
+    with threadpool_limits(1):
+        judge = _Judge(store, agreement, np.ones((agreement.num_images, 1)), 1)
+        for block, values in judge.judge_all(filter_S[order], concept_S[order]):
+            for name, value in values.items():
+                found[name][order[block]] = value[:, 0]
+    return found
+
+
+def _require_range(agreement: MaskAgreement, filter_S: IntArray, concept_S: IntArray) -> None:
+    for name, values, size in (
+        ("filter", filter_S, agreement.num_filters),
+        ("concept", concept_S, agreement.num_concepts),
+    ):
+        if len(values) and not (values.min() >= 0 and values.max() < size):
+            raise ValueError(f"expected {name} in 0..{size - 1}, found {values.min()} to {values.max()}")
+
+
+def judge_word_sets(statements: Statements, truth: GroundTruth, at: Sequence[int]) -> tuple[IntArray, _Values]:
+    """The filter's first k words W_k against G_{u,i} of each pair (METHOD, ground truth), for each k.
+
+    recall@k = |W_k ∩ G| / |G|, precision@k = |W_k ∩ G| / |W_k|, f1@k = their harmonic mean. W_k is a set: it holds
+    the categories among the first k words, each once. Where none is a category all three are 0.
+
+    Returns:
+        pairs whose filter has a row in `statements`, positions in truth.pairs int64 [Q]; and float64 [Q] by figure.
+    """
+    order = np.argsort(statements.filter, kind="stable")
+    place = np.searchsorted(statements.filter[order], truth.pairs.filter)
+    chosen = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(truth.pairs), np.int64)
+    named = place < len(order)
+    named[named] = statements.filter[chosen[named]] == truth.pairs.filter[named]
+    pairs = np.flatnonzero(named)
+    # A column of no words, so that there is one where no filter has any.
+    silent = np.full((len(statements.words), 1), -1)
+    words = np.concatenate([_drop_repeated(statements.words), silent], axis=1)[chosen[pairs]]
+    member = truth.member[pairs]
+    hits = np.take_along_axis(member, np.clip(words, 0, None), axis=1) & (words >= 0)
+    num_hits, num_named = np.cumsum(hits, axis=1), np.cumsum(words >= 0, axis=1)
+    num_true = member.sum(axis=1)
+    found: _Values = {}
+    for k in at:
+        last = min(k, words.shape[1]) - 1
+        hit, size = num_hits[:, last].astype(np.float64), num_named[:, last]
+        found[f"recall@{k}"] = hit / num_true
+        found[f"precision@{k}"] = hit / np.maximum(size, 1)
+        found[f"f1@{k}"] = 2 * hit / (num_true + size)
+    return pairs, found
+
+
+def _drop_repeated(words_Fs: IntArray) -> IntArray:
+    """The words with each one that came before replaced by -1."""
+    out = words_Fs.copy()
+    for rank in range(1, words_Fs.shape[1]):
+        again = (words_Fs[:, :rank] == words_Fs[:, rank : rank + 1]).any(axis=1)
+        out[again, rank] = -1
+    return out
+
+
+def summarise_panel(
+    store: ActivationStore,
+    agreement: MaskAgreement,
+    rows: Mapping[str, Statements],
+    truth: GroundTruth,
+    at: Sequence[int],
+    samples: int,
+    seed: int,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """The panel: the mean of every figure for every row, with its 95 % interval by bootstrap over pictures.
+
+    Ends of intervals are percentiles of the resamples, less the resamples' bias (their mean less the value): a picture
+    that is drawn twice ties with itself, so AUPRC is higher in resamples than in any data set, often above the value
+    itself. For the other figures that is next to nothing.
+
+    The figures of statements are means over each filter's first word that is a category; statements about a concept
+    that is in no evaluation picture are not judged. In a resample that lacks a concept, its statements are left out of
+    that resample's mean. The figures of sets (`judge_word_sets`) are means over pairs of a row's filters and their top
+    pictures with |G| > 0. All rows see the same resamples of all N pictures, so that differences are paired.
+
+    Args:
+        rows: lists of statements by name, the one to judge first, then its baselines.
+        truth: G_{u,i} of the evaluation pictures (`tasks.evaluation.ground_truth.find_ground_truth`).
+        at: the k of the figures of sets.
+        samples: resamples; auprc_position and skill_position use the first POSITION_SAMPLES of them at most.
+
+    Returns:
+        {num_images, samples, samples_by_figure: {figure: n}, rows: {row: {num_filters, num_statements, num_judged,
+        num_pairs, figures: {figure: {value, low, high}}}}, differences: [{figure, first, second, value, low, high,
+        supported}]}. Differences are the first row's mean less each other row's; supported if the interval leaves out
+        0. A figure is absent where a row has nothing to take the mean of.
+    """
+    num_position = min(samples, POSITION_SAMPLES)
+    draws_NB = draw_image_weights(agreement.num_images, samples, seed)
+    # The first weighting is the data set as it is, so that value and interval come from the same sums.
+    weights_NB = np.concatenate([np.ones((agreement.num_images, 1)), draws_NB], axis=1)
+    facts, means = _average_statements(store, agreement, rows, weights_NB, num_position + 1, progress)
+    for name, statements in rows.items():
+        pairs, values = judge_word_sets(statements, truth, at)
+        facts[name]["num_pairs"] = len(pairs)
+        image = truth.pairs.image[pairs]
+        sizes = np.bincount(image, minlength=agreement.num_images).astype(np.float64) @ weights_NB
+        for figure, value in values.items():
+            sums = np.bincount(image, value, minlength=agreement.num_images) @ weights_NB
+            means[name][figure] = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
+    found: dict[str, Any] = {
+        "num_images": agreement.num_images,
+        "samples": samples,
+        "samples_by_figure": {figure: num_position if figure in _BY_POSITION_ORDER else samples for figure in FIGURES},
+        "rows": {},
+        "differences": [],
+    }
+    for name in rows:
+        figures = {figure: summary for figure, mean in means[name].items() if (summary := _summarise(mean))}
+        found["rows"][name] = {**facts[name], "figures": figures}
+    first, *others = rows
+    for second in others:
+        for figure, mean in means[first].items():
+            if summary := _summarise(mean - means[second][figure]):
+                supported = summary["low"] > 0 or summary["high"] < 0
+                found["differences"].append(
+                    {"figure": figure, "first": first, "second": second, "supported": supported, **summary}
+                )
+    return found
+
+
+def _average_statements(
+    store: ActivationStore,
+    agreement: MaskAgreement,
+    rows: Mapping[str, Statements],
+    weights_NB: DoubleArray,
+    num_position: int,
+    progress: Progress,
+) -> tuple[dict[str, dict[str, int]], dict[str, _Values]]:
+    """Counts of each row, and the mean of each figure over its statements under each weighting.
+
+    A statement that is in several rows is judged once.
+    """
+    firsts = {name: statements.take_first() for name, statements in rows.items()}
+    keys_of = {name: unit * agreement.num_concepts + concept for name, (unit, concept) in firsts.items()}
+    for unit, concept in firsts.values():
+        _require_range(agreement, unit, concept)
+    keys = np.unique(np.concatenate(list(keys_of.values())))
+    times_RS = np.stack([np.bincount(np.searchsorted(keys, k), minlength=len(keys)) for k in keys_of.values()]).astype(
+        np.float64
+    )
+    samples = {figure: num_position if figure in _BY_POSITION_ORDER else weights_NB.shape[1] for figure in FIGURES}
+    sums = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
+    judged = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
+    unit, concept = np.divmod(keys, max(agreement.num_concepts, 1))
+    with threadpool_limits(1):  # the order of sums, and so the last bits, would depend on the threads
+        judge = _Judge(store, agreement, weights_NB, num_position)
+        for block, values in judge.judge_all(unit, concept, progress):
+            for figure, value in values.items():
+                sums[figure] += times_RS[:, block] @ np.nan_to_num(value, nan=0.0)
+                judged[figure] += times_RS[:, block] @ ~np.isnan(value)
+    facts, means = {}, {}
+    for n, (name, statements) in enumerate(rows.items()):
+        facts[name] = {
+            "num_filters": len(statements.filter),
+            "num_statements": len(keys_of[name]),
+            "num_judged": int(judged["iou"][n, 0]),
+        }
+        means[name] = {
+            figure: np.where(judged[figure][n] > 0, sums[figure][n] / np.maximum(judged[figure][n], 1), np.nan)
+            for figure in FIGURES
+        }
+    return facts, means
+
+
+def _summarise(means_B: DoubleArray) -> dict[str, float]:
+    """Value (first) and the ends of its 95 % interval, from the others; empty if there is no value."""
+    value, resampled = means_B[0], means_B[1:][~np.isnan(means_B[1:])]
+    if np.isnan(value) or not len(resampled):
+        return {}
+    low, high = value + np.quantile(resampled, [0.025, 0.975]) - resampled.mean()
+    return {"value": float(value), "low": float(low), "high": float(high)}

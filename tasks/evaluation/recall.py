@@ -1,0 +1,172 @@
+"""Recall of the words against the reference's masks (METHOD, ground truth and recall), with baselines and intervals.
+
+All filters are evaluated. The evaluation pictures play the target domain: their labels are used for judging only.
+Shape legend: P pairs (filter, picture) with ground truth, K concepts, I pictures, B bootstrap samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.errors import UserError
+from configs.schema import EvaluateSettings
+from storage.activations import ActivationStore
+from storage.array_types import BoolArray, FloatArray, IntArray
+from storage.state.artefacts import write_json
+from storage.state.progress import Progress, no_progress
+from storage.words.word_vectors import Vocabulary
+from tasks.activations.region_features import MaskedForward
+from tasks.activations.top_images import select_top_images
+from tasks.engine.stage import Stage
+from tasks.evaluation.ground_truth import find_ground_truth
+from tasks.explainer.naming import Namer
+from tasks.masks.overlaps import Overlaps
+from tasks.numerics.bootstrap import ImageBootstrap
+from tasks.words.explain import name_pairs
+
+STAGE = Stage("evaluate", version=3, uses_device=True)
+MOST_FREQUENT = "most_frequent_words"
+RANDOM = "random_words"
+EVALUATION_FILE = "evaluation.json"
+
+
+def compute_recall(words_Ps: IntArray, member_PK: BoolArray, at: Sequence[int]) -> FloatArray:
+    """|W ∩ G| / |G| of each pair for each s: float64 [P, len(at)].
+
+    Args:
+        words_Ps: the best words of each pair as positions of concepts, best first; -1 for a word that is no concept.
+    """
+    hits = np.take_along_axis(member_PK, np.clip(words_Ps, 0, None), axis=1) & (words_Ps >= 0)
+    found = np.cumsum(hits, axis=1)
+    last = [min(s, words_Ps.shape[1]) - 1 for s in at]
+    recall: FloatArray = found[:, last] / member_PK.sum(axis=1, keepdims=True)
+    return recall
+
+
+def evaluate_words(
+    store: ActivationStore,
+    thresholds_C: FloatArray,
+    overlaps: Overlaps,
+    concepts: Sequence[str],
+    concept_counts: Mapping[str, int],
+    namer: Namer,
+    vocabulary: Vocabulary,
+    settings: EvaluateSettings,
+    top_images: int,
+    seed: int,
+    device: str,
+    forward: MaskedForward | None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Recall@s of every method, closed and open vocabulary, all filters, beside the baselines.
+
+    Args:
+        overlaps: of the evaluation pictures' masks and the filters' regions.
+        concepts: names that `overlaps` refers to.
+        concept_counts: training pictures with each concept; for the most-frequent-words baseline.
+
+    Returns:
+        {num_pairs, num_filters, num_images, vocabularies: {closed: n, open: n}, recall: {vocabulary: {method: {s:
+        {value, low, high}}}}, differences: [...]}; recall is empty where no pair has a ground truth.
+    """
+    pairs = select_top_images(store, thresholds_C, top_images)
+    truth = find_ground_truth(pairs, overlaps, len(concepts), settings.min_iou)
+    found: dict[str, Any] = {
+        "num_pairs": len(truth.pairs),
+        "num_filters": len(np.unique(truth.pairs.filter)),
+        "num_images": len(np.unique(truth.pairs.image)),
+        "vocabularies": {"closed": len(concepts), "open": len(vocabulary.words)},
+        "recall": {},
+        "differences": [],
+    }
+    known = {m.name for m in vocabulary.matches if m.how != "missing"}
+    usable = [i for i, c in enumerate(concepts) if c in known]
+    found["vocabularies"]["closed"] = len(usable)
+    if not len(truth.pairs):
+        return found
+    if not usable:
+        raise UserError(
+            f"reference: none of the evaluation part's categories (first: {concepts[0]!r}) is one of "
+            "the training part's; use the same names in both"
+        )
+    rows = np.array(vocabulary.positions_of(concepts[i] for i in usable), dtype=np.int64)
+    concept_of_row = np.full(len(vocabulary.words), -1, dtype=np.int64)
+    concept_of_row[rows] = usable
+    vocabularies = {"closed": torch.from_numpy(rows).to(device), "open": None}
+    most = max(settings.recall_at)
+    values: dict[str, dict[str, FloatArray]] = {"closed": {}, "open": {}}
+    for method in settings.methods:
+        named = name_pairs(
+            store, truth.pairs, method, thresholds_C, namer, most, device, vocabularies, forward, progress
+        )
+        closed, opened = named["closed"].words, named["open"].words
+        values["closed"][method] = compute_recall(np.array(usable)[closed], truth.member, settings.recall_at)
+        values["open"][method] = compute_recall(concept_of_row[opened], truth.member, settings.recall_at)
+    frequent = sorted(range(len(concepts)), key=lambda i: (-concept_counts.get(concepts[i], 0), i))[:most]
+    baseline = compute_recall(np.tile(frequent, (len(truth.pairs), 1)), truth.member, settings.recall_at)
+    bootstrap = ImageBootstrap(truth.pairs.image, settings.bootstrap_samples, seed)
+    for name, by_method in values.items():
+        by_method[MOST_FREQUENT] = baseline
+        size = found["vocabularies"][name]
+        by_method[RANDOM] = np.tile([min(s / size, 1.0) for s in settings.recall_at], (len(truth.pairs), 1))
+        found["recall"][name] = {
+            method: {str(s): bootstrap.summarise(v[:, n]) for n, s in enumerate(settings.recall_at)}
+            for method, v in by_method.items()
+        }
+        found["differences"] += _compare_methods(name, by_method, settings, bootstrap)
+    return found
+
+
+def _compare_methods(
+    vocabulary: str, values: Mapping[str, FloatArray], settings: EvaluateSettings, bootstrap: ImageBootstrap
+) -> list[dict[str, Any]]:
+    """Paired difference of every two methods, and of each with the baseline; `supported` if 0 lies outside."""
+    names = [*settings.methods, MOST_FREQUENT]
+    rows = []
+    for n, s in enumerate(settings.recall_at):
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                summary = bootstrap.summarise(values[first][:, n] - values[second][:, n])
+                supported = summary["low"] > 0 or summary["high"] < 0
+                rows.append(
+                    {
+                        "vocabulary": vocabulary,
+                        "at": s,
+                        "first": first,
+                        "second": second,
+                        "supported": supported,
+                        **summary,
+                    }
+                )
+    return rows
+
+
+def save_evaluation(found: Mapping[str, Any], folder: Path) -> None:
+    """Write folder/evaluation.json."""
+    write_json(folder / EVALUATION_FILE, found)
+
+
+def load_evaluation(folder: Path) -> dict[str, Any]:
+    """Read what `save_evaluation` wrote."""
+    content: dict[str, Any] = json.loads((folder / EVALUATION_FILE).read_text("utf-8"))
+    return content
+
+
+def state_supported_order(found: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
+    """Sentences on which method is better, only where the 95 % interval of the paired difference leaves out 0."""
+    sentences = []
+    for row in found["differences"]:
+        if row["supported"] and row["first"] in methods and row["second"] in methods:
+            better, worse = (row["first"], row["second"]) if row["value"] > 0 else (row["second"], row["first"])
+            low, high = sorted((abs(row["low"]), abs(row["high"])))
+            sentences.append(
+                f"{row['vocabulary']} vocabulary, recall@{row['at']}: {better.replace('_', ' ')} above "
+                f"{worse.replace('_', ' ')} by {abs(row['value']):.3f} [{low:.3f}, {high:.3f}]"
+            )
+    return sentences

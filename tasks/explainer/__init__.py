@@ -1,0 +1,1 @@
+"""The explainer: network, training, class head, naming, transfer, and whether it can be believed."""

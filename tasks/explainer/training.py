@@ -1,0 +1,316 @@
+"""Training of the explainer on pooled region features; the network is not run again.
+
+The whole feature set lies on the device, there is no loader. Pictures, not regions, are split and batched.
+Shape legend: R regions, C filters, E embedding, K supervised concepts, V words.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from configs.errors import UserError
+from configs.schema import TrainSettings
+from storage.state.artefacts import Handle, write_json
+from storage.state.progress import Progress, no_progress
+from storage.words.word_vectors import Vocabulary
+from tasks.engine.stage import HISTORY_FILE, Stage
+from tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
+
+STAGE = Stage("train", version=2, uses_device=True)
+_CATEGORY_LEARNING_RATE = 1e-3
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Regions on the device, sorted by picture.
+
+    Attributes:
+        features_RC: float32, scaled as the settings say.
+        word_R: row of the vocabulary, of each region's concept.
+        weight_R: 1 / k*, k* the number of regions of the picture.
+        first_I: first region of each picture, and R at the end (on the CPU).
+    """
+
+    features_RC: torch.Tensor
+    word_R: torch.Tensor
+    weight_R: torch.Tensor
+    first_I: torch.Tensor
+
+    @property
+    def num_images(self) -> int:
+        return len(self.first_I) - 1
+
+    def regions_of(self, images: Sequence[int]) -> torch.Tensor:
+        """Positions of all regions of some pictures."""
+        parts = [torch.arange(int(self.first_I[i]), int(self.first_I[i + 1])) for i in images]
+        return torch.cat(parts).to(self.features_RC.device)
+
+
+class Objective:
+    """The loss of a batch: mean over its pictures of (1/k*) times the sum over their regions."""
+
+    def __init__(self, settings: TrainSettings, vocabulary_VE: torch.Tensor, supervised_K: torch.Tensor) -> None:
+        self._settings, self._vocabulary = settings, vocabulary_VE
+        self._supervised = supervised_K
+        self._supervised_KE = vocabulary_VE[supervised_K]
+
+    def region_losses(self, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
+        """Loss of each region: [R].
+
+        hinge: sum over supervised c != t of max(0, margin - v_t·v̂ + v_c·v̂) (METHOD, training; after DeViSE).
+        cosine: 1 - v_t·v̂. softmax: cross entropy of V v̂ / temperature with t.
+        """
+        if self._settings.objective == "softmax":
+            # The temperature goes to the small side of the product: V is 65,000 wide.
+            logits_RV = (output_RE / self._settings.temperature) @ self._vocabulary.T
+            return functional.cross_entropy(logits_RV, word_R, reduction="none")
+        own = (output_RE * self._vocabulary[word_R]).sum(dim=1)
+        if self._settings.objective == "cosine":
+            return 1 - own
+        scores = output_RE @ self._supervised_KE.T
+        losses = functional.relu(self._settings.margin - own[:, None] + scores)
+        return (losses * (self._supervised[None, :] != word_R[:, None])).sum(dim=1)
+
+    def __call__(self, output_RE: torch.Tensor, word_R: torch.Tensor, weight_R: torch.Tensor) -> torch.Tensor:
+        losses = self.region_losses(output_RE, word_R)
+        return (losses * weight_R).sum() / weight_R.sum()
+
+
+class CategoryObjective:
+    """Cross entropy over the supervised categories, weighted as `Objective`."""
+
+    def __init__(self, supervised_K: torch.Tensor, num_words: int) -> None:
+        self._category_of = torch.full((num_words,), -1, device=supervised_K.device)
+        self._category_of[supervised_K] = torch.arange(len(supervised_K), device=supervised_K.device)
+
+    def __call__(self, output_RK: torch.Tensor, word_R: torch.Tensor, weight_R: torch.Tensor) -> torch.Tensor:
+        losses = functional.cross_entropy(output_RK, self._category_of[word_R], reduction="none")
+        return (losses * weight_R).sum() / weight_R.sum()
+
+
+def draw_supervised(concepts: Sequence[str], share: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(supervised, held out): a share of the concepts, drawn without replacement, both in the given order."""
+    num = max(round(share * len(concepts)), 1)
+    chosen = set(np.random.default_rng([seed, 1]).permutation(len(concepts))[:num].tolist())
+    return (
+        tuple(c for i, c in enumerate(concepts) if i in chosen),
+        tuple(c for i, c in enumerate(concepts) if i not in chosen),
+    )
+
+
+def train_explainer(
+    regions: Handle,
+    concepts: Sequence[str],
+    vocabulary: Vocabulary,
+    settings: TrainSettings,
+    seed: int,
+    device: str,
+    folder: Path,
+    progress: Progress = no_progress,
+    shuffled_labels: bool = False,
+    make_objective: Callable[[TrainSettings, torch.Tensor, torch.Tensor], Objective] = Objective,
+) -> dict[str, Any]:
+    """Train with early stopping on held-out pictures and write the explainer of the best epoch.
+
+    Args:
+        regions: artefact of pooled region features.
+        concepts: of the data set, in the order that the regions refer to.
+        folder: gets explainer.safetensors, explainer.json and history.json.
+        shuffled_labels: deal the regions' labels out at random, to see what an explainer says that learned nothing.
+        make_objective: from the settings, the vocabulary [V, E] and the supervised words' rows.
+
+    Returns:
+        facts: best_epoch, num_epochs, losses, numbers of regions and pictures.
+
+    Raises:
+        UserError: too few regions, or a loss that is not finite (names the step).
+    """
+    known = {m.name for m in vocabulary.matches if m.how != "missing"}
+    present = set(np.unique(np.load(regions.path("concept.npy"), allow_pickle=False)).tolist())
+    usable = tuple(c for i, c in enumerate(concepts) if c in known and i in present)
+    supervised, held_out = draw_supervised(usable, settings.supervised_share, seed)
+    train, early = _load_sets(regions, concepts, supervised, vocabulary, settings, seed, device, shuffled_labels)
+    matrix = torch.from_numpy(vocabulary.matrix).to(device)
+    rows = torch.tensor(vocabulary.positions_of(supervised), device=device)
+    objective = make_objective(settings, matrix, rows)
+    with deterministic(seed):
+        channels = train.features_RC.shape[1]
+        explainer = Explainer(channels, matrix.shape[1], settings.dropout, len(supervised)).to(device)
+        history, best = _fit(explainer, explainer, objective, train, early, settings, seed, progress)
+        categories, classes = explainer.categories, CategoryObjective(rows, len(matrix))
+        assert categories is not None
+        linear = settings.model_copy(update={"learning_rate": _CATEGORY_LEARNING_RATE, "weight_decay": 0.0})
+        _fit(categories, explainer.category_logits, classes, train, early, linear, seed, progress)
+    facts = ExplainerFacts(
+        channels=channels,
+        dimensions=matrix.shape[1],
+        dropout=settings.dropout,
+        region_feature=settings.region_feature,
+        objective=settings.objective,
+        supervised=supervised,
+        held_out=held_out,
+        training={
+            "num_regions": len(train.word_R),
+            "num_images": train.num_images,
+            "num_early_stopping_images": early.num_images,
+            "concepts_without_vector": [c for c in concepts if c not in known],
+            "concepts_without_region": [c for i, c in enumerate(concepts) if i not in present],
+            "best_epoch": best,
+        },
+    )
+    save_explainer(explainer, facts, folder)
+    steps = [[name, row[name], row["epoch"]] for row in history for name in ("train_loss", "held_out_loss")]
+    write_json(folder / HISTORY_FILE, steps)
+    return {
+        "best_epoch": best,
+        "num_epochs": len(history),
+        "train_loss": history[best]["train_loss"],
+        "held_out_loss": history[best]["held_out_loss"],
+        "num_regions": len(train.word_R),
+        "num_images": train.num_images,
+        "num_supervised": len(supervised),
+        "num_held_out": len(held_out),
+    }
+
+
+def _fit(
+    module: nn.Module,
+    forward: Forward,
+    objective: Loss,
+    train: TrainingSet,
+    early: TrainingSet,
+    settings: TrainSettings,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], int]:
+    """Adam until the held-out loss has not fallen for `patience_epochs`; leaves the best weights in the module.
+
+    Args:
+        module: what is trained.
+        forward: features [R, C] -> what the objective takes.
+    """
+    adam = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    shuffle = torch.Generator().manual_seed(seed)
+    history: list[dict[str, Any]] = []
+    best, best_loss, best_state = 0, math.inf, copy.deepcopy(module.state_dict())
+    with progress("train", settings.max_epochs) as bar:
+        for epoch in range(settings.max_epochs):
+            module.train()
+            total = weight = 0.0
+            for step, chosen in enumerate(_batches(train, settings.batch_images, shuffle)):
+                weights = train.weight_R[chosen]
+                loss = objective(forward(train.features_RC[chosen]), train.word_R[chosen], weights)
+                value = loss.item()
+                _require_finite(value, epoch, step, settings)
+                adam.zero_grad(set_to_none=True)
+                loss.backward()
+                adam.step()
+                batch_weight = float(weights.sum())
+                total += value * batch_weight
+                weight += batch_weight
+            module.eval()
+            held_out = _mean_loss(forward, objective, early, settings.batch_images)
+            _require_finite(held_out, epoch, -1, settings)
+            history.append({"epoch": epoch, "train_loss": total / weight, "held_out_loss": held_out})
+            bar.advance()
+            if held_out < best_loss:
+                best, best_loss, best_state = epoch, held_out, copy.deepcopy(module.state_dict())
+            elif epoch - best >= settings.patience_epochs:
+                break
+    module.load_state_dict(best_state)
+    module.eval()
+    return history, best
+
+
+def _batches(data: TrainingSet, batch_images: int, shuffle: torch.Generator | None) -> Iterator[torch.Tensor]:
+    """Regions of so many pictures at a time; a batch of one region, which cannot be normalised, waits for the next."""
+    order = (
+        torch.randperm(data.num_images, generator=shuffle) if shuffle is not None else torch.arange(data.num_images)
+    ).tolist()
+    waiting: list[int] = []
+    for start in range(0, len(order), batch_images):
+        waiting += order[start : start + batch_images]
+        rest = order[start + batch_images :]
+        left = sum(int(data.first_I[i + 1] - data.first_I[i]) for i in rest[:2])
+        chosen = data.regions_of(waiting)
+        if len(chosen) < 2 or left == 1:
+            continue
+        yield chosen
+        waiting = []
+    if waiting:
+        yield data.regions_of(waiting)
+
+
+def _mean_loss(forward: Forward, objective: Loss, data: TrainingSet, batch_images: int) -> float:
+    total = weight = 0.0
+    with torch.inference_mode():
+        for chosen in _batches(data, batch_images, None):
+            weights = data.weight_R[chosen]
+            batch_weight = float(weights.sum())
+            total += objective(forward(data.features_RC[chosen]), data.word_R[chosen], weights).item() * batch_weight
+            weight += batch_weight
+    return total / weight
+
+
+def _require_finite(loss: float, epoch: int, step: int, settings: TrainSettings) -> None:
+    if not math.isfinite(loss):
+        where = f"step {step}" if step >= 0 else "the held-out pictures"
+        raise UserError(
+            f"train.learning_rate: the loss became {loss} in epoch {epoch}, {where}, with {settings.learning_rate:g}; "
+            "lower it, or set train.region_feature=l2"
+        )
+
+
+def _load_sets(
+    regions: Handle,
+    concepts: Sequence[str],
+    supervised: Sequence[str],
+    vocabulary: Vocabulary,
+    settings: TrainSettings,
+    seed: int,
+    device: str,
+    shuffled_labels: bool = False,
+) -> tuple[TrainingSet, TrainingSet]:
+    """Supervised regions, split by picture: (to train on, for early stopping)."""
+    features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
+    image = np.load(regions.path("image.npy"), allow_pickle=False)
+    concept = np.load(regions.path("concept.npy"), allow_pickle=False)
+    if shuffled_labels:
+        concept = np.random.default_rng([seed, 4]).permutation(concept)
+    row_of = np.full(len(concepts), -1, dtype=np.int64)
+    position = {c: i for i, c in enumerate(concepts)}
+    row_of[[position[c] for c in supervised]] = vocabulary.positions_of(supervised)
+    usable = row_of[concept] >= 0
+    images = np.unique(image[usable])
+    if len(images) < 3:
+        raise UserError(
+            f"reference: found {len(images)} pictures with regions of supervised categories; at least 3 are needed"
+        )
+    num_early = min(max(round(settings.held_out_share * len(images)), 1), len(images) - 2)
+    early_images = images[np.random.default_rng([seed, 2]).permutation(len(images))[:num_early]]
+    is_early = np.isin(image, early_images)
+    sets = []
+    for chosen in (np.flatnonzero(usable & ~is_early), np.flatnonzero(usable & is_early)):
+        _, first, count = np.unique(image[chosen], return_index=True, return_counts=True)
+        raw = torch.from_numpy(np.ascontiguousarray(features[chosen])).to(device)
+        sets.append(
+            TrainingSet(
+                features_RC=scale_features(raw, settings.region_feature),
+                word_R=torch.from_numpy(row_of[concept[chosen]]).to(device),
+                weight_R=torch.from_numpy(np.repeat(1 / count, count).astype(np.float32)).to(device),
+                first_I=torch.from_numpy(np.append(first, len(chosen))),
+            )
+        )
+    return sets[0], sets[1]

@@ -1,0 +1,131 @@
+"""Whether an explainer can be believed at all: its words for the evaluation part's regions, against their categories.
+
+These regions were not trained on. An explainer whose words fit the labels of their own pictures no better than those of
+other pictures has nothing to say about filters either.
+
+Shape legend: R regions, S categories, s words per region.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import wilcoxon
+
+from configs.schema import EvaluateSettings
+from storage.array_types import IntArray
+from storage.state.artefacts import Handle, write_json
+from storage.words.word_vectors import Vocabulary
+from tasks.engine.stage import Stage
+from tasks.explainer.naming import Namer
+from tasks.explainer.permutation_test import judge_explainer
+from tasks.numerics.bootstrap import ImageBootstrap
+
+STAGE = Stage("validate", version=2, uses_device=True)
+VALIDATION_FILE = "validation.json"
+MAX_P_VALUE = 0.01
+MIN_CATEGORIES = 8
+_TEST_AT = 5
+_ROWS = 2048
+
+
+def validate_explainer(
+    regions: Handle,
+    concepts: Sequence[str],
+    namer: Namer,
+    vocabulary: Vocabulary,
+    settings: EvaluateSettings,
+    seed: int,
+    device: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Write folder/validation.json.
+
+    Args:
+        regions: artefact of the evaluation part's pooled region features.
+        concepts: that the regions refer to.
+
+    Returns:
+        facts: num_regions, p_value, p_value_categories, is_valid; and in the file, for `all`, `supervised` and
+        `held_out` categories, the recall@s with its interval (bootstrap over pictures), open vocabulary.
+    """
+    known = {m.name for m in vocabulary.matches if m.how != "missing"}
+    row_of = np.full(len(concepts), -1, dtype=np.int64)
+    usable = [i for i, c in enumerate(concepts) if c in known]
+    row_of[usable] = vocabulary.positions_of(concepts[i] for i in usable)
+    concept = np.load(regions.path("concept.npy"), allow_pickle=False)
+    image = np.load(regions.path("image.npy"), allow_pickle=False)
+    chosen = np.flatnonzero(row_of[concept] >= 0)
+    if not len(chosen):
+        found: dict[str, Any] = {"num_regions": 0, "p_value": 1.0, "is_valid": False, "recall": {}}
+        write_json(folder / VALIDATION_FILE, found)
+        return {k: v for k, v in found.items() if k != "recall"}
+    features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
+    num = max(*settings.recall_at, _TEST_AT)
+    words = np.concatenate(
+        [
+            namer.name(torch.from_numpy(features[part]).to(device), num).words.cpu().numpy()
+            for part in np.array_split(chosen, -(-len(chosen) // _ROWS))
+        ]
+    )
+    true = row_of[concept[chosen]]
+    test = judge_explainer(words[:, :_TEST_AT], true, image[chosen], seed=seed)
+    by_category = judge_categories(words[:, :_TEST_AT], true, image[chosen])
+    supervised = np.isin(concept[chosen], [i for i, c in enumerate(concepts) if c in set(namer.facts.supervised)])
+    groups = {"all": np.ones(len(chosen), bool), "supervised": supervised, "held_out": ~supervised}
+    found = {
+        "num_regions": len(chosen),
+        "hit_rate": test.hit_rate,
+        "chance_rate": test.chance_rate,
+        "p_value": test.p_value,
+        "p_value_categories": by_category,
+        "is_valid": max(test.p_value, 0.0 if by_category is None else by_category) <= MAX_P_VALUE,
+        "recall": {
+            name: _summarise(words[own], true[own], image[chosen][own], settings, seed)
+            for name, own in groups.items()
+            if own.any()
+        },
+    }
+    write_json(folder / VALIDATION_FILE, found)
+    return {k: v for k, v in found.items() if k != "recall"}
+
+
+def judge_categories(words_Rs: IntArray, true_R: IntArray, image_R: IntArray) -> float | None:
+    """One-sided p value of Wilcoxon's signed-rank test over categories; None with fewer than MIN_CATEGORIES.
+
+    Of each category: the share of its regions that are named by it, less the share of the regions of pictures without
+    it that are. An explainer that was taught wrong labels also names categories more often in some pictures than in
+    others, whatever they show; which ones is luck, so that the categories, not the pictures, have to agree.
+    """
+    differences = []
+    for word in np.unique(true_R):
+        named = (words_Rs == word).any(axis=1)
+        own = true_R == word
+        without = ~np.isin(image_R, image_R[own])
+        if without.any():
+            differences.append(named[own].mean() - named[without].mean())
+    if len(differences) < MIN_CATEGORIES:
+        return None
+    if not np.any(differences):
+        return 1.0
+    return float(wilcoxon(differences, alternative="greater").pvalue)
+
+
+def _summarise(
+    words_Rs: IntArray, true_R: IntArray, image_R: IntArray, settings: EvaluateSettings, seed: int
+) -> dict[str, Any]:
+    bootstrap = ImageBootstrap(image_R, settings.bootstrap_samples, seed)
+    hit = words_Rs == true_R[:, None]
+    by_s = {str(s): bootstrap.summarise(hit[:, :s].any(axis=1).astype(np.float64)) for s in settings.recall_at}
+    return {"num_regions": len(true_R), **by_s}
+
+
+def load_validation(folder: Path) -> Mapping[str, Any]:
+    """Read folder/validation.json."""
+    content: dict[str, Any] = json.loads((folder / VALIDATION_FILE).read_text("utf-8"))
+    return content

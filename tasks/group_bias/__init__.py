@@ -1,0 +1,1 @@
+"""In which concepts groups of pictures differ."""

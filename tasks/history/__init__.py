@@ -1,0 +1,1 @@
+"""Audits beside earlier ones: matched filters, policies, reruns."""

@@ -1,0 +1,1 @@
+"""What is made before any network runs: scenes, and the vocabulary."""

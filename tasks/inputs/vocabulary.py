@@ -1,0 +1,82 @@
+"""The vocabulary V as an artefact: normalised vectors of all candidate words and of the reference's categories."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import WordSettings
+from storage.state.artefacts import Handle, write_json
+from storage.state.digest import digest_file
+from storage.words.visual_words import VISUAL_RULE, find_visual_words
+from storage.words.word_vectors import (
+    WORD_RULE,
+    PhraseMatch,
+    Vocabulary,
+    build_vocabulary,
+    load_word_vectors,
+    read_word_list,
+)
+from tasks.engine.stage import Stage
+
+STAGE = Stage("vocabulary", version=1)
+
+
+def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> dict[str, Any]:
+    """What V depends on, besides the vectors themselves."""
+    listed = settings.vocabulary_file
+    rule = f"{WORD_RULE}; gensim {metadata.version('gensim')}"
+    if settings.vocabulary == "visual":
+        rule = f"{VISUAL_RULE}; gensim {metadata.version('gensim')}, timm {metadata.version('timm')}"
+    return {
+        "rule": None if listed else rule,
+        "format": settings.format,
+        "suffix": Path(settings.vectors).suffix,
+        "size": None if listed else settings.vocabulary_size,
+        "word_list": digest_file(listed) if listed and listed.is_file() else None,
+        "categories": list(categories),
+    }
+
+
+def make_vocabulary(settings: WordSettings, categories: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Write folder/matrix.npy (float32 [V, E], rows of length 1) and folder/vocabulary.json.
+
+    Returns:
+        facts: num_words, num_all, dimensions, and how many categories were found in which way.
+    """
+    vectors, listed = load_word_vectors(settings), None
+    if settings.vocabulary_file:
+        listed = read_word_list(settings.vocabulary_file)
+    elif settings.vocabulary == "visual":
+        listed = find_visual_words(vectors)[: settings.vocabulary_size]
+    vocabulary = build_vocabulary(vectors, settings.vocabulary_size, categories, listed)
+    np.save(folder / "matrix.npy", vocabulary.matrix)
+    matches = [[m.name, m.how, list(m.tokens)] for m in vocabulary.matches]
+    content = {"words": list(vocabulary.words), "num_words": vocabulary.num_words, "matches": matches}
+    write_json(folder / "vocabulary.json", content)
+    found: dict[str, int] = {}
+    for match in vocabulary.matches:
+        found[match.how] = found.get(match.how, 0) + 1
+    return {
+        "num_words": vocabulary.num_words,
+        "num_all": len(vocabulary.words),
+        "dimensions": int(vocabulary.matrix.shape[1]),
+        "categories": found,
+    }
+
+
+def load_vocabulary(handle: Handle) -> Vocabulary:
+    """Read a vocabulary back."""
+    return read_vocabulary(handle.folder)
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """From a folder with vocabulary.json and matrix.npy."""
+    content = json.loads((folder / "vocabulary.json").read_text("utf-8"))
+    matches = tuple(PhraseMatch(name, how, tuple(tokens)) for name, how, tokens in content["matches"])
+    matrix = np.load(folder / "matrix.npy", allow_pickle=False)
+    return Vocabulary(tuple(content["words"]), matrix, content["num_words"], matches)

@@ -1,0 +1,1 @@
+"""Activations against annotated masks: region pooling, overlaps, agreement, detection."""

@@ -1,0 +1,89 @@
+"""Whether a filter detects a concept: peaks on pictures with it against peaks on pictures without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.activations import ActivationStore, read_shard_maps
+from storage.array_types import BitArray, BoolArray, FloatArray, IntArray
+from tasks.engine.stage import Stage
+from tasks.masks.agreement import ConceptMasks
+from tasks.numerics.float16_bits import order_bits
+from tasks.numerics.mann_whitney import RankedRows
+
+DETECTION = Stage("detect", version=1)
+MIN_AUROC, MAX_P_VALUE = 0.75, 0.05
+_RANK_ENTRIES, _MOST_ROWS = 1 << 22, 1 << 16
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well each filter detects each concept.
+
+    Attributes:
+        auroc: float32 [C, K], probability that the filter responds more to a picture with the concept, where it is,
+            than to one without; NaN where the concept is in no picture or in all.
+        p_value: float32 [C, K], one-sided Mann-Whitney test; NaN likewise.
+        right: bool [C, K], both are good enough; False where they are NaN.
+        num_images: int64 [K], pictures with each concept.
+    """
+
+    auroc: FloatArray
+    p_value: FloatArray
+    right: BoolArray
+    num_images: IntArray
+
+
+def detect_concepts(
+    store: ActivationStore, masks: ConceptMasks, min_auroc: float = MIN_AUROC, max_p_value: float = MAX_P_VALUE
+) -> Detection:
+    """Whether filter u responds to concept t, for all of them, on pictures with masks.
+
+    A picture with t counts with the max activation of u over the cells that t's mask touches, one without with its
+    peak. So a filter of noise is right for at most about the share `max_p_value` of the concepts, and a filter that
+    responds to what is beside the concept gets no credit.
+
+    Args:
+        masks: of the concepts on the store's pictures.
+
+    Raises:
+        ValueError: the masks are of other activations.
+    """
+    num, channels, height, width = store.shape
+    if masks.presence.shape[0] != num or masks.coverage.shape[1] != height * width:
+        raise ValueError(f"the masks are of other activations than {store.folder}")
+    num_concepts = masks.presence.shape[1]
+    inside_MC = _read_covered_peaks(store, masks)
+    peaks_NC = order_bits(store.read_peaks())
+    auroc, p_value = np.full((2, channels, num_concepts), np.nan, np.float32)
+    right = np.zeros((channels, num_concepts), dtype=bool)
+    num_images = masks.presence.sum(axis=0).astype(np.int64)
+    rows_of = {t: np.flatnonzero(masks.concept == t) for t in np.flatnonzero((num_images > 0) & (num_images < num))}
+    step = min(max(_RANK_ENTRIES // max(num, 1), 1), _MOST_ROWS)
+    for start in range(0, channels, step):
+        block = slice(start, start + step)
+        ranked = RankedRows(peaks_NC[:, block].T)
+        for concept, rows in rows_of.items():
+            area, p = ranked.compare(peaks_NC[masks.image[rows], block].T, inside_MC[rows, block].T)
+            auroc[block, concept], p_value[block, concept] = area, p
+            right[block, concept] = (area >= min_auroc) & (p <= max_p_value)
+    return Detection(auroc, p_value, right, num_images)
+
+
+def _read_covered_peaks(store: ActivationStore, masks: ConceptMasks) -> BitArray:
+    """Max activation of each filter over the cells that each mask touches, by `order_bits`: uint16 [M, C]."""
+    out = np.empty((len(masks.image), store.shape[1]), dtype=np.uint16)
+    ends = np.searchsorted(masks.image, np.arange(store.shape[0] + 1))
+    for shard in range(store.num_shards):
+        start, stop = store.starts[shard], store.starts[shard + 1]
+        if ends[start] == ends[stop]:
+            continue
+        maps = read_shard_maps(store.shard_path(shard))
+        for image in range(start, stop):
+            if ends[image] < ends[image + 1]:
+                bits_CP = order_bits(maps[image - start]).reshape(store.shape[1], -1)
+            for row in range(ends[image], ends[image + 1]):
+                out[row] = bits_CP[:, masks.coverage[row] > 0].max(axis=1)
+    return out

@@ -1,0 +1,1 @@
+"""Statistics and bit tricks that know nothing of filters or words."""

@@ -1,0 +1,276 @@
+"""The report: one self-contained HTML page. Everything that comes from data is text, never markup.
+
+The overview is HTML and comes first. The filters follow as data: short entries for the gallery, the rest packed in
+parts that are unpacked when a filter is opened, and each picture once, which the script decodes only when it is shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ReportSettings
+from storage.datasets.base import Dataset
+from storage.datasets.geometry import Geometry
+from storage.state.digest import digest_of
+from storage.state.progress import Progress, no_progress
+from tasks.engine.stage import Stage
+from tasks.report.chart_files import write_figures
+from tasks.report.filter_entries import (
+    TARGET,
+    DescribedFilters,
+    DiffPart,
+    LayerPart,
+    describe_filters,
+    number_pictures,
+    read_layer,
+)
+from tasks.report.pictures import (
+    CHUNK_PICTURES,
+    OUTLINE_GRID,
+    EncodedPictures,
+    OverviewSource,
+    PictureBook,
+    draw_confident_filters,
+    encode_pictures,
+)
+from tasks.report.sections import (
+    describe_bias,
+    describe_causes,
+    describe_classes,
+    describe_diff,
+    describe_layer,
+    describe_quality,
+    list_bias_pictures,
+)
+
+__all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
+
+STAGE = Stage("report", version=5)
+REPORT_FILE, OVERVIEW_FILE = "report.html", "overview.png"
+_SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
+_REST_FILTERS = 32
+_PICTURES_MARK = "<!--pictures-->"
+_MB = 1_000_000
+
+
+def digest_templates() -> str:
+    """Of the page's own files: another layout is another report."""
+    folder = resources.files("tasks.report") / "templates"
+    return digest_of({f.name: f.read_text("utf-8") for f in folder.iterdir() if f.is_file()})
+
+
+def write_report(
+    parts: Sequence[LayerPart],
+    target: Dataset,
+    geometry: Geometry,
+    facts: Mapping[str, str],
+    settings: ReportSettings,
+    folder: Path,
+    diff: DiffPart | None = None,
+    progress: Progress = no_progress,
+    *,
+    bias_pictures: Dataset | None = None,
+) -> dict[str, Any]:
+    """Write folder/report.html, folder/overview.png and the charts in folder/figures.
+
+    Args:
+        facts: lines of the heading, label -> text.
+        diff: the comparison with an earlier audit, where there is one.
+        bias_pictures: the data set whose groups were compared, where it is not the target.
+
+    Returns:
+        facts: num_filters, num_pictures, size_bytes.
+    """
+    tables = [read_layer(part, settings.images_per_filter) for part in parts]
+    bias = [found for part in parts if (found := describe_bias(part))]
+    paths = {TARGET: {r.key: r.path for r in target.records}}
+    for found in bias:
+        if found["images"] != TARGET:
+            paths[found["images"]] = {r.key: r.path for r in bias_pictures.records} if bias_pictures else {}
+    listed = [(role, key) for b in bias for role, key in list_bias_pictures(b) if key in paths[role]]
+    book = PictureBook()
+    number_pictures(tables, listed, book)
+    described = [describe_filters(n, table, book, progress) for n, table in enumerate(tables)]
+    for found in bias:
+        _number_bias_pictures(found, paths, book)
+    sections = {
+        "layers": [describe_layer(table) for table in tables],
+        "qualities": [describe_quality(part) for part in parts],
+        "classes": [found for part in parts if (found := describe_classes(part))],
+        "causes": [found for part in parts if (found := describe_causes(part))],
+        "bias": bias,
+        "diff": describe_diff(diff, with_links=True) if diff else None,
+    }
+    size = write_page(facts, sections, described, book, paths, geometry, settings, folder, progress)
+    sources = [OverviewSource(t.filters, t.store, t.part.thresholds) for t in tables]
+    overview = draw_confident_filters(sources, paths[TARGET], geometry, facts["Audit"])
+    (folder / OVERVIEW_FILE).write_bytes(overview)
+    write_figures(parts, folder)
+    num_filters = sum(len(d.entries) for d in described)
+    return {"num_filters": num_filters, "num_pictures": len(book.addresses), "size_bytes": size}
+
+
+def _number_bias_pictures(bias: Mapping[str, Any], paths: Mapping[str, Mapping[str, Path]], book: PictureBook) -> None:
+    role = bias["images"]
+    for row in bias["with_pictures"]:
+        for side in ("pictures_group", "pictures_other"):
+            row[f"{side}_numbers"] = [book.add(role, key) for key in row[side] or [] if key in paths[role]]
+
+
+def write_page(
+    facts: Mapping[str, str],
+    sections: Mapping[str, Any],
+    described: Sequence[DescribedFilters],
+    book: PictureBook,
+    paths: Mapping[str, Mapping[str, Path]],
+    geometry: Geometry,
+    settings: ReportSettings,
+    folder: Path,
+    progress: Progress = no_progress,
+) -> int:
+    """Write folder/report.html, with pictures as large as its size allows.
+
+    Args:
+        sections: layers, qualities, classes, causes, bias and diff (see tasks.report.sections).
+        book: of the pictures that the described filters refer to.
+
+    Returns:
+        its size in bytes.
+    """
+    data = {
+        "audit": facts["Audit"],
+        "grid": OUTLINE_GRID,
+        "layers": [layer["name"] for layer in sections["layers"]],
+        "chunk": CHUNK_PICTURES,
+        "part": _REST_FILTERS,
+        "large": book.num_large,
+        "filters": [entry for d in described for entry in d.entries],
+    }
+    packed = list(pack_rest([entry for d in described for entry in d.rest]))
+    asked = {"thumbnail_px": settings.thumbnail_px, "max_size_mb": settings.max_size_mb}
+    page = render_page(facts, sections, data, packed, {**asked, "encoded": None})
+    names = sum(len(json.dumps(key)) + 4 for _, key in book.addresses)
+    room = settings.max_size_mb * _MB - len(_to_bytes(page)) - names - 1000
+    encoded = encode_pictures(book, paths, geometry, settings.thumbnail_px, room, progress)
+    page = render_page(facts, sections, data, packed, {**asked, "encoded": encoded})
+    before, mark, after = page.partition(_PICTURES_MARK)
+    assert mark
+    path = folder / REPORT_FILE
+    with path.open("wb") as file:
+        file.write(_to_bytes(before))
+        for chunk in list_picture_chunks(book, encoded):
+            file.write(_to_bytes(chunk))
+        file.write(_to_bytes(after))
+    return path.stat().st_size
+
+
+def pack_rest(rest: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The rest of the filters' entries, so many to a part: JSON, by gzip, as base64."""
+    for start in range(0, len(rest), _REST_FILTERS):
+        text = json.dumps(rest[start : start + _REST_FILTERS], separators=(",", ":"), allow_nan=False)
+        yield base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode("ascii")
+
+
+def list_picture_chunks(book: PictureBook, encoded: EncodedPictures) -> Iterator[str]:
+    """Script elements that run nothing, each with the names and contents of so many pictures."""
+    for number, start in enumerate(range(0, len(book.addresses), CHUNK_PICTURES)):
+        names = [key for _, key in book.addresses[start : start + CHUNK_PICTURES]]
+        content = escape_json([names, list(encoded.contents[start : start + CHUNK_PICTURES])])
+        yield f'<script type="text/plain" id="pictures-{number}">{content}</script>\n'
+
+
+def render_page(
+    heading: Mapping[str, str],
+    sections: Mapping[str, Any],
+    data: Mapping[str, Any],
+    packed: Sequence[str],
+    size: Mapping[str, Any],
+) -> str:
+    """The page. Its policy allows its own script and style (by hash) and pictures inside it, and nothing else."""
+    return _render(
+        "report.html.j2",
+        heading=heading,
+        **sections,
+        by_preference=any(quality["calibration"].get("rule") == "auroc" for quality in sections["qualities"]),
+        data=_trust(escape_json(data)),
+        packed=packed,
+        size=size,
+        pictures_mark=_trust(_PICTURES_MARK),
+    )
+
+
+def render_diff_page(heading: Mapping[str, str], diff: DiffPart) -> str:
+    """A page of the comparison alone."""
+    return _render("diff_page.html.j2", heading=heading, diff=describe_diff(diff, with_links=False))
+
+
+def _render(name: str, **values: Any) -> str:
+    import jinja2
+
+    folder = resources.files("tasks.report") / "templates"
+    style = folder.joinpath("report.css").read_text("utf-8")
+    script = (
+        '"use strict";\n(() => {\n' + "\n".join(folder.joinpath(n).read_text("utf-8") for n in _SCRIPTS) + "})();\n"
+    )
+    policy = (
+        f"default-src 'none'; img-src data:; script-src '{_hash_source(script)}'; style-src '{_hash_source(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tasks.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": _fix, "signed": _sign, "percent": _percent, "probability": _write_probability}
+    template = environment.get_template(name)
+    return template.render(policy=policy, script=_trust(script), style=_trust(style), **values)
+
+
+def _fix(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _sign(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def _write_probability(value: float | None) -> str:
+    """p and q values: two digits, and no more zeros than can be read."""
+    if value is None:
+        return ""
+    return f"{value:.1e}" if 0 < value < 0.001 else f"{value:.3f}"
+
+
+def _trust(text: str) -> Any:
+    """Not escaped again: our own files, and what `escape_json` has escaped."""
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704 - see above
+
+
+def escape_json(value: Any) -> str:
+    """JSON that is safe inside a script element: no character that could end it or open another."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _to_bytes(text: str) -> bytes:
+    """UTF-8; what no text may hold (half a surrogate pair, from a file's name) becomes a question mark."""
+    return text.encode("utf-8", "replace")
+
+
+def _hash_source(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,272 @@
+"""Pictures of the report: each one once, as small as the page's size asks for; regions as outlines, maps as few cells.
+
+Shape legend: H x W cells of a map, S pixels of a square picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from storage.activations import ActivationStore
+from storage.array_types import FloatArray, IntArray
+from storage.datasets.geometry import Geometry, area_weights, upsample_maps
+from storage.datasets.images import BrokenImageError, load_square
+from storage.state.progress import Progress, no_progress
+from tasks.charts.figures import OverviewRow, draw_overview
+
+LARGE_PER_FILTER = 4
+OUTLINE_GRID = 64
+HEAT_CELLS = 8
+CHUNK_PICTURES = 32
+_OVERVIEW_FILTERS, _OVERVIEW_PICTURES, _OVERVIEW_PX = 10, 5, 112
+_SAMPLE = 160
+_SMALLEST_PX = 24
+_WEBP_EFFORT = 4
+# Share of the size asked for, of the first pictures of a filter and of the others, and WebP's quality.
+_LADDER = (
+    (1.0, 1.0, 80),
+    (1.0, 0.8, 72),
+    (1.0, 0.65, 66),
+    (1.0, 0.5, 60),
+    (0.85, 0.45, 55),
+    (0.75, 0.4, 50),
+    (0.65, 0.36, 42),
+    (0.55, 0.32, 36),
+    (0.45, 0.28, 30),
+    (0.35, 0.25, 25),
+)
+
+Address = tuple[str, str]
+"""A picture: the data set's role and the picture's key in it."""
+
+
+@dataclass
+class PictureBook:
+    """Distinct pictures, numbered as they are first asked for; the first `num_large` are the larger ones."""
+
+    addresses: list[Address] = field(default_factory=list)
+    num_large: int = 0
+    _numbers: dict[Address, int] = field(default_factory=dict)
+
+    def add(self, role: str, key: str) -> int:
+        """Its number."""
+        address = (role, key)
+        if address not in self._numbers:
+            self._numbers[address] = len(self.addresses)
+            self.addresses.append(address)
+        return self._numbers[address]
+
+    def end_large(self) -> None:
+        """What is new from here on is small."""
+        self.num_large = len(self.addresses)
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """WebP as base64, in the order of the book.
+
+    Attributes:
+        large_px, small_px: S of both kinds.
+        as_asked: nothing had to be made smaller.
+        fits: within the size allowed; even the smallest pictures may not.
+    """
+
+    contents: Sequence[str]
+    large_px: int
+    small_px: int
+    as_asked: bool
+    fits: bool
+
+
+def encode_pictures(
+    book: PictureBook,
+    paths: Mapping[str, Mapping[str, Path]],
+    geometry: Geometry,
+    size_px: int,
+    max_bytes: float,
+    progress: Progress = no_progress,
+) -> EncodedPictures:
+    """Encode all pictures, in the network's own framing, so that outlines fit.
+
+    The size is walked down until an estimate from a sample at even distances fits, and further if it was too low.
+
+    Args:
+        paths: by role, by key.
+        size_px: asked for.
+        max_bytes: of all contents together.
+    """
+    num, num_large = len(book.addresses), book.num_large
+    large, small = np.arange(num_large), np.arange(num_large, num)
+    for rung, (share_large, share_small, quality) in enumerate(_LADDER):
+        sizes = tuple(max(round(share * size_px), min(size_px, _SMALLEST_PX)) for share in (share_large, share_small))
+        is_last = rung == len(_LADDER) - 1
+
+        def encode(number: int, sizes: tuple[int, ...] = sizes, quality: int = quality) -> str:
+            role, key = book.addresses[number]
+            own_px = sizes[0] if number < num_large else sizes[1]
+            return _encode(paths[role][key], geometry, own_px, quality)
+
+        if not is_last and num > 2 * _SAMPLE:
+            expected = 0.0
+            for group in (large, small):
+                sample = group[np.unique(np.linspace(0, len(group) - 1, min(len(group), _SAMPLE)).astype(np.int64))]
+                total = sum(len(encode(int(n))) for n in sample)
+                expected += total / max(len(sample), 1) * len(group)
+            if 1.03 * expected > max_bytes:
+                continue
+        contents = []
+        with progress("pictures", num) as bar:
+            for number in range(num):
+                contents.append(encode(number))
+                bar.advance()
+        fits = sum(map(len, contents)) <= max_bytes
+        if fits or is_last:
+            return EncodedPictures(contents, sizes[0], sizes[1], rung == 0, fits)
+    raise AssertionError("the last rung returns")
+
+
+def _encode(path: Path, geometry: Geometry, size_px: int, quality: int) -> str:
+    small = Geometry(size_px, geometry.fit, geometry.crop_share, geometry.interpolation)
+    buffer = io.BytesIO()
+    Image.fromarray(load_picture(path, small)).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def load_picture(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """uint8 [S, S, 3]; black where the picture can no longer be read."""
+    try:
+        return load_square(path, geometry)
+    except BrokenImageError:
+        return np.zeros((geometry.size_px, geometry.size_px, 3), np.uint8)
+
+
+# ---------------------------------------------------------------- regions and maps
+
+
+def outline_region(map_hw: FloatArray, threshold: float, grid: int = OUTLINE_GRID) -> str:
+    """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square; empty where no cell is above it.
+
+    A single cell at the clip of a saturated filter is above the threshold, but its upsampled map is hardly anywhere:
+    then the cells themselves are outlined.
+    """
+    strokes = _trace(upsample_maps(map_hw[None], grid)[0], threshold)
+    if not strokes and (map_hw > threshold).any():
+        rows, columns = (np.arange(grid) * cells // grid for cells in map_hw.shape)
+        strokes = _trace((map_hw > threshold)[np.ix_(rows, columns)].astype(np.float32), 0.5)
+    return strokes
+
+
+def _trace(fine: FloatArray, threshold: float) -> str:
+    """SVG path around what is above the threshold; empty where that is nothing, or too small for an area."""
+    from skimage.measure import approximate_polygon, find_contours
+
+    # A frame below the threshold closes the outlines that run into the border.
+    framed = np.pad(fine, 1, constant_values=min(float(fine.min()), threshold) - 1.0)
+    strokes = []
+    for contour in find_contours(framed, threshold):
+        points = np.clip(approximate_polygon(contour, 0.5) - 1 + 0.5, 0, len(fine))
+        if len(points) > 2:
+            strokes.append("M" + "L".join(f"{x:.0f} {y:.0f}" for y, x in points) + "Z")
+    return "".join(strokes)
+
+
+def cut_map(map_hw: FloatArray, cells: int = HEAT_CELLS) -> FloatArray:
+    """The map [H, W] at no more than cells x cells: means over equal areas; as it is where it is that small."""
+    height, width = map_hw.shape
+    rows = area_weights(height, 0, height, min(height, cells))
+    columns = area_weights(width, 0, width, min(width, cells))
+    return np.asarray(rows @ map_hw @ columns.T, np.float32)
+
+
+def quantise_maps(maps_nhw: FloatArray) -> tuple[list[str], float, float]:
+    """Maps of one filter as bytes, base64 of each, by rows: 0 is `low`, 255 is `high`.
+
+    Returns:
+        the maps, low (0, or the lowest value if that is below), high (the highest value).
+    """
+    low = min(0.0, float(maps_nhw.min())) if maps_nhw.size else 0.0
+    high = max(low, float(maps_nhw.max())) if maps_nhw.size else low
+    scaled = (maps_nhw.astype(np.float64) - low) / (high - low if high > low else 1.0)
+    levels = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+    return [base64.b64encode(m.tobytes()).decode("ascii") for m in levels], low, high
+
+
+@dataclass(frozen=True)
+class DrawnPair:
+    """A filter's map on a picture: SVG path of its region, and the map in few cells."""
+
+    outline: str
+    cells: FloatArray
+
+
+def draw_pairs(
+    store: ActivationStore,
+    thresholds_C: FloatArray,
+    filters: IntArray,
+    images: IntArray,
+    positions: IntArray,
+    progress: Progress = no_progress,
+) -> dict[int, DrawnPair]:
+    """Some pairs (filters[p], images[p]), by position, reading each picture's maps once."""
+    order = positions[np.argsort(images[positions], kind="stable")]
+    if not len(order):
+        return {}
+    ends = np.flatnonzero(np.diff(images[order], append=-1)) + 1
+    drawn = {}
+    with progress("outlines", len(ends)) as bar:
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            maps_CHW = store.read_images([int(images[order[start]])])[0]
+            for position in order[start:end]:
+                own = maps_CHW[filters[position]].astype(np.float32)
+                threshold = float(thresholds_C[filters[position]])
+                drawn[int(position)] = DrawnPair(outline_region(own, threshold), cut_map(own))
+            bar.advance()
+    return drawn
+
+
+# ---------------------------------------------------------------- overview.png
+
+
+@dataclass(frozen=True)
+class OverviewSource:
+    """A layer's explained filters: rows of filters.parquet."""
+
+    rows: Sequence[Mapping[str, Any]]
+    store: ActivationStore
+    thresholds: FloatArray
+
+
+def draw_confident_filters(
+    sources: Sequence[OverviewSource], paths: Mapping[str, Path], geometry: Geometry, name: str
+) -> bytes:
+    """The most confident filters of all layers with their first pictures; PNG."""
+    small = Geometry(_OVERVIEW_PX, geometry.fit, geometry.crop_share, geometry.interpolation)
+    chosen = [(number, row) for number, source in enumerate(sources) for row in source.rows if row["explained"]]
+    chosen.sort(
+        key=lambda entry: (
+            -round(entry[1]["confidence"], 2),
+            -(entry[1].get("auroc") or 0.0),
+            entry[0],
+            entry[1]["filter"],
+        )
+    )
+    shown = []
+    for number, row in chosen[:_OVERVIEW_FILTERS]:
+        source, unit = sources[number], row["filter"]
+        position = {key: i for i, key in enumerate(source.store.keys)}
+        keys = row["top_images"][:_OVERVIEW_PICTURES]
+        maps = source.store.read_images([position[k] for k in keys])[:, unit].astype(np.float32)
+        title = f"{row['layer']}, filter {unit}, confidence {row['confidence']:.2f}"
+        pictures = [load_picture(paths[k], small) for k in keys]
+        heights = list(upsample_maps(maps - source.thresholds[unit], _OVERVIEW_PX))
+        shown.append(OverviewRow(title, row["words"], pictures, heights))
+    return draw_overview(shown, f"{name}: the most confident filters")

@@ -1,0 +1,372 @@
+"""From filters to words: all filters of a layer, in batches.
+
+Which words a filter gets is up to a rule (`explain.ranking`): by preference over all pictures
+(tasks.words.preferred_words), or by the votes of the top pictures, as published (tasks.words.voted_words). What is the
+same for both is here: region features of the top pictures and their names, meanings, and the tables.
+
+Shape legend: P pairs (filter, picture), C filters, E embedding, V words, s words per picture, K concepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import torch
+
+from configs.schema import ExplainSettings
+from storage.activations import ActivationStore
+from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from storage.state.artefacts import write_json
+from storage.state.progress import Progress, no_progress
+from storage.words import lemmas
+from storage.words.lemmas import covers
+from storage.words.word_vectors import Vocabulary
+from tasks.activations.region_features import MaskedForward, pool_features
+from tasks.activations.top_images import Pairs, select_top_images
+from tasks.charts.figures import draw_reliability
+from tasks.engine.stage import Stage
+from tasks.explainer.naming import NamedRegions, Namer
+from tasks.numerics.reliability import Reliability
+from tasks.words.evidence import count_votes, find_evidence
+from tasks.words.naming_check import MeasuredNaming
+from tasks.words.polysemanticity import find_meanings
+from tasks.words.preferred_words import find_preferred_words
+from tasks.words.voted_words import Judgement, find_voted_words
+from tasks.words.word_rows import FoundWords, WordRows
+
+STAGE = Stage("explain", version=5, uses_device=True)
+CALIBRATION_FILE, RELIABILITY_FILE = "calibration.json", "reliability.png"
+OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
+_NAME_ROWS = 2048
+_WHOLE_PICTURES = 5000
+
+
+@dataclass(frozen=True)
+class NamedPairs:
+    """Words of pairs of a filter and a picture.
+
+    Attributes:
+        words: int64 [P, s], best first: rows of the vocabulary, or positions among the candidates asked for.
+        scores: float32 [P, s] (see tasks.explainer.naming).
+        vectors: float32 [P, E], the semantic vector of each pair's region, length 1.
+    """
+
+    words: IntArray
+    scores: FloatArray
+    vectors: FloatArray
+
+
+def name_pairs(
+    store: ActivationStore,
+    pairs: Pairs,
+    method: str,
+    thresholds_C: FloatArray,
+    namer: Namer,
+    num: int,
+    device: str,
+    vocabularies: Mapping[str, torch.Tensor | None] = OPEN,
+    forward: MaskedForward | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, NamedPairs]:
+    """Region features of all pairs by one method, and their words.
+
+    Args:
+        num: s.
+        vocabularies: by name, rows of the vocabulary to choose from; None is all of it.
+    """
+    features = pool_features(store, pairs, method, thresholds_C, namer.facts.channels, device, forward, progress)
+    return name_features(features, namer, num, device, vocabularies, f"words, {method.replace('_', ' ')}", progress)
+
+
+def name_features(
+    features_PC: FloatArray,
+    namer: Namer,
+    num: int,
+    device: str,
+    vocabularies: Mapping[str, torch.Tensor | None] = OPEN,
+    title: str = "words",
+    progress: Progress = no_progress,
+) -> dict[str, NamedPairs]:
+    """The `num` best words of region features, out of each vocabulary."""
+    parts: dict[str, list[NamedRegions]] = {name: [] for name in vocabularies}
+    with progress(title, len(features_PC)) as bar:
+        for start in range(0, max(len(features_PC), 1), _NAME_ROWS):
+            block = torch.from_numpy(features_PC[start : start + _NAME_ROWS]).to(device)
+            for name, rows in vocabularies.items():
+                parts[name].append(namer.name(block, num, rows))
+            bar.advance(len(block))
+    return {name: _join(found) for name, found in parts.items()}
+
+
+def _join(parts: Sequence[NamedRegions]) -> NamedPairs:
+    words, scores, vectors = (
+        torch.cat([getattr(p, field) for p in parts]).cpu().numpy() for field in ("words", "scores", "vectors")
+    )
+    return NamedPairs(words, scores, vectors)
+
+
+def explain_filters(
+    store: ActivationStore,
+    thresholds_C: FloatArray,
+    namer: Namer,
+    vocabulary: Vocabulary,
+    judgement: Judgement,
+    settings: ExplainSettings,
+    layer: str,
+    seed: int,
+    device: str,
+    folder: Path,
+    forward: MaskedForward | None = None,
+    progress: Progress = no_progress,
+    naming: MeasuredNaming | None = None,
+    saturated_C: BoolArray | None = None,
+) -> dict[str, Any]:
+    """Explain every filter; write explanations.parquet, filters.parquet, pairs.npz, calibration.json, reliability.png.
+
+    Args:
+        naming: how far the explainer can be believed; needed for the ranking `auroc`.
+        saturated_C: filters that are at their clip at more positions than the threshold asks for.
+
+    Returns:
+        facts: num_filters, num_explained, num_pairs, num_words_found, share_novel and others; `advice`, what would
+        help where little is explained.
+    """
+    peaks_NC = store.read_peaks()
+    qualified_C = (peaks_NC > thresholds_C).sum(axis=0)
+    pairs = select_top_images(store, thresholds_C, settings.top_images)
+    features = pool_features(
+        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, progress
+    )
+    title = f"words, {settings.method.replace('_', ' ')}"
+    named = name_features(features, namer, settings.words_per_image, device, OPEN, title, progress)["open"]
+    votes = count_votes(named.words, pairs.filter, len(thresholds_C), named.scores)
+    whole = _name_whole_pictures(store, thresholds_C, namer, settings.words_per_image, device)
+    if settings.ranking == "auroc":
+        if naming is None:
+            raise ValueError("the ranking auroc needs to know how far the explainer can be believed")
+        found = find_preferred_words(
+            store,
+            pairs,
+            features,
+            qualified_C,
+            namer,
+            vocabulary,
+            judgement.concepts,
+            naming,
+            find_evidence(votes, qualified_C >= settings.min_images, whole),
+            judgement.invalid,
+            settings,
+            seed,
+            device,
+        )
+    else:
+        found = find_voted_words(votes, named.words, pairs, qualified_C, whole, vocabulary, judgement, settings, seed)
+    reliability = Reliability.from_json(found.calibration["reliability"])
+    shown = _Shown(store, thresholds_C, peaks_NC, qualified_C, pairs, named, vocabulary, settings, layer)
+    word_rows = _describe_words(found, shown, covers(namer.facts.supervised))
+    filter_rows = _describe_filters(found, shown, saturated_C)
+    _write_tables(folder, word_rows, filter_rows)
+    np.savez(folder / "pairs.npz", filter=pairs.filter, image=pairs.image, peak=pairs.peak)
+    write_json(folder / CALIBRATION_FILE, dict(found.calibration))
+    (folder / RELIABILITY_FILE).write_bytes(draw_reliability(reliability))
+    return {**_summarise(filter_rows, word_rows, len(pairs), reliability), **found.facts}
+
+
+def _name_whole_pictures(
+    store: ActivationStore, thresholds_C: FloatArray, namer: Namer, num: int, device: str
+) -> DoubleArray:
+    """Share of the target's pictures that each word is named for as a whole: float64 [V].
+
+    A filter without any preference attends to everything: its words are those of whole pictures, which other filters,
+    who look at parts, name far less often. Of many pictures a sample at even distances is taken.
+    """
+    num_images = store.shape[0]
+    chosen = np.unique(np.linspace(0, num_images - 1, min(num_images, _WHOLE_PICTURES)).astype(np.int64))
+    pairs = Pairs(np.zeros(len(chosen), np.int64), chosen, np.ones(len(chosen), np.float32))
+    words = name_pairs(store, pairs, "original", thresholds_C, namer, num, device)["open"].words
+    return np.bincount(words.ravel(), minlength=len(namer.matrix_VE)) / len(chosen)
+
+
+# ---------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the tables' rows are made from, besides the words."""
+
+    store: ActivationStore
+    thresholds_C: FloatArray
+    peaks_NC: Any
+    qualified_C: IntArray
+    pairs: Pairs
+    named: NamedPairs
+    vocabulary: Vocabulary
+    settings: ExplainSettings
+    layer: str
+
+
+def _describe_words(found: FoundWords, shown: _Shown, covered: frozenset[str]) -> list[dict[str, Any]]:
+    rows, words = found.rows, shown.vocabulary.words
+    is_novel = {w: lemmas.is_novel(words[w], covered) for w in np.unique(rows.word).tolist()}
+    numbers = ("score", "weight", "share", "share_low", "share_high", "background", "p_value", "q_value", "confidence")
+    described = []
+    for own in rows.rows_of(len(shown.thresholds_C)):
+        for rank, r in enumerate(range(own.start, own.stop), start=1):
+            described.append(
+                {
+                    "layer": shown.layer,
+                    "filter": int(rows.filter[r]),
+                    "rank": rank,
+                    "word": words[rows.word[r]],
+                    "votes": int(rows.votes[r]),
+                    **{name: float(getattr(rows, name)[r]) for name in numbers},
+                    "significant": bool(rows.significant[r]),
+                    "novel": is_novel[int(rows.word[r])],
+                    "kind": rows.kind[r],
+                    **{name: _or_none(getattr(rows, name)[r]) for name in ("auroc", "auroc_low", "auroc_high")},
+                }
+            )
+    return described
+
+
+def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray | None) -> list[dict[str, Any]]:
+    rows, words, pairs, settings = found.rows, shown.vocabulary.words, shown.pairs, shown.settings
+    num_filters = len(shown.thresholds_C)
+    first_pair = np.searchsorted(pairs.filter, np.arange(num_filters + 1))
+    described = []
+    for unit, own_rows in enumerate(rows.rows_of(num_filters)):
+        own, reason = slice(first_pair[unit], first_pair[unit + 1]), found.reasons[unit]
+        kept = [] if reason else [r for r in range(own_rows.start, own_rows.stop) if rows.significant[r]]
+        names = [int(rows.word[r]) for r in kept]
+        meanings = (
+            find_meanings(shown.named.words[own], shown.named.vectors[own], names, settings.max_meanings)
+            if names
+            else []
+        )
+        guess = int(found.guesses[unit])
+        described.append(
+            {
+                "layer": shown.layer,
+                "filter": unit,
+                "threshold": float(shown.thresholds_C[unit]),
+                "peak": float(shown.peaks_NC[:, unit].max()),
+                "explained": not reason,
+                "reason": reason,
+                "confidence": float(rows.confidence[kept[0]]) if kept else 0.0,
+                "num_images": int(shown.qualified_C[unit]),
+                "words": [words[w] for w in names],
+                "meanings": [
+                    {
+                        "share": m.share,
+                        "words": [words[w] for w in m.words],
+                        "top_images": [shown.store.keys[pairs.image[own][i]] for i in m.members],
+                    }
+                    for m in meanings
+                ],
+                "top_images": [shown.store.keys[i] for i in pairs.image[own]],
+                "top_peaks": [float(p) for p in pairs.peak[own]],
+                "guess": words[guess] if guess >= 0 else "",
+                "guess_confidence": _find_confidence(rows, own_rows, guess),
+                "saturated": bool(saturated_C[unit]) if saturated_C is not None else False,
+                "auroc": _or_none(rows.auroc[kept[0]]) if kept else None,
+            }
+        )
+    return described
+
+
+def _find_confidence(rows: WordRows, own: slice, word: int) -> float:
+    """Of a word of a filter; 0 where it is not among its rows."""
+    return next((float(rows.confidence[r]) for r in range(own.start, own.stop) if rows.word[r] == word), 0.0)
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _summarise(
+    filters: Sequence[Mapping[str, Any]],
+    words: Sequence[Mapping[str, Any]],
+    num_pairs: int,
+    reliability: Reliability,
+) -> dict[str, Any]:
+    explained = [r for r in filters if r["explained"]]
+    found = [w for w in words if w["significant"]]
+    return {
+        "num_filters": len(filters),
+        "num_explained": len(explained),
+        "num_pairs": num_pairs,
+        "num_words_found": len(found),
+        "num_novel_words": sum(bool(w["novel"]) for w in found),
+        "share_novel": sum(bool(w["novel"]) for w in found) / len(found) if found else 0.0,
+        "num_distinct_first_words": len({r["words"][0] for r in explained}),
+        "num_several_meanings": sum(len(r["meanings"]) > 1 for r in explained),
+        "mean_confidence": float(np.mean([r["confidence"] for r in explained])) if explained else 0.0,
+        "calibration_error": reliability.expected_calibration_error,
+        "brier": reliability.brier,
+        "base_brier": reliability.base_brier,
+    }
+
+
+EXPLANATIONS_SCHEMA = pa.schema(
+    [
+        ("layer", pa.string()),
+        ("filter", pa.int32()),
+        ("rank", pa.int32()),
+        ("word", pa.string()),
+        ("score", pa.float64()),
+        ("votes", pa.int32()),
+        ("weight", pa.float64()),
+        ("share", pa.float64()),
+        ("share_low", pa.float64()),
+        ("share_high", pa.float64()),
+        ("background", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("significant", pa.bool_()),
+        ("confidence", pa.float64()),
+        ("novel", pa.bool_()),
+        ("kind", pa.string()),
+        ("auroc", pa.float64()),
+        ("auroc_low", pa.float64()),
+        ("auroc_high", pa.float64()),
+    ]
+)
+_MEANING = pa.struct([("share", pa.float64()), ("words", pa.list_(pa.string())), ("top_images", pa.list_(pa.string()))])
+FILTERS_SCHEMA = pa.schema(
+    [
+        ("layer", pa.string()),
+        ("filter", pa.int32()),
+        ("threshold", pa.float64()),
+        ("peak", pa.float64()),
+        ("explained", pa.bool_()),
+        ("reason", pa.string()),
+        ("confidence", pa.float64()),
+        ("num_images", pa.int32()),
+        ("words", pa.list_(pa.string())),
+        ("meanings", pa.list_(_MEANING)),
+        ("top_images", pa.list_(pa.string())),
+        ("top_peaks", pa.list_(pa.float64())),
+        ("guess", pa.string()),
+        ("guess_confidence", pa.float64()),
+        ("saturated", pa.bool_()),
+        ("auroc", pa.float64()),
+    ]
+)
+
+
+def _write_tables(folder: Path, words: Sequence[dict[str, Any]], filters: Sequence[dict[str, Any]]) -> None:
+    parquet.write_table(pa.Table.from_pylist(list(words), EXPLANATIONS_SCHEMA), folder / "explanations.parquet")
+    parquet.write_table(pa.Table.from_pylist(list(filters), FILTERS_SCHEMA), folder / "filters.parquet")
+
+
+def load_pairs(folder: Path) -> Pairs:
+    """The pairs that were explained."""
+    with np.load(folder / "pairs.npz", allow_pickle=False) as arrays:
+        return Pairs(arrays["filter"], arrays["image"], arrays["peak"])

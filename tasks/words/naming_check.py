@@ -1,0 +1,134 @@
+"""How far the explainer's words can be believed, and the confidence that follows: both judged where there are labels.
+
+The rule that gives the target's filters their words is run on the evaluation part, whose labels say which of them are
+right: that is the reliability diagram. Confidence is made there with each word's own concept left out.
+
+Shape legend: N pictures, C filters, W words whose presence is told, T concepts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import ExplainSettings
+from storage.activations import ActivationStore
+from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from storage.datasets.base import Dataset
+from storage.state.artefacts import write_json
+from storage.state.progress import Progress, no_progress
+from storage.words.word_vectors import Vocabulary
+from tasks.activations.region_features import MaskedForward, pool_features
+from tasks.activations.top_images import select_top_images
+from tasks.engine.stage import Stage
+from tasks.explainer.naming import Namer
+from tasks.numerics.reliability import Reliability, measure_reliability
+from tasks.words.confidence import deal_folds
+from tasks.words.named_images import NamedImages, prefer_words
+from tasks.words.naming_precision import NamingPrecision, find_truth, measure_precision, state_presence, trust_words
+from tasks.words.preference import LEAST_PICTURES, MIN_AUROC, Preferences, Ranked, contrast, state_confidence
+from tasks.words.word_presence import ask_witnesses, keep_frequent, list_words
+
+STAGE = Stage("precision", version=1, uses_device=True)
+PRECISION_FILE = "precision.json"
+
+
+def measure_naming(
+    evaluation: tuple[ActivationStore, Dataset],
+    train: tuple[ActivationStore, Dataset],
+    thresholds_C: FloatArray,
+    namer: Namer,
+    vocabulary: Vocabulary,
+    settings: ExplainSettings,
+    seed: int,
+    device: str,
+    folder: Path,
+    forward: MaskedForward | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write folder/precision.json: precision of the explainer's words, and the reliability of the confidence.
+
+    Args:
+        evaluation, train: pictures of both parts with their labels; the classifier of categories is judged on the
+            evaluation part alone, the network's own classes on both.
+        thresholds_C: of the evaluation part.
+
+    Returns:
+        facts: num_category_statements, num_class_statements, num_judged, num_right, calibration_error.
+    """
+    concepts = evaluation[1].concepts
+    words = list_words(namer, vocabulary, concepts)
+    told, truth = ask_witnesses(evaluation[0], namer, words, device), find_truth(*evaluation)
+    taught = (ask_witnesses(train[0], namer, words, device), find_truth(*train))
+    precision = measure_precision(words, (told, truth), taught, concepts)
+
+    store = evaluation[0]
+    witnesses, frequent = keep_frequent(told, words, LEAST_PICTURES)
+    named = NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
+    chosen = np.flatnonzero(frequent.truth >= 0)
+    pairs = select_top_images(store, thresholds_C, settings.top_images)
+    features = pool_features(
+        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, progress
+    )
+    found = prefer_words(store, named.take(chosen), pairs, features, namer, settings.min_share, seed, device)
+    trust = np.zeros(len(chosen))
+    folds = deal_folds(frequent.truth[chosen], seed)
+    for fold in np.unique(folds):
+        left_out = frozenset(frequent.truth[chosen[folds == fold]].tolist())
+        others = measure_precision(words, (told, truth), taught, concepts, left_out)
+        stated = state_presence(witnesses, frequent, others)
+        trust[folds == fold] = trust_words(stated, frequent, others, vocabulary.words, counts=False)[1][
+            chosen[folds == fold]
+        ]
+    reliability = _judge_statements(store, found, trust, truth, frequent.truth[chosen])
+    num_right = round(reliability.base_rate * reliability.count)
+    statements = {"num_judged": reliability.count, "num_right": num_right}
+    write_json(
+        folder / PRECISION_FILE,
+        {
+            "precision": precision.to_json(),
+            "reliability": reliability.to_json(),
+            "statements": statements,
+            "certainty": told.certainty,
+        },
+    )
+    return {
+        "num_category_statements": precision.category.num_statements,
+        "num_class_statements": precision.class_name.num_statements,
+        **statements,
+        "calibration_error": reliability.expected_calibration_error,
+    }
+
+
+def _judge_statements(
+    store: ActivationStore, found: Preferences, trust_W: DoubleArray, truth_NT: BoolArray, concept_W: IntArray
+) -> Reliability:
+    """Each filter's word on labelled pictures: right if the filter detects it there, by the labels."""
+    rows = np.flatnonzero(found.word >= 0)
+    word = found.word[rows]
+    confidence = state_confidence(found.auroc[rows], found.error[rows], trust_W[word]) if len(rows) else np.zeros(0)
+    true = contrast(Ranked.of(store.read_peaks()), truth_NT.astype(np.float64)).auroc
+    right = true[rows, concept_W[word]] >= MIN_AUROC if len(rows) else np.zeros(0, bool)
+    return measure_reliability(confidence, right, None, concept_W[word] if len(rows) else np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class MeasuredNaming:
+    """What `measure_naming` wrote."""
+
+    precision: NamingPrecision
+    reliability: Mapping[str, Any]
+    statements: Mapping[str, int]
+    certainty: float | None
+
+
+def load_naming(folder: Path) -> MeasuredNaming:
+    """Read folder/precision.json."""
+    content = json.loads((folder / PRECISION_FILE).read_text("utf-8"))
+    precision = NamingPrecision.from_json(content["precision"])
+    return MeasuredNaming(precision, content["reliability"], content["statements"], content["certainty"])

@@ -1,0 +1,168 @@
+"""Words by the votes of a filter's top pictures, as published, with their evidence (rankings `evidence`, `frequency`,
+`peak_weighted`).
+
+A word is kept if it has evidence: more of the filter's pictures name it than its background rate explains, exactly
+tested, with the false discovery rate of the layer under control (tasks.words.evidence). How sure one may be that it is
+right follows from the words that can be judged (tasks.words.confidence).
+
+Shape legend: P pairs (filter, picture), C filters, V words, s words per picture, K concepts, S rows (filter, word).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.schema import ExplainSettings
+from storage.array_types import BoolArray, DoubleArray, IntArray
+from storage.words.lemmas import find_category, index_categories
+from storage.words.word_vectors import Vocabulary
+from tasks.activations.top_images import Pairs
+from tasks.numerics.reliability import Reliability
+from tasks.words.confidence import Calibration, calibrate, make_features
+from tasks.words.evidence import Evidence, Votes, find_evidence
+from tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the evaluation part says about words; comes from pictures that no filter was named on.
+
+    Attributes:
+        concepts: the reference's categories.
+        right: bool [C, K], whether a filter detects a concept (see tasks.words.confidence).
+        judged_K: bool [K], concepts that are in some evaluation picture.
+        invalid: why the explainer cannot be believed; empty where it can.
+    """
+
+    concepts: Sequence[str]
+    right: BoolArray
+    judged_K: BoolArray
+    invalid: str = ""
+
+
+def find_voted_words(
+    votes: Votes,
+    words_Ps: IntArray,
+    pairs: Pairs,
+    qualified_C: IntArray,
+    whole_V: DoubleArray,
+    vocabulary: Vocabulary,
+    judgement: Judgement,
+    settings: ExplainSettings,
+    seed: int,
+) -> FoundWords:
+    """The words of every filter.
+
+    Args:
+        votes: of the pairs; words_Ps: their words.
+        qualified_C: pictures above each filter's threshold.
+        whole_V: float64 [V], share of pictures that each word is named for as a whole.
+    """
+    num_filters = len(qualified_C)
+    evidence = find_evidence(votes, qualified_C >= settings.min_images, whole_V)
+    rank = np.arange(len(evidence)) - np.searchsorted(evidence.filter, evidence.filter)
+    printed = evidence.take(rank < settings.num_words)
+    calibration, reliability, statements = calibrate_words(printed, vocabulary, judgement, seed)
+    confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
+    tested = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
+    significant = tested & (confidence >= settings.least_confidence)
+    has_evidence = np.bincount(evidence.filter[tested], minlength=num_filters) > 0
+    weights = _weigh_votes(words_Ps, pairs, evidence)
+    order = _rank_rows(evidence, weights, significant, settings.ranking)
+    place = np.arange(len(order)) - np.searchsorted(evidence.filter[order], evidence.filter[order])
+    order = order[place < settings.num_words]
+    unmeasured = np.full(len(order), np.nan)
+    rows = WordRows(
+        evidence.filter[order],
+        evidence.word[order],
+        evidence.score[order],
+        evidence.votes[order],
+        evidence.share[order],
+        evidence.share_low[order],
+        evidence.share_high[order],
+        weights[order],
+        evidence.background[order],
+        evidence.p_value[order],
+        evidence.q_value[order],
+        confidence[order],
+        significant[order],
+        ("",) * len(order),
+        *(unmeasured,) * 3,
+    )
+    reasons, guesses = [], np.full(num_filters, -1, dtype=np.int64)
+    for unit, own in enumerate(rows.rows_of(num_filters)):
+        found = bool(rows.significant[own].any())
+        reason = _find_reason(int(qualified_C[unit]), settings, found, bool(has_evidence[unit]), judgement.invalid)
+        reasons.append(reason)
+        if reason and own.stop > own.start:
+            guesses[unit] = rows.word[own.start]
+    return FoundWords(
+        rows,
+        reasons,
+        guesses,
+        {
+            "rule": settings.ranking,
+            "calibration": calibration.to_json(),
+            "reliability": reliability.to_json(),
+            "statements": statements,
+        },
+        {"advice": ""},
+    )
+
+
+def calibrate_words(
+    evidence: Evidence, vocabulary: Vocabulary, judgement: Judgement, seed: int
+) -> tuple[Calibration, Reliability, dict[str, int]]:
+    """Confidence from the words that are categories of the reference, by lemma: only these can be right or wrong.
+
+    Args:
+        evidence: of the words with the most evidence of each filter, as many as are printed.
+
+    Returns:
+        the calibration, its reliability on concepts left out of the fit, and {num_judged, num_right}.
+    """
+    index = index_categories(judgement.concepts)
+    words = np.unique(evidence.word)
+    concept_of = np.full(int(words.max()) + 1 if len(words) else 1, -1, dtype=np.int64)
+    for word in words.tolist():
+        found = find_category(vocabulary.words[word], index)
+        if found is not None and judgement.judged_K[found]:
+            concept_of[word] = found
+    concept = concept_of[evidence.word] if len(evidence) else np.zeros(0, np.int64)
+    rows = np.flatnonzero(concept >= 0)
+    right = judgement.right[evidence.filter[rows], concept[rows]]
+    calibration, reliability = calibrate(make_features(evidence.take(rows)), right, concept[rows], seed)
+    return calibration, reliability, {"num_judged": len(rows), "num_right": int(right.sum())}
+
+
+def _weigh_votes(words_Ps: IntArray, pairs: Pairs, evidence: Evidence) -> DoubleArray:
+    """Share of the peaks of a filter's pictures that name the word, of each row of the evidence."""
+    width = int(words_Ps.max()) + 1 if words_Ps.size else 1
+    keys = (pairs.filter[:, None] * width + words_Ps).ravel()
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    weights = np.bincount(inverse, np.repeat(weigh_peaks(pairs), words_Ps.shape[1]), minlength=len(distinct))
+    return np.asarray(weights[np.searchsorted(distinct, evidence.filter * width + evidence.word)], np.float64)
+
+
+def _rank_rows(evidence: Evidence, weights_S: DoubleArray, significant_S: BoolArray, ranking: str) -> IntArray:
+    """Rows of the evidence by filter; in each, words with evidence first, then as asked for, ties by mean score."""
+    if ranking == "evidence":
+        return np.lexsort((np.arange(len(evidence)), ~significant_S, evidence.filter))
+    leading = evidence.votes if ranking == "frequency" else weights_S
+    return np.lexsort((evidence.word, -evidence.score, -leading, ~significant_S, evidence.filter))
+
+
+def _find_reason(
+    num_qualified: int, settings: ExplainSettings, has_words: bool, has_evidence: bool, invalid: str
+) -> str:
+    """Why a filter is unexplained; empty where it is explained."""
+    shortage = find_shortage(num_qualified, settings.min_images, invalid)
+    if shortage or has_words:
+        return shortage
+    if has_evidence:
+        least = f"explain.min_confidence is {settings.least_confidence:g}"
+        return f"words with its evidence are right too seldom where that can be judged ({least})"
+    return "its pictures name no word more often than those of other filters do"

@@ -1,0 +1,87 @@
+"""What comes from data reaches the terminal as plain text; tables say what was found."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from rich.console import Console
+from rich.text import Text
+
+from flows.command_line.tables import _findings_tables
+from flows.shared.console import escape
+
+
+def test_names_are_neither_markup_nor_escape_sequences() -> None:
+    shown = escape("[red]dog[/red]\x1b[2J\x07")
+    assert Text.from_markup(shown).plain == "[red]dog[/red]\ufffd[2J\ufffd"
+
+
+def make_difference(name: dict[str, object], **changes: object) -> dict[str, object]:
+    return {
+        "group": "[b]a", "other": "b", "share_group": 0.5, "share_other": 0.25, "difference": 0.25, "low": 0.1,
+        "high": 0.4, "p_value": 0.001, "q_value": 0.004, "found": True, "least_difference": 0.2,
+        "stratified_difference": None, "verdict": "differs", **name, **changes,
+    }  # fmt: skip
+
+
+def show_tables(folder: Path) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in _findings_tables(folder):
+        console.print(table)
+    return console.export_text()
+
+
+def write_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
+    parquet.write_table(pa.Table.from_pylist(rows), folder / name)
+
+
+def test_differences_of_groups_are_shown_the_clearest_first(tmp_path: Path) -> None:
+    filters = [
+        make_difference({"filter": 3, "words": ["dog", "cat"]}, p_value=0.01),
+        make_difference({"filter": 4, "words": []}, stratified_difference=0.0, verdict="vanishes"),
+        make_difference({"filter": 5, "words": ["x"]}, found=False),
+    ]
+    write_rows(tmp_path, "bias_filters.parquet", filters)
+    write_rows(tmp_path, "bias_words.parquet", [make_difference({"word": "[red]dog"}, found=False)])
+    text = show_tables(tmp_path)
+    titles = " ".join(text.split())
+    assert "groups differ in 0 of 1 words (least difference that could be shown: about 20%)" in titles
+    assert "groups differ in 2 of 3 filters" in titles
+    lines = [line.split() for line in text.splitlines() if line.strip().startswith(("3 ", "4 ", "5 "))]
+    assert [line[0] for line in lines] == ["4", "3"]
+    assert lines[0][-1] == "vanishes"
+    assert "[b]a / b" in text
+    assert "+25.0% [+10.0%, +40.0%]" in text
+
+
+def test_classes_and_causes_are_shown(tmp_path: Path) -> None:
+    lean = {"layer": "tail", "class": 7, "class_name": "[i]teapot", "num_images": 3, "contribution": 1.25}
+    write_rows(
+        tmp_path,
+        "classes.parquet",
+        [{**lean, "rank": 1, "filter": 12, "words": ["kettle", "jug"]}, {**lean, "rank": 9, "filter": 13, "words": []}],
+    )
+    cause = {"num_filters": 2, "own_logit": -0.1, "random_own_logit": -0.02, "changed": 0.5, "q_value": 0.01}
+    write_rows(
+        tmp_path,
+        "causes.parquet",
+        [
+            {**cause, "word": "jug", "used": False, "own_logit_with": None},
+            {**cause, "word": "kettle", "used": True, "own_logit_with": -2.5},
+        ],
+    )
+    text = show_tables(tmp_path)
+    assert "[i]teapot" in text
+    assert "12 (kettle, jug) +1.25" in text
+    assert "13" not in text
+    assert "1 of 2 words do more than random filters" in " ".join(text.split())
+    assert text.index("kettle ", text.index("without")) < text.index("jug ", text.index("without"))
+    assert "-2.50" in text
+    assert "-0.10" in text
+
+
+def test_nothing_that_was_not_asked_for_is_shown(tmp_path: Path) -> None:
+    assert list(_findings_tables(tmp_path)) == []

@@ -1,0 +1,333 @@
+"""What `lavise up` decides: deployments, what is refused before anything starts, whose process is gone."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from prefect import Flow
+from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
+from prefect.exceptions import ParameterTypeError
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
+from prefect.utilities.schema_tools.validation import ValidationError
+
+from configs.errors import UserError
+from configs.sources import FolderSource, RegisteredModelSource
+from flows.orchestration.local_services import (
+    Watch,
+    _crash_dead_runs,
+    _has_died,
+    _point_prefect_here,
+    _start,
+    _wait_until_well,
+    find_deployments_file,
+    make_deployments,
+    run_services,
+)
+
+TEXT = find_deployments_file().read_text("utf-8")
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Watch:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return Watch(folder, "demo", ["seed=1"], "default", every_seconds=10.0, stable_seconds=1.0)
+
+
+def read_deployments(text: str) -> dict[str, dict[str, Any]]:
+    return {d["name"]: d for d in yaml.safe_load(text)["deployments"]}
+
+
+def find_flow(deployment: dict[str, Any]) -> Flow[Any, Any]:
+    module, _, name = deployment["entrypoint"].rpartition(".")
+    found: Flow[Any, Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+# Deployments
+
+
+def test_without_a_watch_the_file_says_what_it_said() -> None:
+    assert yaml.safe_load(make_deployments(TEXT, None)) == yaml.safe_load(TEXT)
+
+
+def test_with_a_watch_exactly_watch_is_switched_on(watch: Watch) -> None:
+    before, after = read_deployments(TEXT), read_deployments(make_deployments(TEXT, watch))
+    assert list(after) == list(before) == ["full", "nightly", "watch"]
+    assert after["watch"].pop("schedules") == [{"interval": 10.0, "active": True}]
+    assert after["watch"].pop("parameters") == watch.to_parameters()
+    for key in ("schedules", "parameters"):
+        del before["watch"][key]
+    assert after == before
+    assert after["watch"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_what_the_three_deployments_are() -> None:
+    deployments = read_deployments(TEXT)
+    assert {f"{find_flow(d).name}/{name}" for name, d in deployments.items()} == {
+        "lavise/full",
+        "lavise-reaudit/nightly",
+        "lavise-reaudit/watch",
+    }
+    assert {d["work_pool"]["name"] for d in deployments.values()} == {"local"}
+    schedules = [s for d in deployments.values() for s in d.get("schedules", [])]
+    assert [s["active"] for s in schedules] == [False, False]
+
+
+@pytest.mark.parametrize("name", ["full", "nightly", "watch"])
+@pytest.mark.parametrize("switched_on", [False, True])
+def test_prefect_accepts_parameters_and_schedules(watch: Watch, name: str, switched_on: bool) -> None:
+    deployment = read_deployments(make_deployments(TEXT, watch if switched_on else None))[name]
+    called, parameters = find_flow(deployment), deployment["parameters"]
+    schema = parameter_schema(called.fn).model_dump()
+    validate(parameters, schema, raise_on_error=True)
+    assert called.validate_parameters(parameters)["config"] == "demo"
+    with pytest.raises(ValidationError):
+        validate({**parameters, "config": 1}, schema, raise_on_error=True)
+    with pytest.raises(ParameterTypeError):
+        called.validate_parameters({**parameters, "policy": None})
+    for schedule in deployment.get("schedules", []):
+        found = _schedule_config_to_deployment_schedule(schedule)
+        assert found["active"] is (switched_on and name == "watch")
+
+
+def test_the_watch_becomes_a_source(watch: Watch) -> None:
+    deployment = read_deployments(make_deployments(TEXT, watch))["watch"]
+    found = find_flow(deployment).validate_parameters(deployment["parameters"])
+    assert found["source"] == FolderSource(folder=watch.folder, stable_seconds=1.0)
+    assert (found["overrides"], found["policy"]) == (["seed=1"], "default")
+
+
+def test_a_registered_model_is_a_source_too() -> None:
+    called = find_flow(read_deployments(TEXT)["nightly"])
+    source = {"kind": "registered_model", "model": "classifier"}
+    assert called.validate_parameters({"source": source})["source"] == RegisteredModelSource(model="classifier")
+    for wrong in ({"kind": "bucket"}, {"kind": "folder"}, {"kind": "registered_model", "model": "models:/a/1"}):
+        with pytest.raises(ParameterTypeError):
+            called.validate_parameters({"source": wrong})
+
+
+def test_the_worker_may_stand_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    found = Watch(Path("incoming"), "my.yaml", [], "rules.yaml", 300, 30).to_parameters()
+    assert found["config"] == str(tmp_path / "my.yaml")
+    assert found["source"]["folder"] == str(tmp_path / "incoming")
+    assert found["policy"] == str(tmp_path / "rules.yaml")
+    at_home = Watch(Path("/data"), "~/my.yaml", [], "~/rules.yaml", 300, 30).to_parameters()
+    assert (at_home["config"], at_home["policy"]) == ("/home/somebody/my.yaml", "/home/somebody/rules.yaml")
+    # A file that is named like a preset does not stand in for it.
+    (tmp_path / "demo").touch()
+    assert Watch(Path("/data"), "demo", [], None, 300, 30).to_parameters()["config"] == "demo"
+    assert Watch(Path("/data"), "demo", [], None, 300, 30).to_parameters()["policy"] == ""
+
+
+def test_any_folder_name_survives_the_file(watch: Watch, tmp_path: Path) -> None:
+    folder = tmp_path / "ä: [x] #1 'y' \N{GRINNING FACE}"
+    text = make_deployments(TEXT, replace(watch, folder=folder, overrides=["model.layers=[a, b]", "seed=1 # no"]))
+    parameters = read_deployments(text)["watch"]["parameters"]
+    assert parameters["source"]["folder"] == str(folder)
+    assert parameters["overrides"] == ["model.layers=[a, b]", "seed=1 # no"]
+
+
+# Before anything is started
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folder": Path("/no/such/folder")}, "--watch: found '/no/such/folder', which is no folder; make it"),
+        ({"config": "dmeo"}, "config: found 'dmeo'; .*did you mean demo"),
+        ({"overrides": ["seed=-1"]}, "seed: found -1"),
+        ({"policy": "strict"}, "policy: found 'strict'"),
+    ],
+)
+def test_a_watch_that_cannot_be(state: Path, watch: Watch, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_services(1, 1, replace(watch, **change))
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("option", ["--prefect-port", "--mlflow-port"])
+def test_a_port_that_is_taken(state: Path, option: str) -> None:
+    with socket.socket() as taken, socket.socket() as free:
+        for opened in (taken, free):
+            opened.bind(("127.0.0.1", 0))
+        taken.listen()
+        used, other = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
+        ports = (used, other) if option == "--prefect-port" else (other, used)
+        with pytest.raises(UserError, match=f"{option}: port {used} is taken"):
+            run_services(*ports)
+    assert not state.exists()
+
+
+def test_a_service_that_ends_at_once_names_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('no space left', flush=True); raise SystemExit(3)"]
+    service = _start("mlflow-server", command, "http://127.0.0.1:1/health", dict(os.environ), tmp_path)
+    with pytest.raises(RuntimeError, match=r"mlflow-server ended with exit code 3, see .*mlflow-server\.log"):
+        _wait_until_well(service)
+    assert service.log.read_text("utf-8") == "no space left\n"
+
+
+def test_prefect_is_pointed_here_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pointer = tmp_path / "prefect.toml"
+    with _point_prefect_here("http://127.0.0.1:4200/api"):
+        assert 'url = "http://127.0.0.1:4200/api"' in pointer.read_text("utf-8")
+        left = pointer.read_text("utf-8")
+    assert not pointer.exists()
+    pointer.write_text(left, "utf-8")  # by one that was killed
+    with _point_prefect_here("http://127.0.0.1:4201/api"):
+        assert "4201" in pointer.read_text("utf-8")
+    assert not pointer.exists()
+    pointer.write_text("[api]\n", "utf-8")
+    with _point_prefect_here("http://127.0.0.1:4200/api"):
+        assert pointer.read_text("utf-8") == "[api]\n"
+    assert pointer.read_text("utf-8") == "[api]\n"
+
+
+# Whose process is gone
+
+
+@contextmanager
+def living(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that waits, with these words on its command line."""
+    command = [sys.executable, "-c", "import sys; print('here', flush=True); sys.stdin.read()", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", "", "prefect"])
+    process.wait()
+    return process.pid
+
+
+def flow_run(pid: object) -> dict[str, Any]:
+    return {"id": "a", "infrastructure_pid": pid, "parent_task_run_id": None}
+
+
+@pytest.mark.parametrize("form", [str, lambda pid: f"{socket.gethostname()}:{pid}"], ids=["pid", "host:pid"])
+def test_a_process_of_prefect_lives_and_others_do_not_count(form: Callable[[int], str]) -> None:
+    with living("-m", "prefect.flow_engine") as ours, living("something", "else") as other:
+        assert not _has_died(flow_run(form(ours.pid)))
+        assert _has_died(flow_run(form(other.pid)))  # its number was given to another one since
+    assert _has_died(flow_run(form(dead_pid())))
+
+
+@pytest.mark.parametrize("pid", [None, "", "host:", "a1b2c3", "my-job-x7/pod", "123abc"])
+def test_what_has_no_process_here_is_left_alone(pid: str | None) -> None:
+    """Not started yet, a subflow, or in a container."""
+    assert not _has_died(flow_run(pid))
+
+
+def test_a_zombie_has_died() -> None:
+    with living("prefect") as process:
+        assert not _has_died(flow_run(str(process.pid)))
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+        assert _has_died(flow_run(str(process.pid)))
+
+
+class _Api(BaseHTTPRequestHandler):
+    """Answers as Prefect's server does: open flow runs, the task runs that called subflows, new states."""
+
+    runs: list[dict[str, Any]]
+    crashed: dict[str, dict[str, Any]]
+
+    def do_GET(self) -> None:
+        caller = self.path.removeprefix("/task_runs/task-of-")
+        self.answer(404 if caller == "deleted" else 200, {"flow_run_id": caller})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/flow_runs/filter":
+            states = body["flow_runs"]["state"]["type"]["any_"]
+            self.answer(200, [r for r in self.runs if r["state"] in states])
+        else:
+            self.crashed[self.path.split("/")[2]] = body
+            self.answer(201, {"status": "ACCEPT"})
+
+    def answer(self, code: int, content: object) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def crash(*runs: tuple[str, str, int | None, str | None]) -> dict[str, dict[str, Any]]:
+    """What is marked Crashed, given (id, state, process, caller) of flow runs."""
+    entries = [
+        {
+            "id": name,
+            "state": state,
+            "infrastructure_pid": None if pid is None else f"host:{pid}",
+            "parent_task_run_id": f"task-of-{caller}" if caller else None,
+        }
+        for name, state, pid, caller in runs
+    ]
+    handler = type("Api", (_Api,), {"runs": entries, "crashed": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            _crash_dead_runs(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+    found: dict[str, dict[str, Any]] = handler.crashed  # type: ignore[attr-defined]
+    return found
+
+
+def test_dead_runs_are_crashed_with_all_that_they_called() -> None:
+    dead = dead_pid()
+    with living("prefect") as alive:
+        crashed = crash(
+            ("grandchild", "RUNNING", None, "child"),
+            ("child", "RUNNING", None, "dead"),
+            ("dead", "RUNNING", dead, None),
+            ("alive", "RUNNING", alive.pid, None),
+            ("child of alive", "RUNNING", None, "alive"),
+            ("orphan", "RUNNING", None, "deleted"),
+            ("left-behind", "RUNNING", None, "ended"),
+            ("cancelled", "CANCELLING", dead, None),
+            ("not started", "PENDING", None, None),
+            ("ended", "COMPLETED", dead, None),
+        )
+    assert set(crashed) == {"dead", "child", "grandchild", "cancelled", "orphan", "left-behind"}
+    assert all(body["force"] and body["state"]["type"] == "CRASHED" for body in crashed.values())
+
+
+def test_nothing_to_crash() -> None:
+    assert crash() == {}

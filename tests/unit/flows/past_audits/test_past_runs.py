@@ -1,0 +1,208 @@
+"""Which audits can be opened, and what is said of the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import UserError
+from flows.past_audits.past_runs import open_past_run
+from storage.state.artefacts import ArtefactStore
+from storage.tracking import MlflowRun, MlflowTracker, NullTracker
+from tests.unit.flows.helpers import UNKNOWN_RUN, client_of, make_config, make_tracker, write_run_folder
+
+NONE = NullTracker()
+FILES = ("artefacts.json", "inputs.json", "environment.json", "metrics.json", "filters.parquet")
+
+
+@pytest.fixture
+def tracker(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> MlflowTracker:
+    return make_tracker(tmp_path_factory, tmp_path)
+
+
+def start(tracker: MlflowTracker, status: str = "FINISHED") -> MlflowRun:
+    run = tracker.start("tiny", {})
+    if status != "RUNNING":
+        run.end(status)
+    return run
+
+
+# By id
+
+
+def test_an_audit_with_its_folder_here(tracker: MlflowTracker, tmp_path: Path) -> None:
+    run = start(tracker)
+    config = make_config(tmp_path, seed=7)
+    words: dict[str, list[str | None]] = {"tail": ["dog", None], "body.0": ["cat"]}
+    folder = write_run_folder(tmp_path / "runs" / run.run_id, config, words, checkpoint_name="epoch1.pth")
+    past = open_past_run(run.run_id, tracker, tmp_path)
+    assert (past.run_id, past.folder, past.layers) == (run.run_id, folder, ("tail", "body.0"))
+    assert past.config == config
+    assert past.title == "tiny, epoch1.pth"
+    assert [(r["filter"], r["words"]) for r in past.read_filters("tail")] == [(0, ["dog"]), (1, [])]
+    assert past.read_metrics()["layers"]["body.0"]["num_filters"] == 1
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_a_stage_is_no_audit(tracker: MlflowTracker, tmp_path: Path) -> None:
+    parent = start(tracker)
+    stage = tracker.start("train tail", {"lavise.stage": "train"}, parent.run_id)
+    stage.end()
+    with pytest.raises(UserError, match=f"{stage.run_id} is a stage .* its parent"):
+        open_past_run(stage.run_id, tracker, tmp_path)
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
+def test_an_audit_that_has_not_ended_well(tracker: MlflowTracker, tmp_path: Path, status: str) -> None:
+    """Even where a folder of that name is here."""
+    run = start(tracker, status)
+    write_run_folder(tmp_path / "runs" / run.run_id, make_config(tmp_path))
+    with pytest.raises(UserError, match=f"is {status}; allowed: an audit that has FINISHED"):
+        open_past_run(run.run_id, tracker, tmp_path)
+
+
+def test_an_unknown_id_names_both_places(tracker: MlflowTracker, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        open_past_run(UNKNOWN_RUN, tracker, tmp_path)
+    assert str(tracker.uri) in str(caught.value)
+    assert str(tmp_path / "runs") in str(caught.value)
+    with pytest.raises(UserError, match="neither in None nor in"):
+        open_past_run(UNKNOWN_RUN, NONE, tmp_path)
+
+
+def test_an_id_that_only_the_folder_knows(tracker: MlflowTracker, tmp_path: Path) -> None:
+    """Deleted in MLflow, or tracked elsewhere."""
+    run = start(tracker)
+    write_run_folder(tmp_path / "runs" / run.run_id, make_config(tmp_path))
+    client_of(tracker).delete_run(run.run_id)
+    assert open_past_run(run.run_id, tracker, tmp_path).run_id == run.run_id
+    assert open_past_run(run.run_id, NONE, tmp_path).run_id == run.run_id
+
+
+# Fetched
+
+
+def test_what_is_gone_here_is_fetched_once(tracker: MlflowTracker, tmp_path: Path) -> None:
+    run = start(tracker)
+    folder = write_run_folder(tmp_path / "first" / "runs" / run.run_id, make_config(tmp_path))
+    run.log_folder(folder)
+    run.log_table([{"a": 1}], "tables/filters.json")
+    shutil.rmtree(folder)
+    root = tmp_path / "second"
+    past = open_past_run(run.run_id, tracker, root)
+    assert past.folder == root / "fetched" / run.run_id
+    assert past.read_filters("tail")[0]["words"] == ["dog"]
+    assert sorted(p.name for p in past.folder.iterdir()) == [
+        "artefacts.json",
+        "config.yaml",
+        "environment.json",
+        "filters.parquet",
+        "inputs.json",
+        "metrics.json",
+    ]
+    assert [p.name for p in past.folder.parent.iterdir()] == [run.run_id]
+    (past.folder / "metrics.json").write_text('{"layers": {"fetched": "before"}}', "utf-8")
+    assert open_past_run(run.run_id, tracker, root).read_metrics() == {"layers": {"fetched": "before"}}
+
+
+def test_a_run_of_something_else(tracker: MlflowTracker, tmp_path: Path) -> None:
+    run = start(tracker)
+    with pytest.raises(UserError, match=r"has no config\.yaml, artefacts\.json, .*filters\.parquet; allowed: a whole"):
+        open_past_run(run.run_id, tracker, tmp_path)
+
+
+# By path
+
+
+def test_a_folder_needs_no_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run_folder(tmp_path / "copied", make_config(tmp_path))
+    assert open_past_run(str(folder), NONE, tmp_path / "root").run_id == "copied"
+    monkeypatch.chdir(folder)
+    assert open_past_run(".", NONE, tmp_path / "root").folder == folder
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_past_run("~/copied", NONE, tmp_path / "root").folder == folder
+
+
+@pytest.mark.parametrize("run", ["runs/nowhere", "ABCDEF" + "0" * 26, "0" * 31, "a\0b", "latest"])
+def test_neither_an_id_nor_a_folder(tmp_path: Path, run: str) -> None:
+    with pytest.raises(UserError, match=r"allowed: the id of an MLflow run .* or the path of a run folder"):
+        open_past_run(run, NONE, tmp_path)
+
+
+def test_the_home_of_nobody(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no home folder here"):
+        open_past_run("~nobody-of-this-name/run", NONE, tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = write_run_folder(tmp_path / "run", make_config(tmp_path))
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"run has no {name}; allowed: a whole audit"):
+        open_past_run(str(folder), NONE, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"stages": ', b"\xff\xfe", b"nothing"])
+@pytest.mark.parametrize("name", FILES[:3])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = write_run_folder(tmp_path / "run", make_config(tmp_path))
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} of run is damaged .*; audit again") as caught:
+        open_past_run(str(folder), NONE, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "missing"),
+    [
+        ("artefacts.json", {}, "stages"),
+        ("artefacts.json", [], "stages"),
+        ("inputs.json", {"arch": "a", "layers": [], "data": {}}, "checkpoint, checkpoint_name, pictures, vectors"),
+        ("environment.json", None, "device, packages, git"),
+    ],
+)
+def test_a_file_of_another_version(tmp_path: Path, name: str, content: Any, missing: str) -> None:
+    folder = write_run_folder(tmp_path / "run", make_config(tmp_path))
+    (folder / name).write_text(json.dumps(content), "utf-8")
+    with pytest.raises(UserError, match=f"{name} of run has no {missing}; audit again with this version"):
+        open_past_run(str(folder), NONE, tmp_path)
+
+
+def test_settings_of_another_version(tmp_path: Path) -> None:
+    folder = write_run_folder(tmp_path / "run", make_config(tmp_path))
+    with (folder / "config.yaml").open("a") as file:
+        file.write("colour: red\n")
+    with pytest.raises(UserError, match="colour: unknown key"):
+        open_past_run(str(folder), NONE, tmp_path)
+
+
+# Artefacts
+
+
+def test_artefacts_are_found_by_stage_and_layer(tmp_path: Path) -> None:
+    store = ArtefactStore(tmp_path)
+    handles = []
+    for digest in ("a" * 64, "b" * 64):
+        (store.partial_folder("train", digest, keep=False) / "file").write_text(digest)
+        handles.append(store.publish("train", 1, digest, {}, {}, {}))
+    entries = [{"stage": "train", "digest": h.digest, "files": {}} for h in handles]
+    folder = write_run_folder(tmp_path / "run", make_config(tmp_path), stages={"train": entries})
+    past = open_past_run(str(folder), NONE, tmp_path)
+    assert past.find_artefact(store, "train") == handles[0]
+    assert past.find_artefact(store, "train", 1) == handles[1]
+    assert past.find_artefact(store, "train", 2) is None
+    assert past.find_artefact(store, "extract target") is None
+    shutil.rmtree(handles[1].folder)
+    assert past.find_artefact(store, "train", 1) is None
+
+
+def test_files_that_are_away_are_fetched_when_they_are_back(tracker: MlflowTracker, tmp_path: Path) -> None:
+    run = start(tracker)
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
+        open_past_run(run.run_id, tracker, tmp_path / "state")
+    run.log_folder(write_run_folder(tmp_path / "elsewhere" / run.run_id, make_config(tmp_path)))
+    assert open_past_run(run.run_id, tracker, tmp_path / "state").run_id == run.run_id

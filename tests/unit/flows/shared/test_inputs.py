@@ -1,0 +1,62 @@
+"""The first pictures of each part, for baselines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows.shared.inputs import Inputs, take_images
+from storage.datasets.base import Annotation, Dataset, ImageRecord
+from storage.state.progress import no_progress
+from tests.unit.tasks.helpers import write_picture
+
+ROLES = ("train", "evaluation", "target")
+SIZES = {"train": 5, "evaluation": 3, "target": 4}
+
+
+def digest(parts: dict[str, Dataset]) -> Inputs:
+    pictures = {role: data.digest_pictures() for role, data in parts.items()}
+    digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
+    return Inputs(**parts, digests=digests, picture_digests=pictures)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Inputs:
+    parts = {}
+    for n, (role, size) in enumerate(SIZES.items()):
+        paths = [write_picture(tmp_path / role / f"{i}.png", 8, 8, seed=10 * n + i) for i in range(size)]
+        # The last picture alone has the concept "sky".
+        records = [ImageRecord(p.name, p, (Annotation("sky" if p is paths[-1] else "cat"),)) for p in paths]
+        parts[role] = Dataset(role, tuple(records), ("cat", "sky"), {"broken": 1})
+    return digest(parts)
+
+
+def test_first_pictures_of_each_part(inputs: Inputs) -> None:
+    found = take_images(inputs, 3, no_progress)
+    for role in ROLES:
+        before, after = getattr(inputs, role), getattr(found, role)
+        assert after.records == before.records[:3]
+        # Concepts keep their numbers, though a picture with one may be gone.
+        assert (after.name, after.concepts) == (before.name, ("cat", "sky"))
+
+
+def test_digests_are_those_of_what_is_left(inputs: Inputs) -> None:
+    found = take_images(inputs, 3, no_progress)
+    expected = digest({role: replace(getattr(inputs, role), records=getattr(found, role).records) for role in ROLES})
+    assert (found.digests, found.picture_digests) == (expected.digests, expected.picture_digests)
+    for digests, before in ((found.digests, inputs.digests), (found.picture_digests, inputs.picture_digests)):
+        # A part that is small enough is the same data set, and its stages can be reused.
+        assert [digests[role] == before[role] for role in ROLES] == [False, True, False]
+
+
+@pytest.mark.parametrize("num", [5, 1000])
+def test_enough_for_all_changes_nothing(inputs: Inputs, num: int) -> None:
+    assert take_images(inputs, num, no_progress) is inputs
+
+
+def test_given_inputs_stay_as_they_are(inputs: Inputs) -> None:
+    before = {role: len(getattr(inputs, role).records) for role in ROLES}
+    take_images(inputs, 1, no_progress)
+    assert {role: len(getattr(inputs, role).records) for role in ROLES} == before == SIZES

@@ -1,0 +1,257 @@
+"""Extraction: the same bits as plain forward passes, one pass for all layers, resuming, broken pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from configs.errors import UserError
+from configs.schema import ExtractSettings
+from storage.activations import ActivationStore, shard_name
+from storage.datasets.base import Dataset, ImageRecord
+from storage.datasets.images import num_decoded
+from storage.models.target_model import TargetModel
+from tasks.activations.extract import check_broken, describe_extraction, extract_activations, normalise_pictures
+from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, write_picture
+
+SETTINGS = ExtractSettings(batch_size=2, shard_images=4, decode_threads=2, max_broken_share=0.3)
+LAYERS = ("stem", "body.1", "tail")
+
+
+def make_dataset(folder: Path, num: int = 11) -> Dataset:
+    """Pictures of different sizes, also grey and transparent ones."""
+    records = []
+    for i in range(num):
+        path = write_picture(folder / f"{i:03d}.png", 30 + 3 * i, 50 - 2 * i, seed=i)
+        if i % 4 == 3:
+            with Image.open(path) as picture:
+                converted = picture.convert("L" if i % 8 == 3 else "RGBA")
+            converted.save(path)
+        records.append(ImageRecord(path.name, path))
+    return Dataset("pictures", tuple(records))
+
+
+def extract(
+    model: TargetModel, dataset: Dataset, root: Path, layers: tuple[str, ...] = LAYERS, **changes: Any
+) -> dict[str, ActivationStore]:
+    folders = {name: root / name for name in layers}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    extract_activations(model, dataset, folders, SETTINGS.model_copy(update=changes), "cpu")
+    return {name: ActivationStore(folder) for name, folder in folders.items()}
+
+
+def all_maps(store: ActivationStore) -> AnyArray:
+    return store.read_images(range(store.shape[0]))
+
+
+def plain_forward(model: TargetModel, dataset: Dataset, batches: list[list[int]], layer: str) -> AnyArray:
+    """One plain forward pass per batch, in the same memory layout."""
+    size, parts, kept = model.geometry.size_px, [], []
+    module = dict(model.network.named_modules())[layer]
+    handle = module.register_forward_hook(lambda m, i, out: kept.append(out.clone()))
+    network = model.network.to(memory_format=torch.channels_last)
+    for batch in batches:
+        squares = []
+        for i in batch:
+            with Image.open(dataset.records[i].path) as picture:
+                rgb = picture.convert("RGB")
+            squares.append(np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR), np.float32))
+        images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+        with torch.inference_mode():
+            network((images / 255 - mean) / std)
+        parts.append(kept.pop().half().numpy())
+    handle.remove()
+    return np.concatenate(parts)
+
+
+BATCHES = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_maps_equal_plain_forward_passes_to_the_bit(tmp_path: Path, layer: str) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    stores = extract(model, dataset, tmp_path)
+    np.testing.assert_array_equal(all_maps(stores[layer]), plain_forward(model, dataset, BATCHES, layer))
+    assert stores[layer].keys == [r.key for r in dataset.records]
+
+
+def test_resnet_with_in_place_activations(tmp_path: Path) -> None:
+    """bn1 is read before the in-place ReLU that follows it overwrites it."""
+    torch.manual_seed(0)
+    model = make_model(torchvision.models.resnet18(weights=None), size_px=64)
+    dataset = make_dataset(tmp_path / "p", num=3)
+    stores = extract(model, dataset, tmp_path, ("bn1", "layer2.0.bn1", "layer4"))
+    for layer in ("bn1", "layer2.0.bn1"):
+        expected = plain_forward(model, dataset, [[0, 1], [2]], layer)
+        np.testing.assert_array_equal(all_maps(stores[layer]), expected)
+        assert (expected < 0).any()
+    assert (all_maps(stores["layer4"]) >= 0).all()
+
+
+def test_several_layers_in_one_pass_equal_single_passes(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    before = num_decoded()
+    together = extract(model, dataset, tmp_path / "together")
+    assert num_decoded() - before == len(dataset.records)
+    for layer in LAYERS:
+        alone = extract(model, dataset, tmp_path / "alone", (layer,))[layer]
+        np.testing.assert_array_equal(all_maps(together[layer]), all_maps(alone))
+        np.testing.assert_array_equal(together[layer].read_peaks(), alone.read_peaks())
+
+
+def test_extraction_leaves_no_hook(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p", num=3)
+    extract(model, dataset, tmp_path)
+    assert all(not m._forward_hooks for m in model.network.modules())
+
+
+@pytest.mark.parametrize("decode_threads", [1, 5])
+def test_maps_do_not_depend_on_decoding_threads(tmp_path: Path, decode_threads: int) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    store = extract(model, dataset, tmp_path, ("tail",), decode_threads=decode_threads)["tail"]
+    np.testing.assert_array_equal(all_maps(store), plain_forward(model, dataset, BATCHES, "tail"))
+
+
+def test_normalised_pictures_by_hand() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, size=(2, 4, 4, 3)).astype(np.uint8)
+    kept = pictures.copy()
+    found = normalise_pictures(pictures, make_model(), "cpu")
+    expected = (pictures.astype(np.float64) / 255 - MEAN) / STD
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(pictures, kept)
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def content_of(folder: Path, shard: int) -> dict[str, bytes]:
+    with h5py.File(folder / shard_name(shard), "r") as file:
+        return {
+            name: b"".join(map(bytes, file[name][:])) if name == "keys" else file[name][:].tobytes() for name in file
+        }
+
+
+def test_resumed_shard_has_the_same_bytes_and_others_are_left_alone(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    store = extract(model, dataset, tmp_path)["tail"]
+    before = [content_of(store.folder, s) for s in range(3)]
+    (store.folder / shard_name(1)).unlink()
+    (store.folder / "index.json").unlink()
+    kept = [store.folder / shard_name(s) for s in (0, 2)]
+    kept += [tmp_path / layer / shard_name(s) for layer in ("stem", "body.1") for s in range(3)]
+    stamps = [(p.stat().st_mtime_ns, p.stat().st_ino) for p in kept]
+    decoded = num_decoded()
+    again = extract(model, dataset, tmp_path)["tail"]
+    assert num_decoded() - decoded == 4
+    assert [content_of(again.folder, s) for s in range(3)] == before
+    assert [(p.stat().st_mtime_ns, p.stat().st_ino) for p in kept] == stamps
+    assert again.keys == store.keys
+
+
+def test_complete_store_is_not_computed_again(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    extract(model, dataset, tmp_path)
+    decoded = num_decoded()
+    extract(model, dataset, tmp_path)
+    assert num_decoded() == decoded
+
+
+def test_half_written_shard_is_made_again(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    folder = tmp_path / "tail"
+    folder.mkdir()
+    (folder / "shard-000001.tmp").write_bytes(b"half of it")
+    store = extract(model, dataset, tmp_path, ("tail",))["tail"]
+    np.testing.assert_array_equal(all_maps(store), plain_forward(model, dataset, BATCHES, "tail"))
+    assert not list(folder.glob("*.tmp"))
+
+
+# ---------------------------------------------------------------- broken pictures
+
+
+def test_broken_pictures_are_skipped_and_named(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    whole = dataset.records[2].path.read_bytes()
+    dataset.records[2].path.write_bytes(whole[: len(whole) // 2])
+    dataset.records[9].path.unlink()
+    stores = extract(model, dataset, tmp_path)
+    kept = [[0, 1], [3], [4, 5], [6, 7], [8], [10]]
+    for layer, store in stores.items():
+        np.testing.assert_array_equal(all_maps(store), plain_forward(model, dataset, kept, layer))
+        assert store.keys == [dataset.records[i].key for b in kept for i in b]
+        assert set(store.broken) == {"002.png", "009.png"}
+        assert store.broken["009.png"] == "not found"
+        assert store.broken["002.png"].startswith("not readable: ")
+
+
+def test_shard_of_broken_pictures_only_is_empty(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    for i in range(4, 8):
+        dataset.records[i].path.write_text("no picture", "utf-8")
+    store = extract(model, dataset, tmp_path, ("tail",), max_broken_share=0.5)["tail"]
+    assert store.starts == [0, 4, 4, 7]
+    expected = plain_forward(model, dataset, [[0, 1], [2, 3], [8, 9], [10]], "tail")
+    np.testing.assert_array_equal(all_maps(store), expected)
+    assert store.read_peaks().shape == (7, 5)
+
+
+def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    for i in (0, 3, 7, 8):
+        dataset.records[i].path.unlink()
+    message = (
+        r"data set pictures: 4 of 11 pictures cannot be read \(000.png: not found; .*share of 0\.3 .*max_broken_share"
+    )
+    with pytest.raises(UserError, match=message):
+        extract(model, dataset, tmp_path, ("tail",))
+    assert not (tmp_path / "tail" / "index.json").exists()
+
+
+def test_no_readable_picture_stops_the_run_whatever_is_allowed(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p", num=2)
+    for record in dataset.records:
+        record.path.unlink()
+    with pytest.raises(UserError, match="2 of 2 pictures cannot be read"):
+        extract(model, dataset, tmp_path, ("tail",), max_broken_share=1.0)
+
+
+def test_allowed_share_is_inclusive() -> None:
+    broken = {f"{i}.png": "not found" for i in range(3)}
+    check_broken(broken, 10, 0.3, "pictures")
+    with pytest.raises(UserError, match=r"3 of 10 .* allowed: a share of 0\.29"):
+        check_broken(broken, 10, 0.29, "pictures")
+
+
+def test_activations_beyond_float16_are_named(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p", num=2)
+    tail = model.network.get_submodule("tail")
+    assert isinstance(tail.bias, torch.Tensor)
+    tail.bias[3] = 1e6
+    with pytest.raises(UserError, match=r"above 65,504 \(filter 3, a picture of '000.png' to '001.png'\)"):
+        extract(model, dataset, tmp_path, ("tail",))
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_description_names_what_the_bits_depend_on() -> None:
+    model = make_model()
+    base = describe_extraction(model, "tail", SETTINGS, "cpu")
+    others = [
+        describe_extraction(model, "stem", SETTINGS, "cpu"),
+        describe_extraction(model, "tail", SETTINGS, "cuda"),
+        describe_extraction(model, "tail", SETTINGS.model_copy(update={"batch_size": 4}), "cpu"),
+        describe_extraction(make_model(size_px=64), "tail", SETTINGS, "cpu"),
+    ]
+    assert base not in others
+    assert base == describe_extraction(model, "tail", SETTINGS.model_copy(update={"decode_threads": 7}), "cpu")
+    assert json.loads(json.dumps(base)) == base

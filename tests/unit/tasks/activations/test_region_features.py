@@ -1,0 +1,177 @@
+"""The region features of the paper's methods, against loops over METHOD.md's formulas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from storage.activations import ActivationStore
+from storage.datasets.geometry import Geometry
+from storage.models.layers import ActivationTap
+from tasks.activations.region_features import MaskedForward, pool_maps, pool_pairs
+from tasks.activations.top_images import Pairs, select_top_images
+from tests.unit.tasks.activations.feature_maps import THRESHOLDS, make_maps
+from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, upsample_with_torch, write_picture, write_store
+
+METHODS = ("original", "activation_masking", "filter_attention", "filter_attention_unnormalised")
+
+
+def feature_by_loops(maps_CHW: AnyArray, unit: int, threshold: float, method: str) -> AnyArray:
+    """METHOD, explaining filter u, in float64, one channel and one position at a time."""
+    channels, height, width = maps_CHW.shape
+    cells = [(y, x) for y in range(height) for x in range(width)]
+    maps = maps_CHW.astype(np.float64)
+    feature = np.zeros(channels)
+    for k in range(channels):
+        mean = sum(maps[k, y, x] for y, x in cells) / len(cells)
+        dot = sum(maps[k, y, x] * maps[unit, y, x] for y, x in cells)
+        length_u = sum(maps[unit, y, x] ** 2 for y, x in cells) ** 0.5
+        length_k = sum(maps[k, y, x] ** 2 for y, x in cells) ** 0.5
+        if method == "original":
+            feature[k] = mean
+        elif method == "activation_masking":
+            feature[k] = sum(maps[k, y, x] for y, x in cells if maps[unit, y, x] > threshold) / len(cells)
+        elif method == "filter_attention":
+            cosine = dot / (length_u * length_k) if length_u * length_k > 0 else 0.0
+            feature[k] = cosine * mean
+        else:
+            feature[k] = dot / len(cells) / length_u if length_u > 0 else 0.0
+    return feature
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pool_maps_vs_loops(method: str) -> None:
+    maps = make_maps()[0].astype(np.float32)
+    units = np.array([5, 0, 1, 2, 3, 4, 0])
+    found = pool_maps(
+        torch.from_numpy(maps).flatten(1), torch.from_numpy(units), torch.from_numpy(THRESHOLDS[units]), method
+    )
+    expected = [feature_by_loops(maps, u, float(THRESHOLDS[u]), method) for u in units]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("method", ["filter_attention", "filter_attention_unnormalised"])
+def test_attention_of_a_zero_map_is_zero(method: str) -> None:
+    maps = torch.from_numpy(make_maps()[0].astype(np.float32)).flatten(1)
+    found = pool_maps(maps, torch.tensor([1]), torch.tensor([-1.0]), method)
+    assert not found.any()
+
+
+def test_zero_maps_have_zero_attention_from_others() -> None:
+    maps = torch.from_numpy(make_maps()[0].astype(np.float32)).flatten(1)
+    found = pool_maps(maps, torch.tensor([0, 5]), torch.zeros(2), "filter_attention")
+    assert not found[:, 1].any()
+    assert found[:, [0, 2, 3, 4, 5]].abs().min() > 0
+
+
+def test_attention_does_not_depend_on_the_filters_own_scale() -> None:
+    maps = torch.from_numpy(make_maps()[0].astype(np.float32)).flatten(1)
+    scaled = maps.clone()
+    scaled[0] *= 1000
+    before, after = (pool_maps(m, torch.tensor([0]), torch.zeros(1), "filter_attention") for m in (maps, scaled))
+    torch.testing.assert_close(after[0, 1:], before[0, 1:])
+
+
+def test_the_smallest_halves_are_not_lost_to_rounding() -> None:
+    maps = torch.full((2, 4), 2.0**-24)
+    found = pool_maps(maps, torch.tensor([0]), torch.zeros(1), "filter_attention")
+    torch.testing.assert_close(found, torch.full((1, 2), 2.0**-24))
+
+
+def test_unknown_method_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown method 'guess'"):
+        pool_maps(torch.zeros(2, 4), torch.tensor([0]), torch.zeros(1), "guess")
+
+
+def collect(
+    store: ActivationStore, pairs: Pairs, method: str, thresholds: AnyArray, forward: MaskedForward | None = None
+) -> AnyArray:
+    """Features in the order of the pairs; each position must come exactly once."""
+    found = np.full((len(pairs), store.shape[1]), np.nan)
+    for rows, features in pool_pairs(store, pairs, method, thresholds, "cpu", forward):
+        assert np.isnan(found[rows]).all()
+        found[rows] = features.numpy()
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pool_pairs_vs_loops(tmp_path: Path, method: str) -> None:
+    maps = make_maps(num=19)
+    store = write_store(tmp_path, maps, shard_images=5)
+    pairs = select_top_images(store, THRESHOLDS, 19)
+    found = collect(store, pairs, method, THRESHOLDS)
+    expected = [
+        feature_by_loops(maps[i], u, float(THRESHOLDS[u]), method)
+        for u, i in zip(pairs.filter.tolist(), pairs.image.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert len(set(pairs.image.tolist())) > 16
+
+
+def test_no_pairs_no_features(tmp_path: Path) -> None:
+    store = write_store(tmp_path, make_maps())
+    nothing = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    assert list(pool_pairs(store, nothing, "original", THRESHOLDS, "cpu")) == []
+
+
+def test_image_masking_vs_separate_forward_passes(tmp_path: Path) -> None:
+    """pool(Feat(x ⊙ R_u)) with a random ResNet-18 at 64 px, one masked picture at a time."""
+    torch.manual_seed(0)
+    model = make_model(torchvision.models.resnet18(weights=None), size_px=64)
+    paths = [write_picture(tmp_path / f"{i}.png", 50 + i, 70, seed=i) for i in range(3)]
+    inputs = []
+    for path in paths:
+        with Image.open(path) as picture:
+            square = picture.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+        inputs.append((np.asarray(square, np.float64) / 255 - MEAN) / STD)
+    images = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).float().contiguous()
+    with ActivationTap(model.network, ("layer2",)) as tap, torch.inference_mode():
+        model.network(images)
+        maps = tap.maps["layer2"].numpy().astype(np.float16)
+        store = write_store(tmp_path / "s", maps)
+        thresholds = np.quantile(maps.astype(np.float32), 0.9, axis=(0, 2, 3)).astype(np.float32)
+        pairs = select_top_images(store, thresholds, 2).take(np.arange(0, 160, 23))
+        expected = []
+        for u, i in zip(pairs.filter, pairs.image, strict=True):
+            region = upsample_with_torch(maps[i, u], 64) > thresholds[u]
+            assert 0 < region.sum() < region.size
+            model.network(images[i : i + 1] * torch.from_numpy(region))
+            expected.append(tap.maps["layer2"][0].double().mean(dim=(1, 2)).numpy())
+    forward = MaskedForward(model, "layer2", paths, batch_size=2, device="cpu")
+    found = collect(store, pairs, "image_masking", thresholds, forward)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert len(pairs) == 7
+    plain = collect(store, pairs, "original", thresholds)
+    assert np.abs(found - plain).max() > 0.05
+
+
+def test_image_masking_crops_as_extraction_does(tmp_path: Path) -> None:
+    """With the whole map above the threshold nothing is masked, and the feature is that of the plain picture."""
+    base = make_model(size_px=32)
+    model = type(base)(**{**vars(base), "geometry": Geometry(32, "center_crop", 0.5, "bilinear")})
+    path = write_picture(tmp_path / "0.png", 40, 90)
+    with Image.open(path) as picture:
+        square = picture.resize((32, 32), Image.Resampling.BILINEAR, box=(35.0, 10.0, 55.0, 30.0))
+    image = torch.from_numpy((np.asarray(square, np.float64) / 255 - MEAN) / STD).permute(2, 0, 1)[None].float()
+    with ActivationTap(model.network, ("tail",)) as tap, torch.inference_mode():
+        model.network(image)
+        maps = tap.maps["tail"].numpy()
+    store = write_store(tmp_path / "s", maps)
+    thresholds = np.full(5, -100, np.float32)
+    pairs = select_top_images(store, thresholds, 1)
+    forward = MaskedForward(model, "tail", [path], batch_size=3, device="cpu")
+    found = collect(store, pairs, "image_masking", thresholds, forward)
+    np.testing.assert_allclose(found, np.tile(maps[0].mean(axis=(1, 2)), (5, 1)), atol=1e-5)
+
+
+def test_image_masking_without_a_network_says_so(tmp_path: Path) -> None:
+    store = write_store(tmp_path, make_maps())
+    pairs = select_top_images(store, THRESHOLDS, 1)
+    with pytest.raises(ValueError, match="image masking needs the network"):
+        collect(store, pairs, "image_masking", THRESHOLDS)

@@ -1,0 +1,145 @@
+"""The Dask cluster: lazy start, order of results, errors, and whose cluster is stopped."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from configs.schema import StatisticsSettings
+from storage.state.progress import Bar
+from tasks.engine.cluster import StatisticsCluster
+
+
+class CountingBar:
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
+
+
+class Recorder:
+    """Remembers titles and totals."""
+
+    def __init__(self) -> None:
+        self.bars: list[tuple[str, int, CountingBar]] = []
+
+    def __call__(self, title: str, total: int) -> AbstractContextManager[Bar]:
+        return self._open(title, total)
+
+    @contextmanager
+    def _open(self, title: str, total: int) -> Iterator[Bar]:
+        bar = CountingBar()
+        self.bars.append((title, total, bar))
+        yield bar
+
+
+def test_results_come_in_the_order_of_the_items(process_cluster: StatisticsCluster) -> None:
+    items = [float(n) for n in (9, 1, 16, 1, 0, 4)]
+    assert process_cluster.map("roots", math.sqrt, items) == [3, 1, 4, 1, 0, 2]
+
+
+def test_local_workers_are_other_processes(process_cluster: StatisticsCluster) -> None:
+    pids = process_cluster.map("pids", _pid_of, list(range(20)))
+    assert os.getpid() not in pids
+    assert 1 <= len(set(pids)) <= 2
+
+
+def _pid_of(item: int) -> int:
+    return os.getpid()
+
+
+def test_what_workers_inherit_does_not_stay_with_this_process() -> None:
+    before = dict(os.environ)
+    with StatisticsCluster(StatisticsSettings(num_workers=1)) as cluster:
+        assert cluster.map("threads", os.getenv, ["OMP_NUM_THREADS"]) == ["1"]
+    added = {"DASK_LOGGING__DISTRIBUTED": os.environ["DASK_LOGGING__DISTRIBUTED"]}
+    assert dict(os.environ) == before | added
+
+
+def test_equal_items_are_each_computed(cluster: StatisticsCluster) -> None:
+    assert cluster.map("signs", operator.neg, [2, 2, 2]) == [-2, -2, -2]
+
+
+def test_no_items_no_results(cluster: StatisticsCluster) -> None:
+    assert cluster.map("nothing", operator.neg, []) == []
+
+
+def test_an_error_on_a_worker_comes_back_as_it_is(cluster: StatisticsCluster) -> None:
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+        cluster.map("roots", math.sqrt, [1.0, -1.0])
+    assert cluster.map("roots", math.sqrt, [4.0]) == [2.0]
+
+
+def test_progress_advances_once_per_item(scheduler_address: str) -> None:
+    recorder = Recorder()
+    with StatisticsCluster(StatisticsSettings(scheduler=scheduler_address), recorder) as running:
+        running.map("signs", operator.neg, [1, 2, 3])
+    (title, total, bar), *others = recorder.bars
+    assert (title, total, bar.steps, others) == ("signs", 3, 3, [])
+
+
+def test_leaving_does_not_stop_a_scheduler_of_others(scheduler_address: str) -> None:
+    settings = StatisticsSettings(scheduler=scheduler_address)
+    for _ in range(2):
+        with StatisticsCluster(settings) as running:
+            assert running.map("signs", operator.neg, [5]) == [-5]
+
+
+def test_unused_cluster_starts_nothing() -> None:
+    with StatisticsCluster(StatisticsSettings(scheduler="nowhere://never")) as running:
+        found = vars(running)
+    assert found["_client"] is None
+    assert found["_cluster"] is None
+
+
+# In a process of its own: the failed client must not be able to disturb the clusters of the other tests.
+_UNREACHABLE = """
+import operator
+import time
+
+from distributed import LocalCluster
+
+from configs.errors import UserError
+from configs.schema import StatisticsSettings
+from tasks.engine.cluster import StatisticsCluster
+
+with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None) as own:
+    with StatisticsCluster(StatisticsSettings(scheduler=own.scheduler_address)) as running:
+        running.map("signs", operator.neg, [1])
+        try:
+            with StatisticsCluster(StatisticsSettings(scheduler="nowhere://never")) as other:
+                other.map("signs", operator.neg, [1])
+        except UserError as err:
+            kept = err
+            print(err, flush=True)
+        if {go_on}:
+            print(running.map("naps", time.sleep, [0.5, 0.1]), flush=True)
+"""
+
+
+def run_unreachable(go_on: bool) -> str:
+    script = _UNREACHABLE.replace("{go_on}", str(go_on))
+    root = Path(__file__).resolve().parents[4]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=12, check=True
+    )
+    return done.stdout
+
+
+def test_address_that_cannot_be_reached_is_the_users_mistake() -> None:
+    printed = run_unreachable(go_on=False)
+    assert re.match(r"statistics\.scheduler: found 'nowhere://never', .*; .*leave it empty", printed)
+
+
+def test_unreachable_scheduler_does_not_stop_another_cluster() -> None:
+    assert run_unreachable(go_on=True).splitlines()[-1] == "[None, None]"

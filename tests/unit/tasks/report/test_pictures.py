@@ -1,0 +1,185 @@
+"""Pictures of the report: outlines lie where the region is, maps are means, and the size is kept."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage.datasets.geometry import Geometry
+from tasks.report.pictures import PictureBook, cut_map, draw_pairs, encode_pictures, outline_region, quantise_maps
+from tests.unit.tasks.helpers import upsample_with_torch, write_picture, write_store
+from tests.unit.tasks.report_fixtures import fill_outline, points_of
+
+GEOMETRY = Geometry(32, "squash", interpolation="bilinear")
+
+
+# ---------------------------------------------------------------- outlines
+
+
+def test_outline_of_a_known_square() -> None:
+    """Cells 2..3 x 1..2 of an 8 x 8 map; half way between the centres of cells lies on the cells' borders."""
+    map_hw = np.zeros((8, 8), np.float32)
+    map_hw[2:4, 1:3] = 1
+    (stroke,) = points_of(outline_region(map_hw, 0.5))
+    x, y = np.array(stroke).T
+    assert (x.min(), x.max()) == pytest.approx((8, 24), abs=1)
+    assert (y.min(), y.max()) == pytest.approx((16, 32), abs=1)
+
+
+def test_outline_of_a_square_at_the_border_is_closed_there() -> None:
+    map_hw = np.zeros((8, 8), np.float32)
+    map_hw[:2, 6:] = 1
+    (stroke,) = points_of(outline_region(map_hw, 0.5))
+    x, y = np.array(stroke).T
+    assert (x.min(), x.max(), y.min(), y.max()) == pytest.approx((48, 64, 0, 16), abs=1)
+
+
+def test_outline_of_the_whole_map_is_its_frame() -> None:
+    (stroke,) = points_of(outline_region(np.full((4, 4), 5, np.float32), 1.0))
+    x, y = np.array(stroke).T
+    assert (x.min(), x.max(), y.min(), y.max()) == (0, 64, 0, 64)
+    assert fill_outline(outline_region(np.full((4, 4), 5, np.float32), 1.0)).mean() > 0.97
+
+
+@pytest.mark.parametrize("threshold", [1.0, 2.0, 0.0])
+def test_outline_of_no_region_is_empty(threshold: float) -> None:
+    assert outline_region(np.zeros((4, 4), np.float32), threshold) == ""
+    assert outline_region(np.full((4, 4), threshold, np.float32), threshold) == ""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_outline_encloses_the_upsampled_region(seed: int) -> None:
+    """Signed maps, holes and several parts."""
+    map_hw = np.random.default_rng(seed).normal(size=(6, 7)).astype(np.float32)
+    for threshold in (-0.7, 0.0, 0.8):
+        region = upsample_with_torch(map_hw, 64) > threshold
+        assert np.mean(fill_outline(outline_region(map_hw, threshold)) == region) > 0.96
+
+
+# ---------------------------------------------------------------- maps
+
+
+def test_small_map_is_as_it_is_and_large_one_is_means() -> None:
+    rng = np.random.default_rng(0)
+    small = rng.normal(size=(7, 7)).astype(np.float32)
+    np.testing.assert_allclose(cut_map(small), small, rtol=1e-6)
+    large = rng.normal(size=(16, 24)).astype(np.float32)
+    np.testing.assert_allclose(cut_map(large), large.reshape(8, 2, 8, 3).mean(axis=(1, 3)), atol=1e-6)
+    uneven = rng.normal(size=(14, 5)).astype(np.float32)
+    fine = np.repeat(uneven, 8, axis=0)  # each of 8 cells is 14 of these 112 rows
+    np.testing.assert_allclose(cut_map(uneven), fine.reshape(8, 14, 5).mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0], ids=["plain", "signed"])
+def test_quantised_maps_are_within_half_a_level(shift: float) -> None:
+    maps = (4 * np.random.default_rng(0).random((3, 7, 6)) + shift).astype(np.float32)
+    contents, low, high = quantise_maps(maps)
+    assert (low, high) == (pytest.approx(min(0, maps.min())), pytest.approx(maps.max()))
+    levels = np.stack([np.frombuffer(base64.b64decode(c), np.uint8).reshape(7, 6) for c in contents])
+    assert np.abs(low + levels / 255 * (high - low) - maps).max() <= (high - low) / 510 + 1e-6
+
+
+def test_maps_of_nothing_and_of_one_value() -> None:
+    assert quantise_maps(np.zeros((0, 1, 1), np.float32)) == ([], 0.0, 0.0)
+    contents, low, high = quantise_maps(np.zeros((1, 2, 2), np.float32))
+    assert (base64.b64decode(contents[0]), low, high) == (b"\0" * 4, 0.0, 0.0)
+
+
+def test_pairs_are_drawn_from_their_own_maps(tmp_path: Path) -> None:
+    maps = np.random.default_rng(0).normal(size=(5, 3, 4, 4))
+    store = write_store(tmp_path, maps, shard_images=2)
+    filters, images = np.array([0, 2, 1, 2]), np.array([4, 0, 4, 3])
+    thresholds = np.array([0.1, 0.2, 0.3], np.float32)
+    drawn = draw_pairs(store, thresholds, filters, images, np.array([3, 0, 2]))
+    assert sorted(drawn) == [0, 2, 3]
+    for position, pair in drawn.items():
+        own = maps[images[position], filters[position]].astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(pair.cells, own)
+        assert pair.outline == outline_region(own, float(thresholds[filters[position]]))
+    assert draw_pairs(store, thresholds, filters, images, np.zeros(0, np.int64)) == {}
+
+
+# ---------------------------------------------------------------- size
+
+
+def make_book(folder: Path, num: int, num_large: int) -> tuple[PictureBook, dict[str, dict[str, Path]]]:
+    """Pictures of noise, which are the hardest to make small."""
+    book, paths = PictureBook(), {}
+    for i in range(num):
+        if i == num_large:
+            book.end_large()
+        assert book.add("target", f"{i}.png") == i
+        noise = np.random.default_rng(i).integers(0, 256, size=(96, 96, 3)).astype(np.uint8)
+        paths[f"{i}.png"] = folder / f"{i}.png"
+        Image.fromarray(noise).save(paths[f"{i}.png"])
+    return book, {"target": paths}
+
+
+def size_of(content: str) -> int:
+    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+        assert picture.format == "WEBP"
+        assert picture.width == picture.height
+        return picture.width
+
+
+def test_pictures_are_as_large_as_asked_where_there_is_room(tmp_path: Path) -> None:
+    book, paths = make_book(tmp_path, 6, 2)
+    found = encode_pictures(book, paths, GEOMETRY, 80, 1e6)
+    assert (found.large_px, found.small_px, found.as_asked, found.fits) == (80, 80, True, True)
+    assert [size_of(c) for c in found.contents] == [80] * 6
+
+
+def test_pictures_become_smaller_until_they_fit(tmp_path: Path) -> None:
+    """The first pictures of a filter keep their size for longer."""
+    book, paths = make_book(tmp_path, 8, 2)
+    full = sum(map(len, encode_pictures(book, paths, GEOMETRY, 80, 1e6).contents))
+    found = encode_pictures(book, paths, GEOMETRY, 80, full / 2)
+    assert sum(map(len, found.contents)) <= full / 2
+    assert found.fits
+    assert not found.as_asked
+    assert 80 >= found.large_px > found.small_px >= 24
+    assert [size_of(c) for c in found.contents] == [found.large_px] * 2 + [found.small_px] * 6
+
+
+def test_estimate_of_many_pictures_keeps_the_size(tmp_path: Path) -> None:
+    """Only a sample is looked at; the easy half of the pictures does not hide the hard one."""
+    book, paths = PictureBook(), {}
+    for i in range(400):
+        book.add("target", str(i))
+        paths[str(i)] = write_picture(tmp_path / f"{i}.png", 40, 40, i)
+    limit = 0.6 * sum(map(len, encode_pictures(book, {"target": paths}, GEOMETRY, 40, 1e9).contents))
+    found = encode_pictures(book, {"target": paths}, GEOMETRY, 40, limit)
+    assert sum(map(len, found.contents)) <= limit
+    assert found.fits
+
+
+def test_page_that_cannot_be_that_small_says_so(tmp_path: Path) -> None:
+    book, paths = make_book(tmp_path, 3, 1)
+    found = encode_pictures(book, paths, GEOMETRY, 80, 10)
+    assert not found.fits
+    assert found.small_px == 24
+
+
+def test_equal_pictures_have_one_number() -> None:
+    book = PictureBook()
+    assert [book.add("target", "a"), book.add("train", "a"), book.add("target", "a")] == [0, 1, 0]
+    assert book.addresses == [("target", "a"), ("train", "a")]
+
+
+def test_a_single_cell_at_the_clip_has_an_outline() -> None:
+    """Upsampled, a lone cell that is just above the threshold is above it nowhere, or on a point."""
+    below = float(np.nextafter(np.float16(6), np.float16(0)))
+    for height, width in ((7, 7), (5, 8), (14, 14), (28, 28)):
+        map_hw = np.zeros((height, width), np.float32)
+        map_hw[2, 3] = 6
+        inside = fill_outline(outline_region(map_hw, below), 64)
+        rows, columns = np.nonzero(inside)
+        assert len(rows), (height, width)
+        assert abs(rows.mean() - (2.5 * 64 / height - 0.5)) < 1.5
+        assert abs(columns.mean() - (3.5 * 64 / width - 0.5)) < 1.5
+    assert outline_region(np.full((7, 7), 6, np.float32), 6.0) == ""

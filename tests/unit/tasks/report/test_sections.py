@@ -1,0 +1,254 @@
+"""What the page says of classes, causes and groups, from files in the formats of the stages that make them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from PIL import Image
+
+from configs.schema import ReportSettings
+from storage.datasets.base import Dataset, ImageRecord
+from tasks.activations.thresholds import bin_edges, count_high_bytes
+from tasks.report.chart_files import write_figures
+from tasks.report.filter_entries import (
+    LayerPart,
+    describe_filters,
+    number_pictures,
+    read_layer,
+    shorten,
+    spread_histogram,
+)
+from tasks.report.page import render_page, write_report
+from tasks.report.pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook
+from tasks.report.sections import (
+    describe_bias,
+    describe_causes,
+    describe_classes,
+    list_bias_pictures,
+    make_anchor,
+    make_chart,
+)
+from tests.unit.tasks.helpers import write_store
+from tests.unit.tasks.report_fixtures import GEOMETRY, MARKUP, make_rich_part, write_bias
+
+KEYS = [f"{i:02d}.png" for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("layer")
+
+
+@pytest.fixture(scope="module")
+def part(folder: Path) -> LayerPart:
+    return make_rich_part(folder / "part", KEYS)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "expected"),
+    [(None, 3, None), (float("nan"), 3, None), (float("inf"), 3, None), (0.123456, 3, 0.123), (12345.678, 4, 12350),
+     (7, 1, 7), (0.0, 3, 0), (-0.00012345, 2, -0.00012), (1e300, 3, 1e300)],
+)  # fmt: skip
+def test_numbers_are_short_and_json_can_hold_them(value: float | None, digits: int, expected: float | None) -> None:
+    assert shorten(value, digits) == expected
+    json.dumps(shorten(value, digits), allow_nan=False)
+
+
+def test_anchor_is_encoded_for_an_address() -> None:
+    assert make_anchor('a"b<c>/é 1', 7) == "#filter-a%22b%3Cc%3E%2F%C3%A9%201-7"
+
+
+# ---------------------------------------------------------------- histogram
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["rectified", "signed"])
+def test_histogram_is_near_that_of_the_activations(tmp_path: Path, signed: bool) -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(40, 1, 16, 16)) if signed else np.maximum(rng.normal(1, 2, size=(40, 1, 16, 16)), 0)
+    store = write_store(tmp_path, maps)
+    counts = sum(count_high_bytes(store.shard_path(s)) for s in range(store.num_shards))
+    values = maps.astype(np.float16).astype(np.float64).ravel()
+    found = spread_histogram(np.asarray(counts)[0], float(values.max()), 12)
+    assert found is not None
+    low, high, spread = found
+    assert high == pytest.approx(values.max(), rel=1e-3)
+    assert low <= values.min()
+    assert sum(spread) == pytest.approx(len(values), abs=12)
+    exact = np.histogram(values, 12, (low, high))[0]
+    # A bin of the upper byte is up to a quarter of its value wide: counts move to neighbours, not further.
+    assert np.abs(np.cumsum(spread) - np.cumsum(exact)).max() < 0.06 * len(values)
+    assert np.abs(np.array(spread) - exact).sum() < 0.25 * len(values)
+
+
+def test_histogram_of_zeros_has_them_in_the_first_bin() -> None:
+    counts = np.zeros(256, np.int64)
+    edges = bin_edges()
+    counts[128] = 900  # zeros
+    two = int(np.flatnonzero(edges == 2.0)[0])
+    counts[two] = 100
+    assert spread_histogram(counts, 2.25, 9) == [0, 2.25, [900, *[0] * 7, 100]]
+
+
+def test_constant_filter_has_no_histogram() -> None:
+    counts = np.zeros(256, np.int64)
+    assert spread_histogram(counts, 0.0) is None
+    counts[128] = 50
+    assert spread_histogram(counts, 0.0) is None
+
+
+# ---------------------------------------------------------------- entries of filters
+
+
+def test_entries_of_filters(part: LayerPart) -> None:
+    tables, book = read_layer(part, 6), PictureBook()
+    number_pictures([tables], [("train", KEYS[0])], book)
+    found = describe_filters(2, tables, book)
+    assert len(found.entries) == len(found.rest) == 24
+    assert book.addresses[book.num_large - 1] == ("train", KEYS[0])
+    for entry, rest in zip(found.entries, found.rest, strict=True):
+        assert entry["l"] == 2
+        assert all(i[0] < book.num_large for i in entry["i"])
+        assert len(entry["i"]) <= LARGE_PER_FILTER
+        assert (entry["j"], rest["j"]) == ((None, None) if entry["f"] % 2 else (entry["f"] / 40, [5, *_scores(entry)]))
+    first, dead = found.rest[0], found.rest[23]
+    assert (dead["i"], dead["h"], dead["g"]) == ([], [], None)
+    # Contributions of all classes, not only the ten filters that a class lists.
+    assert part.classes is not None
+    with np.load(part.classes / "contributions.npz") as arrays:
+        contribution = arrays["contribution"]
+    own = contribution[:, 0]
+    assert [c[1] for c in first["c"]] == [pytest.approx(v, rel=0.01) for v in sorted(own[own > 0], reverse=True)]
+    best = int(own.argmax())
+    assert first["c"][0][4] == int((contribution[best] > own[best]).sum()) + 1
+    assert first["a"] == [0, 0, [[MARKUP, -0.3], ["teapot", -0.1]]]
+    assert first["u"] == [[MARKUP, 0]]
+    assert [row[8] for row in first["b"]] == ["differs"]
+    assert found.rest[3]["b"] == []
+    assert [[m[0], m[2]] for m in found.rest[3]["m"]] == [[0.6, [0, 2, 4]], [0.4, [1, 3, 5]]]
+
+
+def _scores(entry: Mapping[str, Any]) -> list[float]:
+    return [entry["f"] / 40, shorten(entry["f"] / 80, 3)]
+
+
+def test_layer_without_the_other_stages(part: LayerPart) -> None:
+    bare = replace(part, classes=None, causes=None, bias=None, histogram=None)
+    assert (describe_classes(bare), describe_causes(bare), describe_bias(bare)) == (None, None, None)
+    assert list_bias_pictures(None) == []
+    tables, book = read_layer(bare, 6), PictureBook()
+    number_pictures([tables], [], book)
+    for rest in describe_filters(0, tables, book).rest:
+        assert (rest["g"], rest["c"], rest["a"], rest["u"], rest["b"]) == (None, [], None, [], [])
+
+
+# ---------------------------------------------------------------- sections
+
+
+def test_classes_lean_on_their_first_filters(part: LayerPart) -> None:
+    assert part.classes is not None
+    found = describe_classes(part)
+    assert found is not None
+    assert [c["name"] for c in found["shown"]][:2] == [MARKUP, "teapot"]
+    rows = parquet.read_table(part.classes / "classes.parquet").to_pylist()
+    own = [r["filter"] for r in rows if r["class"] == 11]
+    assert [e["filter"] for e in found["shown"][1]["leans"]] == own[:3]
+    assert [r["rank"] for r in found["shown"][1]["rows"]] == list(range(1, 11))
+    assert found["highest"] == max(abs(r["contribution"]) for r in rows)
+
+
+def test_words_that_are_used_come_first(part: LayerPart) -> None:
+    found = describe_causes(part)
+    assert found is not None
+    assert [r["used"] for r in found["rows"]] == [True] * 3 + [False] * 2
+    assert [r["own_logit"] for r in found["rows"][:3]] == [-2.0, -1.5, -1.0]
+    assert (found["num_used"], found["has_masks"], found["has_accuracy"]) == (3, True, True)
+    assert found["rows"][0]["changes"] == [[MARKUP, -0.5, 0], ["teapot", -0.2, None]]
+
+
+def test_groups_that_differ_come_first_and_have_pictures(part: LayerPart, tmp_path: Path) -> None:
+    assert part.bias is not None
+    table = parquet.read_table(part.bias / "bias_filters.parquet")
+    rows = table.to_pylist()[::-1]
+    (tmp_path / "bias").mkdir()
+    for path in part.bias.iterdir():
+        (tmp_path / "bias" / path.name).write_bytes(path.read_bytes())
+    parquet.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / "bias" / "bias_filters.parquet")
+    found = describe_bias(replace(part, bias=tmp_path / "bias"))
+    assert found is not None
+    assert [r["filter"] for r in found["filters"]][:4] == [0, 1, 2, 3]
+    assert [r["filter"] for r in found["with_pictures"]] == [0, 1, 2]
+    assert list_bias_pictures(found)[:4] == [("target", KEYS[i]) for i in (0, 1, 4, 5)]
+    assert len(found["charts"]) == 1
+    assert MARKUP in found["charts"][0]["alt"]
+
+
+def test_chart_for_a_dark_page_has_other_colours() -> None:
+    chart = make_chart(b'<?xml version="1.0"?><svg width="1"><path style="fill: #3b76c4"/></svg>', "x")
+    light, dark = (base64.b64decode(chart[k].partition(",")[2]).decode() for k in ("light", "dark"))
+    assert "#3b76c4" in light
+    assert "#3b76c4" not in dark
+    assert '<svg fill="#e6e9ed" width' in dark
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tmp_path: Path) -> None:
+    """Also where the two data sets have pictures of the same name, and where one has gone from its list."""
+    assert part.bias is not None
+    bias = write_bias(tmp_path / "bias", part.layer, 24, KEYS, images="train")
+    colours = {"target": (250, 10, 10), "train": (10, 10, 250)}
+    data = {}
+    for name, colour in colours.items():
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
+        keys = KEYS if name == "target" else KEYS[1:]
+        data[name] = Dataset(name, tuple(ImageRecord(key, tmp_path / f"{name}.png") for key in keys))
+    own = replace(part, bias=bias, classes=None, causes=None)
+    settings = ReportSettings(thumbnail_px=32)
+    write_report([own], data["target"], GEOMETRY, {"Audit": "x"}, settings, tmp_path, bias_pictures=data["train"])
+    page = (tmp_path / "report.html").read_text("utf-8")
+    contents = [c for text in re.findall(r'id="pictures-\d+">(.*?)</script>', page) for c in json.loads(text)[1]]
+    numbers = [int(n) for n in re.findall(r'data-picture="(\d+)"', page)]
+    # Three filters with two pictures of each group; the first picture of the first filter is not in the list.
+    assert len(numbers) == 11
+    for number in numbers:
+        with Image.open(io.BytesIO(base64.b64decode(contents[number]))) as picture:
+            red, _, blue = np.asarray(picture.convert("RGB"), int).mean(axis=(0, 1))
+        assert blue > 200 > 60 > red
+    assert 'href="#classes"' not in page
+    assert 'href="#bias"' in page
+
+
+@pytest.mark.parametrize(("fits", "words"), [(True, "stays below"), (False, "comes as near as it can to")])
+def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
+    sections: dict[str, Any] = {"layers": [], "qualities": [], "classes": [], "causes": [], "bias": [], "diff": None}
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0}
+    page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedPictures([], 108, 58, False, fits)})
+    text = " ".join(page.split())
+    assert "Pictures are 108 px (the first four of each filter) and 58 px wide instead of 144 px" in text
+    assert f"{words} 50 MB" in text
+    full = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedPictures([], 144, 144, True, True)})
+    assert "instead of" not in full
+
+
+def test_charts_are_files_too(part: LayerPart, tmp_path: Path) -> None:
+    write_figures([part], tmp_path)
+    found = sorted(p.name for p in (tmp_path / "figures").iterdir())
+    assert found == sorted(f"{part.layer}-{n}.png" for n in ("bias", "causes", "classes", "panel", "recall"))
+    for path in (tmp_path / "figures").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100
