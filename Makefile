@@ -37,7 +37,11 @@ lint: setup
 types: setup
 	$(RUN)/mypy
 
-setup: .venv/.synced
+setup: .venv/.synced .types
+
+.types: Makefile  ## the code under the names that it is imported by, for the type checker and for editors
+	rm -rf $@ && mkdir -p $@/lavise
+	ln -s $(addprefix ../../,configs storage tasks flows $(wildcard src/lavise/*.py)) $@/lavise
 
 .venv/.synced: $(UV) pyproject.toml uv.lock
 	env -u PYTHONDONTWRITEBYTECODE $(UV) sync --locked --compile-bytecode --python $(PYTHON)
@@ -48,4 +52,4 @@ $(UV):
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 clean:  ## remove the environment; keeps .lavise
-	rm -rf .venv .uv
+	rm -rf .venv .uv .types

@@ -30,24 +30,31 @@ from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from benchmarks.common import save_result
-from configs.loading import load_config
-from configs.schema import BiasSettings, Config
-from flows.shared.extraction import extract_layers
-from flows.shared.inputs import open_target
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray, IntArray
-from storage.datasets.groups import Grouping
-from storage.models.layers import select_layers
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import ArtefactStore
-from storage.state.environment import choose_device
-from storage.state.progress import no_progress
-from tasks.activations.thresholds import compute_thresholds
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import StageRunner
-from tasks.group_bias.contrasts import compare_filters, compare_words, count_scores, index_words, judge, make_contrasts
-from tasks.inputs import scenes
-from tasks.numerics.group_tests import least_difference, reached_level
+from lavise.configs.loading import load_config
+from lavise.configs.schema import BiasSettings, Config
+from lavise.flows.shared.extraction import extract_layers
+from lavise.flows.shared.inputs import open_target
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.storage.datasets.groups import Grouping
+from lavise.storage.models.layers import select_layers
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.state.environment import choose_device
+from lavise.storage.state.progress import no_progress
+from lavise.tasks.activations.thresholds import compute_thresholds
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.group_bias.contrasts import (
+    compare_filters,
+    compare_words,
+    count_scores,
+    index_words,
+    judge,
+    make_contrasts,
+)
+from lavise.tasks.inputs import scenes
+from lavise.tasks.numerics.group_tests import least_difference, reached_level
 
 TOP_IMAGES = 25
 WORDS = 2

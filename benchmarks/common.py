@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from storage.state.environment import describe_environment
+from lavise.storage.state.environment import describe_environment
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -25,25 +25,25 @@ from scipy import stats
 from torch.nn import functional
 
 from benchmarks.common import save_result
-from configs.loading import load_config
-from configs.schema import CocoReference, ExplainerSettings, TrainSettings
-from storage.activations import ActivationStore
-from storage.datasets.base import Dataset
-from storage.datasets.coco import load_coco_reference
-from storage.models.class_names import load_class_names
-from storage.models.classifier_head import find_linear_head
-from storage.models.layers import select_layers
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import ArtefactStore, Handle
-from storage.words.visual_words import find_visual_words
-from storage.words.word_vectors import build_vocabulary, load_word_vectors
-from tasks.activations.extract import extract_activations
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Request, Stage, StageRunner
-from tasks.explainer.class_head import measure_scale
-from tasks.explainer.naming import assemble_explainer, load_namer
-from tasks.explainer.training import Objective, train_explainer
-from tasks.masks.region_pooling import pool_regions
+from lavise.configs.loading import load_config
+from lavise.configs.schema import CocoReference, ExplainerSettings, TrainSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.coco import load_coco_reference
+from lavise.storage.models.class_names import load_class_names
+from lavise.storage.models.classifier_head import find_linear_head
+from lavise.storage.models.layers import select_layers
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import ArtefactStore, Handle
+from lavise.storage.words.visual_words import find_visual_words
+from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
+from lavise.tasks.activations.extract import extract_activations
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Request, Stage, StageRunner
+from lavise.tasks.explainer.class_head import measure_scale
+from lavise.tasks.explainer.naming import assemble_explainer, load_namer
+from lavise.tasks.explainer.training import Objective, train_explainer
+from lavise.tasks.masks.region_pooling import pool_regions
 
 AT = (1, 5, 10, 20)
 NUM_HELD_OUT = 15

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import measure_alternating, read_arguments, save_result
-from configs.loading import load_config
-from configs.schema import CocoReference
-from storage.datasets.coco import load_coco_reference
-from storage.datasets.images import load_square
-from storage.models.target_model import load_target_model
-from tasks.activations.extract import extract_activations, normalise_pictures, run_network
+from lavise.configs.loading import load_config
+from lavise.configs.schema import CocoReference
+from lavise.storage.datasets.coco import load_coco_reference
+from lavise.storage.datasets.images import load_square
+from lavise.storage.models.target_model import load_target_model
+from lavise.tasks.activations.extract import extract_activations, normalise_pictures, run_network
 
 LAYER = "bn2"
 

@@ -27,16 +27,16 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from benchmarks.common import save_result
-from configs.errors import UserError
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray
-from storage.state.artefacts import ArtefactStore, Handle
-from storage.words.class_taxonomy import find_hypernyms, find_synset
-from storage.words.lemmas import find_category, index_categories
-from storage.words.wordnet import load_wordnet
-from tasks.inputs.scenes import load_scenes
-from tasks.words.naming_precision import find_truth
-from tasks.words.preference import MIN_AUROC, Ranked, contrast
+from lavise.configs.errors import UserError
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray
+from lavise.storage.state.artefacts import ArtefactStore, Handle
+from lavise.storage.words.class_taxonomy import find_hypernyms, find_synset
+from lavise.storage.words.lemmas import find_category, index_categories
+from lavise.storage.words.wordnet import load_wordnet
+from lavise.tasks.inputs.scenes import load_scenes
+from lavise.tasks.words.naming_precision import find_truth
+from lavise.tasks.words.preference import MIN_AUROC, Ranked, contrast
 
 BINS = 10
 

@@ -16,13 +16,13 @@ from functools import lru_cache
 from math import comb
 from pathlib import Path
 
-from configs.errors import UserError
-from configs.schema import WordSettings
-from storage.words.class_taxonomy import MAX_SHARE, find_hypernyms, read_imagenet_classes
-from storage.words.lemmas import find_category, index_categories
-from storage.words.visual_words import find_visual_words
-from storage.words.word_vectors import load_word_vectors
-from storage.words.wordnet import load_wordnet
+from lavise.configs.errors import UserError
+from lavise.configs.schema import WordSettings
+from lavise.storage.words.class_taxonomy import MAX_SHARE, find_hypernyms, read_imagenet_classes
+from lavise.storage.words.lemmas import find_category, index_categories
+from lavise.storage.words.visual_words import find_visual_words
+from lavise.storage.words.word_vectors import load_word_vectors
+from lavise.storage.words.wordnet import load_wordnet
 
 
 def read_labels(path: Path) -> dict[str, str]:

@@ -24,24 +24,24 @@ import torch
 from benchmarks import planted_filters
 from benchmarks.common import save_result
 from benchmarks.planted_filters import JudgedGroup, PlanSizes, PlantedFilter
-from configs.loading import load_config
-from configs.schema import Config, OpenMojiTarget
-from flows.audit.layer_context import Context, LayerResult, Subject, find_thresholds
-from flows.audit.layer_stages import LayerAudit
-from flows.shared.extraction import extract_layers
-from flows.shared.inputs import open_inputs
-from storage.activations import ActivationStore
-from storage.datasets.base import Dataset
-from storage.models.layers import select_layers
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import ArtefactStore, Handle
-from storage.state.environment import choose_device
-from storage.state.progress import Progress, no_progress
-from storage.words.word_vectors import digest_vectors
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Request, StageRunner
-from tasks.explainer.naming import load_namer
-from tasks.inputs import scenes, vocabulary
+from lavise.configs.loading import load_config
+from lavise.configs.schema import Config, OpenMojiTarget
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_thresholds
+from lavise.flows.audit.layer_stages import LayerAudit
+from lavise.flows.shared.extraction import extract_layers
+from lavise.flows.shared.inputs import open_inputs
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.models.layers import select_layers
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import ArtefactStore, Handle
+from lavise.storage.state.environment import choose_device
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.words.word_vectors import digest_vectors
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Request, StageRunner
+from lavise.tasks.explainer.naming import load_namer
+from lavise.tasks.inputs import scenes, vocabulary
 
 SCENES = (
     "reference.evaluation_scenes=400",

@@ -19,14 +19,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from storage.activations import ActivationStore, ShardGrid, finish_store, read_shard_maps, write_shard
-from storage.array_types import FloatArray, HalfArray
-from storage.datasets.base import Dataset
-from storage.datasets.geometry import Geometry
-from storage.words.lemmas import find_category, index_categories
-from tasks.engine.stage import Stage
-from tasks.masks.agreement import unite_masks
-from tasks.masks.annotated_shards import annotate_shards
+from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, read_shard_maps, write_shard
+from lavise.storage.array_types import FloatArray, HalfArray
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.words.lemmas import find_category, index_categories
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.masks.agreement import unite_masks
+from lavise.tasks.masks.annotated_shards import annotate_shards
 
 STAGE = Stage("planted", version=2)
 NOISE_RATIOS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -352,7 +352,7 @@ def judge_detection(right_QK: Any, plan: Sequence[PlantedFilter], concepts: Sequ
     """Share of the filters with a concept that detect it on the evaluation part (one of them, for a mixture), by sort.
 
     Args:
-        right_QK: bool, rows of the planted filters (see tasks.words.confidence).
+        right_QK: bool, rows of the planted filters (see tasks.masks.detection).
         concepts: the K concepts.
     """
     number_of = {c: i for i, c in enumerate(concepts)}

@@ -23,11 +23,11 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.common import save_result
-from configs.schema import ReportSettings
-from storage.datasets.geometry import Geometry
-from tasks.report.filter_entries import TARGET, DescribedFilters
-from tasks.report.page import write_page
-from tasks.report.pictures import LARGE_PER_FILTER, PictureBook, outline_region
+from lavise.configs.schema import ReportSettings
+from lavise.storage.datasets.geometry import Geometry
+from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
+from lavise.tasks.report.page import write_page
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, PictureBook, outline_region
 from tests.browser import find_browser
 
 FILTERS, PICTURES, WORDS, CLASSES = 2048, 25, 10, 8

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 
 from benchmarks.common import read_arguments, save_result
-from configs.loading import load_config
-from configs.schema import CocoReference
-from storage.activations import ActivationStore
-from storage.datasets.base import Dataset
-from storage.datasets.coco import load_coco_reference
-from storage.datasets.images import load_square, read_size
-from storage.models.layers import ActivationTap
-from storage.models.target_model import TargetModel, load_target_model
-from storage.words.word_vectors import build_vocabulary, load_word_vectors
-from tasks.activations.extract import extract_activations, normalise_pictures, run_network
-from tasks.engine.cluster import StatisticsCluster
-from tasks.explainer.network import Explainer, scale_features
-from tasks.explainer.training import Objective
-from tasks.masks.region_pooling import pool_regions
+from lavise.configs.loading import load_config
+from lavise.configs.schema import CocoReference
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.coco import load_coco_reference
+from lavise.storage.datasets.images import load_square, read_size
+from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
+from lavise.tasks.activations.extract import extract_activations, normalise_pictures, run_network
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.explainer.network import Explainer, scale_features
+from lavise.tasks.explainer.training import Objective
+from lavise.tasks.masks.region_pooling import pool_regions
 
 LAYER = "bn2"
 EPOCHS = (1, 10, 30)

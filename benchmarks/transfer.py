@@ -21,16 +21,16 @@ import torch
 from benchmarks.common import save_result
 from benchmarks.explainers import Bench, to_markdown
 from benchmarks.photo_labels import chance_of_right, is_right, read_labels
-from configs.schema import ExplainerSettings, ImageFolderTarget
-from storage.activations import ActivationStore
-from storage.datasets.image_folder import load_image_folder_target
-from storage.models.layers import select_layers
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import Handle
-from tasks.activations.extract import extract_activations
-from tasks.engine.stage import Request, Stage
-from tasks.explainer.naming import assemble_explainer, load_namer
-from tasks.explainer.transfer import transfer_explainer
+from lavise.configs.schema import ExplainerSettings, ImageFolderTarget
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.image_folder import load_image_folder_target
+from lavise.storage.models.layers import select_layers
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import Handle
+from lavise.tasks.activations.extract import extract_activations
+from lavise.tasks.engine.stage import Request, Stage
+from lavise.tasks.explainer.naming import assemble_explainer, load_namer
+from lavise.tasks.explainer.transfer import transfer_explainer
 
 NUM_WORDS = 10
 METHODS = ("none", "renormalise", "align_covariance", "distil_head")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from configs.errors import UserError
-from configs.paths import expand_home
+from lavise.configs.errors import UserError
+from lavise.configs.paths import expand_home
 
 
 def _expand(path: Path) -> Path:

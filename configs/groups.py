@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from configs.base import Settings, UserPath
+from lavise.configs.base import Settings, UserPath
 
 _FORMS = "'folder', 'folder:LEVEL', 'csv:FILE:COLUMN', 'csv:FILE:COLUMN,COLUMN' or 'annotations:PREDICATE'"
 Column = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

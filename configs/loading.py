@@ -18,14 +18,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.errors import UserError
-from configs.paths import expand_home
-from configs.schema import Config
+from lavise.configs.errors import UserError
+from lavise.configs.paths import expand_home
+from lavise.configs.schema import Config
 
 
 def list_presets() -> list[str]:
     """Names of the presets that come with the package, sorted."""
-    return list_yaml_names(resources.files("configs"))
+    return list_yaml_names(resources.files("lavise.configs"))
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -38,7 +38,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         UserError: one line for each fault, with what was found and what is allowed.
     """
-    label, text = read_source(str(source), "config", "preset", resources.files("configs"))
+    label, text = read_source(str(source), "config", "preset", resources.files("lavise.configs"))
     data = parse_yaml(label, text, "a mapping of sections, as in a preset")
     for item in overrides:
         _apply_override(data, item)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.errors import UserError
+from lavise.configs.errors import UserError
 
 
 def expand_home(path: str | Path) -> Path:

@@ -22,9 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from configs.base import Settings
-from configs.errors import UserError
-from configs.loading import describe_faults, list_yaml_names, parse_yaml, read_source
+from lavise.configs.base import Settings
+from lavise.configs.errors import UserError
+from lavise.configs.loading import describe_faults, list_yaml_names, parse_yaml, read_source
 
 _SHOWN_WORDS = 3
 
@@ -219,7 +219,7 @@ def dump_policy(policy: Policy) -> str:
 
 
 def _policy_folder() -> Traversable:
-    return resources.files("configs").joinpath("policies")
+    return resources.files("lavise.configs").joinpath("policies")
 
 
 def _shorten(bound: float) -> str:

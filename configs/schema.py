@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.base import Settings, UserPath
-from configs.groups import Groups
+from lavise.configs.base import Settings, UserPath
+from lavise.configs.groups import Groups
 
 Scale = Annotated[float, Field(gt=0)]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from configs.base import Settings, UserPath
+from lavise.configs.base import Settings, UserPath
 
 
 class FolderSource(Settings):

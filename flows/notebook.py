@@ -11,16 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import UserError
-from configs.loading import load_config
-from flows.past_audits.past_runs import PastRun, open_past_run
-from flows.shared.inputs import open_target
-from storage.activations import ActivationStore
-from storage.state.artefacts import ArtefactStore
-from storage.state.environment import find_state_root
-from storage.state.progress import default_progress, no_progress
-from storage.tracking import open_tracker
-from tasks.engine.stage import StageRunner
+from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.flows.shared.inputs import open_target
+from lavise.storage.activations import ActivationStore
+from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.progress import default_progress, no_progress
+from lavise.storage.tracking import open_tracker
+from lavise.tasks.engine.stage import StageRunner
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,8 @@ def run(config: str, *overrides: str) -> Audit:
     Raises:
         UserError: a mistake in settings or inputs.
     """
-    from flows.audit.run import run_audit
-    from flows.shared.execution import run_with_retries
+    from lavise.flows.audit.run import run_audit
+    from lavise.flows.shared.execution import run_with_retries
 
     settings = load_config(config, overrides)
     root = find_state_root(settings.storage.root)
@@ -53,7 +53,7 @@ def open_audit(audit: str) -> Audit:
     Raises:
         UserError: no such audit.
     """
-    from configs.schema import TrackingSettings
+    from lavise.configs.schema import TrackingSettings
 
     root = find_state_root(None)
     return Audit(open_past_run(audit, open_tracker(TrackingSettings(), root), root))
@@ -203,9 +203,9 @@ class FilterView:
 def _draw_pictures(past: PastRun, layer: str, number: int, row: dict[str, Any]) -> bytes:
     import numpy as np
 
-    from storage.datasets.geometry import Geometry, upsample_maps
-    from storage.datasets.images import load_square
-    from tasks.charts.figures import OverviewRow, draw_overview
+    from lavise.storage.datasets.geometry import Geometry, upsample_maps
+    from lavise.storage.datasets.images import load_square
+    from lavise.tasks.charts.figures import OverviewRow, draw_overview
 
     root = find_state_root(past.config.storage.root)
     store = ArtefactStore(root)

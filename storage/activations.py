@@ -22,9 +22,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from configs.errors import CheckpointError
-from storage.array_types import FloatArray, HalfArray
-from storage.state.artefacts import write_json
+from lavise.configs.errors import CheckpointError
+from lavise.storage.array_types import FloatArray, HalfArray
+from lavise.storage.state.artefacts import write_json
 
 INDEX_FILE = "index.json"
 VIRTUAL_FILE = "activations.h5"

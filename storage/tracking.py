@@ -26,10 +26,10 @@ from typing import Any, Protocol
 
 import psutil
 
-from configs.errors import UserError
-from configs.schema import Config, TrackingSettings
-from storage.state.artefacts import make_private_folder
-from storage.state.digest import digest_of
+from lavise.configs.errors import UserError
+from lavise.configs.schema import Config, TrackingSettings
+from lavise.storage.state.artefacts import make_private_folder
+from lavise.storage.state.digest import digest_of
 
 _MAX_PARAM_CHARS = 500
 _ANSWER_SECONDS = 10.0

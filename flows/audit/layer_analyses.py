@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
-from configs.groups import CsvGroups, Groups
-from configs.schema import BiasSettings
-from flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
-from flows.shared.inputs import Inputs
-from storage.activations import ActivationStore
-from storage.datasets.base import Dataset, require_file
-from storage.datasets.groups import Grouping, make_grouping
-from storage.models.class_names import ClassNames, load_class_names
-from storage.models.classifier_head import count_classes
-from storage.state.artefacts import Handle
-from storage.state.digest import digest_of
-from tasks.classifier import ablation, attribution
-from tasks.engine.stage import Request
-from tasks.group_bias import analysis
+from lavise.configs.groups import CsvGroups, Groups
+from lavise.configs.schema import BiasSettings
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
+from lavise.flows.shared.inputs import Inputs
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Dataset, require_file
+from lavise.storage.datasets.groups import Grouping, make_grouping
+from lavise.storage.models.class_names import ClassNames, load_class_names
+from lavise.storage.models.classifier_head import count_classes
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of
+from lavise.tasks.classifier import ablation, attribution
+from lavise.tasks.engine.stage import Request
+from lavise.tasks.group_bias import analysis
 
 
 class LayerFindings:

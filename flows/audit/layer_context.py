@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.schema import Config
-from flows.shared.inputs import Inputs
-from storage.activations import ActivationStore
-from storage.models.classifier_head import LinearHead, find_linear_head
-from storage.models.layers import Layer
-from storage.models.target_model import TargetModel
-from storage.state.artefacts import Handle
-from storage.state.progress import Progress
-from storage.words.word_vectors import Vocabulary, WordVectors, load_word_vectors
-from tasks.activations.thresholds import THRESHOLDS, compute_thresholds
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Request, StageRunner
+from lavise.configs.schema import Config
+from lavise.flows.shared.inputs import Inputs
+from lavise.storage.activations import ActivationStore
+from lavise.storage.models.classifier_head import LinearHead, find_linear_head
+from lavise.storage.models.layers import Layer
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.progress import Progress
+from lavise.storage.words.word_vectors import Vocabulary, WordVectors, load_word_vectors
+from lavise.tasks.activations.thresholds import THRESHOLDS, compute_thresholds
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Request, StageRunner
 
 
 @dataclass(frozen=True)

@@ -12,29 +12,29 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
-from configs.schema import Config
-from flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
-from storage.activations import ActivationStore
-from storage.datasets.base import Dataset
-from storage.models.class_names import load_class_names
-from storage.state.artefacts import Handle
-from storage.state.digest import digest_of, digest_tensors
-from storage.words.lemmas import find_category, index_categories
-from storage.words.word_vectors import digest_vectors
-from tasks.activations.region_features import MaskedForward
-from tasks.activations.top_images import select_top_images
-from tasks.engine.stage import Request
-from tasks.evaluation import layer_panel, recall
-from tasks.evaluation.ground_truth import find_ground_truth
-from tasks.evaluation.panel import Statements
-from tasks.explainer import naming, training, transfer, validation
-from tasks.explainer.class_head import measure_scale
-from tasks.explainer.naming import load_namer
-from tasks.masks import agreement, region_pooling
-from tasks.masks.detection import DETECTION, detect_concepts
-from tasks.masks.overlaps import OVERLAPS, count_overlaps, load_overlaps, save_overlaps
-from tasks.words import explain, naming_check
-from tasks.words.voted_words import Judgement
+from lavise.configs.schema import Config
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.models.class_names import load_class_names
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of, digest_tensors
+from lavise.storage.words.lemmas import find_category, index_categories
+from lavise.storage.words.word_vectors import digest_vectors
+from lavise.tasks.activations.region_features import MaskedForward
+from lavise.tasks.activations.top_images import select_top_images
+from lavise.tasks.engine.stage import Request
+from lavise.tasks.evaluation import layer_panel, recall
+from lavise.tasks.evaluation.ground_truth import find_ground_truth
+from lavise.tasks.evaluation.panel import Statements
+from lavise.tasks.explainer import naming, training, transfer, validation
+from lavise.tasks.explainer.class_head import measure_scale
+from lavise.tasks.explainer.naming import load_namer
+from lavise.tasks.masks import agreement, region_pooling
+from lavise.tasks.masks.detection import DETECTION, detect_concepts
+from lavise.tasks.masks.overlaps import OVERLAPS, count_overlaps, load_overlaps, save_overlaps
+from lavise.tasks.words import explain, naming_check
+from lavise.tasks.words.voted_words import Judgement
 
 log = logging.getLogger("lavise")
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.policy import Policy
-from configs.schema import Config
-from flows.audit.layer_context import LayerResult
-from flows.past_audits.compare import Comparison
-from flows.past_audits.past_runs import PastRun
-from storage.models.target_model import TargetModel
-from storage.state.artefacts import Handle
-from tasks.engine.stage import StageOutcome
+from lavise.configs.policy import Policy
+from lavise.configs.schema import Config
+from lavise.flows.audit.layer_context import LayerResult
+from lavise.flows.past_audits.compare import Comparison
+from lavise.flows.past_audits.past_runs import PastRun
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.artefacts import Handle
+from lavise.tasks.engine.stage import StageOutcome
 
 
 @dataclass(frozen=True)

@@ -12,36 +12,36 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 
-from configs.errors import UserError
-from configs.loading import describe_identity, make_absolute
-from configs.policy import Policy
-from configs.schema import Config
-from flows.audit.layer_analyses import LayerFindings, check_group_files, check_groups
-from flows.audit.layer_context import Context, LayerResult, Subject, load_thresholds
-from flows.audit.layer_stages import LayerAudit
-from flows.audit.results import EndedAudit, Occasion
-from flows.audit.run_folder import write_run_folder
-from flows.past_audits.compare import AuditedLayer, Comparison, TargetPictures, compare_audits
-from flows.past_audits.gate import GATE_TAG, judge_and_record
-from flows.shared.extraction import extract_layers
-from flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
-from flows.shared.results import RunResult
-from storage.activations import INDEX_FILE
-from storage.datasets.base import Dataset
-from storage.datasets.images import num_decoded
-from storage.models.layers import Layer, select_layers
-from storage.models.target_model import TargetModel, load_target_model
-from storage.state.artefacts import ArtefactStore, Handle
-from storage.state.digest import digest_of, short
-from storage.state.environment import choose_device, describe_environment, find_state_root
-from storage.state.housekeeping import hold_state
-from storage.state.progress import Progress
-from storage.tracking import Run, Tracker, without_credentials
-from storage.words.word_vectors import Vocabulary, digest_vectors, find_vectors_file
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
-from tasks.inputs import vocabulary
-from tasks.report import page
+from lavise.configs.errors import UserError
+from lavise.configs.loading import describe_identity, make_absolute
+from lavise.configs.policy import Policy
+from lavise.configs.schema import Config
+from lavise.flows.audit.layer_analyses import LayerFindings, check_group_files, check_groups
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, load_thresholds
+from lavise.flows.audit.layer_stages import LayerAudit
+from lavise.flows.audit.results import EndedAudit, Occasion
+from lavise.flows.audit.run_folder import write_run_folder
+from lavise.flows.past_audits.compare import AuditedLayer, Comparison, TargetPictures, compare_audits
+from lavise.flows.past_audits.gate import GATE_TAG, judge_and_record
+from lavise.flows.shared.extraction import extract_layers
+from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
+from lavise.flows.shared.results import RunResult
+from lavise.storage.activations import INDEX_FILE
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.images import num_decoded
+from lavise.storage.models.layers import Layer, select_layers
+from lavise.storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.state.artefacts import ArtefactStore, Handle
+from lavise.storage.state.digest import digest_of, short
+from lavise.storage.state.environment import choose_device, describe_environment, find_state_root
+from lavise.storage.state.housekeeping import hold_state
+from lavise.storage.state.progress import Progress
+from lavise.storage.tracking import Run, Tracker, without_credentials
+from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, find_vectors_file
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
+from lavise.tasks.inputs import vocabulary
+from lavise.tasks.report import page
 
 log = logging.getLogger("lavise")
 

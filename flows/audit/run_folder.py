@@ -14,28 +14,28 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from configs.errors import UserError
-from configs.loading import dump_config
-from flows.past_audits.compare import Comparison, not_same
-from flows.past_audits.past_runs import ARTEFACTS_FILE, CONFIG_FILE, ENVIRONMENT_FILE, INPUTS_FILE
-from storage.models.packed_network import PackedNetwork
-from storage.state.artefacts import write_atomically, write_json
-from storage.tracking import NullRun, Run, Tracker, hide_credentials
-from tasks.classifier import ablation, attribution
-from tasks.engine.stage import describe_artefacts
-from tasks.evaluation.layer_panel import PANEL_FILE, load_panel
-from tasks.evaluation.recall import load_evaluation
-from tasks.explainer.validation import load_validation
-from tasks.group_bias import analysis
-from tasks.history.metric_names import flatten_metrics
-from tasks.report.chart_files import FIGURES_FOLDER
-from tasks.report.page import OVERVIEW_FILE, REPORT_FILE
-from tasks.words.explain import CALIBRATION_FILE, RELIABILITY_FILE
+from lavise.configs.errors import UserError
+from lavise.configs.loading import dump_config
+from lavise.flows.past_audits.compare import Comparison, not_same
+from lavise.flows.past_audits.past_runs import ARTEFACTS_FILE, CONFIG_FILE, ENVIRONMENT_FILE, INPUTS_FILE
+from lavise.storage.models.packed_network import PackedNetwork
+from lavise.storage.state.artefacts import write_atomically, write_json
+from lavise.storage.tracking import NullRun, Run, Tracker, hide_credentials
+from lavise.tasks.classifier import ablation, attribution
+from lavise.tasks.engine.stage import describe_artefacts
+from lavise.tasks.evaluation.layer_panel import PANEL_FILE, load_panel
+from lavise.tasks.evaluation.recall import load_evaluation
+from lavise.tasks.explainer.validation import load_validation
+from lavise.tasks.group_bias import analysis
+from lavise.tasks.history.metric_names import flatten_metrics
+from lavise.tasks.report.chart_files import FIGURES_FOLDER
+from lavise.tasks.report.page import OVERVIEW_FILE, REPORT_FILE
+from lavise.tasks.words.explain import CALIBRATION_FILE, RELIABILITY_FILE
 
 if TYPE_CHECKING:
-    from flows.audit.layer_context import LayerResult
-    from flows.audit.results import EndedAudit
-from flows.shared.results import RunResult
+    from lavise.flows.audit.layer_context import LayerResult
+    from lavise.flows.audit.results import EndedAudit
+from lavise.flows.shared.results import RunResult
 
 _TABLES = ("explanations.parquet", "filters.parquet")
 
@@ -216,7 +216,7 @@ def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:
 
 def _log_explainers(run: Run, ended: EndedAudit) -> None:
     """Each explainer as an MLflow model: region features, or pictures with boxes, to words."""
-    from flows.serving.explainer_model import save_explainer_model
+    from lavise.flows.serving.explainer_model import save_explainer_model
 
     config, results = ended.config, ended.results
     vocabulary = ended.outcomes["vocabulary"].handles[0].folder

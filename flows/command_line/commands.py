@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 
-from configs.errors import UserError
+from lavise.configs.errors import UserError
 
 if TYPE_CHECKING:
-    from storage.tracking import Tracker
+    from lavise.storage.tracking import Tracker
 
 EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED = 1, 2, 3, 130
 
@@ -121,7 +121,7 @@ def layers(
     as_json: JsonOption = False,
 ) -> None:
     """List the modules that one can explain, with the shapes of their maps."""
-    from flows.command_line.tables import show_layers
+    from lavise.flows.command_line.tables import show_layers
 
     show_layers(model, as_json)
 
@@ -130,7 +130,7 @@ def layers(
 @_guarded
 def presets() -> None:
     """List the presets."""
-    from configs.loading import list_presets
+    from lavise.configs.loading import list_presets
 
     for name in list_presets():
         typer.echo(name)
@@ -151,7 +151,7 @@ def up(
     stable: Annotated[float, typer.Option(help="With --watch: seconds without a change.", min=0)] = 30.0,
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker with the deployments, on loopback. Ctrl-C stops all."""
-    from flows.orchestration.local_services import Watch, run_services
+    from lavise.flows.orchestration.local_services import Watch, run_services
 
     watched = Watch(watch, config, set_ or [], policy, every, stable) if watch else None
     run_services(prefect_port, mlflow_port, watched)
@@ -171,9 +171,9 @@ def reaudit(
     as_json: JsonOption = False,
 ) -> None:
     """Audit each new checkpoint once, and say what changed since the last one: for cron, without a Prefect server."""
-    from flows.command_line.tables import show_reaudit
-    from flows.repeats.reaudit import make_source, reaudit_here
-    from storage.state.progress import default_progress
+    from lavise.flows.command_line.tables import show_reaudit
+    from lavise.flows.repeats.reaudit import make_source, reaudit_here
+    from lavise.storage.state.progress import default_progress
 
     source = make_source(folder, pattern, stable, model, alias or [])
     result = reaudit_here(config, set_ or [], source, policy, default_progress())
@@ -201,10 +201,10 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """What changed between two audits: filters kept, changed, lost and new, words gained and lost."""
-    from flows.command_line.tables import show_diff
-    from flows.past_audits.compare import diff_runs
-    from flows.shared.execution import run_with_retries
-    from storage.state.progress import default_progress
+    from lavise.flows.command_line.tables import show_diff
+    from lavise.flows.past_audits.compare import diff_runs
+    from lavise.flows.shared.execution import run_with_retries
+    from lavise.storage.state.progress import default_progress
 
     tracker, root = _open_tracking()
     result = diff_runs(run_a, run_b, set_ or [], tracker, root, default_progress(), run_with_retries)
@@ -226,8 +226,8 @@ def gate(
     as_json: JsonOption = False,
 ) -> None:
     """Pass (exit code 0) or fail (3) an audit by a policy."""
-    from flows.command_line.tables import show_verdicts
-    from flows.past_audits.gate import announce, gate_run
+    from lavise.flows.command_line.tables import show_verdicts
+    from lavise.flows.past_audits.gate import announce, gate_run
 
     tracker, root = _open_tracking()
     result = gate_run(run, policy, against, tracker, root)
@@ -251,10 +251,10 @@ def rerun(
     as_json: JsonOption = False,
 ) -> None:
     """Repeat an audit from scratch and compare every table and weight bit for bit: exit code 0, or 3 where not."""
-    from flows.command_line.tables import show_rerun
-    from flows.repeats.rerun import rerun_audit
-    from flows.shared.execution import run_with_retries
-    from storage.state.progress import default_progress
+    from lavise.flows.command_line.tables import show_rerun
+    from lavise.flows.repeats.rerun import rerun_audit
+    from lavise.flows.shared.execution import run_with_retries
+    from lavise.storage.state.progress import default_progress
 
     tracker, root = _open_tracking()
     result = rerun_audit(run, set_ or [], anyway, tracker, root, default_progress(), run_with_retries)
@@ -275,10 +275,10 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check the environment, and say what to do: exit code 0 where an audit can run, else 1."""
-    from configs.loading import load_config
+    from lavise.configs.loading import load_config
 
     settings = load_config(config, set_ or []) if config else None
-    from flows.doctor import run_doctor
+    from lavise.flows.doctor import run_doctor
 
     if not run_doctor(settings, as_json):
         raise typer.Exit(EXIT_FAILURE)
@@ -292,31 +292,31 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Disk use per stage; remove artefacts that no kept run refers to."""
-    from flows.command_line.gc import run_gc
+    from lavise.flows.command_line.gc import run_gc
 
     run_gc(dry_run, keep_hours, as_json)
 
 
 def _open_tracking() -> tuple[Tracker, Path]:
     """The tracking store in force, and the state folder."""
-    from configs.schema import TrackingSettings
-    from storage.state.environment import find_state_root
-    from storage.tracking import open_tracker
+    from lavise.configs.schema import TrackingSettings
+    from lavise.storage.state.environment import find_state_root
+    from lavise.storage.tracking import open_tracker
 
     root = find_state_root(None)
     return open_tracker(TrackingSettings(), root), root
 
 
 def _audit(config: str, overrides: list[str], as_json: bool) -> None:
-    from configs.loading import load_config
+    from lavise.configs.loading import load_config
 
     settings = load_config(config, overrides)  # before anything heavy: mistakes are answered at once
-    from flows.audit.run import run_audit
-    from flows.command_line.tables import show_result
-    from flows.shared.execution import run_with_retries
-    from storage.state.environment import find_state_root
-    from storage.state.progress import default_progress
-    from storage.tracking import open_tracker
+    from lavise.flows.audit.run import run_audit
+    from lavise.flows.command_line.tables import show_result
+    from lavise.flows.shared.execution import run_with_retries
+    from lavise.storage.state.environment import find_state_root
+    from lavise.storage.state.progress import default_progress
+    from lavise.storage.tracking import open_tracker
 
     tracker = open_tracker(settings.tracking, find_state_root(settings.storage.root))
     result = run_audit(settings, tracker, default_progress(), run_with_retries)
@@ -339,7 +339,3 @@ def _log_to_stderr() -> None:
     own.setLevel(logging.INFO)
     own.addHandler(handler)
     own.propagate = False
-
-
-if __name__ == "__main__":
-    main()

@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import UserError
-from flows.shared.console import make_console, make_table
-from storage.state.environment import find_state_root
-from storage.state.housekeeping import (
+from lavise.configs.errors import UserError
+from lavise.flows.shared.console import make_console, make_table
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.housekeeping import (
     LOCK_FILE,
     SERVICES,
     Plan,
@@ -35,7 +35,7 @@ from storage.state.housekeeping import (
     measure_disk_use,
     plan_collection,
 )
-from storage.tracking import hide_credentials, pass_credentials, require_answer
+from lavise.storage.tracking import hide_credentials, pass_credentials, require_answer
 
 log = logging.getLogger("lavise")
 _SECONDS_PER_HOUR = 3600.0

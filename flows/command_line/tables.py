@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from configs.loading import list_presets, load_config
-from configs.schema import ModelSettings
-from flows.shared.console import escape, make_console, make_table
+from lavise.configs.loading import list_presets, load_config
+from lavise.configs.schema import ModelSettings
+from lavise.flows.shared.console import escape, make_console, make_table
 
 if TYPE_CHECKING:
-    from flows.past_audits.compare import DiffResult
-    from flows.past_audits.gate import GateResult
-    from flows.repeats.reaudit import ReauditResult
-    from flows.repeats.rerun import RerunResult
-    from flows.shared.results import RunResult
+    from lavise.flows.past_audits.compare import DiffResult
+    from lavise.flows.past_audits.gate import GateResult
+    from lavise.flows.repeats.reaudit import ReauditResult
+    from lavise.flows.repeats.rerun import RerunResult
+    from lavise.flows.shared.results import RunResult
 
 _NUM_FILTERS = 10
 _NUM_WORDS = 5
@@ -52,8 +52,8 @@ def show_result(result: RunResult) -> None:
 
 def show_layers(model: str, as_json: bool) -> None:
     """The modules of a network that one can explain."""
-    from storage.models.layers import list_layers
-    from storage.models.target_model import load_target_model
+    from lavise.storage.models.layers import list_layers
+    from lavise.storage.models.target_model import load_target_model
 
     if model in list_presets() or Path(model).suffix in {".yaml", ".yml"}:
         settings = load_config(model).model

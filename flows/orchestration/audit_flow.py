@@ -10,13 +10,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import NonNegativeInt
 
-from configs.errors import UserError
-from configs.loading import load_config
-from configs.policy import load_policy
-from flows.audit.results import Occasion
-from flows.orchestration.prefect_runs import audit_here, name_model, to_prefect_log
-from storage.state.environment import find_state_root
-from storage.tracking import open_tracker
+from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
+from lavise.configs.policy import load_policy
+from lavise.flows.audit.results import Occasion
+from lavise.flows.orchestration.prefect_runs import audit_here, name_model, to_prefect_log
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.tracking import open_tracker
 
 
 def name_run() -> str:

@@ -27,15 +27,15 @@ from typing import Any
 import psutil
 import yaml
 
-from configs.errors import UserError
-from configs.loading import list_presets, load_config
-from configs.paths import expand_home
-from configs.policy import list_policies, load_policy
-from configs.sources import FolderSource
-from flows.shared.execution import device_tag
-from storage.state.artefacts import make_private_folder, write_atomically
-from storage.state.environment import find_state_root
-from storage.tracking import hide_credentials
+from lavise.configs.errors import UserError
+from lavise.configs.loading import list_presets, load_config
+from lavise.configs.paths import expand_home
+from lavise.configs.policy import list_policies, load_policy
+from lavise.configs.sources import FolderSource
+from lavise.flows.shared.execution import device_tag
+from lavise.storage.state.artefacts import make_private_folder, write_atomically
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.tracking import hide_credentials
 
 HOST = "127.0.0.1"
 WORK_POOL = "local"

@@ -12,12 +12,12 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
-from storage.tracking import Tracker
-from tasks.report.page import OVERVIEW_FILE
+from lavise.storage.tracking import Tracker
+from lavise.tasks.report.page import OVERVIEW_FILE
 
 if TYPE_CHECKING:
-    from flows.repeats.reaudit import ReauditResult
-    from flows.shared.results import RunResult
+    from lavise.flows.repeats.reaudit import ReauditResult
+    from lavise.flows.shared.results import RunResult
 
 
 def publish_audit(result: RunResult, tracker: Tracker, title: str) -> None:

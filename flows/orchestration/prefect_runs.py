@@ -12,16 +12,16 @@ from typing import Any
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from configs.schema import Config
-from flows.audit.results import Occasion
-from flows.audit.run import run_audit
-from flows.orchestration.prefect_artifacts import publish_audit
-from flows.past_audits.gate import announce_if_judged
-from flows.shared.execution import run_as_prefect_task
-from flows.shared.results import RunResult
-from storage.state.environment import choose_device
-from storage.state.progress import log_progress
-from storage.tracking import Tracker
+from lavise.configs.schema import Config
+from lavise.flows.audit.results import Occasion
+from lavise.flows.audit.run import run_audit
+from lavise.flows.orchestration.prefect_artifacts import publish_audit
+from lavise.flows.past_audits.gate import announce_if_judged
+from lavise.flows.shared.execution import run_as_prefect_task
+from lavise.flows.shared.results import RunResult
+from lavise.storage.state.environment import choose_device
+from lavise.storage.state.progress import log_progress
+from lavise.storage.tracking import Tracker
 
 
 def name_model(config: str, weights: str | None) -> str:

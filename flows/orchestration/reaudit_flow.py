@@ -10,19 +10,19 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from configs.errors import UserError
-from configs.loading import load_config
-from configs.policy import load_policy
-from configs.schema import Config
-from configs.sources import FolderSource, RegisteredModelSource
-from flows.audit.results import Occasion
-from flows.orchestration.prefect_artifacts import publish_reaudit
-from flows.orchestration.prefect_runs import audit_here, name_model, to_prefect_log
-from flows.repeats.reaudit import Reaudit, describe_source, failed_outcomes, open_registry
-from flows.shared.results import RunResult
-from storage.state.environment import find_state_root
-from storage.state.progress import log_progress
-from storage.tracking import open_tracker
+from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
+from lavise.configs.policy import load_policy
+from lavise.configs.schema import Config
+from lavise.configs.sources import FolderSource, RegisteredModelSource
+from lavise.flows.audit.results import Occasion
+from lavise.flows.orchestration.prefect_artifacts import publish_reaudit
+from lavise.flows.orchestration.prefect_runs import audit_here, name_model, to_prefect_log
+from lavise.flows.repeats.reaudit import Reaudit, describe_source, failed_outcomes, open_registry
+from lavise.flows.shared.results import RunResult
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.progress import log_progress
+from lavise.storage.tracking import open_tracker
 
 
 def name_run() -> str:

@@ -13,25 +13,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from configs.errors import UserError
-from configs.loading import with_overrides
-from configs.schema import Config, DiffSettings
-from flows.past_audits.past_runs import ARTEFACTS_FILE, PastRun, open_past_run
-from flows.shared.extraction import extract_layers
-from flows.shared.inputs import open_target
-from storage.datasets.base import Dataset
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import ArtefactStore, Handle, make_private_folder, write_atomically, write_json
-from storage.state.digest import digest_of, short
-from storage.state.environment import choose_device
-from storage.state.housekeeping import hold_state
-from storage.state.progress import Progress
-from storage.tracking import Tracker
-from tasks.charts.figures import draw_diff
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Executor, Request, StageRunner, describe_artefacts
-from tasks.history import filter_matching
-from tasks.report.page import DiffPart, render_diff_page
+from lavise.configs.errors import UserError
+from lavise.configs.loading import with_overrides
+from lavise.configs.schema import Config, DiffSettings
+from lavise.flows.past_audits.past_runs import ARTEFACTS_FILE, PastRun, open_past_run
+from lavise.flows.shared.extraction import extract_layers
+from lavise.flows.shared.inputs import open_target
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import ArtefactStore, Handle, make_private_folder, write_atomically, write_json
+from lavise.storage.state.digest import digest_of, short
+from lavise.storage.state.environment import choose_device
+from lavise.storage.state.housekeeping import hold_state
+from lavise.storage.state.progress import Progress
+from lavise.storage.tracking import Tracker
+from lavise.tasks.charts.figures import draw_diff
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Executor, Request, StageRunner, describe_artefacts
+from lavise.tasks.history import filter_matching
+from lavise.tasks.report.page import DiffPart, render_diff_page
 
 CHART_FILE, PAGE_FILE = "diff.png", "diff.html"
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as parquet
 
-from configs.errors import UserError
-from configs.policy import Policy, dump_policy, load_policy
-from flows.past_audits.past_runs import PastRun, open_past_run
-from storage.state.artefacts import write_atomically, write_json
-from storage.tracking import NullRun, Run, Tracker
-from tasks.history.filter_matching import SUMMARY_FILE, TABLE_FILE
-from tasks.history.policy_verdicts import RuleVerdict, collect_metrics, has_passed, judge
+from lavise.configs.errors import UserError
+from lavise.configs.policy import Policy, dump_policy, load_policy
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.storage.state.artefacts import write_atomically, write_json
+from lavise.storage.tracking import NullRun, Run, Tracker
+from lavise.tasks.history.filter_matching import SUMMARY_FILE, TABLE_FILE
+from lavise.tasks.history.policy_verdicts import RuleVerdict, collect_metrics, has_passed, judge
 
 if TYPE_CHECKING:
-    from flows.shared.results import RunResult
+    from lavise.flows.shared.results import RunResult
 
 log = logging.getLogger("lavise")
 POLICY_FILE, GATE_FILE = "policy.yaml", "gate.json"

@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 
-from configs.errors import UserError
-from configs.loading import load_config
-from configs.paths import expand_home
-from configs.schema import Config
-from storage.state.artefacts import ArtefactStore, Handle, make_private_folder
-from storage.tracking import Tracker, hide_credentials
+from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
+from lavise.configs.paths import expand_home
+from lavise.configs.schema import Config
+from lavise.storage.state.artefacts import ArtefactStore, Handle, make_private_folder
+from lavise.storage.tracking import Tracker, hide_credentials
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 CONFIG_FILE, ARTEFACTS_FILE, INPUTS_FILE, ENVIRONMENT_FILE = (

@@ -17,27 +17,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from configs.errors import CheckpointError, UserError
-from configs.loading import describe_faults, load_config
-from configs.policy import Policy, load_policy
-from configs.schema import Config
-from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
-from flows.audit.results import Occasion
-from flows.audit.run import digest_identity, run_audit
-from flows.audit.run_folder import SNAPSHOTS_FOLDER
-from flows.past_audits.gate import PREDECESSOR_TAG, announce_if_judged
-from flows.past_audits.past_runs import PastRun, open_past_run
-from flows.shared.execution import run_with_retries
-from flows.shared.results import RunResult
-from storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint
-from storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
-from storage.checkpoint_sources.snapshots import take_snapshot
-from storage.models.target_model import load_target_model
-from storage.state.environment import find_state_root
-from storage.state.housekeeping import hold_state
-from storage.state.locks import try_lock
-from storage.state.progress import Progress
-from storage.tracking import RunRecord, Tracker, open_tracker
+from lavise.configs.errors import CheckpointError, UserError
+from lavise.configs.loading import describe_faults, load_config
+from lavise.configs.policy import Policy, load_policy
+from lavise.configs.schema import Config
+from lavise.configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
+from lavise.flows.audit.results import Occasion
+from lavise.flows.audit.run import digest_identity, run_audit
+from lavise.flows.audit.run_folder import SNAPSHOTS_FOLDER
+from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_if_judged
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.flows.shared.execution import run_with_retries
+from lavise.flows.shared.results import RunResult
+from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint
+from lavise.storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
+from lavise.storage.checkpoint_sources.snapshots import take_snapshot
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.housekeeping import hold_state
+from lavise.storage.state.locks import try_lock
+from lavise.storage.state.progress import Progress
+from lavise.storage.tracking import RunRecord, Tracker, open_tracker
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -9,24 +9,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
-from configs.loading import with_overrides
-from configs.schema import Config, StorageSettings
-from flows.audit.results import Occasion
-from flows.audit.run import run_audit
-from flows.past_audits.past_runs import ARTEFACTS_FILE, PastRun, open_past_run
-from flows.shared.inputs import open_inputs
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import ArtefactStore, write_json
-from storage.state.digest import short
-from storage.state.environment import choose_device, describe_environment
-from storage.state.housekeeping import hold_state
-from storage.state.locks import try_lock
-from storage.state.progress import Progress
-from storage.tracking import Tracker
-from storage.words.word_vectors import digest_vectors
-from tasks.engine.stage import Executor, StageRunner
-from tasks.history.rerun_verdict import Finding, compare_results, compare_stages, judge_repetition
+from lavise.configs.errors import UserError
+from lavise.configs.loading import with_overrides
+from lavise.configs.schema import Config, StorageSettings
+from lavise.flows.audit.results import Occasion
+from lavise.flows.audit.run import run_audit
+from lavise.flows.past_audits.past_runs import ARTEFACTS_FILE, PastRun, open_past_run
+from lavise.flows.shared.inputs import open_inputs
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import ArtefactStore, write_json
+from lavise.storage.state.digest import short
+from lavise.storage.state.environment import choose_device, describe_environment
+from lavise.storage.state.housekeeping import hold_state
+from lavise.storage.state.locks import try_lock
+from lavise.storage.state.progress import Progress
+from lavise.storage.tracking import Tracker
+from lavise.storage.words.word_vectors import digest_vectors
+from lavise.tasks.engine.stage import Executor, StageRunner
+from lavise.tasks.history.rerun_verdict import Finding, compare_results, compare_stages, judge_repetition
 
 RERUN_FILE = "rerun.json"
 _FOLDER = "reruns"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
-    from storage.models.packed_network import PackedNetwork
+    from lavise.storage.models.packed_network import PackedNetwork
 
 _EXPLAINER_FILES = ("explainer.safetensors", "explainer.json")
 _VOCABULARY_FILES = ("vocabulary.json", "matrix.npy")
@@ -56,8 +56,8 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
     import mlflow.pyfunc
     import pandas as pd
 
-    from flows.serving.explainer_pyfunc import _load_pyfunc
-    from storage.models.packed_network import save_packed_network
+    from lavise.flows.serving.explainer_pyfunc import _load_pyfunc
+    from lavise.storage.models.packed_network import save_packed_network
 
     facts: dict[str, Any] = json.loads((explainer / "explainer.json").read_text("utf-8"))
     example = pd.DataFrame({"region_features": [[1.0] * facts["channels"]]})
@@ -75,7 +75,7 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
             model.predict(pd.DataFrame({"image": [_draw_picture()]}))
         mlflow.pyfunc.save_model(
             path=str(destination),
-            loader_module="flows.serving.explainer_pyfunc",
+            loader_module="lavise.flows.serving.explainer_pyfunc",
             data_path=str(data),
             signature=make_signature(),
             input_example=example,
@@ -90,7 +90,7 @@ def make_signature() -> ModelSignature:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
-    from flows.serving.explainer_pyfunc import DEFAULT_NUM_WORDS
+    from lavise.flows.serving.explainer_pyfunc import DEFAULT_NUM_WORDS
 
     return ModelSignature(
         inputs=Schema(

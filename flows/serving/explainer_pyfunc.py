@@ -21,16 +21,16 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from storage.array_types import DoubleArray, FloatArray, HalfArray
-from storage.datasets.geometry import Geometry
-from storage.datasets.images import BrokenImageError, open_picture
-from storage.models.layers import ActivationTap
-from storage.models.packed_network import PACKED_FACTS, PackedNetwork, load_packed_network
-from storage.state.environment import choose_device
-from tasks.activations.extract import normalise_pictures, run_network
-from tasks.explainer.naming import Namer, load_namer
-from tasks.explainer.network import load_facts
-from tasks.inputs.vocabulary import read_vocabulary
+from lavise.storage.array_types import DoubleArray, FloatArray, HalfArray
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.images import BrokenImageError, open_picture
+from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.packed_network import PACKED_FACTS, PackedNetwork, load_packed_network
+from lavise.storage.state.environment import choose_device
+from lavise.tasks.activations.extract import normalise_pictures, run_network
+from lavise.tasks.explainer.naming import Namer, load_namer
+from lavise.tasks.explainer.network import load_facts
+from lavise.tasks.inputs.vocabulary import read_vocabulary
 
 DEFAULT_NUM_WORDS = 10
 _BATCH_PICTURES = 32

@@ -6,7 +6,7 @@ import errno
 import logging
 from typing import Any
 
-from tasks.engine.stage import StageOutcome, Work
+from lavise.tasks.engine.stage import StageOutcome, Work
 
 log = logging.getLogger("lavise")
 NUM_RETRIES = 2

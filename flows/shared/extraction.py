@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ExtractSettings
-from storage.activations import INDEX_FILE
-from storage.datasets.base import Dataset
-from storage.models.target_model import TargetModel
-from storage.state.artefacts import Handle
-from storage.state.progress import Progress
-from tasks.activations import extract
-from tasks.engine.stage import Request, StageRunner
+from lavise.configs.schema import ExtractSettings
+from lavise.storage.activations import INDEX_FILE
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.progress import Progress
+from lavise.tasks.activations import extract
+from lavise.tasks.engine.stage import Request, StageRunner
 
 log = logging.getLogger("lavise")
 

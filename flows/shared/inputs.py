@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.schema import (
+from lavise.configs.schema import (
     CocoReference,
     Config,
     ImageFolderReference,
@@ -13,15 +13,15 @@ from configs.schema import (
     OpenMojiReference,
     VisualGenomeReference,
 )
-from storage.datasets.base import Dataset, Reference
-from storage.datasets.coco import load_coco_reference
-from storage.datasets.image_folder import load_image_folder_reference, load_image_folder_target
-from storage.datasets.visual_genome import load_visual_genome_reference
-from storage.state.digest import short
-from storage.state.progress import Progress
-from storage.tracking import DatasetFacts
-from tasks.engine.stage import StageRunner
-from tasks.inputs import scenes
+from lavise.storage.datasets.base import Dataset, Reference
+from lavise.storage.datasets.coco import load_coco_reference
+from lavise.storage.datasets.image_folder import load_image_folder_reference, load_image_folder_target
+from lavise.storage.datasets.visual_genome import load_visual_genome_reference
+from lavise.storage.state.digest import short
+from lavise.storage.state.progress import Progress
+from lavise.storage.tracking import DatasetFacts
+from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.inputs import scenes
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.errors import UserError
-from storage.tracking import hide_credentials
+from lavise.configs.errors import UserError
+from lavise.storage.tracking import hide_credentials
 
 if TYPE_CHECKING:
     pass

@@ -12,15 +12,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from configs.errors import UserError
-from configs.sources import FolderSource
-from storage.models.state_dicts import WEIGHT_SUFFIXES
-from storage.state.progress import Progress
+from lavise.configs.errors import UserError
+from lavise.configs.sources import FolderSource
+from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
+from lavise.storage.state.progress import Progress
 
 if TYPE_CHECKING:
     pass
-from storage.checkpoint_sources.base import FoundCheckpoint, Scan, UnusableError, describe_error, printable
-from storage.checkpoint_sources.snapshots import open_regular_file
+from lavise.storage.checkpoint_sources.base import FoundCheckpoint, Scan, UnusableError, describe_error, printable
+from lavise.storage.checkpoint_sources.snapshots import open_regular_file
 
 _HASH_THREADS = 2
 

@@ -12,18 +12,18 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from configs.errors import UserError
-from configs.sources import RegisteredModelSource
-from storage.models.state_dicts import WEIGHT_SUFFIXES
-from storage.state.artefacts import make_private_folder
-from storage.state.digest import digest_file, digest_of
-from storage.state.progress import Progress
+from lavise.configs.errors import UserError
+from lavise.configs.sources import RegisteredModelSource
+from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
+from lavise.storage.state.artefacts import make_private_folder
+from lavise.storage.state.digest import digest_file, digest_of
+from lavise.storage.state.progress import Progress
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
-from storage.checkpoint_sources.base import (
+from lavise.storage.checkpoint_sources.base import (
     MAX_REASON_CHARS,
     FoundCheckpoint,
     Scan,
@@ -31,7 +31,7 @@ from storage.checkpoint_sources.base import (
     printable,
     shorten,
 )
-from storage.checkpoint_sources.snapshots import hold_exclusively, publish
+from lavise.storage.checkpoint_sources.snapshots import hold_exclusively, publish
 
 _MAX_ARTIFACTS = 10_000
 _MAX_SOURCE_STEPS = 5

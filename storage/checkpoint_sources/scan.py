@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.errors import UserError
-from configs.sources import CheckpointSource, FolderSource
-from storage.state.progress import Progress, no_progress
+from lavise.configs.errors import UserError
+from lavise.configs.sources import CheckpointSource, FolderSource
+from lavise.storage.state.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-from storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, Scan, describe_error
-from storage.checkpoint_sources.folder import scan_folder
-from storage.checkpoint_sources.registry import download_weights, scan_registered_model
-from storage.checkpoint_sources.snapshots import has_content
+from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, Scan, describe_error
+from lavise.storage.checkpoint_sources.folder import scan_folder
+from lavise.storage.checkpoint_sources.registry import download_weights, scan_registered_model
+from lavise.storage.checkpoint_sources.snapshots import has_content
 
 
 def scan_checkpoints(

@@ -15,12 +15,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.state.artefacts import make_private_folder, sync
-from storage.state.digest import digest_file
+from lavise.storage.state.artefacts import make_private_folder, sync
+from lavise.storage.state.digest import digest_file
 
 if TYPE_CHECKING:
     pass
-from storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, UnusableError
+from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, UnusableError
 
 _BLOCK_BYTES = 1 << 20
 _PARTIAL = ".partial-"

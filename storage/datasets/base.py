@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import UserError
-from storage.array_types import BoolArray
-from storage.state.digest import digest_files, digest_of
-from storage.state.progress import Progress, no_progress
+from lavise.configs.errors import UserError
+from lavise.storage.array_types import BoolArray
+from lavise.storage.state.digest import digest_files, digest_of
+from lavise.storage.state.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

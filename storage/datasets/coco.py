@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
-from configs.schema import CocoReference
-from storage.datasets.base import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import CocoReference
+from lavise.storage.datasets.base import (
     Annotation,
     Dataset,
     ImageRecord,

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from storage.array_types import BoolArray, DoubleArray, FloatArray
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray
 
 # Denominator of a crop's share at most: areas then stay whole numbers below 2^53 for pictures of any usual size.
 _MAX_DENOMINATOR = 10_000

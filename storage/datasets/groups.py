@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from configs.errors import UserError
-from configs.groups import AnnotationGroups, CsvGroups, FolderGroups
-from storage.array_types import IntArray
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.predicates import parse_predicate
+from lavise.configs.errors import UserError
+from lavise.configs.groups import AnnotationGroups, CsvGroups, FolderGroups
+from lavise.storage.array_types import IntArray
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.predicates import parse_predicate
 
 MAX_GROUPS = 20
 MAX_NAME = 80

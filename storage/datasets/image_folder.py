@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from configs.errors import UserError
-from configs.schema import ImageFolderReference, ImageFolderTarget
-from storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_folder, split_by_image
-from storage.datasets.images import PICTURE_SUFFIXES, list_pictures
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_folder, split_by_image
+from lavise.storage.datasets.images import PICTURE_SUFFIXES, list_pictures
 
 
 def load_image_folder_reference(settings: ImageFolderReference, seed: int) -> Reference:

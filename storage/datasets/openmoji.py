@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from storage.state.digest import digest_of
-from storage.state.progress import Progress, no_progress
+from lavise.storage.state.digest import digest_of
+from lavise.storage.state.progress import Progress, no_progress
 
 # Concrete things with one-word names that word vectors know and that a picture shows without doubt.
 NOUNS = tuple(

@@ -17,8 +17,8 @@ from typing import Any
 
 import pyparsing
 
-from configs.errors import UserError
-from storage.datasets.base import ImageRecord
+from lavise.configs.errors import UserError
+from lavise.storage.datasets.base import ImageRecord
 
 Predicate = Callable[[ImageRecord], bool]
 _Test = Callable[[Mapping[str, int]], bool]

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
-from configs.schema import VisualGenomeReference
-from storage.datasets.base import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import VisualGenomeReference
+from lavise.storage.datasets.base import (
     Annotation,
     Dataset,
     ImageRecord,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import UserError
-from storage.state.digest import digest_file
+from lavise.configs.errors import UserError
+from lavise.storage.state.digest import digest_file
 
 if TYPE_CHECKING:
     from torch import nn
-from storage.models.state_dicts import one_line
+from lavise.storage.models.state_dicts import one_line
 
 
 @dataclass(frozen=True)

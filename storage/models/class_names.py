@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import UserError
-from configs.schema import ModelSettings
-from storage.array_types import FloatArray
-from storage.words.word_vectors import WordVectors, match_nonzero, vector_of
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ModelSettings
+from lavise.storage.array_types import FloatArray
+from lavise.storage.words.word_vectors import WordVectors, match_nonzero, vector_of
 
 _IMAGENET_1K_CLASSES = 1000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.models.layers import ActivationTap
+from lavise.storage.models.layers import ActivationTap
 
 if TYPE_CHECKING:
     import torch

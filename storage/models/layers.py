@@ -9,7 +9,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import UserError
+from lavise.configs.errors import UserError
 
 if TYPE_CHECKING:
     from types import TracebackType

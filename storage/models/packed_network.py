@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.errors import UserError
-from configs.schema import ModelSettings
-from storage.models.layers import ActivationTap
-from storage.state.artefacts import write_json
-from storage.state.digest import short
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ModelSettings
+from lavise.storage.models.layers import ActivationTap
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.digest import short
 
 if TYPE_CHECKING:
     from torch import nn
-from storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.models.target_model import TargetModel, load_target_model
 
 PACKED_WEIGHTS = "network.safetensors"
 PACKED_FACTS = "network.json"

@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import CheckpointError, UserError
-from configs.paths import expand_home
+from lavise.configs.errors import CheckpointError, UserError
+from lavise.configs.paths import expand_home
 
 if TYPE_CHECKING:
     import torch

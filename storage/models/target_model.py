@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import UserError
-from configs.schema import ModelSettings
-from storage.datasets.geometry import Geometry
-from storage.state.digest import digest_tensors
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ModelSettings
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state.digest import digest_tensors
 
 if TYPE_CHECKING:
     from torch import nn
-from storage.models.architectures import digest_code, find_architecture
-from storage.models.state_dicts import WEIGHT_SUFFIXES, find_weights_file, load_weights, one_line, read_state_dict
+from lavise.storage.models.architectures import digest_code, find_architecture
+from lavise.storage.models.state_dicts import (
+    WEIGHT_SUFFIXES,
+    find_weights_file,
+    load_weights,
+    one_line,
+    read_state_dict,
+)
 
 
 @dataclass(frozen=True)

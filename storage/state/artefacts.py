@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from configs.errors import UserError
-from storage.state.digest import digest_file, digest_of, short
+from lavise.configs.errors import UserError
+from lavise.storage.state.digest import digest_file, digest_of, short
 
 HANDLE_FILE = "handle.json"
 log = logging.getLogger("lavise")

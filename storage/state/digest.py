@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.state.progress import Progress, no_progress
+from lavise.storage.state.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     import torch

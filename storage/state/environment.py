@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
-from configs.paths import expand_home
+from lavise.configs.errors import UserError
+from lavise.configs.paths import expand_home
 
 _PACKAGES = (
     "lavise",

@@ -24,8 +24,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from configs.errors import UserError
-from storage.state.artefacts import make_private_folder
+from lavise.configs.errors import UserError
+from lavise.storage.state.artefacts import make_private_folder
 
 log = logging.getLogger("lavise")
 LOCK_FILE = "state.lock"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.state.artefacts import make_private_folder
+from lavise.storage.state.artefacts import make_private_folder
 
 
 @contextmanager

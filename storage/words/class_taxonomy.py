@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from storage.words.wordnet import CONCRETE, load_wordnet, offset_of
+from lavise.storage.words.wordnet import CONCRETE, load_wordnet, offset_of
 
 CLASSES = "imagenet_synsets.txt"
 MAX_SHARE = 1 / 8

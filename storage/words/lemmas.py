@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from storage.words.wordnet import CONCRETE, load_wordnet
+from lavise.storage.words.wordnet import CONCRETE, load_wordnet
 
 _SEPARATORS = re.compile(r"[\s_\-]+")
 _PLURAL_AFTER_HISS = re.compile(r"(.+(?:ss|x|ch|sh))es")

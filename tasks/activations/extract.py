@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from configs.errors import UserError
-from configs.schema import ExtractSettings
-from storage.activations import ShardGrid, finish_store, has_shard, write_shard
-from storage.array_types import HalfArray
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.images import BrokenImageError, load_square
-from storage.models.layers import ActivationTap
-from storage.models.target_model import TargetModel
-from storage.state.digest import canonical_json
-from storage.state.progress import Progress, no_progress
-from tasks.engine.stage import Stage
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ExtractSettings
+from lavise.storage.activations import ShardGrid, finish_store, has_shard, write_shard
+from lavise.storage.array_types import HalfArray
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.images import BrokenImageError, load_square
+from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.digest import canonical_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.engine.stage import Stage
 
 if TYPE_CHECKING:
     import torch

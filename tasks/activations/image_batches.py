@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from storage.datasets.base import ImageRecord
-from storage.datasets.images import BrokenImageError, load_square
-from storage.models.target_model import TargetModel
-from tasks.activations.extract import normalise_pictures
+from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.datasets.images import BrokenImageError, load_square
+from lavise.storage.models.target_model import TargetModel
+from lavise.tasks.activations.extract import normalise_pictures
 
 if TYPE_CHECKING:
     import torch

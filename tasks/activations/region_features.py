@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from storage.activations import ActivationStore
-from storage.array_types import FloatArray, IntArray
-from storage.datasets.geometry import find_regions
-from storage.datasets.images import load_square
-from storage.models.layers import ActivationTap
-from storage.models.target_model import TargetModel
-from storage.state.progress import Progress, no_progress
-from tasks.activations.extract import normalise_pictures, run_network
-from tasks.activations.top_images import Pairs
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import FloatArray, IntArray
+from lavise.storage.datasets.geometry import find_regions
+from lavise.storage.datasets.images import load_square
+from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.activations.extract import normalise_pictures, run_network
+from lavise.tasks.activations.top_images import Pairs
 
 _IMAGES_PER_BLOCK = 16
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.activations import ActivationStore, read_shard_maps
-from storage.array_types import BoolArray, FloatArray, HalfArray, IntArray
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Stage
-from tasks.numerics.float16_bits import order_bits, restore_bits
+from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_types import BoolArray, FloatArray, HalfArray, IntArray
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.numerics.float16_bits import order_bits, restore_bits
 
 THRESHOLDS = Stage("thresholds", version=1)
 _CHANNEL_BLOCK = 128

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from storage.activations import ActivationStore, read_shard_maps
-from storage.array_types import FloatArray, HalfArray, IntArray
+from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_types import FloatArray, HalfArray, IntArray
 
 
 @dataclass(frozen=True)

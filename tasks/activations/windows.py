@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from storage.activations import ActivationStore, read_shard_maps
-from storage.array_types import FloatArray
-from storage.datasets.geometry import area_weights
+from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_types import FloatArray
+from lavise.storage.datasets.geometry import area_weights
 
 TILES, OVERLAPPING = (1, 2, 3), (1, 2, 3, 4)
 """Parts of a side."""

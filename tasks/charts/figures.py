@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from storage.array_types import FloatArray
+from lavise.storage.array_types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tasks.numerics.reliability import Reliability
+    from lavise.tasks.numerics.reliability import Reliability
 
 _DPI = 100
 _MAX_LINE, _MAX_LAYER = 90, 30

@@ -21,17 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from threadpoolctl import threadpool_limits
 
-from configs.schema import CauseSettings
-from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from storage.datasets.base import ImageRecord
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.models.target_model import TargetModel
-from storage.state.artefacts import write_json
-from storage.state.progress import Progress, no_progress
-from storage.words.lemmas import find_category, index_categories
-from tasks.classifier.ablation_plan import MAX_Q_VALUE, AblationPlan, plan_ablations
-from tasks.classifier.ablation_runs import (
+from lavise.configs.schema import CauseSettings
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.words.lemmas import find_category, index_categories
+from lavise.tasks.classifier.ablation_plan import MAX_Q_VALUE, AblationPlan, plan_ablations
+from lavise.tasks.classifier.ablation_runs import (
     Baseline,
     Block,
     EffectSums,
@@ -40,9 +40,9 @@ from tasks.classifier.ablation_runs import (
     is_reproduced,
     run_baseline,
 )
-from tasks.classifier.class_words import match_categories, name_class
-from tasks.engine.stage import Stage
-from tasks.numerics.false_discovery import adjust_false_discovery
+from lavise.tasks.classifier.class_words import match_categories, name_class
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 
 STAGE = Stage("causes", version=1, uses_device=True)
 SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "causes_filters.parquet"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import CauseSettings
-from storage.array_types import IntArray
+from lavise.configs.schema import CauseSettings
+from lavise.storage.array_types import IntArray
 
 MAX_Q_VALUE = 0.05
 _SEED_TAG = 22

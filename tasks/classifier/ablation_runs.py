@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.errors import UserError
-from storage.array_types import BoolArray, FloatArray, IntArray
-from storage.datasets.base import ImageRecord
-from storage.models.classifier_head import LinearHead
-from storage.models.layers import ActivationEdit, ActivationTap
-from storage.models.target_model import TargetModel
-from storage.state.progress import Progress, no_progress
-from tasks.activations.image_batches import read_batches
-from tasks.classifier.gradients import NO_LOGITS
+from lavise.configs.errors import UserError
+from lavise.storage.array_types import BoolArray, FloatArray, IntArray
+from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.layers import ActivationEdit, ActivationTap
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.activations.image_batches import read_batches
+from lavise.tasks.classifier.gradients import NO_LOGITS
 
 _BLOCK_ENTRIES = 1 << 22
 _TOLERANCE = 1e-3

@@ -21,19 +21,19 @@ import pyarrow.parquet as parquet
 import torch
 from threadpoolctl import threadpool_limits
 
-from configs.errors import UserError
-from configs.schema import ClassSettings
-from storage.array_types import FloatArray, IntArray
-from storage.datasets.base import ImageRecord
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.models.target_model import TargetModel
-from storage.state.artefacts import write_json
-from storage.state.progress import Progress, no_progress
-from tasks.activations.image_batches import read_batches
-from tasks.classifier.class_words import name_class
-from tasks.classifier.gradients import attribute_classes
-from tasks.engine.stage import Stage
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ClassSettings
+from lavise.storage.array_types import FloatArray, IntArray
+from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.activations.image_batches import read_batches
+from lavise.tasks.classifier.class_words import name_class
+from lavise.tasks.classifier.gradients import attribute_classes
+from lavise.tasks.engine.stage import Stage
 
 STAGE = Stage("classes", version=1, uses_device=True)
 SUMMARY_FILE, TABLE_FILE, ARRAYS_FILE = "classes.json", "classes.parquet", "contributions.npz"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from storage.array_types import BoolArray
-from storage.models.class_names import ClassNames
-from storage.words.lemmas import find_category, index_categories
+from lavise.storage.array_types import BoolArray
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.words.lemmas import find_category, index_categories
 
 _NO_NAME = frozenset({"", "n/a"})
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from storage.models.layers import ActivationLeaf
+from lavise.storage.models.layers import ActivationLeaf
 
 NO_LOGITS = "the network's output is no table of class logits"
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from configs.errors import UserError
-from configs.schema import StatisticsSettings
-from storage.state.progress import Progress, no_progress
+from lavise.configs.errors import UserError
+from lavise.configs.schema import StatisticsSettings
+from lavise.storage.state.progress import Progress, no_progress
 
 T = TypeVar("T")
 R = TypeVar("R")

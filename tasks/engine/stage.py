@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
-from storage.state.digest import digest_of, short
-from storage.state.progress import Progress, no_progress
-from storage.tracking import NullRun, NullTracker, Run, Tracker
+from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
+from lavise.storage.state.digest import digest_of, short
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
 
 log = logging.getLogger("lavise")
 # An artefact's file of this name holds [metric, value, step] rows: the curves of its run.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.array_types import BoolArray
-from tasks.activations.top_images import Pairs
-from tasks.masks.overlaps import Overlaps
+from lavise.storage.array_types import BoolArray
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.masks.overlaps import Overlaps
 
 
 @dataclass(frozen=True)

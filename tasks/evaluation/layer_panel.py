@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from configs.schema import EvaluateSettings
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, IntArray
-from storage.state.artefacts import write_json
-from storage.state.progress import Progress, no_progress
-from tasks.engine.stage import Stage
-from tasks.evaluation.ground_truth import GroundTruth
-from tasks.evaluation.panel import Statements, judge_word_sets, summarise_panel
-from tasks.masks.agreement import MaskAgreement
+from lavise.configs.schema import EvaluateSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, IntArray
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.evaluation.ground_truth import GroundTruth
+from lavise.tasks.evaluation.panel import Statements, judge_word_sets, summarise_panel
+from lavise.tasks.masks.agreement import MaskAgreement
 
 STAGE = Stage("panel", version=3)
 PANEL_FILE, JUDGED_FILE = "panel.json", "judged_filters.parquet"
@@ -52,7 +52,7 @@ class JudgedLayer:
     Attributes:
         statements: of all C filters, whether they are explained or not.
         explained: bool [C].
-        right: bool [C, K], whether a filter detects a concept (tasks.words.confidence).
+        right: bool [C, K], whether a filter detects a concept (tasks.masks.detection).
         judged_K: bool [K], concepts that are in some evaluation picture.
     """
 

@@ -33,16 +33,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from storage.activations import ActivationStore, read_shard_maps
-from storage.array_types import BitArray, DoubleArray, IntArray
-from storage.state.progress import Progress, no_progress
-from tasks.masks.agreement import MaskAgreement
-from tasks.numerics.float16_bits import order_bits
+from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_types import BitArray, DoubleArray, IntArray
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.masks.agreement import MaskAgreement
+from lavise.tasks.numerics.float16_bits import order_bits
 
 if TYPE_CHECKING:
-    from tasks.evaluation.ground_truth import GroundTruth
-from tasks.numerics.average_precision import average_precision, correct_for_chance, expect_precision, sum_tied_shares
-from tasks.numerics.correlation import correlate
+    from lavise.tasks.evaluation.ground_truth import GroundTruth
+from lavise.tasks.numerics.average_precision import (
+    average_precision,
+    correct_for_chance,
+    expect_precision,
+    sum_tied_shares,
+)
+from lavise.tasks.numerics.correlation import correlate
 
 FIGURES = (
     *("iou", "pearson_position", "pearson_image", "auprc_position", "auprc_image", "lift"),

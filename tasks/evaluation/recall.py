@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.errors import UserError
-from configs.schema import EvaluateSettings
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, FloatArray, IntArray
-from storage.state.artefacts import write_json
-from storage.state.progress import Progress, no_progress
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.region_features import MaskedForward
-from tasks.activations.top_images import select_top_images
-from tasks.engine.stage import Stage
-from tasks.evaluation.ground_truth import find_ground_truth
-from tasks.explainer.naming import Namer
-from tasks.masks.overlaps import Overlaps
-from tasks.numerics.bootstrap import ImageBootstrap
-from tasks.words.explain import name_pairs
+from lavise.configs.errors import UserError
+from lavise.configs.schema import EvaluateSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, FloatArray, IntArray
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.region_features import MaskedForward
+from lavise.tasks.activations.top_images import select_top_images
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.evaluation.ground_truth import find_ground_truth
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.masks.overlaps import Overlaps
+from lavise.tasks.numerics.bootstrap import ImageBootstrap
+from lavise.tasks.words.explain import name_pairs
 
 STAGE = Stage("evaluate", version=3, uses_device=True)
 MOST_FREQUENT = "most_frequent_words"

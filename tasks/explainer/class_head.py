@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from storage.models.class_names import ClassNames, embed_class_names
-from storage.models.classifier_head import LinearHead
-from storage.words.class_taxonomy import find_hypernyms, find_synset
-from storage.words.lemmas import find_category, index_categories
-from storage.words.word_vectors import Vocabulary, WordVectors, match_phrase
+from lavise.storage.models.class_names import ClassNames, embed_class_names
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.words.class_taxonomy import find_hypernyms, find_synset
+from lavise.storage.words.lemmas import find_category, index_categories
+from lavise.storage.words.word_vectors import Vocabulary, WordVectors, match_phrase
 
 # Region features come in length 1. Logits are those of a feature with the usual length of the training pictures, made
 # softer: a region is less than a picture, and the classes of a region of several things share it.

@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from configs.errors import UserError
-from configs.schema import ExplainerSettings
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.state.artefacts import Handle
-from storage.words.word_vectors import Vocabulary, WordVectors
-from tasks.engine.stage import Stage
-from tasks.explainer.class_head import ClassifierHead, build_head
-from tasks.explainer.network import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ExplainerSettings
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.words.word_vectors import Vocabulary, WordVectors
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.explainer.class_head import ClassifierHead, build_head
+from lavise.tasks.explainer.network import (
     Explainer,
     ExplainerFacts,
     load_attached_head,

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from storage.state.artefacts import write_json
-from tasks.explainer.class_head import HEAD_PREFIX, ClassifierHead, HeadFacts, load_head
+from lavise.storage.state.artefacts import write_json
+from lavise.tasks.explainer.class_head import HEAD_PREFIX, ClassifierHead, HeadFacts, load_head
 
 # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

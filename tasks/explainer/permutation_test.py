@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from storage.array_types import IntArray
-from tasks.numerics.ranked_lists import find_repeated
+from lavise.storage.array_types import IntArray
+from lavise.tasks.numerics.ranked_lists import find_repeated
 
 _BLOCK_ENTRIES = 1 << 23
 _ROUNDING = 1e-9

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from configs.errors import UserError
-from configs.schema import TrainSettings
-from storage.state.artefacts import Handle, write_json
-from storage.state.progress import Progress, no_progress
-from storage.words.word_vectors import Vocabulary
-from tasks.engine.stage import HISTORY_FILE, Stage
-from tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
+from lavise.configs.errors import UserError
+from lavise.configs.schema import TrainSettings
+from lavise.storage.state.artefacts import Handle, write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.engine.stage import HISTORY_FILE, Stage
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
 
 STAGE = Stage("train", version=2, uses_device=True)
 _CATEGORY_LEARNING_RATE = 1e-3

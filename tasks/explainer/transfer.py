@@ -27,16 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.errors import UserError
-from configs.schema import TrainSettings
-from storage.activations import ActivationStore
-from storage.state.artefacts import Handle
-from storage.state.progress import Bar, Progress, no_progress
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.windows import pool_windows
-from tasks.engine.stage import Stage
-from tasks.explainer.class_head import ClassifierHead
-from tasks.explainer.network import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import TrainSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.progress import Bar, Progress, no_progress
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.windows import pool_windows
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.explainer.class_head import ClassifierHead
+from lavise.tasks.explainer.network import (
     Adapter,
     Explainer,
     ExplainerFacts,
@@ -46,7 +46,7 @@ from tasks.explainer.network import (
     save_explainer,
     scale_features,
 )
-from tasks.explainer.training import Objective, TrainingSet
+from lavise.tasks.explainer.training import Objective, TrainingSet
 
 STAGE = Stage("transfer", version=3, uses_device=True)
 # Share of the mean variance that every direction has at least: one that is constant on the target is not blown up.

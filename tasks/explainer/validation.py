@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from scipy.stats import wilcoxon
 
-from configs.schema import EvaluateSettings
-from storage.array_types import IntArray
-from storage.state.artefacts import Handle, write_json
-from storage.words.word_vectors import Vocabulary
-from tasks.engine.stage import Stage
-from tasks.explainer.naming import Namer
-from tasks.explainer.permutation_test import judge_explainer
-from tasks.numerics.bootstrap import ImageBootstrap
+from lavise.configs.schema import EvaluateSettings
+from lavise.storage.array_types import IntArray
+from lavise.storage.state.artefacts import Handle, write_json
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.explainer.permutation_test import judge_explainer
+from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
 STAGE = Stage("validate", version=2, uses_device=True)
 VALIDATION_FILE = "validation.json"

@@ -20,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from configs.schema import BiasSettings
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
-from storage.datasets.groups import Grouping
-from storage.state.artefacts import write_json
-from storage.state.progress import Progress, no_progress
-from tasks.engine.stage import Stage
-from tasks.group_bias.contrasts import (
+from lavise.configs.schema import BiasSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
+from lavise.storage.datasets.groups import Grouping
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.group_bias.contrasts import (
     Comparison,
     Contrast,
     Judged,
@@ -38,7 +38,7 @@ from tasks.group_bias.contrasts import (
     judge,
     make_contrasts,
 )
-from tasks.numerics import group_tests
+from lavise.tasks.numerics import group_tests
 
 STAGE = Stage("bias", version=1)
 BIAS_FILE, FILTERS_FILE, WORDS_FILE = "bias.json", "bias_filters.parquet", "bias_words.parquet"

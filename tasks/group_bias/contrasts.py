@@ -11,13 +11,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from configs.errors import UserError
-from storage.array_types import BoolArray, DoubleArray, IntArray
-from storage.datasets.groups import Grouping
-from storage.state.progress import Progress, no_progress
-from tasks.numerics import group_tests
-from tasks.numerics.false_discovery import adjust_false_discovery
-from tasks.numerics.group_tests import Difference
+from lavise.configs.errors import UserError
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.storage.datasets.groups import Grouping
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.numerics import group_tests
+from lavise.tasks.numerics.false_discovery import adjust_false_discovery
+from lavise.tasks.numerics.group_tests import Difference
 
 OTHERS = "all others"
 _MARGINAL, _STRATIFIED = 0, 1

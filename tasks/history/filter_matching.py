@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from threadpoolctl import threadpool_limits
 
-from configs.errors import UserError
-from configs.schema import DiffSettings
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
-from storage.datasets.geometry import area_weights
-from storage.state.artefacts import write_json
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Stage
+from lavise.configs.errors import UserError
+from lavise.configs.schema import DiffSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
+from lavise.storage.datasets.geometry import area_weights
+from lavise.storage.state.artefacts import write_json
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Stage
 
 STAGE = Stage("diff", version=1)
 TABLE_FILE, SUMMARY_FILE = "diff.parquet", "diff.json"

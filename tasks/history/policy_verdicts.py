@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from configs.errors import UserError
-from configs.policy import MetricRule, Policy, WordRule
-from tasks.history.metric_names import flatten_metrics
+from lavise.configs.errors import UserError
+from lavise.configs.policy import MetricRule, Policy, WordRule
+from lavise.tasks.history.metric_names import flatten_metrics
 
 DIFF_PREFIX = "diff/"
 DIFF_METRICS = (

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as parquet
 
-from tasks.activations import extract
-from tasks.history import filter_matching
-from tasks.report import page
+from lavise.tasks.activations import extract
+from lavise.tasks.history import filter_matching
+from lavise.tasks.report import page
 
 Outcome = Literal["identical", "within tolerance", "different", "not compared"]
 TABLES = ("explanations.parquet", "filters.parquet")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.datasets.base import Dataset
-from storage.datasets.coco import load_coco_instances
-from storage.datasets.openmoji import SCENES_VERSION, describe_sources, write_scenes
-from storage.state.artefacts import Handle
-from storage.state.progress import Progress, no_progress
-from tasks.engine.stage import Request, Stage
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.coco import load_coco_instances
+from lavise.storage.datasets.openmoji import SCENES_VERSION, describe_sources, write_scenes
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.engine.stage import Request, Stage
 
 STAGE = Stage("scenes", version=SCENES_VERSION)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import WordSettings
-from storage.state.artefacts import Handle, write_json
-from storage.state.digest import digest_file
-from storage.words.visual_words import VISUAL_RULE, find_visual_words
-from storage.words.word_vectors import (
+from lavise.configs.schema import WordSettings
+from lavise.storage.state.artefacts import Handle, write_json
+from lavise.storage.state.digest import digest_file
+from lavise.storage.words.visual_words import VISUAL_RULE, find_visual_words
+from lavise.storage.words.word_vectors import (
     WORD_RULE,
     PhraseMatch,
     Vocabulary,
@@ -21,7 +21,7 @@ from storage.words.word_vectors import (
     load_word_vectors,
     read_word_list,
 )
-from tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Stage
 
 STAGE = Stage("vocabulary", version=1)
 

@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from storage.activations import ActivationStore, read_shard_maps
-from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.geometry import Geometry, find_regions
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Stage
-from tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
+from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry, find_regions
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
 
 AGREEMENT = Stage("agreement", version=2)
 

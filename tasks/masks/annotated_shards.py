@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.datasets.images import BrokenImageError, read_size
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.images import BrokenImageError, read_size
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.activations import ActivationStore, read_shard_maps
-from storage.array_types import BitArray, BoolArray, FloatArray, IntArray
-from tasks.engine.stage import Stage
-from tasks.masks.agreement import ConceptMasks
-from tasks.numerics.float16_bits import order_bits
-from tasks.numerics.mann_whitney import RankedRows
+from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_types import BitArray, BoolArray, FloatArray, IntArray
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.masks.agreement import ConceptMasks
+from lavise.tasks.numerics.float16_bits import order_bits
+from lavise.tasks.numerics.mann_whitney import RankedRows
 
 DETECTION = Stage("detect", version=1)
 MIN_AUROC, MAX_P_VALUE = 0.75, 0.05

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from storage.activations import ActivationStore, read_shard_maps
-from storage.array_types import DoubleArray, FloatArray, IntArray
-from storage.datasets.base import Dataset
-from storage.datasets.geometry import Geometry, find_regions
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import Stage
-from tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
+from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.geometry import Geometry, find_regions
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
 
 OVERLAPS = Stage("overlaps", version=2)
 _REGION_BLOCK = 256

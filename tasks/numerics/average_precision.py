@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from storage.array_types import BitArray, BoolArray, DoubleArray, IntArray
+from lavise.storage.array_types import BitArray, BoolArray, DoubleArray, IntArray
 
 if TYPE_CHECKING:
     pass

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from storage.array_types import DoubleArray, IntArray
+from lavise.storage.array_types import DoubleArray, IntArray
 
 
 class ImageBootstrap:

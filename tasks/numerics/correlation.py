@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storage.array_types import DoubleArray
+from lavise.storage.array_types import DoubleArray
 
 if TYPE_CHECKING:
     pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from storage.array_types import DoubleArray
+from lavise.storage.array_types import DoubleArray
 
 
 def adjust_false_discovery(p_S: DoubleArray, num_hypotheses: int) -> DoubleArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from storage.array_types import BitArray, HalfArray
+from lavise.storage.array_types import BitArray, HalfArray
 
 _SIGN = np.uint16(0x8000)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 
 # Exact p values below are given as this: probabilities that small are cut off.
 LEAST_P_VALUE = 1e-60

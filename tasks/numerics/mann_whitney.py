@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from storage.array_types import BitArray, DoubleArray, IntArray
+from lavise.storage.array_types import BitArray, DoubleArray, IntArray
 
 _EXACT_UP_TO = 8  # pictures of the smaller group; as scipy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from storage.array_types import BoolArray, IntArray
+from lavise.storage.array_types import BoolArray, IntArray
 
 
 def find_repeated(words_Ps: IntArray) -> BoolArray:

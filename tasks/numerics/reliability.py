@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 
 NUM_BINS = 10
 

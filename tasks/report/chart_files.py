@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tasks.charts.figures import draw_causes, draw_classes, draw_panel, draw_recall
-from tasks.evaluation.layer_panel import load_panel
-from tasks.evaluation.recall import load_evaluation
-from tasks.report.filter_entries import LayerPart, read_rows
-from tasks.report.sections import draw_contrast, read_contrasts
+from lavise.tasks.charts.figures import draw_causes, draw_classes, draw_panel, draw_recall
+from lavise.tasks.evaluation.layer_panel import load_panel
+from lavise.tasks.evaluation.recall import load_evaluation
+from lavise.tasks.report.filter_entries import LayerPart, read_rows
+from lavise.tasks.report.sections import draw_contrast, read_contrasts
 
 FIGURES_FOLDER = "figures"
 

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
-from configs.schema import DiffSettings
-from storage.activations import ActivationStore
-from storage.array_types import FloatArray, IntArray
-from storage.state.progress import Progress, no_progress
-from tasks.activations.thresholds import bin_edges
-from tasks.activations.top_images import Pairs
-from tasks.evaluation.layer_panel import JUDGED_FILE
-from tasks.report.pictures import LARGE_PER_FILTER, DrawnPair, PictureBook, draw_pairs, quantise_maps
-from tasks.words.explain import load_pairs
+from lavise.configs.schema import DiffSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import FloatArray, IntArray
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.activations.thresholds import bin_edges
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.evaluation.layer_panel import JUDGED_FILE
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, DrawnPair, PictureBook, draw_pairs, quantise_maps
+from lavise.tasks.words.explain import load_pairs
 
 TARGET = "target"
 _HISTOGRAM_BINS = 48

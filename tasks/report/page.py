@@ -15,14 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ReportSettings
-from storage.datasets.base import Dataset
-from storage.datasets.geometry import Geometry
-from storage.state.digest import digest_of
-from storage.state.progress import Progress, no_progress
-from tasks.engine.stage import Stage
-from tasks.report.chart_files import write_figures
-from tasks.report.filter_entries import (
+from lavise.configs.schema import ReportSettings
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state.digest import digest_of
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.report.chart_files import write_figures
+from lavise.tasks.report.filter_entries import (
     TARGET,
     DescribedFilters,
     DiffPart,
@@ -31,7 +31,7 @@ from tasks.report.filter_entries import (
     number_pictures,
     read_layer,
 )
-from tasks.report.pictures import (
+from lavise.tasks.report.pictures import (
     CHUNK_PICTURES,
     OUTLINE_GRID,
     EncodedPictures,
@@ -40,7 +40,7 @@ from tasks.report.pictures import (
     draw_confident_filters,
     encode_pictures,
 )
-from tasks.report.sections import (
+from lavise.tasks.report.sections import (
     describe_bias,
     describe_causes,
     describe_classes,
@@ -62,7 +62,7 @@ _MB = 1_000_000
 
 def digest_templates() -> str:
     """Of the page's own files: another layout is another report."""
-    folder = resources.files("tasks.report") / "templates"
+    folder = resources.files("lavise.tasks.report") / "templates"
     return digest_of({f.name: f.read_text("utf-8") for f in folder.iterdir() if f.is_file()})
 
 
@@ -214,7 +214,7 @@ def render_diff_page(heading: Mapping[str, str], diff: DiffPart) -> str:
 def _render(name: str, **values: Any) -> str:
     import jinja2
 
-    folder = resources.files("tasks.report") / "templates"
+    folder = resources.files("lavise.tasks.report") / "templates"
     style = folder.joinpath("report.css").read_text("utf-8")
     script = (
         '"use strict";\n(() => {\n' + "\n".join(folder.joinpath(n).read_text("utf-8") for n in _SCRIPTS) + "})();\n"
@@ -224,7 +224,7 @@ def _render(name: str, **values: Any) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tasks.report", "templates"),
+        loader=jinja2.PackageLoader("lavise.tasks.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

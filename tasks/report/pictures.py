@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from storage.activations import ActivationStore
-from storage.array_types import FloatArray, IntArray
-from storage.datasets.geometry import Geometry, area_weights, upsample_maps
-from storage.datasets.images import BrokenImageError, load_square
-from storage.state.progress import Progress, no_progress
-from tasks.charts.figures import OverviewRow, draw_overview
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import FloatArray, IntArray
+from lavise.storage.datasets.geometry import Geometry, area_weights, upsample_maps
+from lavise.storage.datasets.images import BrokenImageError, load_square
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.charts.figures import OverviewRow, draw_overview
 
 LARGE_PER_FILTER = 4
 OUTLINE_GRID = 64

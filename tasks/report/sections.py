@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tasks.charts.figures import (
+from lavise.tasks.charts.figures import (
     PNG,
     SVG,
     ShareRow,
@@ -22,12 +22,12 @@ from tasks.charts.figures import (
     draw_reliability,
     draw_shares,
 )
-from tasks.evaluation.layer_panel import load_panel
-from tasks.evaluation.recall import MOST_FREQUENT, RANDOM, load_evaluation, state_supported_order
-from tasks.explainer.validation import load_validation
-from tasks.numerics.reliability import Reliability
-from tasks.report.filter_entries import DiffPart, LayerPart, LayerTables, read_changes, read_rows
-from tasks.words.explain import CALIBRATION_FILE
+from lavise.tasks.evaluation.layer_panel import load_panel
+from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, load_evaluation, state_supported_order
+from lavise.tasks.explainer.validation import load_validation
+from lavise.tasks.numerics.reliability import Reliability
+from lavise.tasks.report.filter_entries import DiffPart, LayerPart, LayerTables, read_changes, read_rows
+from lavise.tasks.words.explain import CALIBRATION_FILE
 
 _MAX_DIFF_ROWS = 300
 _MAX_CLASSES, _CLASS_WORDS, _CLASS_FILTERS = 30, 2, 3

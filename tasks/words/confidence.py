@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special
 
-from storage.array_types import BoolArray, DoubleArray, IntArray
-from tasks.numerics.reliability import Reliability, measure_reliability
-from tasks.words.evidence import Evidence
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.tasks.numerics.reliability import Reliability, measure_reliability
+from lavise.tasks.words.evidence import Evidence
 
 LOGISTIC, BASE_RATE = "logistic", "base rate"
 MIN_STATEMENTS = 30

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from storage.array_types import BoolArray, DoubleArray, IntArray
-from tasks.numerics.false_discovery import adjust_false_discovery
-from tasks.numerics.ranked_lists import find_repeated
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.tasks.numerics.false_discovery import adjust_false_discovery
+from lavise.tasks.numerics.ranked_lists import find_repeated
 
 # A word that no other filter names: half a pair of the others names it.
 UNSEEN_PAIRS = 0.5

@@ -20,26 +20,26 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
 
-from configs.schema import ExplainSettings
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from storage.state.artefacts import write_json
-from storage.state.progress import Progress, no_progress
-from storage.words import lemmas
-from storage.words.lemmas import covers
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.region_features import MaskedForward, pool_features
-from tasks.activations.top_images import Pairs, select_top_images
-from tasks.charts.figures import draw_reliability
-from tasks.engine.stage import Stage
-from tasks.explainer.naming import NamedRegions, Namer
-from tasks.numerics.reliability import Reliability
-from tasks.words.evidence import count_votes, find_evidence
-from tasks.words.naming_check import MeasuredNaming
-from tasks.words.polysemanticity import find_meanings
-from tasks.words.preferred_words import find_preferred_words
-from tasks.words.voted_words import Judgement, find_voted_words
-from tasks.words.word_rows import FoundWords, WordRows
+from lavise.configs.schema import ExplainSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.words import lemmas
+from lavise.storage.words.lemmas import covers
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.region_features import MaskedForward, pool_features
+from lavise.tasks.activations.top_images import Pairs, select_top_images
+from lavise.tasks.charts.figures import draw_reliability
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.explainer.naming import NamedRegions, Namer
+from lavise.tasks.numerics.reliability import Reliability
+from lavise.tasks.words.evidence import count_votes, find_evidence
+from lavise.tasks.words.naming_check import MeasuredNaming
+from lavise.tasks.words.polysemanticity import find_meanings
+from lavise.tasks.words.preferred_words import find_preferred_words
+from lavise.tasks.words.voted_words import Judgement, find_voted_words
+from lavise.tasks.words.word_rows import FoundWords, WordRows
 
 STAGE = Stage("explain", version=5, uses_device=True)
 CALIBRATION_FILE, RELIABILITY_FILE = "calibration.json", "reliability.png"

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, FloatArray, IntArray
-from tasks.activations.top_images import Pairs
-from tasks.explainer.naming import Namer
-from tasks.words.naming_precision import NamingPrecision, Presence, state_presence
-from tasks.words.preference import LEAST_PICTURES, Preferences, Support, find_preferences, split_halves
-from tasks.words.word_presence import PresenceWords, Witnesses, ask_witnesses, keep_frequent, name_regions
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, FloatArray, IntArray
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.words.naming_precision import NamingPrecision, Presence, state_presence
+from lavise.tasks.words.preference import LEAST_PICTURES, Preferences, Support, find_preferences, split_halves
+from lavise.tasks.words.word_presence import PresenceWords, Witnesses, ask_witnesses, keep_frequent, name_regions
 
 HAS_WORD = 0.5
 """Probability from which on a picture counts as one that has a word."""

@@ -16,23 +16,29 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import ExplainSettings
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from storage.datasets.base import Dataset
-from storage.state.artefacts import write_json
-from storage.state.progress import Progress, no_progress
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.region_features import MaskedForward, pool_features
-from tasks.activations.top_images import select_top_images
-from tasks.engine.stage import Stage
-from tasks.explainer.naming import Namer
-from tasks.numerics.reliability import Reliability, measure_reliability
-from tasks.words.confidence import deal_folds
-from tasks.words.named_images import NamedImages, prefer_words
-from tasks.words.naming_precision import NamingPrecision, find_truth, measure_precision, state_presence, trust_words
-from tasks.words.preference import LEAST_PICTURES, MIN_AUROC, Preferences, Ranked, contrast, state_confidence
-from tasks.words.word_presence import ask_witnesses, keep_frequent, list_words
+from lavise.configs.schema import ExplainSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.region_features import MaskedForward, pool_features
+from lavise.tasks.activations.top_images import select_top_images
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.numerics.reliability import Reliability, measure_reliability
+from lavise.tasks.words.confidence import deal_folds
+from lavise.tasks.words.named_images import NamedImages, prefer_words
+from lavise.tasks.words.naming_precision import (
+    NamingPrecision,
+    find_truth,
+    measure_precision,
+    state_presence,
+    trust_words,
+)
+from lavise.tasks.words.preference import LEAST_PICTURES, MIN_AUROC, Preferences, Ranked, contrast, state_confidence
+from lavise.tasks.words.word_presence import ask_witnesses, keep_frequent, list_words
 
 STAGE = Stage("precision", version=1, uses_device=True)
 PRECISION_FILE = "precision.json"

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special
 
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from storage.datasets.base import Dataset
-from tasks.words.word_presence import CATEGORY, LEAST_PROBABILITY, PresenceWords, Witnesses
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.datasets.base import Dataset
+from lavise.tasks.words.word_presence import CATEGORY, LEAST_PROBABILITY, PresenceWords, Witnesses
 
 MIN_STATEMENTS = 30
 LEAST_WINDOW = 0.05

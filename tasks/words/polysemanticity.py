@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import hypergeom
 
-from storage.array_types import BoolArray, FloatArray, IntArray
+from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 
 MAX_P_VALUE = 0.05
 _MIN_REGIONS = 3

@@ -24,9 +24,9 @@ import numpy as np
 from scipy import stats
 from scipy.special import ndtr
 
-from storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
-from tasks.numerics.float16_bits import order_bits
-from tasks.words.word_presence import HYPERNYM
+from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
+from lavise.tasks.numerics.float16_bits import order_bits
+from lavise.tasks.words.word_presence import HYPERNYM
 
 MIN_AUROC = 0.75
 """From this on a filter detects a word."""

@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from configs.schema import ExplainSettings
-from storage.activations import ActivationStore
-from storage.array_types import DoubleArray, FloatArray, IntArray
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.top_images import Pairs
-from tasks.explainer.naming import Namer
-from tasks.numerics.false_discovery import adjust_false_discovery
-from tasks.words.evidence import Evidence, bootstrap_share
-from tasks.words.named_images import HAS_WORD, NamedImages, name_images, prefer_words
-from tasks.words.naming_check import MeasuredNaming
-from tasks.words.naming_precision import NamingPrecision, trust_words
-from tasks.words.preference import (
+from lavise.configs.schema import ExplainSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.numerics.false_discovery import adjust_false_discovery
+from lavise.tasks.words.evidence import Evidence, bootstrap_share
+from lavise.tasks.words.named_images import HAS_WORD, NamedImages, name_images, prefer_words
+from lavise.tasks.words.naming_check import MeasuredNaming
+from lavise.tasks.words.naming_precision import NamingPrecision, trust_words
+from lavise.tasks.words.preference import (
     LEAST_PICTURES,
     MIN_AUROC,
     Contrast,
@@ -43,8 +43,8 @@ from tasks.words.preference import (
     estimate_label_error,
     state_confidence,
 )
-from tasks.words.word_presence import list_words
-from tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
+from lavise.tasks.words.word_presence import list_words
+from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
 ADVISED_PICTURES = 30
 """Pictures of each kind with which a word can usually be believed."""

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import ExplainSettings
-from storage.array_types import BoolArray, DoubleArray, IntArray
-from storage.words.lemmas import find_category, index_categories
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.top_images import Pairs
-from tasks.numerics.reliability import Reliability
-from tasks.words.confidence import Calibration, calibrate, make_features
-from tasks.words.evidence import Evidence, Votes, find_evidence
-from tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
+from lavise.configs.schema import ExplainSettings
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.storage.words.lemmas import find_category, index_categories
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.numerics.reliability import Reliability
+from lavise.tasks.words.confidence import Calibration, calibrate, make_features
+from lavise.tasks.words.evidence import Evidence, Votes, find_evidence
+from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Judgement:
 
     Attributes:
         concepts: the reference's categories.
-        right: bool [C, K], whether a filter detects a concept (see tasks.words.confidence).
+        right: bool [C, K], whether a filter detects a concept (see tasks.masks.detection).
         judged_K: bool [K], concepts that are in some evaluation picture.
         invalid: why the explainer cannot be believed; empty where it can.
     """

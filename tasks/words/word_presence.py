@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from storage.activations import ActivationStore
-from storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.windows import pool_windows
-from tasks.explainer.naming import Namer
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.windows import pool_windows
+from lavise.tasks.explainer.naming import Namer
 
 CATEGORY, CLASS, HYPERNYM = "category", "class", "hypernym"
 """Kinds of words: categories that the explainer was trained on; names of the network's classes; what these are a kind

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from storage.array_types import BoolArray, DoubleArray, IntArray
-from tasks.activations.top_images import Pairs
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.tasks.activations.top_images import Pairs
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from configs.schema import ModelSettings
-from storage.models.target_model import load_target_model
+from lavise.configs.schema import ModelSettings
+from lavise.storage.models.target_model import load_target_model
 
 CHANGED = (3, 100, 500, 777, 1200)
 Tensors = dict[str, torch.Tensor]

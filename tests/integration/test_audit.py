@@ -9,7 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 from safetensors.torch import load_file
 
-from configs.loading import load_config
+from lavise.configs.loading import load_config
 from tests.integration.tiny import Finished, make_arguments, run_here, run_lavise, run_tiny
 
 pytestmark = pytest.mark.slow

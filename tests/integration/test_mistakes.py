@@ -82,8 +82,8 @@ def test_too_many_broken_pictures_are_named(tmp_path: Path) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['lavise', '--help']\n"
-        "from flows import cli\n"
-        "try: cli.main()\n"
+        "from lavise.flows.command_line.commands import main\n"
+        "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'mlflow', 'prefect', 'numpy', 'dask', 'gensim', 'pyarrow'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"

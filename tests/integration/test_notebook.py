@@ -69,7 +69,7 @@ def test_a_filter_shows_words_and_pictures(shown: dict[str, Any]) -> None:
 
 
 def test_search_finds_what_the_table_says(shown: dict[str, Any]) -> None:
-    from configs.errors import UserError
+    from lavise.configs.errors import UserError
 
     audit = shown["names"]["audit"]
     explained = audit.filters[audit.filters["explained"]]

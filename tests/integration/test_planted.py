@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.planted import PlantedResult, describe, run_planted
 from benchmarks.planted_filters import PlanSizes, judge_planted
-from configs.loading import load_config
-from storage.datasets.openmoji import BACKGROUNDS
+from lavise.configs.loading import load_config
+from lavise.storage.datasets.openmoji import BACKGROUNDS
 
 pytestmark = pytest.mark.slow
 

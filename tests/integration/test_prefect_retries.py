@@ -8,9 +8,9 @@ import pytest
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
-from configs.errors import UserError
-from flows.shared.execution import run_as_prefect_task
-from tasks.engine.stage import StageOutcome
+from lavise.configs.errors import UserError
+from lavise.flows.shared.execution import run_as_prefect_task
+from lavise.tasks.engine.stage import StageOutcome
 from tests.unit.flows.shared.test_execution import OUTCOME, Flaky
 
 pytestmark = pytest.mark.slow

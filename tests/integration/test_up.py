@@ -10,20 +10,23 @@ import pytest
 
 from tests.integration.services import Services
 from tests.integration.tiny import SETTINGS, run_lavise
+from tests.users_folder import write_users_folder
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    running = Services(tmp_path_factory.mktemp("up"))
+    running = Services(write_users_folder(tmp_path_factory.mktemp("up")))
     yield running
     running.stop()
 
 
 def test_deployment_completes_and_is_in_mlflow(services: Services) -> None:
+    """With a network of the user's, in a folder with packages that are called as ours are."""
+    settings = {**SETTINGS, "model.arch": "tasks.net:make"}
     flow = services.start_deployment(
-        "lavise/full", config="demo", overrides=[f"{k}={v}" for k, v in SETTINGS.items()], register_model=True
+        "lavise/full", config="demo", overrides=[f"{k}={v}" for k, v in settings.items()], register_model=True
     )
     said, _ = flow.communicate()
     assert flow.returncode == 0, said

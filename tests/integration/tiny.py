@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.command_line.commands import app
+from lavise.flows.command_line.commands import app
 
 SETTINGS = {
     "reference.train_scenes": 48,
@@ -61,7 +61,7 @@ def make_arguments(**overrides: object) -> list[str]:
 
 
 def make_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows.command_line.commands", *arguments]
+    return [sys.executable, "-m", "lavise", *arguments]
 
 
 def run_lavise(home: Path, *arguments: str, cwd: Path | None = None, **extra: str) -> Finished:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import UserError
-from configs.groups import AnnotationGroups, CsvGroups, FolderGroups, Groups
-from configs.loading import dump_config, load_config, make_absolute
+from lavise.configs.errors import UserError
+from lavise.configs.groups import AnnotationGroups, CsvGroups, FolderGroups, Groups
+from lavise.configs.loading import dump_config, load_config, make_absolute
 
 
 def load_groups(value: str) -> Groups | None:

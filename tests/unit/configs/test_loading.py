@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.errors import UserError
-from configs.loading import (
+from lavise.configs.errors import UserError
+from lavise.configs.loading import (
     describe_identity,
     dump_config,
     list_presets,
@@ -16,7 +16,7 @@ from configs.loading import (
     validate_config,
     with_overrides,
 )
-from configs.schema import (
+from lavise.configs.schema import (
     BiasSettings,
     CauseSettings,
     ClassSettings,

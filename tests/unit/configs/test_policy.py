@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from configs.errors import UserError
-from configs.loading import list_presets
-from configs.policy import MetricRule, Policy, WordRule, dump_policy, list_policies, load_policy
+from lavise.configs.errors import UserError
+from lavise.configs.loading import list_presets
+from lavise.configs.policy import MetricRule, Policy, WordRule, dump_policy, list_policies, load_policy
 
 EITHER = "allowed: either metric (with at_least, at_most) or forbidden_words (with status, num_words)"
 

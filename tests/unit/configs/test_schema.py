@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from configs import schema
-from configs.base import Settings
-from configs.loading import load_config
-from configs.schema import (
+from lavise.configs import schema
+from lavise.configs.base import Settings
+from lavise.configs.loading import load_config
+from lavise.configs.schema import (
     Config,
     DiffSettings,
     EvaluateSettings,

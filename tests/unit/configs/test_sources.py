@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from configs.base import Settings
-from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
+from lavise.configs.base import Settings
+from lavise.configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
 
 SOURCES = [FolderSource, RegisteredModelSource]
 ADAPTER: TypeAdapter[Any] = TypeAdapter(CheckpointSource)

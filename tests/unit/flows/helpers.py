@@ -15,12 +15,12 @@ import pyarrow.parquet as parquet
 import pytest
 from mlflow.tracking import MlflowClient
 
-from configs.loading import dump_config
-from configs.schema import Config
-from storage.state.artefacts import write_json
-from storage.tracking import MlflowTracker
-from tasks.history import filter_matching
-from tasks.words.explain import FILTERS_SCHEMA
+from lavise.configs.loading import dump_config
+from lavise.configs.schema import Config
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.tracking import MlflowTracker
+from lavise.tasks.history import filter_matching
+from lavise.tasks.words.explain import FILTERS_SCHEMA
 
 ARCH = "tests.unit.tasks.helpers:TinyNetwork"
 UNKNOWN_RUN = "0" * 32

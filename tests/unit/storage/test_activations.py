@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from storage.activations import (
+from lavise.configs.errors import UserError
+from lavise.storage.activations import (
     ActivationStore,
     ShardGrid,
     finish_store,
@@ -18,7 +18,7 @@ from storage.activations import (
     shard_name,
     write_shard,
 )
-from storage.array_types import HalfArray
+from lavise.storage.array_types import HalfArray
 
 CHW = (5, 3, 4)
 

@@ -21,10 +21,10 @@ import pytest
 from mlflow.entities import RunStatus
 from mlflow.tracking import MlflowClient
 
-from configs.errors import UserError
-from configs.loading import load_config
-from configs.schema import TrackingSettings
-from storage.tracking import (
+from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
+from lavise.configs.schema import TrackingSettings
+from lavise.storage.tracking import (
     DatasetFacts,
     MlflowRun,
     MlflowTracker,
@@ -223,8 +223,8 @@ def test_run_of_a_killed_process_is_marked(state_root: Path) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from configs.schema import TrackingSettings\n"
-        "from storage.tracking import open_tracker\n"
+        "from lavise.configs.schema import TrackingSettings\n"
+        "from lavise.storage.tracking import open_tracker\n"
         "print(open_tracker(TrackingSettings(), Path(sys.argv[1])).start('audit', {}).run_id, flush=True)\n"
         "time.sleep(600)\n"
     )

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from storage.datasets.base import Annotation, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.models.target_model import TargetModel
+from lavise.storage.datasets.base import Annotation, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.target_model import TargetModel
 from tests.unit.tasks.helpers import make_model, write_picture
 
 NUM_CLASSES, NUM_FILTERS = 5, 8

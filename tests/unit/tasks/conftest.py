@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from configs.schema import StatisticsSettings
-from tasks.engine.cluster import StatisticsCluster
+from lavise.configs.schema import StatisticsSettings
+from lavise.tasks.engine.cluster import StatisticsCluster
 
 
 @pytest.fixture(scope="session", autouse=True)

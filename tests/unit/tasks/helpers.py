@@ -13,13 +13,13 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
-from storage.datasets.base import Annotation
-from storage.datasets.geometry import Geometry
-from storage.models.target_model import TargetModel
-from storage.state.artefacts import ArtefactStore, Handle
-from storage.state.digest import digest_of, digest_tensors
-from storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
+from lavise.storage.datasets.base import Annotation
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.artefacts import ArtefactStore, Handle
+from lavise.storage.state.digest import digest_of, digest_tensors
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

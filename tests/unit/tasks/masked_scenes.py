@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from tests.unit.tasks.helpers import AnyArray, encode_mask, write_picture
 
 CONCEPTS = ("cat", "dog", "sky")

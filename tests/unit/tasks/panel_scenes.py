@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.activations import ActivationStore
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from tasks.activations.top_images import Pairs
-from tasks.evaluation.ground_truth import GroundTruth
-from tasks.masks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement
-from tasks.masks.annotated_shards import annotate_shards
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.evaluation.ground_truth import GroundTruth
+from lavise.tasks.masks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement
+from lavise.tasks.masks.annotated_shards import annotate_shards
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
 
 CONCEPTS = ("cat", "dog", "sky", "unicorn")

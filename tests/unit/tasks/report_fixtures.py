@@ -16,19 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from skimage.draw import polygon2mask
 
-from configs.schema import DiffSettings, ReportSettings
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.state.artefacts import write_json
-from tasks.activations.thresholds import count_high_bytes
-from tasks.activations.top_images import select_top_images
-from tasks.evaluation.layer_panel import JUDGED_FILE, save_panel
-from tasks.evaluation.recall import MOST_FREQUENT, RANDOM, save_evaluation
-from tasks.explainer.validation import VALIDATION_FILE
-from tasks.numerics.reliability import measure_reliability
-from tasks.report.page import DiffPart, LayerPart, write_report
-from tasks.words.explain import CALIBRATION_FILE, EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
-from tasks.words.naming_precision import KindPrecision, NamingPrecision
+from lavise.configs.schema import DiffSettings, ReportSettings
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state.artefacts import write_json
+from lavise.tasks.activations.thresholds import count_high_bytes
+from lavise.tasks.activations.top_images import select_top_images
+from lavise.tasks.evaluation.layer_panel import JUDGED_FILE, save_panel
+from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, save_evaluation
+from lavise.tasks.explainer.validation import VALIDATION_FILE
+from lavise.tasks.numerics.reliability import measure_reliability
+from lavise.tasks.report.page import DiffPart, LayerPart, write_report
+from lavise.tasks.words.explain import CALIBRATION_FILE, EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
+from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
 
 MARKUP = "<img src=x onerror=alert(1)>"

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from configs.schema import Config
-from flows.audit.layer_context import LayerResult
-from flows.audit.layer_stages import load_judged_layer, load_judgement
-from storage.activations import ActivationStore
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.models.layers import Layer
-from storage.state.artefacts import Handle
-from tasks.activations.top_images import select_top_images
-from tasks.evaluation.ground_truth import find_ground_truth
-from tasks.masks.agreement import load_agreement, measure_agreement_of_shard, merge_agreement, save_agreement
-from tasks.masks.annotated_shards import annotate_shards
-from tasks.masks.overlaps import Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
-from tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
+from lavise.configs.schema import Config
+from lavise.flows.audit.layer_context import LayerResult
+from lavise.flows.audit.layer_stages import load_judged_layer, load_judgement
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.models.layers import Layer
+from lavise.storage.state.artefacts import Handle
+from lavise.tasks.activations.top_images import select_top_images
+from lavise.tasks.evaluation.ground_truth import find_ground_truth
+from lavise.tasks.masks.agreement import load_agreement, measure_agreement_of_shard, merge_agreement, save_agreement
+from lavise.tasks.masks.annotated_shards import annotate_shards
+from lavise.tasks.masks.overlaps import Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
+from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters
 from tests.unit.tasks.helpers import publish, write_picture, write_store
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.audit.layer_context import LayerResult
-from flows.audit.run_folder import _copy_evidence
-from flows.shared.results import RunResult
-from storage.models.layers import Layer
+from lavise.flows.audit.layer_context import LayerResult
+from lavise.flows.audit.run_folder import _copy_evidence
+from lavise.flows.shared.results import RunResult
+from lavise.storage.models.layers import Layer
 from tests.unit.tasks.helpers import publish
 
 EVIDENCE = {"calibration.json", "reliability.png", "panel.json"}

@@ -17,10 +17,10 @@ import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
-from configs.errors import UserError
-from flows.command_line.gc import find_deleted_runs, format_bytes, run_gc
-from storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
-from storage.state.housekeeping import hold_state
+from lavise.configs.errors import UserError
+from lavise.flows.command_line.gc import find_deleted_runs, format_bytes, run_gc
+from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
+from lavise.storage.state.housekeeping import hold_state
 
 PROJECT = Path(__file__).resolve().parents[4]
 
@@ -269,7 +269,7 @@ def test_gc_while_an_audit_of_another_process_runs(root: Path, dry_run: bool) ->
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from storage.state.housekeeping import hold_state\n"
+        "from lavise.storage.state.housekeeping import hold_state\n"
         "with hold_state(Path(sys.argv[1]), exclusive=False):\n"
         "    print('inside', flush=True)\n"
         "    sys.stdin.read()\n"

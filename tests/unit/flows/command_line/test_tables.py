@@ -10,8 +10,8 @@ import pyarrow.parquet as parquet
 from rich.console import Console
 from rich.text import Text
 
-from flows.command_line.tables import _findings_tables
-from flows.shared.console import escape
+from lavise.flows.command_line.tables import _findings_tables
+from lavise.flows.shared.console import escape
 
 
 def test_names_are_neither_markup_nor_escape_sequences() -> None:

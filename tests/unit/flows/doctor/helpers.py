@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from configs.schema import Config, ModelSettings, OpenMojiReference, OpenMojiTarget
-from flows.doctor import Check, Report, Status, run_check
+from lavise.configs.schema import Config, ModelSettings, OpenMojiReference, OpenMojiTarget
+from lavise.flows.doctor import Check, Report, Status, run_check
 
 
 def make_config(**sections: Any) -> Config:

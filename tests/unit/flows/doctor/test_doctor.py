@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import UserError
-from configs.schema import ImageFolderTarget, ModelSettings, StatisticsSettings, TrackingSettings
-from flows import doctor
-from flows.doctor import Check, Report, run_check
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ImageFolderTarget, ModelSettings, StatisticsSettings, TrackingSettings
+from lavise.flows import doctor
+from lavise.flows.doctor import Check, Report, run_check
 from tests.unit.flows.doctor.helpers import make_config
 
 

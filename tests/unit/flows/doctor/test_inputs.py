@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from configs.loading import load_config
-from configs.schema import ModelSettings, WordSettings
-from flows.doctor import inputs
+from lavise.configs.loading import load_config
+from lavise.configs.schema import ModelSettings, WordSettings
+from lavise.flows.doctor import inputs
 from tests.unit.flows.doctor.helpers import look, look_all, make_config, states
 
 

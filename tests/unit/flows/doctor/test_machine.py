@@ -10,8 +10,8 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from flows.doctor import Status, machine
-from storage.state.locks import try_lock
+from lavise.flows.doctor import Status, machine
+from lavise.storage.state.locks import try_lock
 from tests.unit.flows.doctor.helpers import look
 
 GB = 10**9

@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import WorkPool, WorkPoolStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from configs.schema import TrackingSettings
-from flows.doctor import Check, Status, services
-from flows.orchestration.local_services import WORK_POOL
+from lavise.configs.schema import TrackingSettings
+from lavise.flows.doctor import Check, Status, services
+from lavise.flows.orchestration.local_services import WORK_POOL
 from tests.unit.flows.doctor.helpers import closed_port, look, look_all, serving, states
 
 PREFECT = metadata.version("prefect")
@@ -162,7 +162,7 @@ def test_mlflow_behind_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A real SQLite store of this MLflow."""
-    from storage.tracking import open_tracker
+    from lavise.storage.tracking import open_tracker
 
     root = tmp_path_factory.mktemp("store")
     open_tracker(TrackingSettings(uri=f"sqlite:///{root / 'mlflow.db'}"), root)

@@ -8,12 +8,12 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
-from configs.errors import UserError
-from configs.groups import AnnotationGroups
-from configs.loading import load_config
-from configs.schema import Config
-from flows.orchestration.audit_flow import _as_overrides, audit, name_run
-from flows.orchestration.prefect_runs import name_model
+from lavise.configs.errors import UserError
+from lavise.configs.groups import AnnotationGroups
+from lavise.configs.loading import load_config
+from lavise.configs.schema import Config
+from lavise.flows.orchestration.audit_flow import _as_overrides, audit, name_run
+from lavise.flows.orchestration.prefect_runs import name_model
 
 EMPTY: dict[str, Any] = {"model.weights": "", "model.layers": [], "seed": None, "device": ""}
 

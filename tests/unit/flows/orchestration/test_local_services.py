@@ -26,9 +26,9 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.schema_tools.validation import ValidationError
 
-from configs.errors import UserError
-from configs.sources import FolderSource, RegisteredModelSource
-from flows.orchestration.local_services import (
+from lavise.configs.errors import UserError
+from lavise.configs.sources import FolderSource, RegisteredModelSource
+from lavise.flows.orchestration.local_services import (
     Watch,
     _crash_dead_runs,
     _has_died,

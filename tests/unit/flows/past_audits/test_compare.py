@@ -12,10 +12,10 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from configs.errors import UserError
-from configs.schema import Config, ImageFolderTarget, StatisticsSettings
-from flows.audit.run_folder import describe_run
-from flows.past_audits.compare import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import Config, ImageFolderTarget, StatisticsSettings
+from lavise.flows.audit.run_folder import describe_run
+from lavise.flows.past_audits.compare import (
     AuditedLayer,
     Comparison,
     DiffResult,
@@ -26,17 +26,17 @@ from flows.past_audits.compare import (
     not_same,
     pair_layers,
 )
-from flows.past_audits.past_runs import PastRun, open_past_run
-from storage.activations import ActivationStore
-from storage.datasets.base import Dataset
-from storage.datasets.image_folder import load_image_folder_target
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import ArtefactStore
-from storage.state.digest import short
-from storage.state.progress import no_progress
-from storage.tracking import NullTracker
-from tasks.engine.cluster import StatisticsCluster
-from tasks.engine.stage import StageRunner, describe_artefacts, run_inline
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.image_folder import load_image_folder_target
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.state.digest import short
+from lavise.storage.state.progress import no_progress
+from lavise.storage.tracking import NullTracker
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage import StageRunner, describe_artefacts, run_inline
 from tests.unit.flows.helpers import ARCH, make_config, make_filters, write_run_folder
 from tests.unit.tasks.helpers import TinyNetwork, write_picture
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import UserError
-from configs.policy import Policy, load_policy
-from flows.past_audits.gate import GateResult, gate_run, judge_and_record, read_verdicts
-from storage.tracking import MlflowTracker, NullTracker
+from lavise.configs.errors import UserError
+from lavise.configs.policy import Policy, load_policy
+from lavise.flows.past_audits.gate import GateResult, gate_run, judge_and_record, read_verdicts
+from lavise.storage.tracking import MlflowTracker, NullTracker
 from tests.unit.flows.helpers import (
     UNKNOWN_RUN,
     client_of,

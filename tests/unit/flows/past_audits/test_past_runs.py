@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from flows.past_audits.past_runs import open_past_run
-from storage.state.artefacts import ArtefactStore
-from storage.tracking import MlflowRun, MlflowTracker, NullTracker
+from lavise.configs.errors import UserError
+from lavise.flows.past_audits.past_runs import open_past_run
+from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.tracking import MlflowRun, MlflowTracker, NullTracker
 from tests.unit.flows.helpers import UNKNOWN_RUN, client_of, make_config, make_tracker, write_run_folder
 
 NONE = NullTracker()

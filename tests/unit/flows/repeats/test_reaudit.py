@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from configs.errors import CheckpointError, UserError
-from configs.policy import load_policy
-from configs.schema import Config
-from configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
-from flows.audit.results import Occasion
-from flows.audit.run import digest_identity
-from flows.audit.run_folder import find_snapshot
-from flows.repeats.reaudit import (
+from lavise.configs.errors import CheckpointError, UserError
+from lavise.configs.policy import load_policy
+from lavise.configs.schema import Config
+from lavise.configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
+from lavise.flows.audit.results import Occasion
+from lavise.flows.audit.run import digest_identity
+from lavise.flows.audit.run_folder import find_snapshot
+from lavise.flows.repeats.reaudit import (
     MAX_ATTEMPTS,
     STATE_TAG,
     Audit,
@@ -33,13 +33,13 @@ from flows.repeats.reaudit import (
     open_registry,
     reaudit_here,
 )
-from flows.shared.results import RunResult
-from storage.models.target_model import load_target_model
-from storage.state.digest import digest_file, digest_tensors
-from storage.state.locks import try_lock
-from storage.state.progress import no_progress
-from storage.tracking import MlflowTracker, NullTracker, RunRecord
-from tasks.engine.stage import end_after
+from lavise.flows.shared.results import RunResult
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.digest import digest_file, digest_tensors
+from lavise.storage.state.locks import try_lock
+from lavise.storage.state.progress import no_progress
+from lavise.storage.tracking import MlflowTracker, NullTracker, RunRecord
+from lavise.tasks.engine.stage import end_after
 from tests.unit.flows.helpers import client_of, held, make_config, make_tracker, tags_of, write_run_folder
 from tests.unit.tasks.helpers import TinyNetwork
 

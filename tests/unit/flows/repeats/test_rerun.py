@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from configs.errors import UserError
-from configs.loading import with_overrides
-from configs.schema import Config
-from flows.past_audits.past_runs import PastRun, open_past_run
-from flows.repeats.rerun import RerunResult, describe_changes, find_changed_inputs, rerun_audit
-from flows.shared.inputs import open_inputs
-from storage.models.target_model import load_target_model
-from storage.state.artefacts import ArtefactStore
-from storage.state.environment import describe_environment
-from storage.state.progress import no_progress
-from storage.tracking import MlflowTracker, NullTracker
-from storage.words.word_vectors import digest_vectors
-from tasks.engine.stage import StageRunner, run_inline
-from tasks.history.rerun_verdict import Finding
+from lavise.configs.errors import UserError
+from lavise.configs.loading import with_overrides
+from lavise.configs.schema import Config
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.flows.repeats.rerun import RerunResult, describe_changes, find_changed_inputs, rerun_audit
+from lavise.flows.shared.inputs import open_inputs
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.state.environment import describe_environment
+from lavise.storage.state.progress import no_progress
+from lavise.storage.tracking import MlflowTracker, NullTracker
+from lavise.storage.words.word_vectors import digest_vectors
+from lavise.tasks.engine.stage import StageRunner, run_inline
+from lavise.tasks.history.rerun_verdict import Finding
 from tests.unit.flows.helpers import ARCH, held, make_config, make_tracker, write_run_folder
 from tests.unit.tasks.helpers import TinyNetwork, write_picture
 

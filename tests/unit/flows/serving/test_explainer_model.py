@@ -19,23 +19,23 @@ import torch
 from PIL import Image
 from torch import nn
 
-from configs.errors import UserError
-from configs.schema import ExtractSettings, ModelSettings, WordSettings
-from flows.serving.explainer_model import save_explainer_model
-from flows.serving.explainer_pyfunc import shrink_box
-from storage.activations import ActivationStore
-from storage.array_types import FloatArray
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.datasets.images import num_decoded
-from storage.models.packed_network import PackedNetwork
-from storage.models.target_model import load_target_model
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.extract import extract_activations
-from tasks.explainer.network import Explainer, ExplainerFacts, load_explainer, save_explainer, scale_features
-from tasks.inputs.vocabulary import load_vocabulary, make_vocabulary
-from tasks.masks.annotated_shards import AnnotatedShard
-from tasks.masks.region_pooling import pool_regions_of_shard
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ExtractSettings, ModelSettings, WordSettings
+from lavise.flows.serving.explainer_model import save_explainer_model
+from lavise.flows.serving.explainer_pyfunc import shrink_box
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import FloatArray
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.images import num_decoded
+from lavise.storage.models.packed_network import PackedNetwork
+from lavise.storage.models.target_model import load_target_model
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.extract import extract_activations
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts, load_explainer, save_explainer, scale_features
+from lavise.tasks.inputs.vocabulary import load_vocabulary, make_vocabulary
+from lavise.tasks.masks.annotated_shards import AnnotatedShard
+from lavise.tasks.masks.region_pooling import pool_regions_of_shard
 from tests.unit.tasks.helpers import publish, write_picture
 
 CHANNELS, DIMENSIONS, NUM_WORDS = 7, 5, 30
@@ -482,7 +482,7 @@ def test_folder_holds_no_pickle_and_no_code(made: Made) -> None:
     assert data == set(expected.split())
     flavors = made.model.metadata.flavors
     assert flavors.keys() == {"python_function"}
-    assert flavors["python_function"]["loader_module"] == "flows.serving.explainer_pyfunc"
+    assert flavors["python_function"]["loader_module"] == "lavise.flows.serving.explainer_pyfunc"
     assert flavors["python_function"]["code"] is None
     assert "lavise" in files["requirements.txt"].decode().split()
 

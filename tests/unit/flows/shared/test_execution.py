@@ -9,9 +9,9 @@ import pytest
 from distributed import KilledWorker
 from distributed.comm import CommClosedError
 
-from configs.errors import UserError
-from flows.shared.execution import can_heal, device_tag, run_as_prefect_task, run_with_retries
-from tasks.engine.stage import StageOutcome
+from lavise.configs.errors import UserError
+from lavise.flows.shared.execution import can_heal, device_tag, run_as_prefect_task, run_with_retries
+from lavise.tasks.engine.stage import StageOutcome
 
 OUTCOME = StageOutcome((), False, 0.1, "d" * 64)
 

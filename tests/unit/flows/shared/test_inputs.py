@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.shared.inputs import Inputs, take_images
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.state.progress import no_progress
+from lavise.flows.shared.inputs import Inputs, take_images
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.state.progress import no_progress
 from tests.unit.tasks.helpers import write_picture
 
 ROLES = ("train", "evaluation", "target")

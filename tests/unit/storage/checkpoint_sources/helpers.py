@@ -7,10 +7,10 @@ import os
 import time
 from pathlib import Path
 
-from configs.sources import FolderSource
-from storage.checkpoint_sources.base import FoundCheckpoint, Scan
-from storage.checkpoint_sources.scan import scan_checkpoints
-from storage.state.progress import Progress, no_progress
+from lavise.configs.sources import FolderSource
+from lavise.storage.checkpoint_sources.base import FoundCheckpoint, Scan
+from lavise.storage.checkpoint_sources.scan import scan_checkpoints
+from lavise.storage.state.progress import Progress, no_progress
 
 HOUR = 3600.0
 

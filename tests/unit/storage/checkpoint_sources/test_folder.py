@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from configs.sources import FolderSource
-from storage.checkpoint_sources.base import FoundCheckpoint, Scan
-from storage.checkpoint_sources.scan import scan_checkpoints
-from storage.checkpoint_sources.snapshots import take_snapshot
-from storage.state.progress import Bar, Progress, no_progress
+from lavise.configs.errors import UserError
+from lavise.configs.sources import FolderSource
+from lavise.storage.checkpoint_sources.base import FoundCheckpoint, Scan
+from lavise.storage.checkpoint_sources.scan import scan_checkpoints
+from lavise.storage.checkpoint_sources.snapshots import take_snapshot
+from lavise.storage.state.progress import Bar, Progress, no_progress
 from tests.unit.storage.checkpoint_sources.helpers import HOUR, names, scan, sha256, write
 
 

@@ -20,13 +20,13 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from configs.errors import UserError
-from configs.sources import RegisteredModelSource
-from storage.checkpoint_sources.base import CheckpointChangedError, Scan
-from storage.checkpoint_sources.registry import _is_below
-from storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
-from storage.checkpoint_sources.snapshots import take_snapshot
-from storage.models.state_dicts import read_state_dict
+from lavise.configs.errors import UserError
+from lavise.configs.sources import RegisteredModelSource
+from lavise.storage.checkpoint_sources.base import CheckpointChangedError, Scan
+from lavise.storage.checkpoint_sources.registry import _is_below
+from lavise.storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
+from lavise.storage.checkpoint_sources.snapshots import take_snapshot
+from lavise.storage.models.state_dicts import read_state_dict
 from tests.unit.storage.checkpoint_sources.helpers import found_at, listing, names, sha256, write
 
 

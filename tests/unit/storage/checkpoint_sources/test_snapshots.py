@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.checkpoint_sources.base import CheckpointChangedError
-from storage.checkpoint_sources.snapshots import take_snapshot
-from storage.state.artefacts import make_private_folder
+from lavise.storage.checkpoint_sources.base import CheckpointChangedError
+from lavise.storage.checkpoint_sources.snapshots import take_snapshot
+from lavise.storage.state.artefacts import make_private_folder
 from tests.unit.storage.checkpoint_sources.helpers import found_at, listing, sha256, write
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from configs.errors import UserError
-from storage.datasets.base import (
+from lavise.configs.errors import UserError
+from lavise.storage.datasets.base import (
     Annotation,
     Dataset,
     ImageRecord,

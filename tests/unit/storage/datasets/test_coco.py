@@ -11,11 +11,11 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from configs.errors import UserError
-from configs.schema import CocoReference
-from storage.array_types import BoolArray
-from storage.datasets.base import Dataset
-from storage.datasets.coco import load_coco_instances, load_coco_reference
+from lavise.configs.errors import UserError
+from lavise.configs.schema import CocoReference
+from lavise.storage.array_types import BoolArray
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.coco import load_coco_instances, load_coco_reference
 
 H, W = 20, 32
 CATEGORIES = [

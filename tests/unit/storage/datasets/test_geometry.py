@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from storage.array_types import FloatArray
-from storage.datasets.geometry import Geometry, area_weights, bilinear_weights, find_regions, upsample_maps
+from lavise.storage.array_types import FloatArray
+from lavise.storage.datasets.geometry import Geometry, area_weights, bilinear_weights, find_regions, upsample_maps
 
 
 def _find_region(map_hw: FloatArray, threshold: float, size_px: int) -> npt.NDArray[np.bool_]:
@@ -229,7 +229,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from storage.datasets.geometry import Geometry, find_regions
+from lavise.storage.datasets.geometry import Geometry, find_regions
 
 rng = np.random.default_rng(0)
 found = hashlib.sha256()

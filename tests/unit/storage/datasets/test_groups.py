@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from configs.groups import AnnotationGroups, CsvGroups, FolderGroups
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.groups import MAX_NAME, Grouping, clean_name, make_grouping
+from lavise.configs.errors import UserError
+from lavise.configs.groups import AnnotationGroups, CsvGroups, FolderGroups
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.groups import MAX_NAME, Grouping, clean_name, make_grouping
 
 KEYS = ["a/x/1.png", "a/x/2.png", "b/y/1.png", "b/3.png", "4.png"]
 FIELD = "bias.groups"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.errors import UserError
-from configs.schema import ImageFolderReference, ImageFolderTarget
-from storage.datasets.image_folder import load_image_folder_reference, load_image_folder_target
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
+from lavise.storage.datasets.image_folder import load_image_folder_reference, load_image_folder_target
 
 
 def make_pictures(root: Path, *names: str) -> None:

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.datasets.geometry import Geometry
-from storage.datasets.images import BrokenImageError, list_pictures, load_square, num_decoded, open_picture, read_size
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.images import (
+    BrokenImageError,
+    list_pictures,
+    load_square,
+    num_decoded,
+    open_picture,
+    read_size,
+)
 
 FORMATS = ("bmp", "gif", "jpg", "png", "ppm", "tif", "webp")
 

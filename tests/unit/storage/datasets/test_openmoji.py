@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.datasets.base import Dataset
-from storage.datasets.coco import load_coco_instances
-from storage.datasets.images import open_picture
-from storage.datasets.openmoji import BACKGROUNDS, GRADIENT, NOUNS, describe_sources, write_scenes
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.coco import load_coco_instances
+from lavise.storage.datasets.images import open_picture
+from lavise.storage.datasets.openmoji import BACKGROUNDS, GRADIENT, NOUNS, describe_sources, write_scenes
 
 SIZE_PX = 64
 NUM = 24
@@ -127,7 +127,7 @@ def test_same_seed_same_bytes_also_in_another_process(root: Path, tmp_path: Path
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from storage.datasets.openmoji import write_scenes\n"
+        "from lavise.storage.datasets.openmoji import write_scenes\n"
         f"write_scenes(Path(sys.argv[1]), 'train', {NUM}, {SIZE_PX}, seed=5)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).resolve().parents[4])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import UserError
-from storage.datasets.base import Annotation, ImageRecord
-from storage.datasets.predicates import parse_predicate
+from lavise.configs.errors import UserError
+from lavise.storage.datasets.base import Annotation, ImageRecord
+from lavise.storage.datasets.predicates import parse_predicate
 
 CONCEPTS = ("person", "hot dog", "Car", "and", "t-shirt", "<img src=x>", "3d", "été")
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.errors import UserError
-from configs.schema import VisualGenomeReference
-from storage.datasets.base import ImageRecord
-from storage.datasets.visual_genome import load_visual_genome_reference
+from lavise.configs.errors import UserError
+from lavise.configs.schema import VisualGenomeReference
+from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.datasets.visual_genome import load_visual_genome_reference
 
 H, W = 12, 18
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.models.target_model import TargetModel
+from lavise.storage.models.target_model import TargetModel
 from tests.unit.storage.models.helpers import PACKAGE, load
 
 

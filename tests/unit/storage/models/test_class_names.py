@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from configs.errors import UserError
-from configs.schema import ModelSettings, WordSettings
-from storage.models.class_names import ClassNames, embed_class_names, load_class_names
-from storage.words.word_vectors import WordVectors, load_word_vectors
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ModelSettings, WordSettings
+from lavise.storage.models.class_names import ClassNames, embed_class_names, load_class_names
+from lavise.storage.words.word_vectors import WordVectors, load_word_vectors
 
 WORDS = "bull dog hot hotdog terrier blue afghan hound mouse computer nothing".split()
 MATRIX = np.random.default_rng(0).normal(size=(len(WORDS), 4)).astype(np.float32)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from storage.models.classifier_head import LinearHead, count_classes, find_linear_head
-from storage.models.layers import ActivationTap
+from lavise.storage.models.classifier_head import LinearHead, count_classes, find_linear_head
+from lavise.storage.models.layers import ActivationTap
 
 SIZE_PX = 32
 

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import UserError
-from storage.models.layers import ActivationEdit, ActivationLeaf, ActivationTap, Layer, list_layers, select_layers
+from lavise.configs.errors import UserError
+from lavise.storage.models.layers import (
+    ActivationEdit,
+    ActivationLeaf,
+    ActivationTap,
+    Layer,
+    list_layers,
+    select_layers,
+)
 
 
 class Small(nn.Module):

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from configs.errors import UserError
-from storage.models.packed_network import PackedNetwork, load_packed_network, save_packed_network
-from storage.models.target_model import TargetModel
+from lavise.configs.errors import UserError
+from lavise.storage.models.packed_network import PackedNetwork, load_packed_network, save_packed_network
+from lavise.storage.models.target_model import TargetModel
 from tests.unit.storage.models.helpers import Small, equal, load
 
 

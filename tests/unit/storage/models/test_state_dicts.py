@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from configs.errors import UserError
-from storage.models.state_dicts import find_weights_file, load_weights, read_state_dict
+from lavise.configs.errors import UserError
+from lavise.storage.models.state_dicts import find_weights_file, load_weights, read_state_dict
 from tests.unit.storage.models.helpers import Small, equal
 
 

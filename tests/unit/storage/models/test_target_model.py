@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from configs.errors import UserError
-from configs.schema import ModelSettings, PreprocessingSettings
-from storage.datasets.geometry import Geometry
-from storage.models.state_dicts import find_weights_file, read_state_dict
-from storage.models.target_model import TargetModel, load_target_model
-from storage.state.digest import digest_tensors
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ModelSettings, PreprocessingSettings
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.models.state_dicts import find_weights_file, read_state_dict
+from lavise.storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.state.digest import digest_tensors
 from tests.unit.storage.models.helpers import PACKAGE, load
 
 

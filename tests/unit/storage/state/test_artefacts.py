@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs.errors import UserError
-from storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest, write_atomically, write_json
+from lavise.configs.errors import UserError
+from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest, write_atomically, write_json
 
 ROOT = Path(__file__).resolve().parents[4]
 SETTINGS: dict[str, Any] = {"quantile": 0.995, "scheduler": None}
@@ -213,7 +213,7 @@ def test_publish_is_whole_or_nothing_under_kill(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from storage.state.artefacts import ArtefactStore\n"
+        "from lavise.storage.state.artefacts import ArtefactStore\n"
         "store = ArtefactStore(Path(sys.argv[1]))\n"
         "for n in range(100000):\n"
         "    digest = f'{n:064d}'[::-1]\n"
@@ -246,7 +246,7 @@ def test_lock_excludes_a_second_process(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from storage.state.artefacts import ArtefactStore\n"
+        "from lavise.storage.state.artefacts import ArtefactStore\n"
         "print('waiting', flush=True)\n"
         "with ArtefactStore(Path(sys.argv[1])).lock('s', sys.argv[2]):\n"
         "    print('inside', time.monotonic(), flush=True)\n"
@@ -283,7 +283,7 @@ def test_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from storage.state.artefacts import ArtefactStore\n"
+        "from lavise.storage.state.artefacts import ArtefactStore\n"
         "with ArtefactStore(Path(sys.argv[1])).lock('s', sys.argv[2]):\n"
         "    print('inside', flush=True)\n"
         "    time.sleep(600)\n"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from storage.state.digest import canonical_json, digest_file, digest_files, digest_of, digest_tensors, short
-from storage.state.progress import Bar
+from lavise.storage.state.digest import canonical_json, digest_file, digest_files, digest_of, digest_tensors, short
+from lavise.storage.state.progress import Bar
 
 
 def test_digest_is_the_sha256_of_sorted_json() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.errors import UserError
-from storage.state.environment import choose_device, describe_environment, find_state_root, read_git_state
+from lavise.configs.errors import UserError
+from lavise.storage.state.environment import choose_device, describe_environment, find_state_root, read_git_state
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -69,7 +69,7 @@ def test_device_of_this_machine() -> None:
 def test_gpu_that_is_not_there() -> None:
     """In a process that is shown no GPU, so that the answer is the same on every machine."""
     code = (
-        "from storage.state.environment import choose_device\n"
+        "from lavise.storage.state.environment import choose_device\n"
         "try: choose_device('cuda')\n"
         "except Exception as err: print(repr(err))\n"
     )

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
-from storage.state.housekeeping import (
+from lavise.configs.errors import UserError
+from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
+from lavise.storage.state.housekeeping import (
     Plan,
     Reason,
     StageUse,
@@ -530,7 +530,7 @@ def test_what_has_vanished_since_the_plan_is_no_fault(tmp_path: Path) -> None:
 KILLED_COLLECT = """
 import os, shutil, signal, sys
 from pathlib import Path
-from storage.state.housekeeping import collect, plan_collection
+from lavise.storage.state.housekeeping import collect, plan_collection
 
 template, states, deleted, now = Path(sys.argv[1]), Path(sys.argv[2]), [sys.argv[3]], float(sys.argv[4])
 for moment in range(10_000):
@@ -651,7 +651,7 @@ def test_disk_use(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from storage.state.housekeeping import hold_state
+from lavise.storage.state.housekeeping import hold_state
 
 with hold_state(Path(sys.argv[1]), exclusive=sys.argv[2] == "alone"):
     print("inside", flush=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import UserError
-from storage.state.locks import try_lock
+from lavise.configs.errors import UserError
+from lavise.storage.state.locks import try_lock
 
 _HOLD = """
 import sys
 from pathlib import Path
-from storage.state.locks import try_lock
+from lavise.storage.state.locks import try_lock
 with try_lock(Path(sys.argv[1])) as free:
     print(free, flush=True)
     sys.stdin.readline()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.state.progress import _LogBar, log_progress, no_progress
+from lavise.storage.state.progress import _LogBar, log_progress, no_progress
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -43,14 +43,14 @@ def test_log_line_says_how_far_and_how_long(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_without_a_terminal_there_are_log_lines() -> None:
-    code = "from storage.state.progress import default_progress; print(default_progress().__name__)"
+    code = "from lavise.storage.state.progress import default_progress; print(default_progress().__name__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "log_progress"
 
 
 def test_on_a_terminal_there_is_a_bar_on_standard_error_only() -> None:
     code = (
-        "from storage.state.progress import default_progress\n"
+        "from lavise.storage.state.progress import default_progress\n"
         "with default_progress()('drawing', 3) as bar:\n"
         "    [bar.advance() for _ in range(3)]\n"
     )

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from storage.words.class_taxonomy import count_classes, find_hypernyms, find_synset, read_imagenet_classes
-from storage.words.wordnet import load_wordnet
+from lavise.storage.words.class_taxonomy import count_classes, find_hypernyms, find_synset, read_imagenet_classes
+from lavise.storage.words.wordnet import load_wordnet
 
 
 def lemmas_of(offset: int | None) -> tuple[str, ...]:
@@ -36,8 +36,8 @@ def test_lone_names_mean_what_a_picture_can_show() -> None:
 
 
 def test_nearly_all_imagenet_classes_are_found_by_their_names() -> None:
-    from configs.schema import ModelSettings
-    from storage.models.class_names import load_class_names
+    from lavise.configs.schema import ModelSettings
+    from lavise.storage.models.class_names import load_class_names
 
     names = load_class_names(ModelSettings(arch="timm:resnet18"), 1000)
     assert names is not None

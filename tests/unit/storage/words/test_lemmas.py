@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.words.lemmas import covers, find_category, index_categories, is_novel, lemmatise
+from lavise.storage.words.lemmas import covers, find_category, index_categories, is_novel, lemmatise
 
 COCO = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "

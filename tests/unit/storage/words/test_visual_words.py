@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from configs.schema import WordSettings
-from storage.words.visual_words import CONCRETE_STOP_WORDS, PEOPLE, VISUAL_RULE, find_visual_words
-from storage.words.word_vectors import WordVectors, load_word_vectors
-from storage.words.wordnet import CONCRETE, load_wordnet
+from lavise.configs.errors import UserError
+from lavise.configs.schema import WordSettings
+from lavise.storage.words.visual_words import CONCRETE_STOP_WORDS, PEOPLE, VISUAL_RULE, find_visual_words
+from lavise.storage.words.word_vectors import WordVectors, load_word_vectors
+from lavise.storage.words.wordnet import CONCRETE, load_wordnet
 
 NO_THINGS = frozenset(
     """

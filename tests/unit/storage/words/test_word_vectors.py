@@ -14,9 +14,9 @@ import pytest
 from gensim.models import FastText, KeyedVectors, Word2Vec
 from gensim.parsing.preprocessing import STOPWORDS
 
-from configs.errors import UserError
-from configs.schema import WordSettings
-from storage.words.word_vectors import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import WordSettings
+from lavise.storage.words.word_vectors import (
     PhraseMatch,
     WordVectors,
     build_vocabulary,

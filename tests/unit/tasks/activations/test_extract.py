@@ -13,13 +13,13 @@ import torch
 import torchvision
 from PIL import Image
 
-from configs.errors import UserError
-from configs.schema import ExtractSettings
-from storage.activations import ActivationStore, shard_name
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.images import num_decoded
-from storage.models.target_model import TargetModel
-from tasks.activations.extract import check_broken, describe_extraction, extract_activations, normalise_pictures
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ExtractSettings
+from lavise.storage.activations import ActivationStore, shard_name
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.images import num_decoded
+from lavise.storage.models.target_model import TargetModel
+from lavise.tasks.activations.extract import check_broken, describe_extraction, extract_activations, normalise_pictures
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, write_picture
 
 SETTINGS = ExtractSettings(batch_size=2, shard_images=4, decode_threads=2, max_broken_share=0.3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.activations.image_batches import read_batches
+from lavise.tasks.activations.image_batches import read_batches
 from tests.unit.tasks.classifiers import break_picture, load_images, make_classifier, make_records
 
 

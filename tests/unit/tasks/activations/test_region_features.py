@@ -10,11 +10,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from storage.activations import ActivationStore
-from storage.datasets.geometry import Geometry
-from storage.models.layers import ActivationTap
-from tasks.activations.region_features import MaskedForward, pool_maps, pool_pairs
-from tasks.activations.top_images import Pairs, select_top_images
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.models.layers import ActivationTap
+from lavise.tasks.activations.region_features import MaskedForward, pool_maps, pool_pairs
+from lavise.tasks.activations.top_images import Pairs, select_top_images
 from tests.unit.tasks.activations.feature_maps import THRESHOLDS, make_maps
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, upsample_with_torch, write_picture, write_store
 

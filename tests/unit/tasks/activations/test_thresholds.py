@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from storage.activations import ActivationStore
-from tasks.activations.thresholds import bin_edges, compute_thresholds, count_high_bytes, find_rank, sum_counts
-from tasks.engine.cluster import StatisticsCluster
-from tasks.numerics.float16_bits import order_bits
+from lavise.storage.activations import ActivationStore
+from lavise.tasks.activations.thresholds import bin_edges, compute_thresholds, count_high_bytes, find_rank, sum_counts
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.numerics.float16_bits import order_bits
 from tests.unit.tasks.halves import FINITE
 from tests.unit.tasks.helpers import AnyArray, write_store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.activations.top_images import Pairs, select_top_images
+from lavise.tasks.activations.top_images import Pairs, select_top_images
 from tests.unit.tasks.activations.feature_maps import THRESHOLDS, make_maps
 from tests.unit.tasks.helpers import AnyArray, write_store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.activations.windows import make_windows, pool_windows
+from lavise.tasks.activations.windows import make_windows, pool_windows
 from tests.unit.tasks.helpers import AnyArray, write_store
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.charts.figures import (
+from lavise.tasks.charts.figures import (
     SVG,
     OverviewRow,
     ShareRow,
@@ -32,7 +32,7 @@ from tasks.charts.figures import (
     draw_reliability,
     draw_shares,
 )
-from tasks.numerics.reliability import measure_reliability
+from lavise.tasks.numerics.reliability import measure_reliability
 from tests.unit.tasks.helpers import AnyArray
 
 HOSTILE = [
@@ -325,8 +325,8 @@ def test_reliability_says_whether_confidence_is_any_good() -> None:
 _DRAW = """
 import sys
 import numpy as np
-from tasks.words.confidence import measure_reliability
-from tasks.charts.figures import OverviewRow, draw_diff, draw_overview, draw_reliability
+from lavise.tasks.words.confidence import measure_reliability
+from lavise.tasks.charts.figures import OverviewRow, draw_diff, draw_overview, draw_reliability
 
 rng = np.random.default_rng(0)
 pictures = list(rng.integers(0, 256, size=(2, 32, 32, 3)).astype(np.uint8))

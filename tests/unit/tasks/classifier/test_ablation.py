@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import UserError
-from configs.schema import CauseSettings
-from storage.datasets.base import ImageRecord
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.models.target_model import TargetModel
-from tasks.classifier.ablation import compute_p_value, measure_causes
-from tasks.classifier.ablation_runs import run_baseline
+from lavise.configs.errors import UserError
+from lavise.configs.schema import CauseSettings
+from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.target_model import TargetModel
+from lavise.tasks.classifier.ablation import compute_p_value, measure_causes
+from lavise.tasks.classifier.ablation_runs import run_baseline
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
     break_picture,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import CauseSettings
-from tasks.classifier.ablation_plan import AblationPlan, group_words, plan_ablations
+from lavise.configs.schema import CauseSettings
+from lavise.tasks.classifier.ablation_plan import AblationPlan, group_words, plan_ablations
 
 WORDS = [["dog", "cat"], ["cat"], ["bird", "cat", "cat"], [], ["dog"], ["ant"]]
 ACTIVE = np.arange(6)

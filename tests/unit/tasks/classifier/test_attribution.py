@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import UserError
-from configs.schema import ClassSettings
-from storage.datasets.base import ImageRecord
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.models.target_model import TargetModel
-from tasks.classifier.attribution import STAGE, bootstrap_means, measure_contributions, rank_filters
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ClassSettings
+from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.target_model import TargetModel
+from lavise.tasks.classifier.attribution import STAGE, bootstrap_means, measure_contributions, rank_filters
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
     break_picture,

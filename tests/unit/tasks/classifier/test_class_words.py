@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.classifier.class_words import match_categories, name_class
+from lavise.tasks.classifier.class_words import match_categories, name_class
 from tests.unit.tasks.classifiers import names
 
 CONCEPTS = ("dog", "hot dog", "cat", "car", "cell phone", "person")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.classifier.gradients import NO_LOGITS, Attribution, attribute_classes
+from lavise.tasks.classifier.gradients import NO_LOGITS, Attribution, attribute_classes
 from tests.unit.tasks.classifiers import Classifier, load_images, make_classifier, make_records
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import StatisticsSettings
-from storage.state.progress import Bar
-from tasks.engine.cluster import StatisticsCluster
+from lavise.configs.schema import StatisticsSettings
+from lavise.storage.state.progress import Bar
+from lavise.tasks.engine.cluster import StatisticsCluster
 
 
 class CountingBar:
@@ -109,9 +109,9 @@ import time
 
 from distributed import LocalCluster
 
-from configs.errors import UserError
-from configs.schema import StatisticsSettings
-from tasks.engine.cluster import StatisticsCluster
+from lavise.configs.errors import UserError
+from lavise.configs.schema import StatisticsSettings
+from lavise.tasks.engine.cluster import StatisticsCluster
 
 with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None) as own:
     with StatisticsCluster(StatisticsSettings(scheduler=own.scheduler_address)) as running:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from configs.schema import TrackingSettings
-from storage.state.artefacts import ArtefactStore, Handle
-from storage.tracking import open_tracker
-from tasks.engine.stage import Request, Stage, StageOutcome, StageRunner, Work, describe_artefacts, flatten
+from lavise.configs.schema import TrackingSettings
+from lavise.storage.state.artefacts import ArtefactStore, Handle
+from lavise.storage.tracking import open_tracker
+from lavise.tasks.engine.stage import Request, Stage, StageOutcome, StageRunner, Work, describe_artefacts, flatten
 
 STAGE = Stage("sum", version=1)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.activations.top_images import Pairs
-from tasks.evaluation.ground_truth import find_ground_truth
-from tasks.masks.overlaps import Overlaps
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.evaluation.ground_truth import find_ground_truth
+from lavise.tasks.masks.overlaps import Overlaps
 
 
 def test_ground_truth_vs_brute_force() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from configs.schema import EvaluateSettings
-from tasks.activations.top_images import Pairs
-from tasks.evaluation.ground_truth import GroundTruth
-from tasks.evaluation.layer_panel import (
+from lavise.configs.schema import EvaluateSettings
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.evaluation.ground_truth import GroundTruth
+from lavise.tasks.evaluation.layer_panel import (
     JUDGED_FILE,
     JudgedLayer,
     collect_rows,
@@ -27,7 +27,7 @@ from tasks.evaluation.layer_panel import (
     save_panel,
     share_right,
 )
-from tasks.evaluation.panel import Statements, summarise_panel
+from lavise.tasks.evaluation.panel import Statements, summarise_panel
 from tests.unit.tasks.helpers import AnyArray
 from tests.unit.tasks.panel_scenes import Scene, make_scene, make_truth
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.state.progress import no_progress
-from tasks.activations.top_images import Pairs
-from tasks.evaluation import panel
-from tasks.evaluation.ground_truth import GroundTruth
-from tasks.evaluation.layer_panel import draw_random_statements
-from tasks.evaluation.panel import (
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state.progress import no_progress
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.evaluation import panel
+from lavise.tasks.evaluation.ground_truth import GroundTruth
+from lavise.tasks.evaluation.layer_panel import draw_random_statements
+from lavise.tasks.evaluation.panel import (
     FIGURES,
     Statements,
     draw_image_weights,
@@ -25,11 +25,11 @@ from tasks.evaluation.panel import (
     judge_word_sets,
     summarise_panel,
 )
-from tasks.masks.agreement import measure_agreement_of_shard, merge_agreement
-from tasks.masks.annotated_shards import annotate_shards
-from tasks.numerics.average_precision import average_precision
-from tasks.numerics.bootstrap import ImageBootstrap
-from tasks.numerics.float16_bits import order_bits
+from lavise.tasks.masks.agreement import measure_agreement_of_shard, merge_agreement
+from lavise.tasks.masks.annotated_shards import annotate_shards
+from lavise.tasks.numerics.average_precision import average_precision
+from lavise.tasks.numerics.bootstrap import ImageBootstrap
+from lavise.tasks.numerics.float16_bits import order_bits
 from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_store
 from tests.unit.tasks.panel_scenes import CELLS, CONCEPTS, SIZE, Scene, make_scene, make_truth
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import EvaluateSettings
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.words.word_vectors import PhraseMatch, Vocabulary
-from tasks.engine.cluster import StatisticsCluster
-from tasks.evaluation.recall import (
+from lavise.configs.schema import EvaluateSettings
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.evaluation.recall import (
     MOST_FREQUENT,
     RANDOM,
     compute_recall,
@@ -24,9 +24,9 @@ from tasks.evaluation.recall import (
     save_evaluation,
     state_supported_order,
 )
-from tasks.explainer.naming import Namer
-from tasks.explainer.network import Explainer, ExplainerFacts
-from tasks.masks.overlaps import count_overlaps
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts
+from lavise.tasks.masks.overlaps import count_overlaps
 from tests.unit.tasks.activations.test_region_features import feature_by_loops
 from tests.unit.tasks.helpers import (
     AnyArray,

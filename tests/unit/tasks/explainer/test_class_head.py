@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.words.word_vectors import PhraseMatch, Vocabulary, WordVectors
-from tasks.explainer.class_head import HEAD_PREFIX, ClassifierHead, HeadFacts, build_head, load_head, measure_scale
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary, WordVectors
+from lavise.tasks.explainer.class_head import (
+    HEAD_PREFIX,
+    ClassifierHead,
+    HeadFacts,
+    build_head,
+    load_head,
+    measure_scale,
+)
 from tests.unit.tasks.helpers import AnyArray
 
 WORDS = ("terrier", "dog", "hotdog", "bull", "pencil", "case", "pencil case", "kite")

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from configs.errors import UserError
-from configs.schema import ExplainerSettings
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.state.artefacts import Handle
-from storage.words.word_vectors import WordVectors
-from tasks.explainer import naming
-from tasks.explainer.class_head import ClassifierHead, build_head
-from tasks.explainer.naming import Namer, assemble_explainer, load_namer
-from tasks.explainer.network import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import ExplainerSettings
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.words.word_vectors import WordVectors
+from lavise.tasks.explainer import naming
+from lavise.tasks.explainer.class_head import ClassifierHead, build_head
+from lavise.tasks.explainer.naming import Namer, assemble_explainer, load_namer
+from lavise.tasks.explainer.network import (
     Adapter,
     Explainer,
     ExplainerFacts,

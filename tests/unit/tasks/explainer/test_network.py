@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.words.word_vectors import WordVectors
-from tasks.explainer.class_head import build_head
-from tasks.explainer.network import (
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.words.word_vectors import WordVectors
+from lavise.tasks.explainer.class_head import build_head
+from lavise.tasks.explainer.network import (
     Adapter,
     Explainer,
     ExplainerFacts,

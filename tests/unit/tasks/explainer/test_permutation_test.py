@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.explainer.permutation_test import judge_explainer
+from lavise.tasks.explainer.permutation_test import judge_explainer
 from tests.unit.tasks.helpers import AnyArray
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.errors import UserError
-from configs.schema import TrainSettings
-from storage.state.artefacts import Handle
-from storage.state.progress import no_progress
-from storage.words.word_vectors import PhraseMatch, Vocabulary
-from tasks.explainer.network import Explainer, deterministic, load_explainer, scale_features
-from tasks.explainer.training import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import TrainSettings
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.progress import no_progress
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.explainer.network import Explainer, deterministic, load_explainer, scale_features
+from lavise.tasks.explainer.training import (
     CategoryObjective,
     Objective,
     TrainingSet,

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from configs.errors import UserError
-from storage.activations import ActivationStore
-from storage.models.class_names import ClassNames
-from storage.models.classifier_head import LinearHead
-from storage.state.artefacts import Handle
-from storage.words.word_vectors import WordVectors
-from tasks.explainer import transfer
-from tasks.explainer.class_head import ClassifierHead, build_head
-from tasks.explainer.network import (
+from lavise.configs.errors import UserError
+from lavise.storage.activations import ActivationStore
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.words.word_vectors import WordVectors
+from lavise.tasks.explainer import transfer
+from lavise.tasks.explainer.class_head import ClassifierHead, build_head
+from lavise.tasks.explainer.network import (
     Explainer,
     ExplainerFacts,
     deterministic,
@@ -30,7 +30,7 @@ from tasks.explainer.network import (
     load_explainer,
     save_explainer,
 )
-from tasks.explainer.transfer import (
+from lavise.tasks.explainer.transfer import (
     HeadObjective,
     Moments,
     match_covariances,

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import EvaluateSettings, TrainSettings
-from storage.state.artefacts import Handle
-from storage.words.word_vectors import PhraseMatch, Vocabulary
-from tasks.explainer.naming import Namer, load_namer
-from tasks.explainer.permutation_test import judge_explainer
-from tasks.explainer.training import train_explainer
-from tasks.explainer.validation import (
+from lavise.configs.schema import EvaluateSettings, TrainSettings
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.explainer.naming import Namer, load_namer
+from lavise.tasks.explainer.permutation_test import judge_explainer
+from lavise.tasks.explainer.training import train_explainer
+from lavise.tasks.explainer.validation import (
     MAX_P_VALUE,
     MIN_CATEGORIES,
     VALIDATION_FILE,
@@ -26,7 +26,7 @@ from tasks.explainer.validation import (
     load_validation,
     validate_explainer,
 )
-from tasks.numerics.bootstrap import ImageBootstrap
+from lavise.tasks.numerics.bootstrap import ImageBootstrap
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish_regions
 
 CONCEPTS = tuple(f"category {letter}" for letter in "abcdefghij")

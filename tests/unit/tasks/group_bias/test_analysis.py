@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from configs.errors import UserError
-from configs.schema import BiasSettings
-from storage.activations import ActivationStore
-from storage.datasets.groups import Grouping
-from tasks.group_bias.analysis import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import BiasSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.groups import Grouping
+from lavise.tasks.group_bias.analysis import (
     BIAS_FILE,
     FILTERS_FILE,
     FILTERS_SCHEMA,
@@ -25,7 +25,7 @@ from tasks.group_bias.analysis import (
     analyse_bias,
     load_bias,
 )
-from tasks.group_bias.contrasts import (
+from lavise.tasks.group_bias.contrasts import (
     OTHERS,
     Comparison,
     compare_filters,
@@ -36,7 +36,7 @@ from tasks.group_bias.contrasts import (
     judge,
     make_contrasts,
 )
-from tasks.numerics.group_tests import Difference, least_difference, reached_level
+from lavise.tasks.numerics.group_tests import Difference, least_difference, reached_level
 from tests.unit.tasks.helpers import AnyArray, write_store
 
 RATE = 0.05

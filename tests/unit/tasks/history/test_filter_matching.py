@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from configs.schema import DiffSettings
-from storage.activations import ActivationStore
-from tasks.engine.cluster import StatisticsCluster
-from tasks.history import filter_matching
-from tasks.history.filter_matching import (
+from lavise.configs.errors import UserError
+from lavise.configs.schema import DiffSettings
+from lavise.storage.activations import ActivationStore
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.history import filter_matching
+from lavise.tasks.history.filter_matching import (
     SCHEMA,
     SUMMARY_FILE,
     TABLE_FILE,

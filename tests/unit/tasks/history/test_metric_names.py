@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.history.metric_names import flatten_metrics
+from lavise.tasks.history.metric_names import flatten_metrics
 
 CELL = {"value": 0.5, "low": 0.4, "high": 0.6}
 RECALL: dict[str, Any] = {

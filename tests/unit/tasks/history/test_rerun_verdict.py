@@ -14,9 +14,9 @@ import pyarrow.parquet as parquet
 import pytest
 from safetensors.numpy import save_file
 
-from storage.state.artefacts import write_json
-from tasks.history.rerun_verdict import TOLERANCES, Finding, compare_results, compare_stages, judge_repetition
-from tasks.words.explain import FILTERS_SCHEMA
+from lavise.storage.state.artefacts import write_json
+from lavise.tasks.history.rerun_verdict import TOLERANCES, Finding, compare_results, compare_stages, judge_repetition
+from lavise.tasks.words.explain import FILTERS_SCHEMA
 from tests.unit.tasks.helpers import AnyArray
 
 Rows = list[dict[str, Any]]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.datasets.openmoji import GRADIENT
-from storage.state.artefacts import Handle, compute_stage_digest
-from tasks.engine.stage import Request
-from tasks.inputs.scenes import STAGE, draw_scenes, load_scenes, request_scenes
+from lavise.storage.datasets.openmoji import GRADIENT
+from lavise.storage.state.artefacts import Handle, compute_stage_digest
+from lavise.tasks.engine.stage import Request
+from lavise.tasks.inputs.scenes import STAGE, draw_scenes, load_scenes, request_scenes
 from tests.unit.tasks.helpers import publish
 
 SPLITS = {"train": 4, "evaluation": 3}

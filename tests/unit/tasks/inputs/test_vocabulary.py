@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import WordSettings
-from storage.words.word_vectors import build_vocabulary, load_word_vectors
-from tasks.inputs.vocabulary import describe_vocabulary, load_vocabulary, make_vocabulary, read_vocabulary
+from lavise.configs.schema import WordSettings
+from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
+from lavise.tasks.inputs.vocabulary import describe_vocabulary, load_vocabulary, make_vocabulary, read_vocabulary
 from tests.unit.tasks.helpers import publish
 
 CATEGORIES = ("hot dog", "traffic light", "cat", "zyzzyva", "<b>bold</b>")

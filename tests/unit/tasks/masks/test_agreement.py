@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from tasks.engine.cluster import StatisticsCluster
-from tasks.masks.agreement import (
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.masks.agreement import (
     ConceptMasks,
     MaskAgreement,
     load_agreement,
@@ -18,7 +18,7 @@ from tasks.masks.agreement import (
     measure_agreement_of_shard,
     save_agreement,
 )
-from tasks.masks.annotated_shards import annotate_shards
+from lavise.tasks.masks.annotated_shards import annotate_shards
 from tests.unit.tasks.helpers import AnyArray, encode_mask, upsample_with_torch, write_picture, write_store
 from tests.unit.tasks.masked_scenes import CONCEPTS, make_scene, shrink_by_area
 

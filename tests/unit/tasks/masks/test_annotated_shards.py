@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.datasets.base import Dataset
-from storage.datasets.geometry import Geometry
-from tasks.masks.annotated_shards import annotate_shards
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.geometry import Geometry
+from lavise.tasks.masks.annotated_shards import annotate_shards
 from tests.unit.tasks.helpers import write_store
 
 

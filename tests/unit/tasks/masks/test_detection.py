@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from storage.activations import ActivationStore
-from tasks.masks.agreement import ConceptMasks
-from tasks.masks.detection import detect_concepts
+from lavise.storage.activations import ActivationStore
+from lavise.tasks.masks.agreement import ConceptMasks
+from lavise.tasks.masks.detection import detect_concepts
 from tests.unit.tasks.helpers import AnyArray, write_store
 
 NUM_IMAGES, CELLS = 30, 12

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from tasks.activations.thresholds import compute_thresholds
-from tasks.engine.cluster import StatisticsCluster
-from tasks.masks.overlaps import Overlaps, count_overlaps, load_overlaps, save_overlaps
-from tasks.masks.region_pooling import pool_regions
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.tasks.activations.thresholds import compute_thresholds
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.masks.overlaps import Overlaps, count_overlaps, load_overlaps, save_overlaps
+from lavise.tasks.masks.region_pooling import pool_regions
 from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_picture, write_store
 from tests.unit.tasks.masked_scenes import CONCEPTS, make_scene, shrink_by_area
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from tasks.engine.cluster import StatisticsCluster
-from tasks.masks.annotated_shards import AnnotatedShard
-from tasks.masks.region_pooling import pool_regions, pool_regions_of_shard
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.masks.annotated_shards import AnnotatedShard
+from lavise.tasks.masks.region_pooling import pool_regions, pool_regions_of_shard
 from tests.unit.tasks.helpers import AnyArray, encode_mask, write_picture, write_store
 from tests.unit.tasks.masked_scenes import CONCEPTS, make_scene, shrink_by_area
 

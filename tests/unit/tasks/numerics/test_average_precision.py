@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from tasks.evaluation.panel import (
+from lavise.tasks.evaluation.panel import (
     draw_image_weights,
 )
-from tasks.numerics import average_precision as average_precision_module
-from tasks.numerics.average_precision import average_precision, expect_precision, sum_tied_shares
-from tasks.numerics.float16_bits import order_bits
+from lavise.tasks.numerics import average_precision as average_precision_module
+from lavise.tasks.numerics.average_precision import average_precision, expect_precision, sum_tied_shares
+from lavise.tasks.numerics.float16_bits import order_bits
 
 
 @settings(max_examples=60, deadline=None)

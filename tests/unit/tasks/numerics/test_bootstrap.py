@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.numerics.bootstrap import ImageBootstrap
+from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
 
 def test_constant_values_have_an_interval_of_no_width() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.numerics.false_discovery import adjust_false_discovery
+from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 
 
 @pytest.mark.parametrize("unseen", [0, 1, 500])

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.numerics.float16_bits import order_bits, restore_bits
+from lavise.tasks.numerics.float16_bits import order_bits, restore_bits
 from tests.unit.tasks.halves import FINITE
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.numerics.group_tests import (
+from lavise.tasks.numerics.group_tests import (
     LEAST_P_VALUE,
     cohen_h,
     exact_p_values,

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from tasks.numerics.float16_bits import order_bits
-from tasks.numerics.mann_whitney import RankedRows
+from lavise.tasks.numerics.float16_bits import order_bits
+from lavise.tasks.numerics.mann_whitney import RankedRows
 
 
 @pytest.mark.parametrize("exchanged", [False, True])

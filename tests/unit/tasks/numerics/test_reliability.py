@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import brier_score_loss
 
-from tasks.numerics.reliability import measure_reliability, wilson_interval
+from lavise.tasks.numerics.reliability import measure_reliability, wilson_interval
 
 
 def test_reliability_by_hand() -> None:

@@ -24,21 +24,21 @@ from jinja2 import UndefinedError
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from configs.schema import DiffSettings, ExplainSettings, ReportSettings
-from storage.activations import ActivationStore
-from storage.datasets.base import Dataset, ImageRecord
-from storage.datasets.geometry import Geometry
-from storage.state.artefacts import write_json
-from storage.words.word_vectors import Vocabulary
-from tasks.evaluation.layer_panel import save_panel
-from tasks.evaluation.recall import save_evaluation
-from tasks.explainer.naming import Namer
-from tasks.explainer.network import Explainer, ExplainerFacts, save_explainer
-from tasks.explainer.validation import VALIDATION_FILE
-from tasks.report import chart_files, sections
-from tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
-from tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, explain_filters
-from tasks.words.voted_words import Judgement
+from lavise.configs.schema import DiffSettings, ExplainSettings, ReportSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state.artefacts import write_json
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.evaluation.layer_panel import save_panel
+from lavise.tasks.evaluation.recall import save_evaluation
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts, save_explainer
+from lavise.tasks.explainer.validation import VALIDATION_FILE
+from lavise.tasks.report import chart_files, sections
+from lavise.tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
+from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, explain_filters
+from lavise.tasks.words.voted_words import Judgement
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
 from tests.unit.tasks.report_fixtures import HOSTILE, evaluation_of, fill_outline, panel_of, validation_of
 

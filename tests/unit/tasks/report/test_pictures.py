@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.datasets.geometry import Geometry
-from tasks.report.pictures import PictureBook, cut_map, draw_pairs, encode_pictures, outline_region, quantise_maps
+from lavise.storage.datasets.geometry import Geometry
+from lavise.tasks.report.pictures import (
+    PictureBook,
+    cut_map,
+    draw_pairs,
+    encode_pictures,
+    outline_region,
+    quantise_maps,
+)
 from tests.unit.tasks.helpers import upsample_with_torch, write_picture, write_store
 from tests.unit.tasks.report_fixtures import fill_outline, points_of
 

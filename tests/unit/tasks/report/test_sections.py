@@ -17,11 +17,11 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from configs.schema import ReportSettings
-from storage.datasets.base import Dataset, ImageRecord
-from tasks.activations.thresholds import bin_edges, count_high_bytes
-from tasks.report.chart_files import write_figures
-from tasks.report.filter_entries import (
+from lavise.configs.schema import ReportSettings
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.tasks.activations.thresholds import bin_edges, count_high_bytes
+from lavise.tasks.report.chart_files import write_figures
+from lavise.tasks.report.filter_entries import (
     LayerPart,
     describe_filters,
     number_pictures,
@@ -29,9 +29,9 @@ from tasks.report.filter_entries import (
     shorten,
     spread_histogram,
 )
-from tasks.report.page import render_page, write_report
-from tasks.report.pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook
-from tasks.report.sections import (
+from lavise.tasks.report.page import render_page, write_report
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook
+from lavise.tasks.report.sections import (
     describe_bias,
     describe_causes,
     describe_classes,

@@ -10,8 +10,8 @@ import pytest
 from scipy import special, stats
 from sklearn.linear_model import LogisticRegression
 
-from tasks.numerics.reliability import Reliability
-from tasks.words.confidence import (
+from lavise.tasks.numerics.reliability import Reliability
+from lavise.tasks.words.confidence import (
     BASE_RATE,
     LOGISTIC,
     Calibration,
@@ -21,7 +21,7 @@ from tasks.words.confidence import (
     fit_calibration,
     make_features,
 )
-from tasks.words.evidence import count_votes, find_evidence
+from lavise.tasks.words.evidence import count_votes, find_evidence
 from tests.unit.tasks.helpers import AnyArray
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.numerics.false_discovery import adjust_false_discovery
-from tasks.numerics.ranked_lists import find_repeated
-from tasks.words.evidence import Evidence, bootstrap_share, count_votes, estimate_background, find_evidence
+from lavise.tasks.numerics.false_discovery import adjust_false_discovery
+from lavise.tasks.numerics.ranked_lists import find_repeated
+from lavise.tasks.words.evidence import Evidence, bootstrap_share, count_votes, estimate_background, find_evidence
 from tests.unit.tasks.helpers import AnyArray
 
 NUM_FILTERS, NUM_WORDS = 6, 12

@@ -17,18 +17,18 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from configs.schema import ExplainSettings, Method
-from storage.activations import ActivationStore
-from storage.words.word_vectors import PhraseMatch, Vocabulary
-from tasks.activations.top_images import Pairs, select_top_images
-from tasks.explainer.naming import Namer
-from tasks.explainer.network import Explainer, ExplainerFacts
-from tasks.numerics.reliability import Reliability
-from tasks.words import explain as explain_module
-from tasks.words import voted_words
-from tasks.words.confidence import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
-from tasks.words.evidence import Evidence, count_votes, find_evidence
-from tasks.words.explain import (
+from lavise.configs.schema import ExplainSettings, Method
+from lavise.storage.activations import ActivationStore
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.activations.top_images import Pairs, select_top_images
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts
+from lavise.tasks.numerics.reliability import Reliability
+from lavise.tasks.words import explain as explain_module
+from lavise.tasks.words import voted_words
+from lavise.tasks.words.confidence import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
+from lavise.tasks.words.evidence import Evidence, count_votes, find_evidence
+from lavise.tasks.words.explain import (
     CALIBRATION_FILE,
     EXPLANATIONS_SCHEMA,
     FILTERS_SCHEMA,
@@ -37,7 +37,7 @@ from tasks.words.explain import (
     load_pairs,
     name_pairs,
 )
-from tasks.words.voted_words import Judgement, calibrate_words
+from lavise.tasks.words.voted_words import Judgement, calibrate_words
 from tests.unit.tasks.activations.test_region_features import feature_by_loops
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from tasks.words.naming_precision import (
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.tasks.words.naming_precision import (
     MIN_STATEMENTS,
     NamingPrecision,
     Presence,
@@ -20,7 +20,7 @@ from tasks.words.naming_precision import (
     to_odds,
     trust_words,
 )
-from tasks.words.word_presence import PresenceWords, Witnesses
+from lavise.tasks.words.word_presence import PresenceWords, Witnesses
 from tests.unit.tasks.helpers import AnyArray, write_store
 
 NAMES = tuple("abcdefgh")

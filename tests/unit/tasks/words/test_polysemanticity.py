@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
-from tasks.words.polysemanticity import MAX_P_VALUE, Meaning, find_meanings
+from lavise.tasks.words.polysemanticity import MAX_P_VALUE, Meaning, find_meanings
 from tests.unit.tasks.helpers import AnyArray
 
 CAT, DOG, CAR, PET, KITTEN, FUR = 11, 7, 23, 5, 17, 3

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from tasks.words.preference import (
+from lavise.tasks.words.preference import (
     LEAST_PICTURES,
     MIN_AUROC,
     Contrast,

@@ -12,19 +12,19 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from configs.schema import ExplainSettings
-from storage.activations import ActivationStore
-from storage.datasets.base import Annotation, Dataset, ImageRecord
-from storage.words.word_vectors import Vocabulary
-from tasks.explainer.naming import Namer
-from tasks.explainer.network import Explainer, ExplainerFacts
-from tasks.words.evidence import Evidence
-from tasks.words.explain import CALIBRATION_FILE, explain_filters
-from tasks.words.naming_check import PRECISION_FILE, load_naming, measure_naming
-from tasks.words.naming_precision import KindPrecision, NamingPrecision, WordCount
-from tasks.words.preferred_words import REGIONS, _add_told_by_regions
-from tasks.words.voted_words import Judgement
-from tasks.words.word_rows import WordRows
+from lavise.configs.schema import ExplainSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts
+from lavise.tasks.words.evidence import Evidence
+from lavise.tasks.words.explain import CALIBRATION_FILE, explain_filters
+from lavise.tasks.words.naming_check import PRECISION_FILE, load_naming, measure_naming
+from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision, WordCount
+from lavise.tasks.words.preferred_words import REGIONS, _add_told_by_regions
+from lavise.tasks.words.voted_words import Judgement
+from lavise.tasks.words.word_rows import WordRows
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 
 CONCEPTS = ("fish", "brick", "moon", "horn")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from storage.words.word_vectors import Vocabulary
-from tasks.activations.windows import make_windows
-from tasks.explainer.class_head import ClassifierHead, HeadFacts
-from tasks.explainer.naming import Namer
-from tasks.explainer.network import Explainer, ExplainerFacts
-from tasks.words.word_presence import (
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.windows import make_windows
+from lavise.tasks.explainer.class_head import ClassifierHead, HeadFacts
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts
+from lavise.tasks.words.word_presence import (
     LEAST_PROBABILITY,
     apply_prior,
     ask_witnesses,
