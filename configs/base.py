@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,25 @@ def _expand(path: Path) -> Path:
 
 
 UserPath = Annotated[Path, AfterValidator(_expand)]
-"""A path in which a leading `~` is the home folder."""
+"""A path in which a leading `~` is the home folder. Whatever holds a Path is made absolute before it is kept."""
+
+
+@dataclass(frozen=True)
+class PathUnless:
+    """Marks a text that is a path, but for some names and whatever begins with `package:`."""
+
+    names: tuple[str, ...] = ()
+
+    def is_path(self, value: str) -> bool:
+        return value not in self.names and not value.startswith("package:")
+
+
+class _Mark:
+    """Something that a field is marked with."""
+
+
+NOT_IDENTITY = _Mark()
+"""Marks a field on which the words of an audit do not depend, or that differs between audits of one series."""
 
 
 class Settings(BaseModel):

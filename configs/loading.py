@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config
@@ -63,39 +64,39 @@ def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
 
 def make_absolute(config: Config) -> Config:
     """The same settings with absolute paths, so that they mean the same from another folder."""
-    data = config.model_dump(mode="json")
-    for section, key in (("reference", "root"), ("target", "root"), ("words", "vocabulary_file"), ("storage", "root")):
-        if data[section].get(key):
-            data[section][key] = str(Path(data[section][key]).absolute())
-    for section, key in (("model", "weights"), ("words", "vectors")):
-        value = data[section][key]
-        if value not in ("random", "pretrained") and not value.startswith("package:"):
-            data[section][key] = str(expand_home(value).absolute())
-    for key in ("groups", "stratify_by"):
-        groups = data["bias"][key]
-        if groups and groups["kind"] == "csv":
-            groups["file"] = str(Path(groups["file"]).absolute())
-    if isinstance(config.model.class_names, Path):
-        data["model"]["class_names"] = str(config.model.class_names.absolute())
-    return Config.model_validate(data)
+    return Config.model_validate(_make_absolute(config).model_dump(mode="json"))
+
+
+def _make_absolute(settings: Settings) -> Settings:
+    changed: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            changed[name] = _make_absolute(value)
+        elif isinstance(value, Path):
+            changed[name] = value.absolute()
+        elif any(isinstance(mark, PathUnless) and mark.is_path(value) for mark in field.metadata):
+            changed[name] = str(expand_home(value).absolute())
+    return settings.model_copy(update=changed)
 
 
 def describe_identity(config: Config) -> dict[str, Any]:
     """The settings on which the results of an audit depend, but for the checkpoint: what makes two audits comparable.
 
-    Left out: names, weights, where things are kept and tracked, how many workers there are, how the report looks, and
-    what is found out besides words (bias, classes, causes).
+    Left out is what is marked NOT_IDENTITY: names, weights, where things are kept and tracked, how many workers there
+    are, how the report looks, and what an audit adds besides words.
     """
-    data = config.model_dump(mode="json")
-    for section in ("name", "storage", "tracking", "bias", "classes", "causes", "diff", "report"):
-        del data[section]
-    for section, key in (
-        ("model", "weights"),
-        ("extract", "decode_threads"),
-        ("statistics", "scheduler"),
-        ("statistics", "num_workers"),
-    ):
-        del data[section][key]
+    return _describe_identity(config)
+
+
+def _describe_identity(settings: Settings) -> dict[str, Any]:
+    data = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if NOT_IDENTITY in field.metadata:
+            del data[name]
+        elif isinstance(value, Settings):
+            data[name] = _describe_identity(value)
     return data
 
 

