@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.common import save_result
 from lavise.configs.loading import load_config
+from lavise.configs.roles import Role
 from lavise.configs.schema import BiasSettings, Config
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import open_target
@@ -85,13 +86,13 @@ def measure_scenes(config: Config, root: Path) -> Scenes:
     """Draw the scenes, show them to the network, and find what qualifies."""
     runner, device = StageRunner(ArtefactStore(root)), choose_device(config.device)
     data = open_target(config, runner, no_progress)
-    labelled = scenes.load_scenes(runner.outcomes["scenes target"].handles[0], "target")
+    labelled = scenes.load_scenes(runner.find(scenes.STAGE, Role.TARGET).handles[0], Role.TARGET)
     model = load_target_model(config.model, config.seed)
     layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
     digest = data.digest_pictures()
-    handle = extract_layers(runner, "extract", model, [layer.name], data, digest, config.extract, device, no_progress)[
-        0
-    ]
+    handle = extract_layers(
+        *(runner, "extract", model, [layer.name], data, digest, config.extract, device, no_progress), role=Role.TARGET
+    )[0]
     store = ActivationStore(handle.folder)
     with StatisticsCluster(config.statistics) as cluster:
         thresholds = compute_thresholds(store, config.statistics.quantile, cluster)

@@ -34,6 +34,7 @@ from lavise.storage.models.class_names import load_class_names
 from lavise.storage.models.classifier_head import find_linear_head
 from lavise.storage.models.layers import select_layers
 from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.words.visual_words import find_visual_words
 from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
@@ -108,8 +109,8 @@ class Bench:
             self.regions, store = pool("train", reference.train)
             judged, _ = pool("evaluation", reference.evaluation)
         self.scale = measure_scale(store.read_means())
-        self.features = torch.from_numpy(np.load(judged.path("features.npy")))
-        self.concept = np.load(judged.path("concept.npy"))
+        self.features = torch.from_numpy(np.load(judged.path(file_names.REGION_FEATURES)))
+        self.concept = np.load(judged.path(file_names.REGION_CONCEPTS))
         self.row = np.array(self.vocabulary.positions_of(self.concepts))
 
     def train(self, settings: TrainSettings, seed: int, objective: type[Objective] = Objective) -> Handle:

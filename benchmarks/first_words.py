@@ -30,6 +30,7 @@ from benchmarks.common import save_result
 from lavise.configs.errors import UserError
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.words.class_taxonomy import find_hypernyms, find_synset
 from lavise.storage.words.lemmas import find_category, index_categories
@@ -113,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run: Path = arguments.run
     artefacts = ArtefactStore(run.resolve().parents[1])
-    stages = json.loads((run / "artefacts.json").read_text("utf-8"))["stages"]
+    stages = json.loads((run / file_names.ARTEFACTS).read_text("utf-8"))["stages"]
 
     def find(title: str) -> Handle:
         entry = stages[title][0]
@@ -123,7 +124,7 @@ def main() -> None:
         return handle
 
     store = ActivationStore(find("extract target").folder)
-    rows = parquet.read_table(run / "filters.parquet").to_pylist()
+    rows = parquet.read_table(run / file_names.FILTERS).to_pylist()
     peaks = store.read_peaks()
     if arguments.scenes:
         data = load_scenes(find("scenes target"), "target")

@@ -25,6 +25,7 @@ from benchmarks import planted_filters
 from benchmarks.common import save_result
 from benchmarks.planted_filters import JudgedGroup, PlanSizes, PlantedFilter
 from lavise.configs.loading import load_config
+from lavise.configs.roles import Role
 from lavise.configs.schema import Config, OpenMojiTarget
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_thresholds
 from lavise.flows.audit.layer_stages import LayerAudit
@@ -34,14 +35,18 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.layers import select_layers
 from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.environment import choose_device
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import digest_vectors
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Request, StageRunner
+from lavise.tasks.evaluation import layer_panel
 from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.inputs import scenes, vocabulary
+from lavise.tasks.masks.detection import DETECTION
+from lavise.tasks.words import explain
 
 SCENES = (
     "reference.evaluation_scenes=400",
@@ -85,20 +90,22 @@ class PlantedAudit(LayerAudit):
 
     def teach(self) -> None:
         """The explainer, on the stores as they are."""
-        for role in ("train", "evaluation"):
+        for role in (Role.TRAIN, Role.EVALUATION):
             self.result.regions[role] = self._pool_regions(role)
         explainer = self._assemble(self._train())
-        self.result.explainer = self._transfer("target", explainer)
-        self._tuned = self._transfer("evaluation", explainer)
-        self.result.validated = self._validate(self._tuned)
+        self.result.explainer = self._transfer(Role.TARGET, explainer)
+        self._tuned = self._transfer(Role.EVALUATION, explainer)
+        self.result.keep(self._validate(self._tuned))
 
     def name_masks(self) -> dict[str, float]:
         """Of each category, the share of the evaluation part's regions whose words have its name."""
-        context, regions = self._context, self.result.regions["evaluation"]
+        context, regions = self._context, self.result.regions[Role.EVALUATION]
         concepts = self._subject.inputs.evaluation.concepts
-        namer = load_namer(self.result.done("explainer").folder, context.words, context.device)
-        features = torch.from_numpy(np.load(regions.path("features.npy"), allow_pickle=False)).to(context.device)
-        number_R = np.load(regions.path("concept.npy"), allow_pickle=False)
+        namer = load_namer(self.result.final_explainer.folder, context.words, context.device)
+        features = torch.from_numpy(np.load(regions.path(file_names.REGION_FEATURES), allow_pickle=False)).to(
+            context.device
+        )
+        number_R = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
         named = namer.name(features, self._config.explain.words_per_image).words.cpu().numpy()
         hits: dict[str, list[bool]] = {}
         for words, number in zip(named, number_R, strict=True):
@@ -106,17 +113,18 @@ class PlantedAudit(LayerAudit):
             hits.setdefault(concepts[number], []).append(place >= 0)
         return {concept: sum(found) / len(found) for concept, found in sorted(hits.items())}
 
-    def audit_planted(self, stores: Mapping[str, Handle]) -> None:
+    def audit_planted(self, stores: Mapping[Role, Handle]) -> None:
         """Everything from the statistics on, with the planted filters among the others."""
         self.result.activations |= stores
         for role in stores:
             self.result.thresholds.pop(role, None)
             find_thresholds(self._context, self._subject, self.result, role)
-        self.result.overlaps = self._count_overlaps()
-        self.result.agreement = self._measure_agreement()
-        self.result.detection = self._detect_concepts()
-        self.result.naming = self._measure_naming(self._tuned)
-        self.result.explained = self._explain()
+        self.result.keep(self._count_overlaps())
+        self.result.keep(self._measure_agreement())
+        self.result.keep(self._detect_concepts())
+        if self._config.explain.ranking == "auroc":
+            self.result.keep(self._measure_naming(self._tuned))
+        self.result.keep(self._explain())
         self.judge({})
 
 
@@ -132,9 +140,12 @@ def run_planted(
     model = load_target_model(config.model, config.seed)
     layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
     inputs = open_inputs(config, runner, progress)
-    labelled = {"evaluation": inputs.evaluation, "target": _open_labelled_target(config, runner, inputs.evaluation)}
+    labelled = {
+        Role.EVALUATION: inputs.evaluation,
+        Role.TARGET: _open_labelled_target(config, runner, inputs.evaluation),
+    }
     plan = planted_filters.plan_filters(
-        labelled["target"], max(MIN_IMAGES, config.explain.min_images), config.seed, sizes
+        labelled[Role.TARGET], max(MIN_IMAGES, config.explain.min_images), config.seed, sizes
     )
     activations = {
         role: extract_layers(
@@ -142,13 +153,14 @@ def run_planted(
             f"extract {role}",
             model,
             [layer.name],
-            getattr(inputs, role),
+            inputs.of(role),
             inputs.picture_digests[role],
             config.extract,
             device,
             progress,
+            role=role,
         )[0]
-        for role in ("train", "evaluation", "target")
+        for role in Role
     }
     categories = inputs.train.concepts
     words = runner.run_one(
@@ -166,8 +178,8 @@ def run_planted(
         for number, (role, data) in enumerate(labelled.items()):
             stores[role] = _plant(runner, role, activations[role], data, model.geometry, plan, config.seed + number)
         audit.audit_planted(stores)
-    filters = parquet.read_table(audit.result.done("explained").path("filters.parquet")).to_pylist()
-    with np.load(audit.result.done("detection").path("detection.npz"), allow_pickle=False) as arrays:
+    filters = parquet.read_table(audit.result.of(explain.STAGE).path(file_names.FILTERS)).to_pylist()
+    with np.load(audit.result.of(DETECTION).path(file_names.DETECTION), allow_pickle=False) as arrays:
         right_QK = arrays["right"][len(filters) - len(plan) :]
     groups = planted_filters.judge_planted(filters[len(filters) - len(plan) :], plan)
     detected = planted_filters.judge_detection(right_QK, plan, inputs.evaluation.concepts)
@@ -176,7 +188,7 @@ def run_planted(
 
 def _plant(
     runner: StageRunner,
-    role: str,
+    role: Role,
     activations: Handle,
     data: Dataset,
     geometry: Any,
@@ -195,7 +207,7 @@ def _plant(
 def _open_labelled_target(config: Config, runner: StageRunner, evaluation: Dataset) -> Dataset:
     """The target's pictures with their masks, for planting alone."""
     if isinstance(config.target, OpenMojiTarget):
-        return scenes.load_scenes(runner.outcomes["scenes target"].handles[0], "target")
+        return scenes.load_scenes(runner.find(scenes.STAGE, Role.TARGET).handles[0], Role.TARGET)
     return evaluation
 
 
@@ -209,7 +221,7 @@ def describe(found: PlantedResult) -> dict[str, Any]:
         "num_planted": len(found.plan),
         "groups": [asdict(g) for g in found.groups],
         "detected": dict(found.detected),
-        "panel": found.result.done("panel").info,
+        "panel": found.result.of(layer_panel.STAGE).info,
         "goals": {
             "clean concepts named": {"share": named, "goal": GOAL},
             "noise unexplained": {"share": silent, "goal": GOAL},

@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, sync_playwright
 from benchmarks.common import save_result
 from lavise.configs.schema import ReportSettings
 from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state import file_names
 from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
 from lavise.tasks.report.page import write_page
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, PictureBook, outline_region
@@ -111,7 +112,7 @@ def write(folder: Path, num_distinct: int, photos: list[Path]) -> Path:
     facts = {"Audit": f"synthetic, {num_distinct} pictures"}
     settings = ReportSettings(images_per_filter=PICTURES)
     write_page(facts, sections, [described], book, {TARGET: paths}, GEOMETRY, settings, folder)
-    return folder / "report.html"
+    return folder / file_names.REPORT
 
 
 def measure(browser: Browser, path: Path, loads: int = 3) -> dict[str, float]:

@@ -25,6 +25,7 @@ from lavise.storage.datasets.coco import load_coco_reference
 from lavise.storage.datasets.images import load_square, read_size
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
 from lavise.tasks.activations.extract import extract_activations, normalise_pictures, run_network
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -75,8 +76,8 @@ def main() -> None:
         extract_activations(model, data, {LAYER: activations}, config.extract, "cpu")
         info = pool_regions(ActivationStore(activations), data, model.geometry, regions, cluster)
         preparation = time.perf_counter() - start
-        features = torch.from_numpy(np.load(regions / "features.npy"))
-        concepts = torch.from_numpy(np.load(regions / "concept.npy"))
+        features = torch.from_numpy(np.load(regions / file_names.REGION_FEATURES))
+        concepts = torch.from_numpy(np.load(regions / file_names.REGION_CONCEPTS))
         start = time.perf_counter()
         for chosen in torch.randperm(len(features)).split(64):
             trainer.step(features[chosen], concepts[chosen])

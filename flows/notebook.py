@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
+from lavise.configs.roles import Role
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.shared.inputs import open_target
 from lavise.storage.activations import ActivationStore
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.progress import default_progress, no_progress
@@ -73,17 +75,17 @@ class Audit:
     @property
     def report(self) -> Path:
         """The page to open in a browser."""
-        return self.folder / "report.html"
+        return self.folder / file_names.REPORT
 
     @cached_property
     def filters(self) -> pd.DataFrame:
         """A row for each filter: words, confidence, threshold, why it is unexplained."""
-        return self._read("filters.parquet")
+        return self._read(file_names.FILTERS)
 
     @cached_property
     def words(self) -> pd.DataFrame:
         """A row for each filter and word, with votes, interval, background, p and q."""
-        return self._read("explanations.parquet")
+        return self._read(file_names.EXPLANATIONS)
 
     @cached_property
     def classes(self) -> pd.DataFrame:
@@ -205,11 +207,12 @@ def _draw_pictures(past: PastRun, layer: str, number: int, row: dict[str, Any]) 
 
     from lavise.storage.datasets.geometry import Geometry, upsample_maps
     from lavise.storage.datasets.images import load_square
+    from lavise.tasks.activations import extract
     from lavise.tasks.charts.figures import OverviewRow, draw_overview
 
     root = find_state_root(past.config.storage.root)
     store = ArtefactStore(root)
-    handle = past.find_artefact(store, "extract target", past.layers.index(layer))
+    handle = past.find_artefact(store, extract.STAGE, Role.TARGET, past.layers.index(layer))
     if handle is None:
         raise UserError(
             f"audit: the activations of run {past.run_id} are not in {root} any more; audit again with its config.yaml"

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from lavise.configs.groups import CsvGroups, Groups
+from lavise.configs.roles import Role
 from lavise.configs.schema import BiasSettings
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
 from lavise.flows.shared.inputs import Inputs
@@ -19,11 +20,13 @@ from lavise.storage.datasets.base import Dataset, require_file
 from lavise.storage.datasets.groups import Grouping, make_grouping
 from lavise.storage.models.class_names import ClassNames, load_class_names
 from lavise.storage.models.classifier_head import count_classes
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of
 from lavise.tasks.classifier import ablation, attribution
 from lavise.tasks.engine.stage import Request
 from lavise.tasks.group_bias import analysis
+from lavise.tasks.words import explain
 
 
 class LayerFindings:
@@ -36,11 +39,11 @@ class LayerFindings:
     def run(self) -> None:
         """Whatever the settings ask for."""
         if self._config.bias.groups is not None:
-            self.result.bias = self._compare_groups()
+            self.result.keep(self._compare_groups())
         if self._config.classes.enabled:
-            self.result.classes = self._measure_contributions()
+            self.result.keep(self._measure_contributions())
         if self._config.causes.enabled:
-            self.result.causes = self._measure_causes()
+            self.result.keep(self._measure_causes())
 
     @property
     def _layer(self) -> str:
@@ -49,14 +52,13 @@ class LayerFindings:
     def _title(self, stage: str) -> str:
         return self._subject.name(f"{stage} {self._layer}")
 
-    def _data(self, role: str) -> Dataset:
-        data: Dataset = getattr(self._subject.inputs, role)
-        return data
+    def _data(self, role: Role) -> Dataset:
+        return self._subject.inputs.of(role)
 
     @cached_property
     def _words(self) -> list[list[str]]:
         """Of each filter, the words that are believed; none where it is unexplained."""
-        rows = parquet.read_table(self.result.done("explained").path("filters.parquet")).to_pylist()
+        rows = parquet.read_table(self.result.of(explain.STAGE).path(file_names.FILTERS)).to_pylist()
         return [list(r["words"]) if r["explained"] else [] for r in sorted(rows, key=lambda r: r["filter"])]
 
     @cached_property
@@ -84,7 +86,7 @@ class LayerFindings:
 
     def _compare_groups(self) -> Handle:
         config, settings = self._config, self._config.bias
-        role = settings.images
+        role = Role(settings.images)
         activations, data = self.result.activations[role], self._data(role)
         thresholds = find_thresholds(self._context, self._subject, self.result, role)
         keys = ActivationStore(activations.folder).keys
@@ -124,10 +126,10 @@ class LayerFindings:
 
     def _measure_contributions(self) -> Handle:
         config, settings = self._config, self._config.classes
-        records = self._data("target").records[: settings.max_images]
+        records = self._data(Role.TARGET).records[: settings.max_images]
         request = Request(
             {**settings.model_dump(mode="json"), "words": digest_of(self._words), **self._describe_network()},
-            {"pictures": self._subject.inputs.picture_digests["target"]},
+            {"pictures": self._subject.inputs.picture_digests[Role.TARGET]},
         )
         return self._runner.run_one(
             attribution.STAGE,
@@ -150,12 +152,12 @@ class LayerFindings:
         )
 
     def _measure_causes(self) -> Handle:
-        config, settings, data = self._config, self._config.causes, self._data("evaluation")
+        config, settings, data = self._config, self._config.causes, self._data(Role.EVALUATION)
         records = data.records[: settings.max_images]
-        activations = self.result.activations["evaluation"]
+        activations = self.result.activations[Role.EVALUATION]
         request = Request(
             {**settings.model_dump(mode="json"), "words": digest_of(self._words), **self._describe_network()},
-            {"data": self._subject.inputs.digests["evaluation"], "activations": activations.digest},
+            {"data": self._subject.inputs.digests[Role.EVALUATION], "activations": activations.digest},
         )
 
         def compute(folder: Path) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def check_groups(settings: BiasSettings, inputs: Inputs) -> None:
     Raises:
         UserError: of `make_grouping`.
     """
-    data: Dataset = getattr(inputs, settings.images)
+    data = inputs.of(Role(settings.images))
     keys = [r.key for r in data.records]
     for field in ("groups", "stratify_by"):
         chosen: Groups | None = getattr(settings, field)

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.shared.inputs import Inputs
 from lavise.storage.activations import ActivationStore
 from lavise.storage.models.classifier_head import LinearHead, find_linear_head
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import Progress
 from lavise.storage.words.word_vectors import Vocabulary, WordVectors, load_word_vectors
 from lavise.tasks.activations.thresholds import THRESHOLDS, compute_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Request, StageRunner
+from lavise.tasks.engine.stage import Request, Stage, StageRunner
 
 
 @dataclass(frozen=True)
@@ -70,36 +72,46 @@ class LayerResult:
     """Handles of all that one layer's audit made.
 
     Attributes:
+        made: what the stages made, by the stage's name.
         head: the classifier head that the layer feeds, or None and the reason; None before it was looked for.
     """
 
     layer: Layer
-    activations: dict[str, Handle]
-    thresholds: dict[str, Handle] = field(default_factory=dict)
-    regions: dict[str, Handle] = field(default_factory=dict)
-    overlaps: Handle | None = None
-    agreement: Handle | None = None
-    detection: Handle | None = None
+    activations: dict[Role, Handle]
+    thresholds: dict[Role, Handle] = field(default_factory=dict)
+    regions: dict[Role, Handle] = field(default_factory=dict)
     explainer: Handle | None = None
-    validated: Handle | None = None
-    naming: Handle | None = None
-    explained: Handle | None = None
-    evaluated: Handle | None = None
-    panel: Handle | None = None
-    bias: Handle | None = None
-    classes: Handle | None = None
-    causes: Handle | None = None
+    made: dict[str, Handle] = field(default_factory=dict)
     head: tuple[LinearHead | None, str] | None = None
 
     def find_findings(self) -> dict[str, Handle]:
         """What has been found out besides words, by kind."""
-        found = {"bias": self.bias, "classes": self.classes, "causes": self.causes}
-        return {name: handle for name, handle in found.items() if handle is not None}
+        return {name: self.made[name] for name in ("bias", "classes", "causes") if name in self.made}
 
-    def done(self, name: str) -> Handle:
-        handle = getattr(self, name)
-        assert isinstance(handle, Handle), f"{name} has not run"
+    @property
+    def final_explainer(self) -> Handle:
+        """The explainer that speaks about the target."""
+        assert self.explainer is not None, "no explainer yet"
+        return self.explainer
+
+    def keep(self, handle: Handle) -> Handle:
+        """Remember what a stage made for this layer."""
+        self.made[handle.stage] = handle
         return handle
+
+    def find(self, stage: Stage) -> Handle | None:
+        """What a stage made; None where it has not run."""
+        return self.made.get(stage.name)
+
+    def of(self, stage: Stage) -> Handle:
+        """What a stage made.
+
+        Raises:
+            KeyError: it has not run.
+        """
+        if stage.name not in self.made:
+            raise KeyError(f"stage {stage.name} of layer {self.layer.name} has not run")
+        return self.made[stage.name]
 
 
 def find_head(subject: Subject, result: LayerResult) -> tuple[LinearHead | None, str]:
@@ -110,7 +122,7 @@ def find_head(subject: Subject, result: LayerResult) -> tuple[LinearHead | None,
     return result.head
 
 
-def find_thresholds(context: Context, subject: Subject, result: LayerResult, role: str) -> Handle:
+def find_thresholds(context: Context, subject: Subject, result: LayerResult, role: Role) -> Handle:
     """T_u of the filters on one part of the data; computed where the result has none yet."""
     if role not in result.thresholds:
         activations, quantile = result.activations[role], context.config.statistics.quantile
@@ -118,9 +130,9 @@ def find_thresholds(context: Context, subject: Subject, result: LayerResult, rol
         def compute(folder: Path) -> dict[str, Any]:
             store = ActivationStore(activations.folder)
             found = compute_thresholds(store, quantile, context.cluster)
-            np.save(folder / "thresholds.npy", found.value)
-            np.save(folder / "saturated.npy", found.saturated)
-            np.save(folder / "histogram.npy", found.histogram)
+            np.save(folder / file_names.THRESHOLDS, found.value)
+            np.save(folder / file_names.SATURATED, found.saturated)
+            np.save(folder / file_names.HISTOGRAM, found.histogram)
             return {
                 "num_filters": len(found.value),
                 "num_saturated": int(found.saturated.sum()),
@@ -135,4 +147,4 @@ def find_thresholds(context: Context, subject: Subject, result: LayerResult, rol
 
 def load_thresholds(handle: Handle) -> Any:
     """T_u of all filters: float32 [C]."""
-    return np.load(handle.path("thresholds.npy"), allow_pickle=False)
+    return np.load(handle.path(file_names.THRESHOLDS), allow_pickle=False)

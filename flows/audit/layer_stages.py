@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
+from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.class_names import load_class_names
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
 from lavise.storage.words.lemmas import find_category, index_categories
@@ -48,38 +50,39 @@ class LayerAudit:
 
     def measure(self) -> None:
         """Everything that knows no words: thresholds, regions, and what is where on the evaluation pictures."""
-        for role in ("train", "evaluation"):
+        for role in (Role.TRAIN, Role.EVALUATION):
             self.result.regions[role] = self._pool_regions(role)
-        for role in ("evaluation", "target"):
+        for role in (Role.EVALUATION, Role.TARGET):
             self._find_thresholds(role)
-        self.result.overlaps = self._count_overlaps()
-        self.result.agreement = self._measure_agreement()
-        self.result.detection = self._detect_concepts()
+        self.result.keep(self._count_overlaps())
+        self.result.keep(self._measure_agreement())
+        self.result.keep(self._detect_concepts())
 
     def explain(self) -> None:
         """The explainer and the words of every filter."""
         explainer = self._assemble(self._train())
-        self.result.explainer = self._transfer("target", explainer)
-        tuned = self._transfer("evaluation", explainer)
-        self.result.validated = self._validate(tuned)
-        self.result.naming = self._measure_naming(tuned)
-        self.result.explained = self._explain()
+        self.result.explainer = self._transfer(Role.TARGET, explainer)
+        tuned = self._transfer(Role.EVALUATION, explainer)
+        self.result.keep(self._validate(tuned))
+        if self._config.explain.ranking == "auroc":  # only the ranking by preference asks
+            self.result.keep(self._measure_naming(tuned))
+        self.result.keep(self._explain())
         self._tuned = tuned
 
     def evaluate(self) -> None:
         """Recall of every method."""
-        self.result.evaluated = self._evaluate(self._tuned)
+        self.result.keep(self._evaluate(self._tuned))
 
     def with_labels_shuffled(self) -> LayerResult:
         """The same layer with an explainer that was taught at random."""
         subject = replace(self._subject, title="shuffled labels", shuffled=True)
-        twin = LayerAudit(self._context, subject, replace(self.result))
+        twin = LayerAudit(self._context, subject, replace(self.result, made=dict(self.result.made)))
         twin.explain()
         return twin.result
 
     def judge(self, baselines: Mapping[str, LayerResult]) -> None:
         """The panel, with baselines that were audited themselves."""
-        self.result.panel = self._judge(baselines)
+        self.result.keep(self._judge(baselines))
 
     # ------------------------------------------------------------ stages
 
@@ -90,15 +93,14 @@ class LayerAudit:
     def _title(self, stage: str) -> str:
         return self._subject.name(f"{stage} {self._layer}")
 
-    def _data(self, role: str) -> Dataset:
-        data: Dataset = getattr(self._subject.inputs, role)
-        return data
+    def _data(self, role: Role) -> Dataset:
+        return self._subject.inputs.of(role)
 
-    def _pool_regions(self, role: str) -> Handle:
+    def _pool_regions(self, role: Role) -> Handle:
         activations, inputs = self.result.activations[role], self._subject.inputs
         return self._runner.run_one(
             region_pooling.REGIONS,
-            self._title("regions" if role == "train" else f"regions {role}"),
+            self._title("regions" if role == Role.TRAIN else f"regions {role}"),
             Request({}, {"activations": activations.digest, "data": inputs.digests[role]}),
             lambda folder: region_pooling.pool_regions(
                 ActivationStore(activations.folder),
@@ -109,10 +111,10 @@ class LayerAudit:
             ),
         )
 
-    def _find_thresholds(self, role: str) -> Handle:
+    def _find_thresholds(self, role: Role) -> Handle:
         handle = find_thresholds(self._context, self._subject, self.result, role)
         uses_attention = self._config.explain.method.startswith("filter_attention")
-        if role == "target" and not self._subject.title and handle.info["num_signed"] and uses_attention:
+        if role == Role.TARGET and not self._subject.title and handle.info["num_signed"] and uses_attention:
             log.warning(
                 "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
                 "(after the activation): explain.method=activation_masking is safer here",
@@ -125,19 +127,19 @@ class LayerAudit:
         return Request(
             {},
             {
-                "activations": self.result.activations["evaluation"].digest,
-                "thresholds": self.result.thresholds["evaluation"].digest,
-                "data": self._subject.inputs.digests["evaluation"],
+                "activations": self.result.activations[Role.EVALUATION].digest,
+                "thresholds": self.result.thresholds[Role.EVALUATION].digest,
+                "data": self._subject.inputs.digests[Role.EVALUATION],
             },
         )
 
     def _count_overlaps(self) -> Handle:
-        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+        activations, thresholds = self.result.activations[Role.EVALUATION], self.result.thresholds[Role.EVALUATION]
 
         def compute(folder: Path) -> dict[str, Any]:
             found, skipped = count_overlaps(
                 ActivationStore(activations.folder),
-                self._data("evaluation"),
+                self._data(Role.EVALUATION),
                 self._subject.model.geometry,
                 load_thresholds(thresholds),
                 self._context.cluster,
@@ -149,12 +151,12 @@ class LayerAudit:
         return self._runner.run_one(OVERLAPS, self._title("overlaps"), request, compute)
 
     def _measure_agreement(self) -> Handle:
-        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
+        activations, thresholds = self.result.activations[Role.EVALUATION], self.result.thresholds[Role.EVALUATION]
 
         def compute(folder: Path) -> dict[str, Any]:
             found, skipped = agreement.measure_agreement(
                 ActivationStore(activations.folder),
-                self._data("evaluation"),
+                self._data(Role.EVALUATION),
                 self._subject.model.geometry,
                 load_thresholds(thresholds),
                 self._context.cluster,
@@ -166,12 +168,12 @@ class LayerAudit:
         return self._runner.run_one(agreement.AGREEMENT, self._title("agreement"), request, compute)
 
     def _detect_concepts(self) -> Handle:
-        activations, measured = self.result.activations["evaluation"], self.result.done("agreement")
+        activations, measured = self.result.activations[Role.EVALUATION], self.result.of(agreement.AGREEMENT)
 
         def compute(folder: Path) -> dict[str, Any]:
             masks = agreement.load_agreement(measured.folder).masks
             found = detect_concepts(ActivationStore(activations.folder), masks)
-            np.savez(folder / "detection.npz", **vars(found))
+            np.savez(folder / file_names.DETECTION, **vars(found))
             return {"num_right": int(found.right.sum()), "num_concepts": int((found.num_images > 0).sum())}
 
         request = Request({}, {"activations": activations.digest, "agreement": measured.digest})
@@ -179,7 +181,7 @@ class LayerAudit:
 
     def _train(self) -> Handle:
         config, concepts = self._config, self._subject.inputs.train.concepts
-        regions, shuffled = self.result.regions["train"], self._subject.shuffled
+        regions, shuffled = self.result.regions[Role.TRAIN], self._subject.shuffled
         request = Request(
             {
                 **config.train.model_dump(mode="json"),
@@ -213,7 +215,7 @@ class LayerAudit:
         if classes and self._subject.shuffled:
             order = np.random.default_rng([config.seed, 6]).permutation(len(classes.names))
             classes = replace(classes, names=tuple(classes.names[i] for i in order))
-        means = ActivationStore(self.result.activations["train"].folder).read_means()
+        means = ActivationStore(self.result.activations[Role.TRAIN].folder).read_means()
         request = Request(
             {
                 **config.explainer.model_dump(mode="json"),
@@ -245,11 +247,11 @@ class LayerAudit:
             ),
         )
         if config.explainer.kind == "fused" and not handle.info["num_classes"] and not self._subject.title:
-            reason = json.loads(handle.path("explainer.json").read_text("utf-8"))["no_head"]
+            reason = json.loads(handle.path(file_names.EXPLAINER_FACTS).read_text("utf-8"))["no_head"]
             log.info("  layer %s: named without the classifier head: %s", layer, reason)
         return handle
 
-    def _transfer(self, role: str, explainer: Handle) -> Handle:
+    def _transfer(self, role: Role, explainer: Handle) -> Handle:
         method, activations = self._config.transfer.method, self.result.activations[role]
         shuffled = self._subject.shuffled
         if method == "none":
@@ -262,14 +264,14 @@ class LayerAudit:
                 {
                     "explainer": explainer.digest,
                     "activations": activations.digest,
-                    "regions": self.result.regions["train"].digest,
+                    "regions": self.result.regions[Role.TRAIN].digest,
                 },
             ),
             lambda folder: transfer.transfer_explainer(
                 method,
                 explainer,
                 ActivationStore(activations.folder),
-                self.result.regions["train"],
+                self.result.regions[Role.TRAIN],
                 self._context.words,
                 self._config.seed,
                 self._context.device,
@@ -280,7 +282,7 @@ class LayerAudit:
         )
 
     def _validate(self, explainer: Handle) -> Handle:
-        config, regions = self._config, self.result.regions["evaluation"]
+        config, regions = self._config, self.result.regions[Role.EVALUATION]
         concepts = self._subject.inputs.evaluation.concepts
         settings = config.evaluate
         request = Request(
@@ -312,18 +314,16 @@ class LayerAudit:
             ),
         )
 
-    def _measure_naming(self, explainer: Handle) -> Handle | None:
-        """How far the explainer's words can be believed; only the ranking by preference asks."""
+    def _measure_naming(self, explainer: Handle) -> Handle:
+        """How far the explainer's words can be believed."""
         settings, context, result = self._config.explain, self._context, self.result
-        if settings.ranking != "auroc":
-            return None
-        activations, thresholds = result.activations, result.thresholds["evaluation"]
+        activations, thresholds = result.activations, result.thresholds[Role.EVALUATION]
 
         def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations["evaluation"].folder)
+            store = ActivationStore(activations[Role.EVALUATION].folder)
             return naming_check.measure_naming(
-                (store, self._data("evaluation")),
-                (ActivationStore(activations["train"].folder), self._data("train")),
+                (store, self._data(Role.EVALUATION)),
+                (ActivationStore(activations[Role.TRAIN].folder), self._data(Role.TRAIN)),
                 load_thresholds(thresholds),
                 load_namer(explainer.folder, context.words, context.device),
                 context.words,
@@ -331,7 +331,7 @@ class LayerAudit:
                 self._config.seed,
                 context.device,
                 folder,
-                self._masked_forward(self._data("evaluation"), store),
+                self._masked_forward(self._data(Role.EVALUATION), store),
                 context.progress,
             )
 
@@ -344,8 +344,8 @@ class LayerAudit:
                 **context.arithmetic,
             },
             {
-                **{role: activations[role].digest for role in ("train", "evaluation")},
-                **{f"{role} data": self._subject.inputs.digests[role] for role in ("train", "evaluation")},
+                **{role: activations[role].digest for role in (Role.TRAIN, Role.EVALUATION)},
+                **{f"{role} data": self._subject.inputs.digests[role] for role in (Role.TRAIN, Role.EVALUATION)},
                 "thresholds": thresholds.digest,
                 "explainer": explainer.digest,
                 "vocabulary": context.vocabulary.digest,
@@ -355,9 +355,9 @@ class LayerAudit:
 
     def _explain(self) -> Handle:
         settings, context = self._config.explain, self._context
-        activations, thresholds = self.result.activations["target"], self.result.thresholds["target"]
-        explainer, detection, validated = (self.result.done(n) for n in ("explainer", "detection", "validated"))
-        naming = self.result.naming
+        activations, thresholds = self.result.activations[Role.TARGET], self.result.thresholds[Role.TARGET]
+        explainer, naming = self.result.final_explainer, self.result.find(naming_check.STAGE)
+        detection, validated = self.result.of(DETECTION), self.result.of(validation.STAGE)
 
         def compute(folder: Path) -> dict[str, Any]:
             store = ActivationStore(activations.folder)
@@ -372,10 +372,10 @@ class LayerAudit:
                 self._config.seed,
                 context.device,
                 folder,
-                self._masked_forward(self._data("target"), store),
+                self._masked_forward(self._data(Role.TARGET), store),
                 context.progress,
                 naming_check.load_naming(naming.folder) if naming else None,
-                np.load(thresholds.path("saturated.npy"), allow_pickle=False),
+                np.load(thresholds.path(file_names.SATURATED), allow_pickle=False),
             )
 
         request = Request(
@@ -407,8 +407,8 @@ class LayerAudit:
 
     def _evaluate(self, explainer: Handle) -> Handle:
         config, context = self._config, self._context
-        activations, thresholds = self.result.activations["evaluation"], self.result.thresholds["evaluation"]
-        overlaps, counts = self.result.done("overlaps"), self._subject.inputs.train.count_images_with()
+        activations, thresholds = self.result.activations[Role.EVALUATION], self.result.thresholds[Role.EVALUATION]
+        overlaps, counts = self.result.of(OVERLAPS), self._subject.inputs.train.count_images_with()
         settings = config.evaluate.model_dump(mode="json", exclude={"panel_at", "baselines", "baseline_images"})
 
         def compute(folder: Path) -> dict[str, Any]:
@@ -425,7 +425,7 @@ class LayerAudit:
                 config.explain.top_images,
                 config.seed,
                 context.device,
-                self._masked_forward(self._data("evaluation"), store),
+                self._masked_forward(self._data(Role.EVALUATION), store),
                 context.progress,
             )
             recall.save_evaluation(found, folder)
@@ -463,7 +463,7 @@ class LayerAudit:
             others: dict[str, layer_panel.JudgedLayer] = {}
             for name, result in audited.items():
                 other = load_judged_layer(result, concepts, config)
-                if result.activations["evaluation"].digest == self.result.activations["evaluation"].digest:
+                if result.activations[Role.EVALUATION].digest == self.result.activations[Role.EVALUATION].digest:
                     rows[name] = other.statements
                 others[name] = other
             found = layer_panel.judge_layer(own, rows, others, settings, config.seed, self._context.progress)
@@ -481,13 +481,13 @@ class LayerAudit:
                 "concept_counts": digest_of(dict(counts)),
             },
             {
-                "activations": self.result.activations["evaluation"].digest,
-                "agreement": self.result.done("agreement").digest,
-                "overlaps": self.result.done("overlaps").digest,
-                "explained": self.result.done("explained").digest,
-                "detection": self.result.done("detection").digest,
-                **{f"{n} explained": r.done("explained").digest for n, r in audited.items()},
-                **{f"{n} agreement": r.done("agreement").digest for n, r in audited.items()},
+                "activations": self.result.activations[Role.EVALUATION].digest,
+                "agreement": self.result.of(agreement.AGREEMENT).digest,
+                "overlaps": self.result.of(OVERLAPS).digest,
+                "explained": self.result.of(explain.STAGE).digest,
+                "detection": self.result.of(DETECTION).digest,
+                **{f"{n} explained": r.of(explain.STAGE).digest for n, r in audited.items()},
+                **{f"{n} agreement": r.of(agreement.AGREEMENT).digest for n, r in audited.items()},
             },
         )
         return self._runner.run_one(layer_panel.STAGE, self._title("panel"), request, compute)
@@ -501,7 +501,7 @@ class LayerAudit:
 
 def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) -> Judgement:
     """What the evaluation part says about words."""
-    with np.load(detection.path("detection.npz"), allow_pickle=False) as arrays:
+    with np.load(detection.path(file_names.DETECTION), allow_pickle=False) as arrays:
         right, num_images = arrays["right"], arrays["num_images"]
     invalid = ""
     if not validated.info["is_valid"]:
@@ -518,9 +518,9 @@ def find_worst_p_value(validated: Handle) -> float:
 
 def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Config) -> layer_panel.JudgedLayer:
     """A layer's words as positions of concepts, and what they are judged by."""
-    explained = result.done("explained")
-    filters = parquet.read_table(explained.path("filters.parquet"), columns=["filter", "explained"]).to_pylist()
-    rows = parquet.read_table(explained.path("explanations.parquet"), columns=["filter", "word"]).to_pylist()
+    explained = result.of(explain.STAGE)
+    filters = parquet.read_table(explained.path(file_names.FILTERS), columns=["filter", "explained"]).to_pylist()
+    rows = parquet.read_table(explained.path(file_names.EXPLANATIONS), columns=["filter", "word"]).to_pylist()
     index = index_categories(concepts)
     words = np.full((len(filters), config.explain.num_words), -1, dtype=np.int64)
     count = np.zeros(len(filters), dtype=np.int64)
@@ -528,16 +528,16 @@ def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Co
         found = find_category(row["word"], index)
         words[row["filter"], count[row["filter"]]] = -1 if found is None else found
         count[row["filter"]] += 1
-    store = ActivationStore(result.activations["evaluation"].folder)
-    pairs = select_top_images(store, load_thresholds(result.thresholds["evaluation"]), config.explain.top_images)
-    overlaps = load_overlaps(result.done("overlaps").folder)
-    with np.load(result.done("detection").path("detection.npz"), allow_pickle=False) as arrays:
+    store = ActivationStore(result.activations[Role.EVALUATION].folder)
+    pairs = select_top_images(store, load_thresholds(result.thresholds[Role.EVALUATION]), config.explain.top_images)
+    overlaps = load_overlaps(result.of(OVERLAPS).folder)
+    with np.load(result.of(DETECTION).path(file_names.DETECTION), allow_pickle=False) as arrays:
         right, num_images = arrays["right"], arrays["num_images"]
     return layer_panel.JudgedLayer(
         statements=Statements(np.arange(len(filters)), words),
         explained=np.array([r["explained"] for r in filters], dtype=bool),
         store=store,
-        agreement=agreement.load_agreement(result.done("agreement").folder),
+        agreement=agreement.load_agreement(result.of(agreement.AGREEMENT).folder),
         truth=find_ground_truth(pairs, overlaps, len(concepts), config.evaluate.min_iou),
         right=right,
         judged_K=num_images > 0,

@@ -46,6 +46,7 @@ class EndedAudit:
     config: Config
     occasion: Occasion
     outcomes: Mapping[str, StageOutcome]
+    vocabulary: Handle
     results: Sequence[LayerResult]
     comparison: Comparison | None
     page: Handle

@@ -15,6 +15,7 @@ import pyarrow.parquet as parquet
 from lavise.configs.errors import UserError
 from lavise.configs.loading import describe_identity, make_absolute
 from lavise.configs.policy import Policy
+from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_analyses import LayerFindings, check_group_files, check_groups
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, load_thresholds
@@ -27,10 +28,10 @@ from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
 from lavise.storage.activations import INDEX_FILE
-from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.layers import Layer, select_layers
 from lavise.storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.environment import choose_device, describe_environment, find_state_root
@@ -40,8 +41,12 @@ from lavise.storage.tracking import Run, Tracker, without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, find_vectors_file
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
+from lavise.tasks.evaluation import layer_panel, recall
+from lavise.tasks.explainer import validation
 from lavise.tasks.inputs import vocabulary
+from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
+from lavise.tasks.words import explain
 
 log = logging.getLogger("lavise")
 
@@ -136,6 +141,7 @@ class _Audit:
             config=config,
             occasion=self.occasion,
             outcomes=runner.outcomes,
+            vocabulary=runner.find(vocabulary.STAGE).handles[0],
             results=results,
             comparison=comparison,
             page=page,
@@ -162,12 +168,12 @@ class _Audit:
             AuditedLayer(
                 name=r.layer.name,
                 arch=model.arch,
-                activations=r.activations["target"],
-                filters=parquet.read_table(r.done("explained").path("filters.parquet")).to_pylist(),
+                activations=r.activations[Role.TARGET],
+                filters=parquet.read_table(r.of(explain.STAGE).path(file_names.FILTERS)).to_pylist(),
             )
             for r in results
         ]
-        pictures = TargetPictures(inputs.picture_digests["target"], lambda: inputs.target)
+        pictures = TargetPictures(inputs.picture_digests[Role.TARGET], lambda: inputs.target)
         runner, cluster = self.runner, self.cluster
         try:
             return compare_audits(old, new, pictures, self.config, runner, cluster, self.device, self.progress)
@@ -198,17 +204,19 @@ class _Audit:
 
     def _extract(self, subject: Subject, layers: Sequence[Layer]) -> list[LayerResult]:
         names, stores = [layer.name for layer in layers], {}
-        for role in ("train", "evaluation", "target"):
+        for role in Role:
             stores[role] = extract_layers(
                 self.runner,
                 subject.name(f"extract {role}"),
                 subject.model,
                 names,
-                getattr(subject.inputs, role),
+                subject.inputs.of(role),
                 subject.inputs.picture_digests[role],
                 self.config.extract,
                 self.device,
                 self.progress,
+                role=role,
+                subject=subject.title,
             )
         return [
             LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
@@ -248,20 +256,20 @@ class _Audit:
     def write_report(
         self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
     ) -> Handle:
-        settings, bias_role = self.config.report, self.config.bias.images
+        settings, bias_role = self.config.report, Role(self.config.bias.images)
         parts = [
             page.LayerPart(
                 layer=r.layer.name,
                 shape=(r.layer.channels, r.layer.height, r.layer.width),
-                explained=r.done("explained").folder,
-                evaluated=r.done("evaluated").folder,
-                panel=r.done("panel").folder,
-                validated=r.done("validated").folder,
-                activations=r.activations["target"].folder,
-                thresholds=load_thresholds(r.thresholds["target"]),
-                explainer=r.done("explainer").folder,
-                histogram=r.thresholds["target"].folder,
-                advice=str(r.done("explained").info.get("advice", "")),
+                explained=r.of(explain.STAGE).folder,
+                evaluated=r.of(recall.STAGE).folder,
+                panel=r.of(layer_panel.STAGE).folder,
+                validated=r.of(validation.STAGE).folder,
+                activations=r.activations[Role.TARGET].folder,
+                thresholds=load_thresholds(r.thresholds[Role.TARGET]),
+                explainer=r.final_explainer.folder,
+                histogram=r.thresholds[Role.TARGET].folder,
+                advice=str(r.of(explain.STAGE).info.get("advice", "")),
                 **{name: handle.folder for name, handle in r.find_findings().items()},
             )
             for r in results
@@ -281,20 +289,18 @@ class _Audit:
             {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},
             {
                 "templates": page.digest_templates(),
-                "pictures": inputs.picture_digests["target"],
-                **{f"explained {r.layer.name}": r.done("explained").digest for r in results},
-                **{
-                    f"{name} {r.layer.name}": r.done(name).digest
-                    for r in results
-                    for name in ("evaluated", "panel", "validated")
-                },
+                "pictures": inputs.picture_digests[Role.TARGET],
+                **{f"explained {r.layer.name}": r.of(explain.STAGE).digest for r in results},
+                **{f"evaluated {r.layer.name}": r.of(recall.STAGE).digest for r in results},
+                **{f"panel {r.layer.name}": r.of(layer_panel.STAGE).digest for r in results},
+                **{f"validated {r.layer.name}": r.of(validation.STAGE).digest for r in results},
                 **{f"{name} {r.layer.name}": h.digest for r in results for name, h in r.find_findings().items()},
                 **({"bias pictures": inputs.picture_digests[bias_role]} if self.config.bias.groups else {}),
                 **({"diff": comparison.digest} if comparison else {}),
             },
         )
         part = comparison.to_report_part(self.config.diff) if comparison else None
-        compared: Dataset | None = getattr(inputs, bias_role) if self.config.bias.groups else None
+        compared = inputs.of(bias_role) if self.config.bias.groups else None
         return self.runner.run_one(
             page.STAGE,
             "report",
@@ -324,8 +330,8 @@ def describe_skipped(result: LayerResult) -> dict[str, Any]:
     return {
         "pictures": {role: json.loads(text)["broken"] for role, text in index.items()},
         "masks": {
-            "train": result.regions["train"].info["skipped"],
-            "evaluation": result.done("overlaps").info["skipped"],
+            "train": result.regions[Role.TRAIN].info["skipped"],
+            "evaluation": result.of(OVERLAPS).info["skipped"],
         },
     }
 

@@ -16,28 +16,27 @@ import pyarrow.parquet as parquet
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import dump_config
+from lavise.configs.roles import Role
 from lavise.flows.past_audits.compare import Comparison, not_same
-from lavise.flows.past_audits.past_runs import ARTEFACTS_FILE, CONFIG_FILE, ENVIRONMENT_FILE, INPUTS_FILE
 from lavise.storage.models.packed_network import PackedNetwork
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker, hide_credentials
 from lavise.tasks.classifier import ablation, attribution
 from lavise.tasks.engine.stage import describe_artefacts
-from lavise.tasks.evaluation.layer_panel import PANEL_FILE, load_panel
-from lavise.tasks.evaluation.recall import load_evaluation
-from lavise.tasks.explainer.validation import load_validation
+from lavise.tasks.evaluation import layer_panel, recall
+from lavise.tasks.explainer import validation
 from lavise.tasks.group_bias import analysis
 from lavise.tasks.history.metric_names import flatten_metrics
 from lavise.tasks.report.chart_files import FIGURES_FOLDER
-from lavise.tasks.report.page import OVERVIEW_FILE, REPORT_FILE
-from lavise.tasks.words.explain import CALIBRATION_FILE, RELIABILITY_FILE
+from lavise.tasks.words import explain
 
 if TYPE_CHECKING:
     from lavise.flows.audit.layer_context import LayerResult
     from lavise.flows.audit.results import EndedAudit
 from lavise.flows.shared.results import RunResult
 
-_TABLES = ("explanations.parquet", "filters.parquet")
+_TABLES = (file_names.EXPLANATIONS, file_names.FILTERS)
 
 # Of what is found out besides words: what has a row for each layer and filter, class or word; and the facts of a layer.
 _FINDING_TABLES = {
@@ -63,25 +62,25 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     for name in _TABLES:
-        _write_table(folder / name, [r.done("explained").path(name) for r in results])
+        _write_table(folder / name, [r.of(explain.STAGE).path(name) for r in results])
     for kind, names in _FINDING_TABLES.items():
         found = [r.find_findings()[kind] for r in results if kind in r.find_findings()]
         for name in names if found else ():
             _write_table(folder / name, [handle.path(name) for handle in found])
     by_layer = {r.layer.name: _measure(r) for r in results}
     stages = {t: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for t, o in ended.outcomes.items()}
-    write_json(folder / "metrics.json", {"layers": by_layer})
-    write_json(folder / "stages.json", stages)
-    write_json(folder / "skipped.json", ended.skipped)
-    write_json(folder / INPUTS_FILE, ended.inputs)
+    write_json(folder / file_names.METRICS, {"layers": by_layer})
+    write_json(folder / file_names.STAGES, stages)
+    write_json(folder / file_names.SKIPPED, ended.skipped)
+    write_json(folder / file_names.INPUTS, ended.inputs)
     snapshot = {"checkpoint_file": find_snapshot(config.model.weights, root)}
-    write_json(folder / ARTEFACTS_FILE, describe_artefacts(ended.outcomes) | snapshot)
+    write_json(folder / file_names.ARTEFACTS, describe_artefacts(ended.outcomes) | snapshot)
     _write_explainers(folder, results)
-    write_atomically(folder / CONFIG_FILE, dump_config(config))
-    write_json(folder / ENVIRONMENT_FILE, {**ended.environment, "seed": config.seed})
+    write_atomically(folder / file_names.CONFIG, dump_config(config))
+    write_json(folder / file_names.ENVIRONMENT, {**ended.environment, "seed": config.seed})
     for result in results:
         _copy_evidence(folder, result, alone=len(results) == 1)
-    for name in (REPORT_FILE, OVERVIEW_FILE):
+    for name in (file_names.REPORT, file_names.OVERVIEW):
         shutil.copyfile(ended.page.path(name), folder / name)
     shutil.copytree(ended.page.folder / FIGURES_FOLDER, folder / FIGURES_FOLDER)
     if comparison:
@@ -137,7 +136,7 @@ def find_snapshot(weights: str, root: Path) -> str | None:
 
 def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
     """For the MLflow UI, which shows JSON tables but no parquet."""
-    filters = parquet.read_table(folder / "filters.parquet").to_pylist()
+    filters = parquet.read_table(folder / file_names.FILTERS).to_pylist()
     shown = [
         {
             "layer": r["layer"],
@@ -152,7 +151,7 @@ def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
         for r in sorted(filters, key=lambda r: (-r["confidence"], r["layer"], r["filter"]))
     ]
     run.log_table(shown, "tables/filters.json")
-    explanations = parquet.read_table(folder / "explanations.parquet").to_pylist()
+    explanations = parquet.read_table(folder / file_names.EXPLANATIONS).to_pylist()
     run.log_table(explanations, "tables/explanations.json")
     for name, rows in _read_findings(folder).items():
         run.log_table(rows, f"tables/{name}.json")
@@ -171,16 +170,16 @@ def _read_findings(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _measure(result: LayerResult) -> dict[str, Any]:
-    explained, evaluated = result.done("explained"), load_evaluation(result.done("evaluated").folder)
-    thresholds = result.thresholds["target"].info
+    explained, evaluated = result.of(explain.STAGE), recall.load_evaluation(result.of(recall.STAGE).folder)
+    thresholds = result.thresholds[Role.TARGET].info
     return {
         **explained.info,
         "num_saturated": thresholds["num_saturated"],
         "evaluation": {k: evaluated[k] for k in ("num_pairs", "num_filters", "num_images", "vocabularies")},
         "recall": evaluated["recall"],
         "differences": evaluated["differences"],
-        "regions": dict(load_validation(result.done("validated").folder)),
-        "panel": load_panel(result.done("panel").folder)["rows"],
+        "regions": dict(validation.load_validation(result.of(validation.STAGE).folder)),
+        "panel": layer_panel.load_panel(result.of(layer_panel.STAGE).folder)["rows"],
         **{kind: handle.info for kind, handle in result.find_findings().items()},
     }
 
@@ -189,9 +188,9 @@ def _copy_evidence(folder: Path, result: LayerResult, alone: bool) -> None:
     """What the confidence rests on, and the panel; one file of each per layer, in a folder of the layer's name."""
     destination = folder if alone else folder / "layers" / result.layer.name
     destination.mkdir(parents=True, exist_ok=True)
-    for name in (CALIBRATION_FILE, RELIABILITY_FILE):
-        shutil.copyfile(result.done("explained").path(name), destination / name)
-    shutil.copyfile(result.done("panel").path(PANEL_FILE), destination / PANEL_FILE)
+    for name in (file_names.CALIBRATION, file_names.RELIABILITY):
+        shutil.copyfile(result.of(explain.STAGE).path(name), destination / name)
+    shutil.copyfile(result.of(layer_panel.STAGE).path(file_names.PANEL), destination / file_names.PANEL)
     for kind, handle in result.find_findings().items():
         shutil.copyfile(handle.path(_FINDING_FACTS[kind]), destination / _FINDING_FACTS[kind])
 
@@ -202,16 +201,16 @@ def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:
 
     tensors, facts = {}, {}
     for result in results:
-        handle, layer = result.done("explainer"), result.layer.name
-        for name, tensor in load_file(handle.path("explainer.safetensors")).items():
+        handle, layer = result.final_explainer, result.layer.name
+        for name, tensor in load_file(handle.path(file_names.EXPLAINER_WEIGHTS)).items():
             tensors[f"{layer}::{name}"] = tensor
         facts[layer] = {
-            **json.loads(handle.path("explainer.json").read_text("utf-8")),
+            **json.loads(handle.path(file_names.EXPLAINER_FACTS).read_text("utf-8")),
             "digest": handle.digest,
-            "vocabulary": result.done("explained").inputs["vocabulary"],
+            "vocabulary": result.of(explain.STAGE).inputs["vocabulary"],
         }
-    save_file(tensors, folder / "explainer.safetensors")
-    write_json(folder / "explainer.json", {"layers": facts})
+    save_file(tensors, folder / file_names.EXPLAINER_WEIGHTS)
+    write_json(folder / file_names.EXPLAINER_FACTS, {"layers": facts})
 
 
 def _log_explainers(run: Run, ended: EndedAudit) -> None:
@@ -219,14 +218,14 @@ def _log_explainers(run: Run, ended: EndedAudit) -> None:
     from lavise.flows.serving.explainer_model import save_explainer_model
 
     config, results = ended.config, ended.results
-    vocabulary = ended.outcomes["vocabulary"].handles[0].folder
+    vocabulary = ended.vocabulary.folder
     for result in results:
         layer = result.layer.name
         name = "explainer" if len(results) == 1 else f"explainer-{layer}"
         network = PackedNetwork(ended.model, config.model.num_classes, layer) if config.tracking.pack_network else None
         with tempfile.TemporaryDirectory() as scratch:
             destination = Path(scratch) / "explainer"
-            explainer = result.done("explainer").folder
+            explainer = result.final_explainer.folder
             try:
                 save_explainer_model(destination, explainer, vocabulary, network)
             except UserError as err:

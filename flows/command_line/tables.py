@@ -12,6 +12,7 @@ from rich.table import Table
 from lavise.configs.loading import list_presets, load_config
 from lavise.configs.schema import ModelSettings
 from lavise.flows.shared.console import escape, make_console, make_table
+from lavise.storage.state import file_names
 
 if TYPE_CHECKING:
     from lavise.flows.past_audits.compare import DiffResult
@@ -33,8 +34,8 @@ def show_result(result: RunResult) -> None:
     import pyarrow.parquet as parquet
 
     console = make_console()
-    measured = json.loads((result.run_dir / "metrics.json").read_text("utf-8"))["layers"]
-    rows = parquet.read_table(result.run_dir / "filters.parquet").to_pylist()
+    measured = json.loads((result.run_dir / file_names.METRICS).read_text("utf-8"))["layers"]
+    rows = parquet.read_table(result.run_dir / file_names.FILTERS).to_pylist()
     for layer, found in measured.items():
         console.print(_filters_table(layer, [r for r in rows if r["layer"] == layer], found["num_filters"]))
         if found.get("advice"):

@@ -12,8 +12,8 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from lavise.storage.state import file_names
 from lavise.storage.tracking import Tracker
-from lavise.tasks.report.page import OVERVIEW_FILE
 
 if TYPE_CHECKING:
     from lavise.flows.repeats.reaudit import ReauditResult
@@ -37,7 +37,7 @@ def publish_audit(result: RunResult, tracker: Tracker, title: str) -> None:
         create_link_artifact(link=link, link_text=f"MLflow run {result.run_id}", key="lavise-mlflow-run")
     else:
         create_markdown_artifact(f"Run folder: `{_plain(str(result.run_dir))}`", key="lavise-run-folder")
-    picture = base64.b64encode((result.run_dir / OVERVIEW_FILE).read_bytes()).decode("ascii")
+    picture = base64.b64encode((result.run_dir / file_names.OVERVIEW).read_bytes()).decode("ascii")
     create_image_artifact(
         image_url=f"data:image/png;base64,{picture}", key="lavise-filters", description="The most confident filters"
     )

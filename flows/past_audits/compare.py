@@ -15,18 +15,21 @@ import pyarrow.parquet as parquet
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import with_overrides
+from lavise.configs.roles import Role
 from lavise.configs.schema import Config, DiffSettings
-from lavise.flows.past_audits.past_runs import ARTEFACTS_FILE, PastRun, open_past_run
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import open_target
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle, make_private_folder, write_atomically, write_json
 from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.environment import choose_device
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Tracker
+from lavise.tasks.activations import extract
 from lavise.tasks.charts.figures import draw_diff
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, Request, StageRunner, describe_artefacts
@@ -155,7 +158,7 @@ def locate_layers(
     Raises:
         UserError: the activations are not stored and the checkpoint is not what it was.
     """
-    found = [past.find_artefact(runner.store, "extract target", past.layers.index(name)) for name in names]
+    found = [past.find_artefact(runner.store, extract.STAGE, Role.TARGET, past.layers.index(name)) for name in names]
     handles = [h for h in found if h is not None and h.inputs["pictures"] == pictures.digest]
     if len(handles) < len(names):
         model = load_target_model(past.config.model, past.config.seed)
@@ -168,7 +171,13 @@ def locate_layers(
         title = f"extract target of {short(past.run_id)}"
         data = pictures.open()
         settings = past.config.extract
-        handles = list(extract_layers(runner, title, model, names, data, pictures.digest, settings, device, progress))
+        handles = list(
+            extract_layers(
+                *(runner, title, model, names, data, pictures.digest, settings, device, progress),
+                role=Role.TARGET,
+                subject=past.run_id,
+            )
+        )
     arch = str(past.inputs["arch"])
     return [AuditedLayer(n, arch, h, past.read_filters(n)) for n, h in zip(names, handles, strict=True)]
 
@@ -236,14 +245,14 @@ def diff_runs(
 
         def open_pictures() -> Dataset:
             target = open_target(config, runner, progress)
-            if target.digest_pictures(progress) != new.inputs["pictures"]["target"]:
+            if target.digest_pictures(progress) != new.inputs["pictures"][Role.TARGET]:
                 raise UserError(
                     f"diff: the target pictures ({target.name}) are not those of run {new.run_id} any more; "
                     "put them back, or audit again"
                 )
             return target
 
-        pictures = TargetPictures(new.inputs["pictures"]["target"], open_pictures)
+        pictures = TargetPictures(new.inputs["pictures"][Role.TARGET], open_pictures)
         with StatisticsCluster(config.statistics, progress) as cluster:
             names = [name for _, name in pair_layers(old.layers, new.layers)]
             layers = locate_layers(new, names, pictures, runner, device, progress)
@@ -276,7 +285,7 @@ def _write_folder(found: Comparison, new: PastRun, config: Config, runner: Stage
         "Compared with": f"{found.old.title}, run {found.old.run_id}",
     }
     write_atomically(folder / PAGE_FILE, render_diff_page(heading, found.to_report_part(config.diff)))
-    write_json(folder / ARTEFACTS_FILE, describe_artefacts(runner.outcomes) | {"checkpoint_file": None})
+    write_json(folder / file_names.ARTEFACTS, describe_artefacts(runner.outcomes) | {"checkpoint_file": None})
     shutil.rmtree(final, ignore_errors=True)
     os.replace(folder, final)
     return final

@@ -13,6 +13,7 @@ import pyarrow.parquet as parquet
 from lavise.configs.errors import UserError
 from lavise.configs.policy import Policy, dump_policy, load_policy
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker
 from lavise.tasks.history.filter_matching import SUMMARY_FILE, TABLE_FILE
@@ -62,8 +63,8 @@ def judge_run(policy: Policy, folder: Path, diff_folder: Path | None) -> tuple[R
     if diff_folder is not None:
         summary = json.loads((diff_folder / SUMMARY_FILE).read_text("utf-8"))
         rows = parquet.read_table(diff_folder / TABLE_FILE).to_pylist()
-    metrics = collect_metrics(json.loads((folder / "metrics.json").read_text("utf-8")), summary)
-    return judge(policy, metrics, parquet.read_table(folder / "filters.parquet").to_pylist(), rows)
+    metrics = collect_metrics(json.loads((folder / file_names.METRICS).read_text("utf-8")), summary)
+    return judge(policy, metrics, parquet.read_table(folder / file_names.FILTERS).to_pylist(), rows)
 
 
 def judge_and_record(

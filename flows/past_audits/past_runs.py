@@ -17,22 +17,18 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle, make_private_folder
 from lavise.storage.tracking import Tracker, hide_credentials
+from lavise.tasks.engine.stage import Stage
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-CONFIG_FILE, ARTEFACTS_FILE, INPUTS_FILE, ENVIRONMENT_FILE = (
-    "config.yaml",
-    "artefacts.json",
-    "inputs.json",
-    "environment.json",
-)
 _KEYS = {
-    ARTEFACTS_FILE: ("stages",),
-    INPUTS_FILE: ("arch", "checkpoint", "checkpoint_name", "layers", "data", "pictures", "vectors"),
-    ENVIRONMENT_FILE: ("device", "packages", "git"),
+    file_names.ARTEFACTS: ("stages",),
+    file_names.INPUTS: ("arch", "checkpoint", "checkpoint_name", "layers", "data", "pictures", "vectors"),
+    file_names.ENVIRONMENT: ("device", "packages", "git"),
 }
-_NEEDED = (CONFIG_FILE, *_KEYS, "metrics.json", "filters.parquet")
+_NEEDED = (file_names.CONFIG, *_KEYS, file_names.METRICS, file_names.FILTERS)
 
 
 @dataclass(frozen=True)
@@ -63,19 +59,30 @@ class PastRun:
 
     def read_filters(self, layer: str) -> list[dict[str, Any]]:
         """Rows of filters.parquet that belong to a layer, by filter."""
-        rows = parquet.read_table(self.folder / "filters.parquet").to_pylist()
+        rows = parquet.read_table(self.folder / file_names.FILTERS).to_pylist()
         return sorted((r for r in rows if r["layer"] == layer), key=lambda r: r["filter"])
 
     def read_metrics(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text("utf-8"))
+        found: dict[str, Any] = json.loads((self.folder / file_names.METRICS).read_text("utf-8"))
         return found
 
-    def find_artefact(self, store: ArtefactStore, title: str, position: int = 0) -> Handle | None:
-        """What a stage made then, if the store still has it; `position` is that of the layer, or 0."""
-        entries = self.artefacts.get(title, ())
-        if position >= len(entries):
-            return None
-        return store.find(entries[position]["stage"], entries[position]["digest"])
+    def find_artefact(self, store: ArtefactStore, stage: Stage, role: str = "", position: int = 0) -> Handle | None:
+        """What a stage of the audit itself made then, if the store still has it.
+
+        Args:
+            position: of the layer, where the stage made one artefact for each; else 0.
+        """
+        for title, entries in self.artefacts.items():
+            if position < len(entries) and _is_of(title, entries[position], stage, role):
+                return store.find(stage.name, entries[position]["digest"])
+        return None
+
+
+def _is_of(title: str, entry: Mapping[str, Any], stage: Stage, role: str) -> bool:
+    """Earlier audits wrote titles only: `extract target` was the extraction of the audit itself."""
+    if "role" not in entry:
+        return title == f"{stage.name} {role}".rstrip()
+    return (entry["stage"], entry["role"], entry["subject"]) == (stage.name, role, "")
 
 
 def open_past_run(run: str, tracker: Tracker, root: Path) -> PastRun:
@@ -89,7 +96,7 @@ def open_past_run(run: str, tracker: Tracker, root: Path) -> PastRun:
     """
     if not _RUN_ID.fullmatch(run):
         folder = expand_home(run)
-        if (folder / CONFIG_FILE).is_file():
+        if (folder / file_names.CONFIG).is_file():
             return _read_folder(folder.resolve().name, folder.resolve())
         raise UserError(
             f"run: found {run!r}; allowed: the id of an MLflow run (32 hexadecimal digits) or the path of a run folder"
@@ -130,11 +137,11 @@ def _read_folder(run_id: str, folder: Path) -> PastRun:
     return PastRun(
         run_id=run_id,
         folder=folder,
-        config=load_config(folder / CONFIG_FILE),
-        artefacts=contents[ARTEFACTS_FILE]["stages"],
-        inputs=contents[INPUTS_FILE],
-        environment=contents[ENVIRONMENT_FILE],
-        layers=tuple(contents[INPUTS_FILE]["layers"]),
+        config=load_config(folder / file_names.CONFIG),
+        artefacts=contents[file_names.ARTEFACTS]["stages"],
+        inputs=contents[file_names.INPUTS],
+        environment=contents[file_names.ENVIRONMENT],
+        layers=tuple(contents[file_names.INPUTS]["layers"]),
     )
 
 

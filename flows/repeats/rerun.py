@@ -14,9 +14,10 @@ from lavise.configs.loading import with_overrides
 from lavise.configs.schema import Config, StorageSettings
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import run_audit
-from lavise.flows.past_audits.past_runs import ARTEFACTS_FILE, PastRun, open_past_run
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.shared.inputs import open_inputs
 from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, write_json
 from lavise.storage.state.digest import short
 from lavise.storage.state.environment import choose_device, describe_environment
@@ -92,7 +93,7 @@ def rerun_audit(
         result = run_audit(config, tracker, progress, execute, occasion)
         now = describe_environment(choose_device(config.device))
         notes = (*changed, *describe_changes(past.environment, now))
-        artefacts = json.loads((result.run_dir / ARTEFACTS_FILE).read_text("utf-8"))["stages"]
+        artefacts = json.loads((result.run_dir / file_names.ARTEFACTS).read_text("utf-8"))["stages"]
         findings = (*compare_stages(past.artefacts, artefacts), *compare_results(past.folder, result.run_dir))
         same_class = past.environment["device"] == now["device"]
         verdict, repeated = judge_repetition(findings, same_class)
@@ -116,7 +117,7 @@ def find_changed_inputs(past: PastRun, config: Config, scratch: Path, progress: 
     inputs = open_inputs(config, StageRunner(ArtefactStore(scratch), progress=progress), progress)
     now = {
         "checkpoint": (model.digest, config.model.weights),
-        **{f"{role} data": (digest, getattr(inputs, role).name) for role, digest in inputs.digests.items()},
+        **{f"{role} data": (digest, inputs.of(role).name) for role, digest in inputs.digests.items()},
         "word vectors": (digest_vectors(config.words), config.words.vectors),
     }
     before = {

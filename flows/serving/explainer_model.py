@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lavise.storage.state import file_names
+
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
     from lavise.storage.models.packed_network import PackedNetwork
 
-_EXPLAINER_FILES = ("explainer.safetensors", "explainer.json")
-_VOCABULARY_FILES = ("vocabulary.json", "matrix.npy")
+_EXPLAINER_FILES = (file_names.EXPLAINER_WEIGHTS, file_names.EXPLAINER_FACTS)
+_VOCABULARY_FILES = (file_names.VOCABULARY, file_names.VOCABULARY_MATRIX)
 
 
 def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, network: PackedNetwork | None) -> None:
@@ -59,7 +61,7 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
     from lavise.flows.serving.explainer_pyfunc import _load_pyfunc
     from lavise.storage.models.packed_network import save_packed_network
 
-    facts: dict[str, Any] = json.loads((explainer / "explainer.json").read_text("utf-8"))
+    facts: dict[str, Any] = json.loads((explainer / file_names.EXPLAINER_FACTS).read_text("utf-8"))
     example = pd.DataFrame({"region_features": [[1.0] * facts["channels"]]})
     with tempfile.TemporaryDirectory() as folder, _quiet():
         data = Path(folder) / "explainer"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lavise.configs.roles import Role
 from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import INDEX_FILE
 from lavise.storage.datasets.base import Dataset
@@ -30,11 +31,15 @@ def extract_layers(
     settings: ExtractSettings,
     device: str,
     progress: Progress,
+    *,
+    role: Role,
+    subject: str = "",
 ) -> tuple[Handle, ...]:
     """Activation stores of several layers on one data set, in the order of the layers.
 
     Args:
         pictures: digest of the pictures.
+        role, subject: see StageOutcome.
     """
     requests = [
         Request(
@@ -49,7 +54,7 @@ def extract_layers(
         infos = extract.extract_activations(model, data, by_name, settings, device, progress)
         return {i: infos[layers[i]] for i in folders}
 
-    handles = runner.run(extract.STAGE, title, requests, compute)
+    handles = runner.run(extract.STAGE, title, requests, compute, role=role, subject=subject)
     broken = json.loads(handles[0].path(INDEX_FILE).read_text("utf-8"))["broken"]
     extract.check_broken(broken, len(data.records), settings.max_broken_share, data.name)
     for key, reason in broken.items():

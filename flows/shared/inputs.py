@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from lavise.configs.roles import Role
 from lavise.configs.schema import (
     CocoReference,
     Config,
     ImageFolderReference,
     ImageFolderTarget,
     OpenMojiReference,
+    OpenMojiTarget,
+    ReferenceSettings,
+    TargetSettings,
     VisualGenomeReference,
 )
 from lavise.storage.datasets.base import Dataset, Reference
@@ -23,6 +27,9 @@ from lavise.storage.tracking import DatasetFacts
 from lavise.tasks.engine.stage import StageRunner
 from lavise.tasks.inputs import scenes
 
+# Both parts of the reference are drawn together.
+_REFERENCE = "reference"
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -31,14 +38,18 @@ class Inputs:
     train: Dataset
     evaluation: Dataset
     target: Dataset
-    digests: dict[str, str]
-    picture_digests: dict[str, str]
+    digests: dict[Role, str]
+    picture_digests: dict[Role, str]
 
-    def describe(self, sources: dict[str, str]) -> list[DatasetFacts]:
+    def of(self, role: Role) -> Dataset:
+        """The data set of that role."""
+        return {Role.TRAIN: self.train, Role.EVALUATION: self.evaluation, Role.TARGET: self.target}[role]
+
+    def describe(self, sources: dict[Role, str]) -> list[DatasetFacts]:
         """For tracking."""
         return [
-            DatasetFacts(data.name, self.digests[role], sources[role], role, len(data.records))
-            for role, data in (("train", self.train), ("evaluation", self.evaluation), ("target", self.target))
+            DatasetFacts(self.of(role).name, self.digests[role], sources[role], role.value, len(self.of(role).records))
+            for role in Role
         ]
 
 
@@ -50,34 +61,32 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
     """
     reference = _open_reference(config, runner, progress)
     target = open_target(config, runner, progress)
-    parts = {"train": reference.train, "evaluation": reference.evaluation, "target": target}
-    pictures = {role: data.digest_pictures(progress) for role, data in parts.items()}
-    digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
-    return Inputs(reference.train, reference.evaluation, target, digests, pictures)
+    return _digest({Role.TRAIN: reference.train, Role.EVALUATION: reference.evaluation, Role.TARGET: target}, progress)
 
 
 def take_images(inputs: Inputs, num: int, progress: Progress) -> Inputs:
     """The first `num` pictures of each part; the same inputs where there are no more anyway."""
-    parts: dict[str, Dataset] = {role: getattr(inputs, role) for role in inputs.digests}
-    if all(len(data.records) <= num for data in parts.values()):
+    if all(len(inputs.of(role).records) <= num for role in Role):
         return inputs
-    parts = {role: replace(data, records=data.records[:num]) for role, data in parts.items()}
-    pictures = {role: data.digest_pictures(progress) for role, data in parts.items()}
-    digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
-    return Inputs(**parts, digests=digests, picture_digests=pictures)
+    return _digest({r: replace(inputs.of(r), records=inputs.of(r).records[:num]) for r in Role}, progress)
 
 
-def describe_sources(config: Config, runner: StageRunner) -> dict[str, str]:
+def _digest(parts: Mapping[Role, Dataset], progress: Progress) -> Inputs:
+    pictures = {role: parts[role].digest_pictures(progress) for role in Role}
+    digests = {role: parts[role].compute_digest(pictures[role]) for role in Role}
+    return Inputs(parts[Role.TRAIN], parts[Role.EVALUATION], parts[Role.TARGET], digests, pictures)
+
+
+def describe_sources(config: Config, runner: StageRunner) -> dict[Role, str]:
     """Where each data set comes from, for people."""
 
-    def source(settings: object, title: str) -> str:
-        root = getattr(settings, "root", None)
-        if isinstance(root, Path):
-            return str(root.resolve())
-        return f"openmoji scenes {short(runner.outcomes[title].digest)}"
+    def source(settings: ReferenceSettings | TargetSettings, role: str) -> str:
+        if isinstance(settings, OpenMojiReference | OpenMojiTarget):
+            return f"openmoji scenes {short(runner.find(scenes.STAGE, role).digest)}"
+        return str(settings.root.resolve())
 
-    reference = source(config.reference, "scenes reference")
-    return {"train": reference, "evaluation": reference, "target": source(config.target, "scenes target")}
+    reference, target = source(config.reference, _REFERENCE), source(config.target, Role.TARGET)
+    return {Role.TRAIN: reference, Role.EVALUATION: reference, Role.TARGET: target}
 
 
 def _open_reference(config: Config, runner: StageRunner, progress: Progress) -> Reference:
@@ -89,15 +98,16 @@ def _open_reference(config: Config, runner: StageRunner, progress: Progress) -> 
     if isinstance(settings, ImageFolderReference):
         return load_image_folder_reference(settings, config.seed)
     assert isinstance(settings, OpenMojiReference)
-    splits = {"train": settings.train_scenes, "evaluation": settings.evaluation_scenes}
+    splits: dict[str, int] = {Role.TRAIN: settings.train_scenes, Role.EVALUATION: settings.evaluation_scenes}
     size = settings.size_px
     handle = runner.run_one(
         scenes.STAGE,
         "scenes reference",
         scenes.request_scenes(splits, size, config.seed),
         lambda folder: scenes.draw_scenes(splits, size, config.seed, folder, progress),
+        role=_REFERENCE,
     )
-    return Reference(scenes.load_scenes(handle, "train"), scenes.load_scenes(handle, "evaluation"))
+    return Reference(scenes.load_scenes(handle, Role.TRAIN), scenes.load_scenes(handle, Role.EVALUATION))
 
 
 def open_target(config: Config, runner: StageRunner, progress: Progress) -> Dataset:
@@ -105,11 +115,13 @@ def open_target(config: Config, runner: StageRunner, progress: Progress) -> Data
     settings = config.target
     if isinstance(settings, ImageFolderTarget):
         return load_image_folder_target(settings)
-    splits, size = {"target": settings.scenes}, settings.size_px
+    splits: dict[str, int] = {Role.TARGET: settings.scenes}
+    size = settings.size_px
     handle = runner.run_one(
         scenes.STAGE,
         "scenes target",
         scenes.request_scenes(splits, size, config.seed),
         lambda folder: scenes.draw_scenes(splits, size, config.seed, folder, progress),
+        role=Role.TARGET,
     )
-    return scenes.load_scenes(handle, "target").without_labels()
+    return scenes.load_scenes(handle, Role.TARGET).without_labels()

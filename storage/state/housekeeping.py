@@ -25,18 +25,18 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from lavise.configs.errors import UserError
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import make_private_folder
 
 log = logging.getLogger("lavise")
 LOCK_FILE = "state.lock"
-REFERENCES_FILE = "artefacts.json"
+REFERENCES_FILE = file_names.ARTEFACTS
 # Folders that are measured and never judged.
 SERVICES = ("mlflow", "prefect", "logs", "fetched")
 _ARTEFACTS, _RUNS, _DIFFS, _CHECKPOINTS = "artefacts", "runs", "diffs", "checkpoints"
 _RERUNS, _FETCHED = "reruns", "fetched"
 _FOLDER_DIGITS = 24
 _PARTIAL, _LOCK, _TRASH = ".partial", ".lock", ".trash"
-_STAGES_FILE = "stages.json"
 _STAGE = re.compile(r"[A-Za-z0-9_-]+")
 _ARTEFACT = re.compile(r"[0-9a-f]{24}(?P<kind>|\.partial|\.lock|(\.partial)?\.trash)")
 _RUN = re.compile(r"[0-9a-f]{32}(?P<kind>|\.partial|(\.partial)?\.trash)")
@@ -375,7 +375,7 @@ def _list_claimants(folder: Path, pattern: re.Pattern[str], deleted: Collection[
         if path.is_symlink():
             if (match or path.is_dir()) and path.resolve().parent != folder.resolve():
                 raise UserError(_describe_link(path))
-        elif path.is_dir() and (match or any(os.path.lexists(path / n) for n in (REFERENCES_FILE, _STAGES_FILE))):
+        elif path.is_dir() and (match or any(os.path.lexists(path / n) for n in (REFERENCES_FILE, file_names.STAGES))):
             claimants.append(path)
     return claimants
 

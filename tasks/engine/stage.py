@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,12 +50,20 @@ class Request:
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What came of a stage."""
+    """What came of a stage.
+
+    Attributes:
+        stage, role, subject: what it is found by: the stage's name, the part of the data that it read ("" where that
+            is not one), and who was audited ("" for the audit itself, else a baseline or another audit).
+    """
 
     handles: tuple[Handle, ...]
     cached: bool
     seconds: float
     digest: str
+    stage: str
+    role: str = ""
+    subject: str = ""
 
 
 Info = Mapping[str, Any]
@@ -91,19 +99,54 @@ class StageRunner:
     execute: Executor = run_inline
     outcomes: dict[str, StageOutcome] = field(default_factory=dict)
 
-    def run(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> tuple[Handle, ...]:
-        """The artefacts of `requests`, in their order; `compute` makes those that are not there."""
+    def run(
+        self,
+        stage: Stage,
+        title: str,
+        requests: Sequence[Request],
+        compute: Compute,
+        *,
+        role: str = "",
+        subject: str = "",
+    ) -> tuple[Handle, ...]:
+        """The artefacts of `requests`, in their order; `compute` makes those that are not there.
+
+        Args:
+            title: for people, in logs and in tracking.
+            role, subject: see StageOutcome.
+        """
 
         def work() -> StageOutcome:
-            return self._materialise(stage, title, requests, compute)
+            return replace(self._materialise(stage, title, requests, compute), role=role, subject=subject)
 
         outcome = self.execute(title, work, stage.uses_device)
         self.outcomes[title] = outcome
         return outcome.handles
 
-    def run_one(self, stage: Stage, title: str, request: Request, compute: Callable[[Path], Info]) -> Handle:
+    def run_one(
+        self,
+        stage: Stage,
+        title: str,
+        request: Request,
+        compute: Callable[[Path], Info],
+        *,
+        role: str = "",
+        subject: str = "",
+    ) -> Handle:
         """The same for a single artefact."""
-        return self.run(stage, title, [request], lambda folders: {0: compute(folders[0])})[0]
+        only = self.run(stage, title, [request], lambda folders: {0: compute(folders[0])}, role=role, subject=subject)
+        return only[0]
+
+    def find(self, stage: Stage, role: str = "") -> StageOutcome:
+        """What came of a stage of the audit itself.
+
+        Raises:
+            KeyError: it has not run.
+        """
+        for outcome in self.outcomes.values():
+            if (outcome.stage, outcome.role, outcome.subject) == (stage.name, role, ""):
+                return outcome
+        raise KeyError(f"stage {stage.name} {role}".rstrip() + " has not run")
 
     def _materialise(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> StageOutcome:
         start = time.monotonic()
@@ -126,7 +169,7 @@ class StageRunner:
         except BaseException as err:
             end_after(run, err)
             raise
-        return StageOutcome(handles, cached, round(seconds, 3), combined)
+        return StageOutcome(handles, cached, round(seconds, 3), combined, stage.name)
 
     def _compute_missing(
         self, stage: Stage, requests: Sequence[Request], digests: Sequence[str], compute: Compute
@@ -172,7 +215,13 @@ def describe_artefacts(outcomes: Mapping[str, StageOutcome]) -> dict[str, Any]:
     return {
         "stages": {
             title: [
-                {"stage": h.stage, "digest": h.digest, "files": {n: e.sha256 for n, e in h.files.items()}}
+                {
+                    "stage": h.stage,
+                    "role": outcome.role,
+                    "subject": outcome.subject,
+                    "digest": h.digest,
+                    "files": {n: e.sha256 for n, e in h.files.items()},
+                }
                 for h in outcome.handles
             ]
             for title, outcome in outcomes.items()

@@ -18,6 +18,7 @@ import pyarrow.parquet as parquet
 from lavise.configs.schema import EvaluateSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, IntArray
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.stage import Stage
@@ -26,7 +27,7 @@ from lavise.tasks.evaluation.panel import Statements, judge_word_sets, summarise
 from lavise.tasks.masks.agreement import MaskAgreement
 
 STAGE = Stage("panel", version=3)
-PANEL_FILE, JUDGED_FILE = "panel.json", "judged_filters.parquet"
+PANEL_FILE, JUDGED_FILE = file_names.PANEL, "judged_filters.parquet"
 _JUDGED_SCHEMA = pa.schema(
     [("filter", pa.int64()), ("num_pairs", pa.int64()), ("recall", pa.float64()), ("f1", pa.float64())]
 )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import write_json
 from lavise.tasks.explainer.class_head import HEAD_PREFIX, ClassifierHead, HeadFacts, load_head
 
@@ -134,14 +135,14 @@ def save_explainer(
     weights = {k: v.detach().cpu().contiguous() for k, v in explainer.state_dict().items()}
     if head is not None:
         weights |= {HEAD_PREFIX + k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
-    save_file(weights, folder / "explainer.safetensors")
-    write_json(folder / "explainer.json", asdict(facts))
+    save_file(weights, folder / file_names.EXPLAINER_WEIGHTS)
+    write_json(folder / file_names.EXPLAINER_FACTS, asdict(facts))
 
 
 def load_explainer(folder: Path, device: str) -> tuple[Explainer, ExplainerFacts]:
     """Read an explainer back, in evaluation mode."""
     facts = load_facts(folder)
-    tensors = load_file(folder / "explainer.safetensors")
+    tensors = load_file(folder / file_names.EXPLAINER_WEIGHTS)
     num_categories = len(tensors["categories.bias"]) if "categories.bias" in tensors else 0
     explainer = Explainer(facts.channels, facts.dimensions, facts.dropout, num_categories)
     if "adapter.weight" in tensors:
@@ -155,12 +156,12 @@ def load_attached_head(folder: Path, device: str) -> ClassifierHead | None:
     facts = load_facts(folder)
     if facts.head is None:
         return None
-    return load_head(facts.head, load_file(folder / "explainer.safetensors")).to(device)
+    return load_head(facts.head, load_file(folder / file_names.EXPLAINER_WEIGHTS)).to(device)
 
 
 def load_facts(folder: Path) -> ExplainerFacts:
     """Read explainer.json."""
-    content = json.loads((folder / "explainer.json").read_text("utf-8"))
+    content = json.loads((folder / file_names.EXPLAINER_FACTS).read_text("utf-8"))
     content |= {k: tuple(content[k]) for k in ("supervised", "held_out")}
     content["head"] = HeadFacts(**content["head"]) if content.get("head") else None
     return ExplainerFacts(**content)

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import TrainSettings
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle, write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
@@ -138,7 +139,7 @@ def train_explainer(
         UserError: too few regions, or a loss that is not finite (names the step).
     """
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
-    present = set(np.unique(np.load(regions.path("concept.npy"), allow_pickle=False)).tolist())
+    present = set(np.unique(np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)).tolist())
     usable = tuple(c for i, c in enumerate(concepts) if c in known and i in present)
     supervised, held_out = draw_supervised(usable, settings.supervised_share, seed)
     train, early = _load_sets(regions, concepts, supervised, vocabulary, settings, seed, device, shuffled_labels)
@@ -284,9 +285,9 @@ def _load_sets(
     shuffled_labels: bool = False,
 ) -> tuple[TrainingSet, TrainingSet]:
     """Supervised regions, split by picture: (to train on, for early stopping)."""
-    features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
-    image = np.load(regions.path("image.npy"), allow_pickle=False)
-    concept = np.load(regions.path("concept.npy"), allow_pickle=False)
+    features = np.load(regions.path(file_names.REGION_FEATURES), mmap_mode="r", allow_pickle=False)
+    image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
+    concept = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
     if shuffled_labels:
         concept = np.random.default_rng([seed, 4]).permutation(concept)
     row_of = np.full(len(concepts), -1, dtype=np.int64)

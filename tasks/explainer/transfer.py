@@ -30,6 +30,7 @@ import torch
 from lavise.configs.errors import UserError
 from lavise.configs.schema import TrainSettings
 from lavise.storage.activations import ActivationStore
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import Bar, Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
@@ -199,7 +200,7 @@ def _read_windows(store: ActivationStore, how: str, device: str, bar: Bar) -> It
 
 
 def _read_regions(regions: Handle, how: str, device: str) -> Iterator[torch.Tensor]:
-    features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
+    features = np.load(regions.path(file_names.REGION_FEATURES), mmap_mode="r", allow_pickle=False)
     for start in range(0, len(features), _BLOCK_ROWS):
         block = np.array(features[start : start + _BLOCK_ROWS])
         yield scale_features(torch.from_numpy(block).to(device), how)
@@ -261,8 +262,8 @@ def _load_reference(
 
     The regions refer to the data set's categories, which are those of the vocabulary, in its order.
     """
-    image = np.load(regions.path("image.npy"), allow_pickle=False)
-    concept = np.load(regions.path("concept.npy"), allow_pickle=False)
+    image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
+    concept = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
     if shuffled_labels:
         concept = np.random.default_rng([seed, 4]).permutation(concept)
     row_of = np.full(len(vocabulary.matches), -1, dtype=np.int64)

@@ -19,6 +19,7 @@ from scipy.stats import wilcoxon
 
 from lavise.configs.schema import EvaluateSettings
 from lavise.storage.array_types import IntArray
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle, write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.engine.stage import Stage
@@ -58,14 +59,14 @@ def validate_explainer(
     row_of = np.full(len(concepts), -1, dtype=np.int64)
     usable = [i for i, c in enumerate(concepts) if c in known]
     row_of[usable] = vocabulary.positions_of(concepts[i] for i in usable)
-    concept = np.load(regions.path("concept.npy"), allow_pickle=False)
-    image = np.load(regions.path("image.npy"), allow_pickle=False)
+    concept = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
+    image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
     chosen = np.flatnonzero(row_of[concept] >= 0)
     if not len(chosen):
         found: dict[str, Any] = {"num_regions": 0, "p_value": 1.0, "is_valid": False, "recall": {}}
         write_json(folder / VALIDATION_FILE, found)
         return {k: v for k, v in found.items() if k != "recall"}
-    features = np.load(regions.path("features.npy"), mmap_mode="r", allow_pickle=False)
+    features = np.load(regions.path(file_names.REGION_FEATURES), mmap_mode="r", allow_pickle=False)
     num = max(*settings.recall_at, _TEST_AT)
     words = np.concatenate(
         [

@@ -16,13 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as parquet
 
+from lavise.storage.state import file_names
 from lavise.tasks.activations import extract
 from lavise.tasks.history import filter_matching
 from lavise.tasks.report import page
 
 Outcome = Literal["identical", "within tolerance", "different", "not compared"]
-TABLES = ("explanations.parquet", "filters.parquet")
-WEIGHTS_FILE, METRICS_FILE = "explainer.safetensors", "metrics.json"
+TABLES = (file_names.EXPLANATIONS, file_names.FILTERS)
+WEIGHTS_FILE, METRICS_FILE = file_names.EXPLAINER_WEIGHTS, file_names.METRICS
 TOLERANCES = {
     "relative difference of a threshold": 0.02,
     "share of filters beyond that difference": 0.01,
@@ -62,7 +63,7 @@ def compare_stages(
             findings.append(Finding(what, "different", "there then, not now"))
         else:
             shows_it = had_comparison and title == page.STAGE.name
-            findings.append(_compare_files(what, entries, new[title], {page.REPORT_FILE} if shows_it else set()))
+            findings.append(_compare_files(what, entries, new[title], {file_names.REPORT} if shows_it else set()))
     return findings + [Finding(f"stage {t}", "different", "there now, not then") for t in new if t not in old]
 
 
@@ -161,7 +162,7 @@ def _compare_metrics(old: Path, new: Path) -> Finding:
 
 def _compare_within_tolerance(old: Path, new: Path) -> list[Finding]:
     """Filters, and recalls, that only one of the two has count as different."""
-    before, after = (_rows_by_filter(folder / "filters.parquet") for folder in (old, new))
+    before, after = (_rows_by_filter(folder / file_names.FILTERS) for folder in (old, new))
     shared = sorted(before.keys() & after.keys())
     thresholds = np.array([[rows[k]["threshold"] for k in shared] for rows in (before, after)])
     scale = np.maximum(np.abs(thresholds).max(axis=0), 1e-6)

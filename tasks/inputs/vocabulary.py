@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lavise.configs.schema import WordSettings
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle, write_json
 from lavise.storage.state.digest import digest_file
 from lavise.storage.words.visual_words import VISUAL_RULE, find_visual_words
@@ -54,10 +55,10 @@ def make_vocabulary(settings: WordSettings, categories: tuple[str, ...], folder:
     elif settings.vocabulary == "visual":
         listed = find_visual_words(vectors)[: settings.vocabulary_size]
     vocabulary = build_vocabulary(vectors, settings.vocabulary_size, categories, listed)
-    np.save(folder / "matrix.npy", vocabulary.matrix)
+    np.save(folder / file_names.VOCABULARY_MATRIX, vocabulary.matrix)
     matches = [[m.name, m.how, list(m.tokens)] for m in vocabulary.matches]
     content = {"words": list(vocabulary.words), "num_words": vocabulary.num_words, "matches": matches}
-    write_json(folder / "vocabulary.json", content)
+    write_json(folder / file_names.VOCABULARY, content)
     found: dict[str, int] = {}
     for match in vocabulary.matches:
         found[match.how] = found.get(match.how, 0) + 1
@@ -76,7 +77,7 @@ def load_vocabulary(handle: Handle) -> Vocabulary:
 
 def read_vocabulary(folder: Path) -> Vocabulary:
     """From a folder with vocabulary.json and matrix.npy."""
-    content = json.loads((folder / "vocabulary.json").read_text("utf-8"))
+    content = json.loads((folder / file_names.VOCABULARY).read_text("utf-8"))
     matches = tuple(PhraseMatch(name, how, tuple(tokens)) for name, how, tokens in content["matches"])
-    matrix = np.load(folder / "matrix.npy", allow_pickle=False)
+    matrix = np.load(folder / file_names.VOCABULARY_MATRIX, allow_pickle=False)
     return Vocabulary(tuple(content["words"]), matrix, content["num_words"], matches)

@@ -14,6 +14,7 @@ from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry, find_regions
+from lavise.storage.state import file_names
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
@@ -110,10 +111,10 @@ def count_overlaps(
 
 def save_overlaps(overlaps: Overlaps, folder: Path) -> None:
     """Write folder/overlaps.npz."""
-    np.savez(folder / "overlaps.npz", **vars(overlaps))
+    np.savez(folder / file_names.OVERLAPS, **vars(overlaps))
 
 
 def load_overlaps(folder: Path) -> Overlaps:
     """Read what `save_overlaps` wrote."""
-    with np.load(folder / "overlaps.npz", allow_pickle=False) as arrays:
+    with np.load(folder / file_names.OVERLAPS, allow_pickle=False) as arrays:
         return Overlaps(**{name: arrays[name] for name in arrays.files})

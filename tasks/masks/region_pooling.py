@@ -18,6 +18,7 @@ from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state import file_names
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
@@ -108,7 +109,7 @@ def pool_regions(
     results = cluster.map("pool regions", partial(save_regions_of_shard, scratch), items)
     total = sum(count for count, _ in results)
     features = np.lib.format.open_memmap(
-        folder / "features.npy", mode="w+", dtype=np.float32, shape=(total, store.shape[1])
+        folder / file_names.REGION_FEATURES, mode="w+", dtype=np.float32, shape=(total, store.shape[1])
     )
     small: dict[str, list[Any]] = {"coverage": [], "image": [], "concept": []}
     start = 0

@@ -24,6 +24,7 @@ import pyarrow.parquet as parquet
 from lavise.configs.schema import DiffSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
+from lavise.storage.state import file_names
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.thresholds import bin_edges
 from lavise.tasks.activations.top_images import Pairs
@@ -120,9 +121,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_layer(part: LayerPart, images_per_filter: int) -> LayerTables:
-    filters = read_rows(part.explained / "filters.parquet")
+    filters = read_rows(part.explained / file_names.FILTERS)
     words_of: dict[int, list[Mapping[str, Any]]] = {}
-    for word in read_rows(part.explained / "explanations.parquet"):
+    for word in read_rows(part.explained / file_names.EXPLANATIONS):
         words_of.setdefault(word["filter"], []).append(word)
     pairs = load_pairs(part.explained)
     first = np.searchsorted(pairs.filter, np.arange(len(filters) + 1))
@@ -291,9 +292,9 @@ def spread_histogram(counts_B: IntArray, peak: float, num_bins: int = _HISTOGRAM
 
 
 def _read_histograms(part: LayerPart) -> IntArray | None:
-    if part.histogram is None or not (part.histogram / "histogram.npy").is_file():
+    if part.histogram is None or not (part.histogram / file_names.HISTOGRAM).is_file():
         return None
-    counts: IntArray = np.load(part.histogram / "histogram.npy", allow_pickle=False)
+    counts: IntArray = np.load(part.histogram / file_names.HISTOGRAM, allow_pickle=False)
     return counts
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from lavise.configs.schema import ReportSettings
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state import file_names
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.stage import Stage
@@ -53,7 +54,6 @@ from lavise.tasks.report.sections import (
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
 STAGE = Stage("report", version=5)
-REPORT_FILE, OVERVIEW_FILE = "report.html", "overview.png"
 _SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
 _REST_FILTERS = 32
 _PICTURES_MARK = "<!--pictures-->"
@@ -111,7 +111,7 @@ def write_report(
     size = write_page(facts, sections, described, book, paths, geometry, settings, folder, progress)
     sources = [OverviewSource(t.filters, t.store, t.part.thresholds) for t in tables]
     overview = draw_confident_filters(sources, paths[TARGET], geometry, facts["Audit"])
-    (folder / OVERVIEW_FILE).write_bytes(overview)
+    (folder / file_names.OVERVIEW).write_bytes(overview)
     write_figures(parts, folder)
     num_filters = sum(len(d.entries) for d in described)
     return {"num_filters": num_filters, "num_pictures": len(book.addresses), "size_bytes": size}
@@ -162,7 +162,7 @@ def write_page(
     page = render_page(facts, sections, data, packed, {**asked, "encoded": encoded})
     before, mark, after = page.partition(_PICTURES_MARK)
     assert mark
-    path = folder / REPORT_FILE
+    path = folder / file_names.REPORT
     with path.open("wb") as file:
         file.write(_to_bytes(before))
         for chunk in list_picture_chunks(book, encoded):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lavise.storage.state import file_names
 from lavise.tasks.charts.figures import (
     PNG,
     SVG,
@@ -27,7 +28,6 @@ from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, load_evaluatio
 from lavise.tasks.explainer.validation import load_validation
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.report.filter_entries import DiffPart, LayerPart, LayerTables, read_changes, read_rows
-from lavise.tasks.words.explain import CALIBRATION_FILE
 
 _MAX_DIFF_ROWS = 300
 _MAX_CLASSES, _CLASS_WORDS, _CLASS_FILTERS = 30, 2, 3
@@ -60,7 +60,7 @@ def make_chart(drawing: bytes, alt: str) -> dict[str, str]:
 
 def describe_layer(tables: LayerTables) -> dict[str, Any]:
     part, filters = tables.part, tables.filters
-    facts = json.loads((part.explainer / "explainer.json").read_text("utf-8"))
+    facts = json.loads((part.explainer / file_names.EXPLAINER_FACTS).read_text("utf-8"))
     explained = [f for f in filters if not f["reason"]]
     return {
         "name": part.layer,
@@ -115,7 +115,7 @@ def _describe_recall(part: LayerPart) -> dict[str, Any]:
 
 
 def _describe_trust(part: LayerPart) -> dict[str, Any]:
-    calibration = json.loads((part.explained / CALIBRATION_FILE).read_text("utf-8"))
+    calibration = json.loads((part.explained / file_names.CALIBRATION).read_text("utf-8"))
     reliability = Reliability.from_json(calibration["reliability"])
     panel = load_panel(part.panel)
     columns = [*_PANEL_FIGURES, *((f"f1@{k}", f"F1@{k}") for k in _panel_at(panel))]

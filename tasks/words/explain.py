@@ -23,6 +23,7 @@ import torch
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words import lemmas
@@ -42,7 +43,6 @@ from lavise.tasks.words.voted_words import Judgement, find_voted_words
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 
 STAGE = Stage("explain", version=5, uses_device=True)
-CALIBRATION_FILE, RELIABILITY_FILE = "calibration.json", "reliability.png"
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
 _NAME_ROWS = 2048
 _WHOLE_PICTURES = 5000
@@ -173,9 +173,9 @@ def explain_filters(
     word_rows = _describe_words(found, shown, covers(namer.facts.supervised))
     filter_rows = _describe_filters(found, shown, saturated_C)
     _write_tables(folder, word_rows, filter_rows)
-    np.savez(folder / "pairs.npz", filter=pairs.filter, image=pairs.image, peak=pairs.peak)
-    write_json(folder / CALIBRATION_FILE, dict(found.calibration))
-    (folder / RELIABILITY_FILE).write_bytes(draw_reliability(reliability))
+    np.savez(folder / file_names.PAIRS, filter=pairs.filter, image=pairs.image, peak=pairs.peak)
+    write_json(folder / file_names.CALIBRATION, dict(found.calibration))
+    (folder / file_names.RELIABILITY).write_bytes(draw_reliability(reliability))
     return {**_summarise(filter_rows, word_rows, len(pairs), reliability), **found.facts}
 
 
@@ -362,11 +362,11 @@ FILTERS_SCHEMA = pa.schema(
 
 
 def _write_tables(folder: Path, words: Sequence[dict[str, Any]], filters: Sequence[dict[str, Any]]) -> None:
-    parquet.write_table(pa.Table.from_pylist(list(words), EXPLANATIONS_SCHEMA), folder / "explanations.parquet")
-    parquet.write_table(pa.Table.from_pylist(list(filters), FILTERS_SCHEMA), folder / "filters.parquet")
+    parquet.write_table(pa.Table.from_pylist(list(words), EXPLANATIONS_SCHEMA), folder / file_names.EXPLANATIONS)
+    parquet.write_table(pa.Table.from_pylist(list(filters), FILTERS_SCHEMA), folder / file_names.FILTERS)
 
 
 def load_pairs(folder: Path) -> Pairs:
     """The pairs that were explained."""
-    with np.load(folder / "pairs.npz", allow_pickle=False) as arrays:
+    with np.load(folder / file_names.PAIRS, allow_pickle=False) as arrays:
         return Pairs(arrays["filter"], arrays["image"], arrays["peak"])

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.planted import PlantedResult, describe, run_planted
 from benchmarks.planted_filters import PlanSizes, judge_planted
 from lavise.configs.loading import load_config
+from lavise.configs.roles import Role
 from lavise.storage.datasets.openmoji import BACKGROUNDS
 
 pytestmark = pytest.mark.slow
@@ -70,6 +71,6 @@ def test_planted_concepts_are_detected_where_they_are(found: PlantedResult) -> N
 
 def test_the_explainer_reads_the_own_channels_alone(found: PlantedResult) -> None:
     assert len(found.filters) - len(found.plan) == 1280
-    assert found.result.done("explainer").path("explainer.safetensors").is_file()
-    assert found.result.regions["train"].info["num_regions"] > 500
+    assert found.result.final_explainer.path("explainer.safetensors").is_file()
+    assert found.result.regions[Role.TRAIN].info["num_regions"] > 500
     assert {f["filter"] for f in found.planted_rows} == set(range(1280, 1280 + len(found.plan)))

@@ -19,6 +19,7 @@ from skimage.draw import polygon2mask
 from lavise.configs.schema import DiffSettings, ReportSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import write_json
 from lavise.tasks.activations.thresholds import count_high_bytes
 from lavise.tasks.activations.top_images import select_top_images
@@ -27,7 +28,7 @@ from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, save_evaluatio
 from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.numerics.reliability import measure_reliability
 from lavise.tasks.report.page import DiffPart, LayerPart, write_report
-from lavise.tasks.words.explain import CALIBRATION_FILE, EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
+from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
 
@@ -176,7 +177,7 @@ def write_words(
         "precision": NamingPrecision(kind, kind, {}).to_json(),
         "certainty": {"target": 0.75, "evaluation": 0.5},
     }
-    write_json(folder / CALIBRATION_FILE, content)
+    write_json(folder / file_names.CALIBRATION, content)
 
 
 def write_classes(folder: Path, layer: str, num_filters: int) -> Path:

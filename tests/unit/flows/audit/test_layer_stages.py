@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_context import LayerResult
 from lavise.flows.audit.layer_stages import load_judged_layer, load_judgement
@@ -21,9 +21,15 @@ from lavise.storage.models.layers import Layer
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.evaluation.ground_truth import find_ground_truth
-from lavise.tasks.masks.agreement import load_agreement, measure_agreement_of_shard, merge_agreement, save_agreement
+from lavise.tasks.masks.agreement import (
+    AGREEMENT,
+    load_agreement,
+    measure_agreement_of_shard,
+    merge_agreement,
+    save_agreement,
+)
 from lavise.tasks.masks.annotated_shards import annotate_shards
-from lavise.tasks.masks.overlaps import Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
+from lavise.tasks.masks.overlaps import OVERLAPS, Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
 from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters
 from tests.unit.tasks.helpers import publish, write_picture, write_store
@@ -85,17 +91,21 @@ def make_result(root: Path, config: Config, words: Sequence[Sequence[str]], expl
     (shard,) = annotate_shards(store, Dataset("d", tuple(records), CONCEPTS), Geometry(SIZE))
     measured = merge_agreement([measure_agreement_of_shard(THRESHOLDS, shard)[0]], store.starts[:-1])
     overlaps = Overlaps(*count_overlaps_of_shard(THRESHOLDS, shard)[0].T)
-    return LayerResult(
+    result = LayerResult(
         Layer("tail", "Conv2d", 4, 4, 4),
-        {"evaluation": activations},
+        {Role.EVALUATION: activations},
         thresholds={
-            "evaluation": publish(root, "thresholds", lambda folder: np.save(folder / "thresholds.npy", THRESHOLDS))
+            Role.EVALUATION: publish(root, "thresholds", lambda folder: np.save(folder / "thresholds.npy", THRESHOLDS))
         },
-        overlaps=publish(root, "overlaps", lambda folder: save_overlaps(overlaps, folder)),
-        agreement=publish(root, "agreement", lambda folder: save_agreement(measured, folder)),
-        detection=publish_detection(root),
-        explained=publish_explained(root, words, explained),
     )
+    for handle in (
+        publish(root, "overlaps", lambda folder: save_overlaps(overlaps, folder)),
+        publish(root, "agreement", lambda folder: save_agreement(measured, folder)),
+        publish_detection(root),
+        publish_explained(root, words, explained),
+    ):
+        result.keep(handle)
+    return result
 
 
 def test_words_become_positions_of_concepts(tmp_path: Path) -> None:
@@ -121,19 +131,20 @@ def test_judged_layer_has_the_evaluation_pictures_ground_truth(tmp_path: Path) -
     result = make_result(tmp_path / "r", config, [[]] * 4, [False] * 4)
     found = load_judged_layer(result, CONCEPTS, config)
     pairs = select_top_images(found.store, THRESHOLDS, 2)
-    expected = find_ground_truth(pairs, load_overlaps(result.done("overlaps").folder), 3, 0.01)
+    expected = find_ground_truth(pairs, load_overlaps(result.of(OVERLAPS).folder), 3, 0.01)
     for name in ("filter", "image", "peak"):
         np.testing.assert_array_equal(getattr(found.truth.pairs, name), getattr(expected.pairs, name))
     np.testing.assert_array_equal(found.truth.member, expected.member)
     assert len(expected.pairs) > 0
     stricter = load_judged_layer(result, CONCEPTS, make_config(tmp_path, evaluate={"min_iou": 0.9}))
     assert len(stricter.truth.pairs) < len(expected.pairs)
-    kept = load_agreement(result.done("agreement").folder)
+    kept = load_agreement(result.of(AGREEMENT).folder)
     np.testing.assert_array_equal(found.agreement.region_px, kept.region_px)
 
 
 def test_a_stage_that_has_not_run_is_named(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    result = replace(make_result(tmp_path / "r", config, [[]] * 4, [False] * 4), agreement=None)
-    with pytest.raises(AssertionError, match="agreement has not run"):
+    result = make_result(tmp_path / "r", config, [[]] * 4, [False] * 4)
+    del result.made["agreement"]
+    with pytest.raises(KeyError, match="stage agreement of layer tail has not run"):
         load_judged_layer(result, CONCEPTS, config)

@@ -36,7 +36,10 @@ def make_result(root: Path, layer: str) -> LayerResult:
         (folder / "panel.json").write_text(f"panel.json of {layer}", "utf-8")
 
     explained, panel = publish(root, "explain", explain), publish(root, "panel", judge)
-    return LayerResult(Layer(layer, "ReLU", 4, 2, 2), {}, explained=explained, panel=panel)
+    result = LayerResult(Layer(layer, "ReLU", 4, 2, 2), {})
+    for handle in (explained, panel):
+        result.keep(handle)
+    return result
 
 
 def files_below(folder: Path) -> dict[str, str]:
@@ -60,6 +63,6 @@ def test_evidence_of_several_layers_lies_in_folders_of_their_names(tmp_path: Pat
 
 def test_evidence_of_a_layer_that_was_not_judged_is_missed(tmp_path: Path) -> None:
     result = make_result(tmp_path, "tail")
-    result.panel = None
-    with pytest.raises(AssertionError, match="panel has not run"):
+    del result.made["panel"]
+    with pytest.raises(KeyError, match="stage panel of layer tail has not run"):
         _copy_evidence(tmp_path / "run", result, alone=True)

@@ -82,7 +82,8 @@ class Audit:
         self.layers = self.locate()
         stages = describe_artefacts(self.runner.outcomes)["stages"]
         shutil.rmtree(self.past.folder)
-        self.past = self.write(self.past.folder, WORDS, {"extract target": next(iter(stages.values()))})
+        own = [{**entry, "subject": ""} for entry in next(iter(stages.values()))]
+        self.past = self.write(self.past.folder, WORDS, {"extract target": own})
 
     def write(self, folder: Path, words: dict[str, list[str | None]], stages: Any = None) -> PastRun:
         pictures = {"target": self.pictures.digest}

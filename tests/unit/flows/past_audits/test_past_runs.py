@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from lavise.configs.errors import UserError
+from lavise.configs.roles import Role
 from lavise.flows.past_audits.past_runs import open_past_run
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.tracking import MlflowRun, MlflowTracker, NullTracker
+from lavise.tasks.engine.stage import Stage
 from tests.unit.flows.helpers import UNKNOWN_RUN, client_of, make_config, make_tracker, write_run_folder
 
 NONE = NullTracker()
@@ -182,6 +184,8 @@ def test_settings_of_another_version(tmp_path: Path) -> None:
 
 # Artefacts
 
+TRAIN = Stage("train", 1)
+
 
 def test_artefacts_are_found_by_stage_and_layer(tmp_path: Path) -> None:
     store = ArtefactStore(tmp_path)
@@ -189,15 +193,28 @@ def test_artefacts_are_found_by_stage_and_layer(tmp_path: Path) -> None:
     for digest in ("a" * 64, "b" * 64):
         (store.partial_folder("train", digest, keep=False) / "file").write_text(digest)
         handles.append(store.publish("train", 1, digest, {}, {}, {}))
-    entries = [{"stage": "train", "digest": h.digest, "files": {}} for h in handles]
-    folder = write_run_folder(tmp_path / "run", make_config(tmp_path), stages={"train": entries})
-    past = open_past_run(str(folder), NONE, tmp_path)
-    assert past.find_artefact(store, "train") == handles[0]
-    assert past.find_artefact(store, "train", 1) == handles[1]
-    assert past.find_artefact(store, "train", 2) is None
-    assert past.find_artefact(store, "extract target") is None
+    entries = [{"stage": "train", "role": "", "subject": "", "digest": h.digest, "files": {}} for h in handles]
+    twin = [{**entries[0], "subject": "random network", "digest": "c" * 64}]
+    stages = {"random network: train": twin, "whatever the log says": entries}
+    past = open_past_run(str(write_run_folder(tmp_path / "run", make_config(tmp_path), stages=stages)), NONE, tmp_path)
+    assert past.find_artefact(store, TRAIN) == handles[0]
+    assert past.find_artefact(store, TRAIN, position=1) == handles[1]
+    assert past.find_artefact(store, TRAIN, position=2) is None
+    assert past.find_artefact(store, TRAIN, "target") is None
+    assert past.find_artefact(store, Stage("extract", 1), "target") is None
     shutil.rmtree(handles[1].folder)
-    assert past.find_artefact(store, "train", 1) is None
+    assert past.find_artefact(store, TRAIN, position=1) is None
+
+
+def test_artefacts_of_audits_that_wrote_titles_only(tmp_path: Path) -> None:
+    store = ArtefactStore(tmp_path)
+    (store.partial_folder("extract", "a" * 64, keep=False) / "file").write_text("maps")
+    handle = store.publish("extract", 1, "a" * 64, {}, {}, {})
+    entries = [{"stage": "extract", "digest": handle.digest, "files": {}}]
+    stages = {"random network: extract target": [{**entries[0], "digest": "c" * 64}], "extract target": entries}
+    past = open_past_run(str(write_run_folder(tmp_path / "run", make_config(tmp_path), stages=stages)), NONE, tmp_path)
+    assert past.find_artefact(store, Stage("extract", 1), Role.TARGET) == handle
+    assert past.find_artefact(store, Stage("extract", 1), Role.TRAIN) is None
 
 
 def test_files_that_are_away_are_fetched_when_they_are_back(tracker: MlflowTracker, tmp_path: Path) -> None:

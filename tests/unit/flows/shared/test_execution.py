@@ -13,7 +13,7 @@ from lavise.configs.errors import UserError
 from lavise.flows.shared.execution import can_heal, device_tag, run_as_prefect_task, run_with_retries
 from lavise.tasks.engine.stage import StageOutcome
 
-OUTCOME = StageOutcome((), False, 0.1, "d" * 64)
+OUTCOME = StageOutcome((), False, 0.1, "d" * 64, "train")
 
 
 class Flaky:

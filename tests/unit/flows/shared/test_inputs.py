@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from lavise.configs.roles import Role
 from lavise.flows.shared.inputs import Inputs, take_images
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.state.progress import no_progress
 from tests.unit.tasks.helpers import write_picture
 
-ROLES = ("train", "evaluation", "target")
-SIZES = {"train": 5, "evaluation": 3, "target": 4}
+SIZES = {Role.TRAIN: 5, Role.EVALUATION: 3, Role.TARGET: 4}
 
 
-def digest(parts: dict[str, Dataset]) -> Inputs:
+def digest(parts: dict[Role, Dataset]) -> Inputs:
     pictures = {role: data.digest_pictures() for role, data in parts.items()}
     digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
-    return Inputs(**parts, digests=digests, picture_digests=pictures)
+    return Inputs(parts[Role.TRAIN], parts[Role.EVALUATION], parts[Role.TARGET], digests, pictures)
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def inputs(tmp_path: Path) -> Inputs:
 
 def test_first_pictures_of_each_part(inputs: Inputs) -> None:
     found = take_images(inputs, 3, no_progress)
-    for role in ROLES:
-        before, after = getattr(inputs, role), getattr(found, role)
+    for role in Role:
+        before, after = inputs.of(role), found.of(role)
         assert after.records == before.records[:3]
         # Concepts keep their numbers, though a picture with one may be gone.
         assert (after.name, after.concepts) == (before.name, ("cat", "sky"))
@@ -44,11 +44,11 @@ def test_first_pictures_of_each_part(inputs: Inputs) -> None:
 
 def test_digests_are_those_of_what_is_left(inputs: Inputs) -> None:
     found = take_images(inputs, 3, no_progress)
-    expected = digest({role: replace(getattr(inputs, role), records=getattr(found, role).records) for role in ROLES})
+    expected = digest({role: replace(inputs.of(role), records=found.of(role).records) for role in Role})
     assert (found.digests, found.picture_digests) == (expected.digests, expected.picture_digests)
     for digests, before in ((found.digests, inputs.digests), (found.picture_digests, inputs.picture_digests)):
         # A part that is small enough is the same data set, and its stages can be reused.
-        assert [digests[role] == before[role] for role in ROLES] == [False, True, False]
+        assert [digests[role] == before[role] for role in Role] == [False, True, False]
 
 
 @pytest.mark.parametrize("num", [5, 1000])
@@ -57,6 +57,6 @@ def test_enough_for_all_changes_nothing(inputs: Inputs, num: int) -> None:
 
 
 def test_given_inputs_stay_as_they_are(inputs: Inputs) -> None:
-    before = {role: len(getattr(inputs, role).records) for role in ROLES}
+    before = {role: len(inputs.of(role).records) for role in Role}
     take_images(inputs, 1, no_progress)
-    assert {role: len(getattr(inputs, role).records) for role in ROLES} == before == SIZES
+    assert {role: len(inputs.of(role).records) for role in Role} == before == SIZES

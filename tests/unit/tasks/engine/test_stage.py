@@ -189,6 +189,22 @@ def _must_not_run(folder: Path) -> dict[str, Any]:
     raise AssertionError("it is stored")
 
 
+def test_outcomes_are_found_by_stage_and_role_whatever_their_title(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+
+    def compute(folders: Mapping[int, Path]) -> dict[int, Mapping[str, Any]]:
+        for folder in folders.values():
+            (folder / "file").write_text("x", "utf-8")
+        return {i: {} for i in folders}
+
+    for number, (title, role, subject) in enumerate((("a", "train", "twin"), ("b", "target", ""), ("c", "train", ""))):
+        runner.run(STAGE, title, requests_of(number), compute, role=role, subject=subject)
+    assert runner.find(STAGE, "train") is runner.outcomes["c"]
+    assert runner.find(STAGE, "target") is runner.outcomes["b"]
+    with pytest.raises(KeyError, match="stage sum evaluation has not run"):
+        runner.find(STAGE, "evaluation")
+
+
 def test_what_the_stages_made(tmp_path: Path) -> None:
     """In the order of execution, whether it was computed or found; each file by the sha256 of its content."""
 
@@ -200,7 +216,7 @@ def test_what_the_stages_made(tmp_path: Path) -> None:
         return {i: {} for i in folders}
 
     runner = make_runner(tmp_path)
-    handles = runner.run(STAGE, "two layers", requests_of(1, 2), compute)
+    handles = runner.run(STAGE, "two layers", requests_of(1, 2), compute, role="target", subject="twin")
     runner.run(Stage("other", version=1), "another", requests_of(3), compute)
     found = describe_artefacts(runner.outcomes)
     assert list(found) == ["stages"]
@@ -208,6 +224,8 @@ def test_what_the_stages_made(tmp_path: Path) -> None:
     assert found["stages"]["two layers"] == [
         {
             "stage": "sum",
+            "role": "target",
+            "subject": "twin",
             "digest": handles[i].digest,
             "files": {
                 "a.txt": hashlib.sha256(b"a").hexdigest(),

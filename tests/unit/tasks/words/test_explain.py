@@ -19,6 +19,7 @@ from scipy.stats import binom
 
 from lavise.configs.schema import ExplainSettings, Method
 from lavise.storage.activations import ActivationStore
+from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from lavise.tasks.explainer.naming import Namer
@@ -29,10 +30,8 @@ from lavise.tasks.words import voted_words
 from lavise.tasks.words.confidence import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
 from lavise.tasks.words.evidence import Evidence, count_votes, find_evidence
 from lavise.tasks.words.explain import (
-    CALIBRATION_FILE,
     EXPLANATIONS_SCHEMA,
     FILTERS_SCHEMA,
-    RELIABILITY_FILE,
     explain_filters,
     load_pairs,
     name_pairs,
@@ -605,9 +604,9 @@ def test_layer_of_dead_filters_gives_full_tables(tmp_path: Path, planted: Scene)
     assert {f["reason"] for f in filters} == {NEVER}
     assert words == []
     assert (info["num_pairs"], info["num_explained"], info["mean_confidence"], info["share_novel"]) == (0, 0, 0, 0)
-    content = json.loads((tmp_path / CALIBRATION_FILE).read_text("utf-8"))
+    content = json.loads((tmp_path / file_names.CALIBRATION).read_text("utf-8"))
     assert content["statements"] == {"num_judged": 0, "num_right": 0}
-    assert (tmp_path / RELIABILITY_FILE).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / file_names.RELIABILITY).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_single_live_filter_has_nothing_to_be_compared_with(tmp_path: Path, planted: Scene) -> None:
@@ -639,9 +638,13 @@ def test_explaining_repeats_to_the_byte(tmp_path: Path, planted: Scene) -> None:
         planted.explain(tmp_path / name, top_images=16)
     contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("a", "b")]
     assert contents[0] == contents[1]
-    assert {CALIBRATION_FILE, RELIABILITY_FILE, "pairs.npz", "filters.parquet", "explanations.parquet"} == set(
-        contents[0]
-    )
+    assert {
+        file_names.CALIBRATION,
+        file_names.RELIABILITY,
+        "pairs.npz",
+        "filters.parquet",
+        "explanations.parquet",
+    } == set(contents[0])
 
 
 # ---------------------------------------------------------------- confidence
@@ -650,7 +653,7 @@ def test_explaining_repeats_to_the_byte(tmp_path: Path, planted: Scene) -> None:
 def test_confidence_is_the_calibrations_word_on_the_evidence(tmp_path: Path, planted: Scene) -> None:
     planted.explain(tmp_path, top_images=16)
     filters, words = read(tmp_path)
-    content = json.loads((tmp_path / CALIBRATION_FILE).read_text("utf-8"))
+    content = json.loads((tmp_path / file_names.CALIBRATION).read_text("utf-8"))
     calibration = Calibration.from_json(content["calibration"])
     for word in words:
         strength = min(-math.log10(max(word["p_value"], np.finfo(float).tiny)), 30)
@@ -669,7 +672,7 @@ def test_statements_that_can_be_judged_are_counted_by_hand(tmp_path: Path, plant
     concept_of = {"cat": 0, "cats": 0, "hot dog": 1}
     words = read(tmp_path)[1]
     rights = [judgement.right[w["filter"], concept_of[w["word"]]] for w in words if w["word"] in concept_of]
-    content = json.loads((tmp_path / CALIBRATION_FILE).read_text("utf-8"))
+    content = json.loads((tmp_path / file_names.CALIBRATION).read_text("utf-8"))
     assert content["statements"] == {"num_judged": len(rights), "num_right": sum(rights)}
     assert 0 < sum(rights) < len(rights) < 30
     # Too few to fit anything: every confidence is the base rate, and the file says so.
@@ -691,7 +694,7 @@ def test_words_with_the_most_evidence_are_judged_however_words_are_ranked(
     words = [w for w in read(tmp_path / "all")[1] if w["rank"] <= 2]
     judged = [w for w in words if w["word"] in ("cat", "cats", "hot dog")]
     planted.explain(tmp_path / "two", num_words=2, top_images=16, ranking=ranking)
-    content = json.loads((tmp_path / "two" / CALIBRATION_FILE).read_text("utf-8"))
+    content = json.loads((tmp_path / "two" / file_names.CALIBRATION).read_text("utf-8"))
     assert content["statements"]["num_judged"] == len(judged) > 0
 
 

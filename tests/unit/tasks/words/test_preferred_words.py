@@ -15,11 +15,12 @@ import torch
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.words.evidence import Evidence
-from lavise.tasks.words.explain import CALIBRATION_FILE, explain_filters
+from lavise.tasks.words.explain import explain_filters
 from lavise.tasks.words.naming_check import PRECISION_FILE, load_naming, measure_naming
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision, WordCount
 from lavise.tasks.words.preferred_words import REGIONS, _add_told_by_regions
@@ -180,7 +181,7 @@ def test_few_pictures_bring_advice(scene: Scene, tmp_path: Path) -> None:
 def test_reliability_is_of_the_same_rule(scene: Scene, tmp_path: Path) -> None:
     """The chart's statements are the evaluation part's filters with the words that the rule gives them there."""
     explain(scene, tmp_path)
-    content = json.loads((tmp_path / CALIBRATION_FILE).read_text("utf-8"))
+    content = json.loads((tmp_path / file_names.CALIBRATION).read_text("utf-8"))
     assert content["rule"] == "auroc"
     assert content["statements"]["num_judged"] == content["reliability"]["count"] == CHANNELS
     confident = [b for b in content["reliability"]["bins"] if b["count"] and b["confidence"] > 0.8]
@@ -235,5 +236,5 @@ def test_a_filter_without_a_word_takes_what_its_own_regions_say_beyond_doubt() -
 def test_same_inputs_same_bytes(scene: Scene, tmp_path: Path) -> None:
     for name in ("a", "b"):
         explain(scene, tmp_path / name)
-    for name in ("filters.parquet", "explanations.parquet", CALIBRATION_FILE, PRECISION_FILE):
+    for name in ("filters.parquet", "explanations.parquet", file_names.CALIBRATION, PRECISION_FILE):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
