@@ -236,7 +236,7 @@ def test_what_the_stages_made(tmp_path: Path) -> None:
     ]
     assert found["stages"]["another"][0]["stage"] == "other"
     again = make_runner(tmp_path)
-    again.run(STAGE, "two layers", requests_of(1, 2), compute)
+    again.run(STAGE, "two layers", requests_of(1, 2), compute, role="target", subject="twin")
     assert again.outcomes["two layers"].cached
     assert describe_artefacts(again.outcomes)["stages"]["two layers"] == found["stages"]["two layers"]
     assert json.loads(json.dumps(found)) == found
