@@ -22,6 +22,8 @@ from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.progress import default_progress, no_progress
 from lavise.storage.tracking import open_tracker
+from lavise.tasks.analyses.analysis import Table as AnalysisTable
+from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.stage import StageRunner
 
 if TYPE_CHECKING:
@@ -88,28 +90,6 @@ class Audit:
         return self._read(file_names.EXPLANATIONS)
 
     @cached_property
-    def classes(self) -> pd.DataFrame:
-        """A row for each class and filter that it leans on."""
-        return self._read("classes.parquet")
-
-    @cached_property
-    def causes(self) -> pd.DataFrame:
-        """A row for each word: what happens without its filters."""
-        return self._read("causes.parquet")
-
-    @cached_property
-    def differences(self) -> pd.DataFrame:
-        """A row for each filter that responds to one group of pictures more than to the others."""
-        rows = self._read("bias_filters.parquet")
-        return rows[rows["found"]].sort_values(["q_value", "filter"]).reset_index(drop=True)
-
-    @cached_property
-    def differing_words(self) -> pd.DataFrame:
-        """The same for words, over all filters of a word."""
-        rows = self._read("bias_words.parquet")
-        return rows[rows["found"]].sort_values(["q_value", "word"]).reset_index(drop=True)
-
-    @cached_property
     def recall(self) -> pd.DataFrame:
         """Recall@s of each method on the evaluation pictures, with intervals."""
         import pandas as pd
@@ -149,14 +129,35 @@ class Audit:
             raise UserError(f"filter: found {number}; layer {chosen} has the filters 0 to {last}")
         return FilterView(self, chosen, number, found.iloc[0].to_dict())
 
+    def __getattr__(self, name: str) -> pd.DataFrame:
+        """Tables of analyses, by the names that these give them: `classes`, `causes`, `differences` and so on.
+
+        Raises:
+            UserError: the audit was made without that analysis.
+        """
+        for analysis in list_analyses():
+            for table in analysis.tables:
+                if table.attribute == name:
+                    return self._read_analysis(table, analysis.setting)
+        raise AttributeError(f"an audit has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        tables = [table.attribute for analysis in list_analyses() for table in analysis.tables if table.attribute]
+        return [*super().__dir__(), *tables]
+
+    def _read_analysis(self, table: AnalysisTable, setting: str) -> pd.DataFrame:
+        if not (self.folder / table.file).is_file():
+            raise UserError(
+                f"audit: run {self.past.run_id} has no {table.file}; allowed: an audit with that analysis ({setting})"
+            )
+        rows = self._read(table.file)
+        if table.found_only:
+            rows = rows[rows["found"]]
+        return rows.sort_values(list(table.order)).reset_index(drop=True) if table.order else rows
+
     def _read(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        if not (self.folder / name).is_file():
-            raise UserError(
-                f"audit: run {self.past.run_id} has no {name}; allowed: an audit with that analysis (bias.groups, "
-                "classes.enabled, causes.enabled)"
-            )
         return pd.read_parquet(self.folder / name)
 
     def _repr_html_(self) -> str:

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lavise.configs.roles import Role
@@ -17,11 +16,11 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.models.classifier_head import LinearHead, find_linear_head
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
-from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import Progress
 from lavise.storage.words.word_vectors import Vocabulary, WordVectors, load_word_vectors
-from lavise.tasks.activations.thresholds import THRESHOLDS, compute_thresholds
+from lavise.tasks.activations.thresholds import THRESHOLDS, compute_thresholds, save_thresholds
+from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Request, Stage, StageRunner
 
@@ -84,9 +83,9 @@ class LayerResult:
     made: dict[str, Handle] = field(default_factory=dict)
     head: tuple[LinearHead | None, str] | None = None
 
-    def find_findings(self) -> dict[str, Handle]:
-        """What has been found out besides words, by kind."""
-        return {name: self.made[name] for name in ("bias", "classes", "causes") if name in self.made}
+    def find_analyses(self) -> dict[str, Handle]:
+        """What the audit added to the words, by the analysis' name."""
+        return {a.name: self.made[a.name] for a in list_analyses() if a.name in self.made}
 
     @property
     def final_explainer(self) -> Handle:
@@ -130,9 +129,7 @@ def find_thresholds(context: Context, subject: Subject, result: LayerResult, rol
         def compute(folder: Path) -> dict[str, Any]:
             store = ActivationStore(activations.folder)
             found = compute_thresholds(store, quantile, context.cluster)
-            np.save(folder / file_names.THRESHOLDS, found.value)
-            np.save(folder / file_names.SATURATED, found.saturated)
-            np.save(folder / file_names.HISTOGRAM, found.histogram)
+            save_thresholds(found, folder)
             return {
                 "num_filters": len(found.value),
                 "num_saturated": int(found.saturated.sum()),
@@ -143,8 +140,3 @@ def find_thresholds(context: Context, subject: Subject, result: LayerResult, rol
         request = Request({"quantile": quantile}, {"activations": activations.digest})
         result.thresholds[role] = context.runner.run_one(THRESHOLDS, title, request, compute)
     return result.thresholds[role]
-
-
-def load_thresholds(handle: Handle) -> Any:
-    """T_u of all filters: float32 [C]."""
-    return np.load(handle.path(file_names.THRESHOLDS), allow_pickle=False)

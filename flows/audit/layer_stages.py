@@ -14,7 +14,7 @@ import pyarrow.parquet as parquet
 
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
-from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds, load_thresholds
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.class_names import load_class_names
@@ -24,6 +24,7 @@ from lavise.storage.state.digest import digest_of, digest_tensors
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.storage.words.word_vectors import digest_vectors
 from lavise.tasks.activations.region_features import MaskedForward
+from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.stage import Request
 from lavise.tasks.evaluation import layer_panel, recall

@@ -17,8 +17,8 @@ from lavise.configs.loading import describe_identity, make_absolute
 from lavise.configs.policy import Policy
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
-from lavise.flows.audit.layer_analyses import LayerFindings, check_group_files, check_groups
-from lavise.flows.audit.layer_context import Context, LayerResult, Subject, load_thresholds
+from lavise.flows.audit.layer_analyses import check_analyses, run_analyses
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject
 from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
@@ -39,6 +39,8 @@ from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Run, Tracker, without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, find_vectors_file
+from lavise.tasks.activations.thresholds import load_thresholds
+from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
 from lavise.tasks.evaluation import layer_panel, recall
@@ -126,12 +128,12 @@ class _Audit:
         run.set_tags(_environment_tags(environment))
         # What can be wrong is looked at before anything long is begun.
         find_vectors_file(config.words)
-        check_group_files(config.bias)
+        check_analyses(config)
         model = load_target_model(config.model, config.seed)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
         layers = select_layers(model.network, model.geometry.size_px, config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
-        check_groups(config.bias, inputs)
+        check_analyses(config, inputs)
         for facts in inputs.describe(describe_sources(config, runner)):
             run.log_dataset(facts)
         results = self.explain_layers(model, layers, inputs)
@@ -198,7 +200,7 @@ class _Audit:
             if "shuffled_labels" in config.evaluate.baselines:
                 judged["shuffled_labels"] = audit.with_labels_shuffled()
             audit.judge(judged)
-            LayerFindings(context, subject, result).run()
+            run_analyses(context, subject, result)
             results.append(result)
         return results
 
@@ -256,7 +258,12 @@ class _Audit:
     def write_report(
         self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
     ) -> Handle:
-        settings, bias_role = self.config.report, Role(self.config.bias.images)
+        settings = self.config.report
+        shown = {
+            a.name: role
+            for a in list_analyses()
+            if a.is_wanted(self.config) and (role := a.shows_pictures(self.config)) is not None
+        }
         parts = [
             page.LayerPart(
                 layer=r.layer.name,
@@ -270,7 +277,7 @@ class _Audit:
                 explainer=r.final_explainer.folder,
                 histogram=r.thresholds[Role.TARGET].folder,
                 advice=str(r.of(explain.STAGE).info.get("advice", "")),
-                **{name: handle.folder for name, handle in r.find_findings().items()},
+                analyses={name: handle.folder for name, handle in r.find_analyses().items()},
             )
             for r in results
         ]
@@ -294,13 +301,12 @@ class _Audit:
                 **{f"evaluated {r.layer.name}": r.of(recall.STAGE).digest for r in results},
                 **{f"panel {r.layer.name}": r.of(layer_panel.STAGE).digest for r in results},
                 **{f"validated {r.layer.name}": r.of(validation.STAGE).digest for r in results},
-                **{f"{name} {r.layer.name}": h.digest for r in results for name, h in r.find_findings().items()},
-                **({"bias pictures": inputs.picture_digests[bias_role]} if self.config.bias.groups else {}),
+                **{f"{name} {r.layer.name}": h.digest for r in results for name, h in r.find_analyses().items()},
+                **{f"{name} pictures": inputs.picture_digests[role] for name, role in shown.items()},
                 **({"diff": comparison.digest} if comparison else {}),
             },
         )
         part = comparison.to_report_part(self.config.diff) if comparison else None
-        compared = inputs.of(bias_role) if self.config.bias.groups else None
         return self.runner.run_one(
             page.STAGE,
             "report",
@@ -314,7 +320,7 @@ class _Audit:
                 folder,
                 part,
                 self.progress,
-                bias_pictures=compared,
+                others={role: inputs.of(role) for role in shown.values()},
             ),
         )
 

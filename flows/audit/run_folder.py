@@ -22,11 +22,10 @@ from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker, hide_credentials
-from lavise.tasks.classifier import ablation, attribution
+from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.stage import describe_artefacts
 from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
-from lavise.tasks.group_bias import analysis
 from lavise.tasks.history.metric_names import flatten_metrics
 from lavise.tasks.report.chart_files import FIGURES_FOLDER
 from lavise.tasks.words import explain
@@ -38,17 +37,6 @@ from lavise.flows.shared.results import RunResult
 
 _TABLES = (file_names.EXPLANATIONS, file_names.FILTERS)
 
-# Of what is found out besides words: what has a row for each layer and filter, class or word; and the facts of a layer.
-_FINDING_TABLES = {
-    "bias": (analysis.FILTERS_FILE, analysis.WORDS_FILE),
-    "classes": (attribution.TABLE_FILE,),
-    "causes": (ablation.WORDS_FILE, ablation.FILTERS_FILE),
-}
-_FINDING_FACTS = {
-    "bias": analysis.BIAS_FILE,
-    "classes": attribution.SUMMARY_FILE,
-    "causes": ablation.SUMMARY_FILE,
-}
 SNAPSHOTS_FOLDER = "checkpoints"
 REGISTERED_MODEL = "lavise-explainer"
 log = logging.getLogger("lavise")
@@ -63,10 +51,10 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     folder.mkdir(parents=True, mode=0o700)
     for name in _TABLES:
         _write_table(folder / name, [r.of(explain.STAGE).path(name) for r in results])
-    for kind, names in _FINDING_TABLES.items():
-        found = [r.find_findings()[kind] for r in results if kind in r.find_findings()]
-        for name in names if found else ():
-            _write_table(folder / name, [handle.path(name) for handle in found])
+    for analysis in list_analyses():
+        found = [r.of(analysis.stage) for r in results if r.find(analysis.stage)]
+        for table in analysis.tables if found else ():
+            _write_table(folder / table.file, [handle.path(table.file) for handle in found])
     by_layer = {r.layer.name: _measure(r) for r in results}
     stages = {t: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for t, o in ended.outcomes.items()}
     write_json(folder / file_names.METRICS, {"layers": by_layer})
@@ -153,19 +141,19 @@ def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
     run.log_table(shown, "tables/filters.json")
     explanations = parquet.read_table(folder / file_names.EXPLANATIONS).to_pylist()
     run.log_table(explanations, "tables/explanations.json")
-    for name, rows in _read_findings(folder).items():
+    for name, rows in _read_analyses(folder).items():
         run.log_table(rows, f"tables/{name}.json")
     if comparison:
         run.log_table(not_same(comparison.read_table().to_pylist()), "tables/changes.json")
 
 
-def _read_findings(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """What is worth reading in a browser: of groups only where they differ, of ablation only the words."""
+def _read_analyses(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What is worth reading in a browser, by the table's name."""
     found = {}
-    for name in (analysis.FILTERS_FILE, analysis.WORDS_FILE, attribution.TABLE_FILE, ablation.WORDS_FILE):
-        if (folder / name).is_file():
-            rows = parquet.read_table(folder / name).to_pylist()
-            found[Path(name).stem] = [r for r in rows if r.get("found", True)]
+    for table in (t for a in list_analyses() for t in a.tables if t.in_browser):
+        if (folder / table.file).is_file():
+            rows = parquet.read_table(folder / table.file).to_pylist()
+            found[Path(table.file).stem] = [r for r in rows if r["found"]] if table.found_only else rows
     return {name: rows for name, rows in found.items() if rows}
 
 
@@ -180,7 +168,7 @@ def _measure(result: LayerResult) -> dict[str, Any]:
         "differences": evaluated["differences"],
         "regions": dict(validation.load_validation(result.of(validation.STAGE).folder)),
         "panel": layer_panel.load_panel(result.of(layer_panel.STAGE).folder)["rows"],
-        **{kind: handle.info for kind, handle in result.find_findings().items()},
+        **{name: handle.info for name, handle in result.find_analyses().items()},
     }
 
 
@@ -191,8 +179,9 @@ def _copy_evidence(folder: Path, result: LayerResult, alone: bool) -> None:
     for name in (file_names.CALIBRATION, file_names.RELIABILITY):
         shutil.copyfile(result.of(explain.STAGE).path(name), destination / name)
     shutil.copyfile(result.of(layer_panel.STAGE).path(file_names.PANEL), destination / file_names.PANEL)
-    for kind, handle in result.find_findings().items():
-        shutil.copyfile(handle.path(_FINDING_FACTS[kind]), destination / _FINDING_FACTS[kind])
+    for analysis in list_analyses():
+        if handle := result.find(analysis.stage):
+            shutil.copyfile(handle.path(analysis.facts_file), destination / analysis.facts_file)
 
 
 def _write_explainers(folder: Path, results: Sequence[LayerResult]) -> None:

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from lavise.flows.repeats.reaudit import ReauditResult
     from lavise.flows.repeats.rerun import RerunResult
     from lavise.flows.shared.results import RunResult
+    from lavise.tasks.analyses.analysis import TextTable
 
 _NUM_FILTERS = 10
 _NUM_WORDS = 5
 _NUM_CHANGES = 20
-_NUM_DIFFERENCES = 15
-_NUM_CLASSES = 10
-_NUM_CLASS_FILTERS = 3
 
 
 def show_result(result: RunResult) -> None:
@@ -42,7 +40,7 @@ def show_result(result: RunResult) -> None:
             console.print(f"{escape(layer)}: {escape(found['advice'])}", style="yellow", highlight=False)
         for vocabulary, methods in found["recall"].items():
             console.print(_recall_table(layer, vocabulary, found["evaluation"], methods))
-    for table in _findings_tables(result.run_dir):
+    for table in _analyses_tables(result.run_dir):
         console.print(table)
     console.print(_stages_table(result))
     console.print(f"report    {result.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
@@ -206,80 +204,24 @@ def _recall_table(
     return table
 
 
-def _findings_tables(folder: Path) -> Iterator[Table]:
-    """Where groups differ, what classes lean on, and what happens without the filters of a word."""
+def _analyses_tables(folder: Path) -> Iterator[Table]:
+    """Of every kind of analysis that left its tables in the run folder."""
     import pyarrow.parquet as parquet
 
-    def read(name: str) -> list[dict[str, Any]]:
-        return parquet.read_table(folder / name).to_pylist() if (folder / name).is_file() else []
+    from lavise.tasks.analyses.analysis import list_analyses
 
-    yield from _bias_tables(read("bias_filters.parquet"), read("bias_words.parquet"))
-    classes = [r for r in read("classes.parquet") if r["rank"] <= _NUM_CLASS_FILTERS]
-    if classes:
-        yield _classes_table(classes)
-    causes = read("causes.parquet")
-    if causes:
-        yield _causes_table(causes)
+    for analysis in list_analyses():
+        paths = [folder / table.file for table in analysis.tables]
+        rows = {p.name: parquet.read_table(p).to_pylist() if p.is_file() else [] for p in paths}
+        yield from map(_to_table, analysis.show(rows))
 
 
-def _bias_tables(filters: list[dict[str, Any]], words: list[dict[str, Any]]) -> Iterator[Table]:
-    for rows, what in ((words, "words"), (filters, "filters")):
-        found = sorted((r for r in rows if r["found"]), key=lambda r: (r["p_value"], -abs(r["difference"])))
-        if not rows:
-            continue
-        shown = "" if len(found) <= _NUM_DIFFERENCES else f"; the {_NUM_DIFFERENCES} clearest"
-        least = sorted(r["least_difference"] for r in rows if r["least_difference"] is not None)
-        hint = f" (least difference that could be shown: about {least[len(least) // 2]:.0%})" if least else ""
-        table = make_table(f"groups differ in {len(found)} of {len(rows)} {what}{hint}{shown}")
-        for heading in (what[:-1], "groups", "shares", "difference \\[95 % interval]", "q", "within strata"):
-            table.add_column(heading, justify="right" if heading in ("shares", "q") else "left")
-        for row in found[:_NUM_DIFFERENCES]:
-            name = row["word"] if what == "words" else f"{row['filter']} {', '.join(row['words'][:_NUM_WORDS])}"
-            table.add_row(
-                escape(name),
-                escape(f"{row['group']} / {row['other']}"),
-                f"{row['share_group']:.1%} / {row['share_other']:.1%}",
-                f"{row['difference']:+.1%} \\[{row['low']:+.1%}, {row['high']:+.1%}]",
-                f"{row['q_value']:.2g}",
-                "" if row["stratified_difference"] is None else row["verdict"],
-            )
-        yield table
-
-
-def _classes_table(rows: list[dict[str, Any]]) -> Table:
-    by_class: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        by_class.setdefault((row["layer"], row["class"]), []).append(row)
-    order = sorted(by_class, key=lambda key: (-by_class[key][0]["num_images"], key))[:_NUM_CLASSES]
-    table = make_table(f"what classes lean on; the {len(order)} of {len(by_class)} that the network names most")
-    for heading in ("class", "pictures", "filters (words), contribution to the logit"):
-        table.add_column(heading, justify="right" if heading == "pictures" else "left")
-    for key in order:
-        own = sorted(by_class[key], key=lambda r: r["rank"])
-        leans = [
-            f"{r['filter']}{' (' + ', '.join(r['words'][:2]) + ')' if r['words'] else ''} {r['contribution']:+.2f}"
-            for r in own
-        ]
-        table.add_row(escape(own[0]["class_name"]), str(own[0]["num_images"]), escape("; ".join(leans)))
-    return table
-
-
-def _causes_table(rows: list[dict[str, Any]]) -> Table:
-    used = [r for r in rows if r["used"]]
-    table = make_table(f"without the filters of a word: {len(used)} of {len(rows)} words do more than random filters")
-    for heading in ("word", "filters", "logit with it", "random", "changed answers", "q", ""):
-        table.add_column(heading, justify="left" if heading in ("word", "") else "right")
-    for row in sorted(rows, key=lambda r: (not r["used"], r["q_value"], r["own_logit"]))[:_NUM_DIFFERENCES]:
-        logit = row["own_logit"] if row["own_logit_with"] is None else row["own_logit_with"]
-        table.add_row(
-            escape(row["word"]),
-            str(row["num_filters"]),
-            f"{logit:+.2f}",
-            f"{row['random_own_logit']:+.2f}",
-            f"{row['changed']:.1%}",
-            f"{row['q_value']:.2g}",
-            "used" if row["used"] else "not used",
-        )
+def _to_table(text: TextTable) -> Table:
+    table = make_table(text.title)
+    for place, heading in enumerate(text.headings):
+        table.add_column(escape(heading), justify="right" if place in text.right else "left")
+    for row in text.rows:
+        table.add_row(*(escape(cell) for cell in row))
     return table
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BoolArray, FloatArray, HalfArray, IntArray
+from lavise.storage.state import file_names
+from lavise.storage.state.artefacts import Handle
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.numerics.float16_bits import order_bits, restore_bits
@@ -116,3 +118,16 @@ def _count_bytes(maps_NCHW: HalfArray, high_C: IntArray | None) -> IntArray:
             keys = np.broadcast_to(row, ordered.shape)[inside] | (ordered[inside] & 0xFF)
         counts[start : start + block] = np.bincount(keys, minlength=block * 256).reshape(block, 256)
     return counts
+
+
+def save_thresholds(found: Thresholds, folder: Path) -> None:
+    """As arrays of their own, each of which something else reads."""
+    np.save(folder / file_names.THRESHOLDS, found.value)
+    np.save(folder / file_names.SATURATED, found.saturated)
+    np.save(folder / file_names.HISTOGRAM, found.histogram)
+
+
+def load_thresholds(handle: Handle) -> FloatArray:
+    """T_u of all filters: float32 [C]."""
+    values: FloatArray = np.load(handle.path(file_names.THRESHOLDS), allow_pickle=False)
+    return values

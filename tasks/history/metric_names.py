@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lavise.tasks.analyses.analysis import list_analyses
+
 
 def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
     """One layer of metrics.json under names as `closed/filter_attention/recall_at_5`.
@@ -29,8 +31,8 @@ def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
         flat |= {f"panel/{row}/{k}": float(v) for k, v in content.items() if isinstance(v, int | float)}
         for figure, summary in content["figures"].items():
             flat |= _name_interval(f"panel/{row}/{figure.replace('@', '_at_')}", summary)
-    for kind in ("bias", "classes", "causes"):
-        flat |= {f"{kind}/{k}": float(v) for k, v in found.get(kind, {}).items() if isinstance(v, int | float)}
+    for name in (analysis.name for analysis in list_analyses()):
+        flat |= {f"{name}/{k}": float(v) for k, v in found.get(name, {}).items() if isinstance(v, int | float)}
     return flat
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lavise.tasks.charts.figures import draw_causes, draw_classes, draw_panel, draw_recall
+from lavise.tasks.charts.figures import draw_panel, draw_recall
 from lavise.tasks.evaluation.layer_panel import load_panel
 from lavise.tasks.evaluation.recall import load_evaluation
-from lavise.tasks.report.filter_entries import LayerPart, read_rows
-from lavise.tasks.report.sections import draw_contrast, read_contrasts
+from lavise.tasks.report.filter_entries import LayerPart
+from lavise.tasks.report.sections.section import list_sections
 
 FIGURES_FOLDER = "figures"
 
@@ -28,12 +27,6 @@ def _draw_layer(part: LayerPart) -> Iterator[tuple[str, bytes]]:
     if found["recall"]:
         yield "recall", draw_recall(found)
     yield "panel", draw_panel(load_panel(part.panel))
-    if part.classes and (rows := read_rows(part.classes / "classes.parquet")):
-        yield "classes", draw_classes(rows)
-    if part.causes and (rows := read_rows(part.causes / "causes.parquet")):
-        yield "causes", draw_causes(rows)
-    if part.bias:
-        filters, words = read_contrasts(part.bias)
-        contrasts = json.loads((part.bias / "bias.json").read_text("utf-8"))["contrasts"]
-        for number, contrast in enumerate(contrasts, start=1):
-            yield f"bias-{number}" if len(contrasts) > 1 else "bias", draw_contrast(contrast, filters, words)
+    for section in list_sections():
+        if section.analysis in part.analyses:
+            yield from section.draw(part.analyses[section.analysis])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from lavise.storage.state import file_names
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.thresholds import bin_edges
 from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.classifier import ablation, attribution
 from lavise.tasks.evaluation.layer_panel import JUDGED_FILE
+from lavise.tasks.group_bias import analysis
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, DrawnPair, PictureBook, draw_pairs, quantise_maps
 from lavise.tasks.words.explain import load_pairs
 
@@ -49,9 +51,7 @@ class LayerPart:
 
     Attributes:
         panel: may also hold JUDGED_FILE, a row per filter that the masks can judge: filter, num_pairs, recall, f1.
-        classes: classes.json, classes.parquet and contributions.npz.
-        causes: causes.json, causes.parquet and causes_filters.parquet.
-        bias: bias.json, bias_filters.parquet and bias_words.parquet.
+        analyses: by their names.
         histogram: of the target's thresholds: histogram.npy.
         advice: what would help where few filters are explained.
     """
@@ -65,9 +65,7 @@ class LayerPart:
     activations: Path
     thresholds: FloatArray
     explainer: Path
-    classes: Path | None = None
-    causes: Path | None = None
-    bias: Path | None = None
+    analyses: Mapping[str, Path] = field(default_factory=dict)
     histogram: Path | None = None
     advice: str = ""
 
@@ -163,7 +161,8 @@ def describe_filters(
     drawn = draw_pairs(tables.store, part.thresholds, pairs.filter, pairs.image, positions, progress)
     judged = {r["filter"]: r for r in read_rows(part.panel / JUDGED_FILE)}
     roles = _read_roles(part)
-    ablated = {r["filter"]: r for r in read_rows(part.causes / "causes_filters.parquet")} if part.causes else {}
+    causes = part.analyses.get(ablation.STAGE.name)
+    ablated = {r["filter"]: r for r in read_rows(causes / ablation.FILTERS_FILE)} if causes else {}
     uses = _read_uses(part)
     differences = _read_differences(part)
     histograms = _read_histograms(part)
@@ -303,12 +302,14 @@ def _read_histograms(part: LayerPart) -> IntArray | None:
 
 def _read_roles(part: LayerPart) -> dict[int, list[list[Any]]]:
     """By filter: the classes that it contributes most to, [name, contribution, low, high, rank in the class]."""
-    if part.classes is None:
+    folder = part.analyses.get(attribution.STAGE.name)
+    if folder is None:
         return {}
-    known = {(r["class"], r["filter"]): r for r in read_rows(part.classes / "classes.parquet")}
-    names = {c["class"]: c["name"] for c in json.loads((part.classes / "classes.json").read_text("utf-8"))["classes"]}
+    known = {(r["class"], r["filter"]): r for r in read_rows(folder / attribution.TABLE_FILE)}
+    facts = json.loads((folder / attribution.SUMMARY_FILE).read_text("utf-8"))
+    names = {c["class"]: c["name"] for c in facts["classes"]}
     roles: dict[int, list[list[Any]]] = {}
-    with np.load(part.classes / "contributions.npz", allow_pickle=False) as arrays:
+    with np.load(folder / attribution.ARRAYS_FILE, allow_pickle=False) as arrays:
         classes, contribution = arrays["class"], arrays["contribution"].astype(np.float64)
     if not contribution.size:
         return {}
@@ -344,7 +345,8 @@ def _describe_ablation(row: Mapping[str, Any] | None) -> list[Any] | None:
 def _read_uses(part: LayerPart) -> dict[int, list[list[Any]]]:
     """By filter: words that were ablated with it in their set, and whether they are used."""
     uses: dict[int, list[list[Any]]] = {}
-    for row in read_rows(part.causes / "causes.parquet") if part.causes else []:
+    folder = part.analyses.get(ablation.STAGE.name)
+    for row in read_rows(folder / ablation.WORDS_FILE) if folder else []:
         for unit in row["filters"]:
             uses.setdefault(unit, []).append([row["word"], int(row["used"])])
     return uses
@@ -353,7 +355,8 @@ def _read_uses(part: LayerPart) -> dict[int, list[list[Any]]]:
 def _read_differences(part: LayerPart) -> dict[int, list[list[Any]]]:
     """By filter: the contrasts of groups in which it differs."""
     found: dict[int, list[list[Any]]] = {}
-    for row in read_rows(part.bias / "bias_filters.parquet") if part.bias else []:
+    folder = part.analyses.get(analysis.STAGE.name)
+    for row in read_rows(folder / analysis.FILTERS_FILE) if folder else []:
         if row["found"]:
             figures = ("share_group", "share_other", "difference", "low", "high", "q_value")
             entry = [row["group"], row["other"], *(shorten(row[k], 3) for k in figures), row["verdict"]]

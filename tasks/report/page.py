@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lavise.configs.schema import ReportSettings
@@ -41,15 +42,10 @@ from lavise.tasks.report.pictures import (
     draw_confident_filters,
     encode_pictures,
 )
-from lavise.tasks.report.sections import (
-    describe_bias,
-    describe_causes,
-    describe_classes,
-    describe_diff,
-    describe_layer,
-    describe_quality,
-    list_bias_pictures,
-)
+from lavise.tasks.report.sections.diff import describe_diff
+from lavise.tasks.report.sections.layers import describe_layer
+from lavise.tasks.report.sections.quality import describe_quality
+from lavise.tasks.report.sections.section import Picture, describe_sections
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
@@ -76,36 +72,37 @@ def write_report(
     diff: DiffPart | None = None,
     progress: Progress = no_progress,
     *,
-    bias_pictures: Dataset | None = None,
+    others: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write folder/report.html, folder/overview.png and the charts in folder/figures.
 
     Args:
         facts: lines of the heading, label -> text.
         diff: the comparison with an earlier audit, where there is one.
-        bias_pictures: the data set whose groups were compared, where it is not the target.
+        others: data sets besides the target, by role, whose pictures a section of an analysis shows.
 
     Returns:
         facts: num_filters, num_pictures, size_bytes.
     """
     tables = [read_layer(part, settings.images_per_filter) for part in parts]
-    bias = [found for part in parts if (found := describe_bias(part))]
-    paths = {TARGET: {r.key: r.path for r in target.records}}
-    for found in bias:
-        if found["images"] != TARGET:
-            paths[found["images"]] = {r.key: r.path for r in bias_pictures.records} if bias_pictures else {}
-    listed = [(role, key) for b in bias for role, key in list_bias_pictures(b) if key in paths[role]]
+    analyses = describe_sections([(part.layer, part.analyses) for part in parts])
+    paths = {role: {r.key: r.path for r in data.records} for role, data in {TARGET: target, **others}.items()}
     book = PictureBook()
-    number_pictures(tables, listed, book)
+    listed = [picture for own in analyses for found in own.found for picture in own.section.list_pictures(found)]
+    number_pictures(tables, [(role, key) for role, key in listed if key in paths.get(role, {})], book)
     described = [describe_filters(n, table, book, progress) for n, table in enumerate(tables)]
-    for found in bias:
-        _number_bias_pictures(found, paths, book)
+
+    def find_number(picture: Picture) -> int | None:
+        role, key = picture
+        return book.add(role, key) if key in paths.get(role, {}) else None
+
+    for own in analyses:
+        for found in own.found:
+            own.section.number_pictures(found, find_number)
     sections = {
         "layers": [describe_layer(table) for table in tables],
         "qualities": [describe_quality(part) for part in parts],
-        "classes": [found for part in parts if (found := describe_classes(part))],
-        "causes": [found for part in parts if (found := describe_causes(part))],
-        "bias": bias,
+        "analyses": analyses,
         "diff": describe_diff(diff, with_links=True) if diff else None,
     }
     size = write_page(facts, sections, described, book, paths, geometry, settings, folder, progress)
@@ -115,13 +112,6 @@ def write_report(
     write_figures(parts, folder)
     num_filters = sum(len(d.entries) for d in described)
     return {"num_filters": num_filters, "num_pictures": len(book.addresses), "size_bytes": size}
-
-
-def _number_bias_pictures(bias: Mapping[str, Any], paths: Mapping[str, Mapping[str, Path]], book: PictureBook) -> None:
-    role = bias["images"]
-    for row in bias["with_pictures"]:
-        for side in ("pictures_group", "pictures_other"):
-            row[f"{side}_numbers"] = [book.add(role, key) for key in row[side] or [] if key in paths[role]]
 
 
 def write_page(
@@ -138,7 +128,7 @@ def write_page(
     """Write folder/report.html, with pictures as large as its size allows.
 
     Args:
-        sections: layers, qualities, classes, causes, bias and diff (see tasks.report.sections).
+        sections: layers, qualities, analyses and diff (see tasks.report.sections).
         book: of the pictures that the described filters refer to.
 
     Returns:

@@ -26,6 +26,7 @@ WINGS = {
         {"explainer"},
         {"words"},
         {"evaluation", "group_bias", "classifier"},
+        {"analyses"},
         {"report"},
         {"history"},
     ],

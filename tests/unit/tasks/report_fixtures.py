@@ -323,9 +323,11 @@ def make_rich_part(
     return LayerPart(
         **{
             **part.__dict__,
-            "classes": write_classes(folder / "classes", layer, num_filters),
-            "causes": write_causes(folder / "causes", layer, num_filters),
-            "bias": write_bias(folder / "bias", layer, num_filters, keys),
+            "analyses": {
+                "classes": write_classes(folder / "classes", layer, num_filters),
+                "causes": write_causes(folder / "causes", layer, num_filters),
+                "bias": write_bias(folder / "bias", layer, num_filters, keys),
+            },
             "histogram": folder / "thresholds",
         }
     )

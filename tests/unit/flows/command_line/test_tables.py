@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 from rich.console import Console
 from rich.text import Text
 
-from lavise.flows.command_line.tables import _findings_tables
+from lavise.flows.command_line.tables import _analyses_tables
 from lavise.flows.shared.console import escape
 
 
@@ -29,7 +29,7 @@ def make_difference(name: dict[str, object], **changes: object) -> dict[str, obj
 
 def show_tables(folder: Path) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
-    for table in _findings_tables(folder):
+    for table in _analyses_tables(folder):
         console.print(table)
     return console.export_text()
 
@@ -84,4 +84,4 @@ def test_classes_and_causes_are_shown(tmp_path: Path) -> None:
 
 
 def test_nothing_that_was_not_asked_for_is_shown(tmp_path: Path) -> None:
-    assert list(_findings_tables(tmp_path)) == []
+    assert list(_analyses_tables(tmp_path)) == []

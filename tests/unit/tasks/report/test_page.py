@@ -35,8 +35,9 @@ from lavise.tasks.evaluation.recall import save_evaluation
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, save_explainer
 from lavise.tasks.explainer.validation import VALIDATION_FILE
-from lavise.tasks.report import chart_files, sections
+from lavise.tasks.report import chart_files
 from lavise.tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
+from lavise.tasks.report.sections import diff, quality
 from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, explain_filters
 from lavise.tasks.words.voted_words import Judgement
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
@@ -178,7 +179,7 @@ _CHARTS = ("draw_panel", "draw_recall", "draw_reliability", "draw_diff")
 def _charts_are_drawn_once() -> Iterator[None]:
     """Most pages of these tests have the same charts: each is really drawn, but not again for every page."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in itertools.product((sections, chart_files), _CHARTS):
+        for module, name in itertools.product((quality, diff, chart_files), _CHARTS):
             if hasattr(module, name):
                 patch.setattr(module, name, remember(getattr(module, name)))
         yield
@@ -465,7 +466,7 @@ def test_page_repeats_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_missing_value_in_the_template_is_an_error() -> None:
-    sections = {"layers": [{"name": "x"}], "qualities": [], "classes": [], "causes": [], "bias": [], "diff": None}
+    sections = {"layers": [{"name": "x"}], "qualities": [], "analyses": [], "diff": None}
     with pytest.raises(UndefinedError, match="Audit"):
         render_page({}, sections, {}, [], {"encoded": None})
 

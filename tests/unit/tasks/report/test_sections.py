@@ -31,14 +31,11 @@ from lavise.tasks.report.filter_entries import (
 )
 from lavise.tasks.report.page import render_page, write_report
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook
-from lavise.tasks.report.sections import (
-    describe_bias,
-    describe_causes,
-    describe_classes,
-    list_bias_pictures,
-    make_anchor,
-    make_chart,
-)
+from lavise.tasks.report.sections.bias import describe_bias, list_bias_pictures
+from lavise.tasks.report.sections.causes import describe_causes
+from lavise.tasks.report.sections.classes import describe_classes
+from lavise.tasks.report.sections.common import make_anchor, make_chart
+from lavise.tasks.report.sections.section import describe_sections
 from tests.unit.tasks.helpers import write_store
 from tests.unit.tasks.report_fixtures import GEOMETRY, MARKUP, make_rich_part, write_bias
 
@@ -127,8 +124,7 @@ def test_entries_of_filters(part: LayerPart) -> None:
     first, dead = found.rest[0], found.rest[23]
     assert (dead["i"], dead["h"], dead["g"]) == ([], [], None)
     # Contributions of all classes, not only the ten filters that a class lists.
-    assert part.classes is not None
-    with np.load(part.classes / "contributions.npz") as arrays:
+    with np.load(part.analyses["classes"] / "contributions.npz") as arrays:
         contribution = arrays["contribution"]
     own = contribution[:, 0]
     assert [c[1] for c in first["c"]] == [pytest.approx(v, rel=0.01) for v in sorted(own[own > 0], reverse=True)]
@@ -146,9 +142,8 @@ def _scores(entry: Mapping[str, Any]) -> list[float]:
 
 
 def test_layer_without_the_other_stages(part: LayerPart) -> None:
-    bare = replace(part, classes=None, causes=None, bias=None, histogram=None)
-    assert (describe_classes(bare), describe_causes(bare), describe_bias(bare)) == (None, None, None)
-    assert list_bias_pictures(None) == []
+    bare = replace(part, analyses={}, histogram=None)
+    assert describe_sections([(bare.layer, bare.analyses)]) == []
     tables, book = read_layer(bare, 6), PictureBook()
     number_pictures([tables], [], book)
     for rest in describe_filters(0, tables, book).rest:
@@ -159,11 +154,9 @@ def test_layer_without_the_other_stages(part: LayerPart) -> None:
 
 
 def test_classes_lean_on_their_first_filters(part: LayerPart) -> None:
-    assert part.classes is not None
-    found = describe_classes(part)
-    assert found is not None
+    found = describe_classes(part.layer, part.analyses["classes"])
     assert [c["name"] for c in found["shown"]][:2] == [MARKUP, "teapot"]
-    rows = parquet.read_table(part.classes / "classes.parquet").to_pylist()
+    rows = parquet.read_table(part.analyses["classes"] / "classes.parquet").to_pylist()
     own = [r["filter"] for r in rows if r["class"] == 11]
     assert [e["filter"] for e in found["shown"][1]["leans"]] == own[:3]
     assert [r["rank"] for r in found["shown"][1]["rows"]] == list(range(1, 11))
@@ -171,8 +164,7 @@ def test_classes_lean_on_their_first_filters(part: LayerPart) -> None:
 
 
 def test_words_that_are_used_come_first(part: LayerPart) -> None:
-    found = describe_causes(part)
-    assert found is not None
+    found = describe_causes(part.layer, part.analyses["causes"])
     assert [r["used"] for r in found["rows"]] == [True] * 3 + [False] * 2
     assert [r["own_logit"] for r in found["rows"][:3]] == [-2.0, -1.5, -1.0]
     assert (found["num_used"], found["has_masks"], found["has_accuracy"]) == (3, True, True)
@@ -180,15 +172,13 @@ def test_words_that_are_used_come_first(part: LayerPart) -> None:
 
 
 def test_groups_that_differ_come_first_and_have_pictures(part: LayerPart, tmp_path: Path) -> None:
-    assert part.bias is not None
-    table = parquet.read_table(part.bias / "bias_filters.parquet")
+    table = parquet.read_table(part.analyses["bias"] / "bias_filters.parquet")
     rows = table.to_pylist()[::-1]
     (tmp_path / "bias").mkdir()
-    for path in part.bias.iterdir():
+    for path in part.analyses["bias"].iterdir():
         (tmp_path / "bias" / path.name).write_bytes(path.read_bytes())
     parquet.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / "bias" / "bias_filters.parquet")
-    found = describe_bias(replace(part, bias=tmp_path / "bias"))
-    assert found is not None
+    found = describe_bias(part.layer, tmp_path / "bias")
     assert [r["filter"] for r in found["filters"]][:4] == [0, 1, 2, 3]
     assert [r["filter"] for r in found["with_pictures"]] == [0, 1, 2]
     assert list_bias_pictures(found)[:4] == [("target", KEYS[i]) for i in (0, 1, 4, 5)]
@@ -209,7 +199,6 @@ def test_chart_for_a_dark_page_has_other_colours() -> None:
 
 def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tmp_path: Path) -> None:
     """Also where the two data sets have pictures of the same name, and where one has gone from its list."""
-    assert part.bias is not None
     bias = write_bias(tmp_path / "bias", part.layer, 24, KEYS, images="train")
     colours = {"target": (250, 10, 10), "train": (10, 10, 250)}
     data = {}
@@ -217,9 +206,9 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
         Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
         keys = KEYS if name == "target" else KEYS[1:]
         data[name] = Dataset(name, tuple(ImageRecord(key, tmp_path / f"{name}.png") for key in keys))
-    own = replace(part, bias=bias, classes=None, causes=None)
+    own = replace(part, analyses={"bias": bias})
     settings = ReportSettings(thumbnail_px=32)
-    write_report([own], data["target"], GEOMETRY, {"Audit": "x"}, settings, tmp_path, bias_pictures=data["train"])
+    write_report([own], data["target"], GEOMETRY, {"Audit": "x"}, settings, tmp_path, others={"train": data["train"]})
     page = (tmp_path / "report.html").read_text("utf-8")
     contents = [c for text in re.findall(r'id="pictures-\d+">(.*?)</script>', page) for c in json.loads(text)[1]]
     numbers = [int(n) for n in re.findall(r'data-picture="(\d+)"', page)]
@@ -235,7 +224,7 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
 
 @pytest.mark.parametrize(("fits", "words"), [(True, "stays below"), (False, "comes as near as it can to")])
 def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
-    sections: dict[str, Any] = {"layers": [], "qualities": [], "classes": [], "causes": [], "bias": [], "diff": None}
+    sections: dict[str, Any] = {"layers": [], "qualities": [], "analyses": [], "diff": None}
     size = {"thumbnail_px": 144, "max_size_mb": 50.0}
     page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedPictures([], 108, 58, False, fits)})
     text = " ".join(page.split())

@@ -1,0 +1,89 @@
+"""The analysis `causes`: what the network answers without the filters of a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lavise.configs.roles import Role
+from lavise.storage.activations import ActivationStore
+from lavise.storage.state.digest import digest_of
+from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable
+from lavise.tasks.classifier import ablation
+from lavise.tasks.engine.stage import Request
+
+_NUM_WORDS = 10
+
+
+def _request(layer: ExplainedLayer) -> Request:
+    return Request(
+        {
+            **layer.config.causes.model_dump(mode="json"),
+            "words": digest_of(layer.words),
+            **layer.describe_network(),
+        },
+        {"data": layer.digest_data(Role.EVALUATION), "activations": layer.activations(Role.EVALUATION).digest},
+    )
+
+
+def _compute(layer: ExplainedLayer, folder: Path) -> dict[str, Any]:
+    config, data = layer.config, layer.data(Role.EVALUATION)
+    means = ActivationStore(layer.activations(Role.EVALUATION).folder).read_means()
+    return ablation.measure_causes(
+        layer.model,
+        layer.layer,
+        data.records[: config.causes.max_images],
+        data.concepts,
+        layer.head[0],
+        layer.class_names,
+        layer.words,
+        means.mean(axis=0, dtype=np.float64).astype(np.float32),
+        config.causes,
+        config.extract.batch_size,
+        config.seed,
+        layer.device,
+        folder,
+        layer.progress,
+    )
+
+
+def _show(rows_of: Mapping[str, Rows]) -> Iterator[TextTable]:
+    rows = rows_of[ablation.WORDS_FILE]
+    if rows:
+        used = sum(bool(r["used"]) for r in rows)
+        first = sorted(rows, key=lambda r: (not r["used"], r["q_value"], r["own_logit"]))[:_NUM_WORDS]
+        yield TextTable(
+            f"without the filters of a word: {used} of {len(rows)} words do more than random filters",
+            ("word", "filters", "logit with it", "random", "changed answers", "q", ""),
+            [_show_row(row) for row in first],
+            frozenset({1, 2, 3, 4, 5}),
+        )
+
+
+def _show_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    logit = row["own_logit"] if row["own_logit_with"] is None else row["own_logit_with"]
+    return (
+        row["word"],
+        str(row["num_filters"]),
+        f"{logit:+.2f}",
+        f"{row['random_own_logit']:+.2f}",
+        f"{row['changed']:.1%}",
+        f"{row['q_value']:.2g}",
+        "used" if row["used"] else "not used",
+    )
+
+
+ANALYSIS = Analysis(
+    stage=ablation.STAGE,
+    place=3,
+    setting="causes.enabled",
+    is_wanted=lambda config: config.causes.enabled,
+    request=_request,
+    compute=_compute,
+    facts_file=ablation.SUMMARY_FILE,
+    tables=(Table(ablation.WORDS_FILE, "causes"), Table(ablation.FILTERS_FILE, in_browser=False)),
+    show=_show,
+)

@@ -1,0 +1,61 @@
+"""The section of the analysis `classes`: which filters the classes lean on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lavise.tasks.charts.figures import (
+    SVG,
+    draw_classes,
+)
+from lavise.tasks.classifier import attribution
+from lavise.tasks.report.filter_entries import read_rows
+from lavise.tasks.report.sections.common import make_anchor, make_chart
+from lavise.tasks.report.sections.section import Section
+
+_MAX_CLASSES, _CLASS_WORDS, _CLASS_FILTERS = 30, 2, 3
+
+
+def describe_classes(layer: str, folder: Path) -> dict[str, Any]:
+    """Which filters the classes lean on."""
+    facts = json.loads((folder / attribution.SUMMARY_FILE).read_text("utf-8"))
+    rows_of: dict[int, list[dict[str, Any]]] = {}
+    for row in read_rows(folder / attribution.TABLE_FILE):
+        rows_of.setdefault(row["class"], []).append({**row, "href": make_anchor(layer, row["filter"])})
+    highest = max((abs(r["contribution"]) for rows in rows_of.values() for r in rows), default=1.0) or 1.0
+    shown = []
+    for entry in facts["classes"][:_MAX_CLASSES]:
+        rows = sorted(rows_of.get(entry["class"], []), key=lambda r: r["rank"])
+        shown.append({**entry, "rows": rows, "leans": [_name_filter(r) for r in rows[:_CLASS_FILTERS]]})
+    alt = "Contribution of filters to the logits of the classes that are named most; figures are in the tables below"
+    return {
+        "layer": layer,
+        **facts,
+        "shown": shown,
+        "num_classes": len(facts["classes"]),
+        "highest": highest,
+        "chart": make_chart(draw_classes([r for rows in rows_of.values() for r in rows], SVG), alt) if shown else None,
+    }
+
+
+def _name_filter(row: Mapping[str, Any]) -> dict[str, Any]:
+    words = ", ".join(list(row["words"] or [])[:_CLASS_WORDS])
+    return {"filter": row["filter"], "href": row["href"], "words": words}
+
+
+def draw_chart(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The chart as a file, where there are classes."""
+    if rows := read_rows(folder / attribution.TABLE_FILE):
+        yield "classes", draw_classes(rows)
+
+
+SECTION = Section(
+    analysis=attribution.STAGE.name,
+    link="Classes",
+    describe=describe_classes,
+    template="classes.html.j2",
+    draw=draw_chart,
+)

@@ -1,0 +1,102 @@
+"""docs/extending.md, tried: a new kind of analysis is its stage, its section and its settings, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lavise.flows.notebook import open_audit
+from lavise.tasks.analyses import kinds
+from lavise.tasks.report import sections
+from tests.integration.tiny import make_arguments, run_here
+
+pytestmark = pytest.mark.slow
+
+_STAGE = """
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from lavise.storage.activations import ActivationStore
+from lavise.storage.state.artefacts import write_json
+from lavise.configs.roles import Role
+from lavise.tasks.analyses.analysis import Analysis, Table, TextTable
+from lavise.tasks.engine.stage import Request, Stage
+
+STAGE = Stage("loudness", version=1)
+
+
+def compute(layer, folder):
+    peaks = ActivationStore(layer.activations(Role.TARGET).folder).read_peaks().max(axis=0)
+    rows = [{"layer": layer.layer, "filter": u, "loudness": float(p)} for u, p in enumerate(peaks)]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "loudness.parquet")
+    write_json(folder / "loudness.json", {"loudest": float(peaks.max())})
+    return {"loudest": float(peaks.max())}
+
+
+def show(rows):
+    first = sorted(rows["loudness.parquet"], key=lambda r: -r["loudness"])[:3]
+    cells = [(str(r["filter"]), str(r["loudness"])) for r in first]
+    yield TextTable("the loudest filters", ("filter", "[peak]"), cells)
+
+
+ANALYSIS = Analysis(
+    stage=STAGE, place=9, setting="none", is_wanted=lambda config: True,
+    request=lambda layer: Request({}, {"activations": layer.activations(Role.TARGET).digest}),
+    compute=compute, facts_file="loudness.json", tables=(Table("loudness.parquet", "loudness"),), show=show,
+)
+"""
+_SECTION = """
+from lavise.tasks.report.filter_entries import read_rows
+from lavise.tasks.report.sections.section import Section
+
+
+def describe(layer, folder):
+    rows = read_rows(folder / "loudness.parquet")[:3]
+    table = {"title": "first", "headings": ["filter", "peak"], "rows": [[r["filter"], r["loudness"]] for r in rows]}
+    return {"layer": layer, "says": "How <loud> filters get.", "chart": None, "tables": [table]}
+
+
+SECTION = Section(analysis="loudness", link="Loudness", describe=describe)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The two files, as if they lay in their folders."""
+    for package, text in ((kinds, _STAGE), (sections, _SECTION)):
+        folder = tmp_path / package.__name__
+        folder.mkdir()
+        (folder / "loudness.py").write_text(text, "utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    yield
+    for package in (kinds, sections):
+        sys.modules.pop(f"{package.__name__}.loudness", None)
+        vars(package).pop("loudness", None)
+
+
+def test_a_new_analysis_is_everywhere(toy: None, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    done = run_here(home, "run", "demo", "--json", *make_arguments())
+    assert done.code == 0, done.stderr
+    folder = Path(done.result["run_dir"])
+    assert (folder / "loudness.parquet").is_file()
+    assert (folder / "loudness.json").is_file()
+    assert done.result["metrics"]["bn2/loudness/loudest"] > 0
+    said = " ".join(done.stdout.split())
+    assert "the loudest filters" in said
+    assert "[peak]" in said
+    page = (folder / "report.html").read_text("utf-8")
+    assert '<a href="#loudness">Loudness</a>' in page
+    assert "How &lt;loud&gt; filters get." in page
+    audit = open_audit(str(folder))
+    assert len(audit.loudness) == 1280
+    assert "loudness" in dir(audit)
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(done.result["tracking_uri"])
+    run = client.get_run(done.result["run_id"])
+    assert run.data.metrics["bn2/loudness/loudest"] == done.result["metrics"]["bn2/loudness/loudest"]
+    assert "tables/loudness.json" in {a.path for a in client.list_artifacts(run.info.run_id, "tables")}
