@@ -58,8 +58,8 @@ class SoftObjective(Objective):
     """Softmax whose target gives a share of its mass to words that are close to the category's."""
 
     def region_losses(self, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
-        logits = (output_RE / self._settings.temperature) @ self._vocabulary.T
-        close = functional.softmax(self._vocabulary[word_R] @ self._vocabulary.T / SOFT_TEMPERATURE, dim=1)
+        logits = (output_RE / self.settings.temperature) @ self.vocabulary_VE.T
+        close = functional.softmax(self.vocabulary_VE[word_R] @ self.vocabulary_VE.T / SOFT_TEMPERATURE, dim=1)
         soft = -(close * functional.log_softmax(logits, dim=1)).sum(dim=1)
         hard = functional.cross_entropy(logits, word_R, reduction="none")
         return (1 - SOFT_SHARE) * hard + SOFT_SHARE * soft

@@ -25,6 +25,7 @@ from benchmarks import planted_filters
 from benchmarks.common import save_result
 from benchmarks.planted_filters import JudgedGroup, PlanSizes, PlantedFilter
 from lavise.configs.loading import load_config
+from lavise.configs.registry import RANKINGS
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config, OpenMojiTarget
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_thresholds
@@ -122,7 +123,7 @@ class PlantedAudit(LayerAudit):
         self.result.keep(self._count_overlaps())
         self.result.keep(self._measure_agreement())
         self.result.keep(self._detect_concepts())
-        if self._config.explain.ranking == "auroc":
+        if RANKINGS.get(self._config.explain.ranking).needs_precision:
             self.result.keep(self._measure_naming(self._tuned))
         self.result.keep(self._explain())
         self.judge({})

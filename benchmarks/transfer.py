@@ -21,7 +21,7 @@ import torch
 from benchmarks.common import save_result
 from benchmarks.explainers import Bench, to_markdown
 from benchmarks.photo_labels import chance_of_right, is_right, read_labels
-from lavise.configs.schema import ExplainerSettings, ImageFolderTarget
+from lavise.configs.schema import ExplainerSettings, ImageFolderTarget, TrainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.image_folder import load_image_folder_target
 from lavise.storage.models.layers import select_layers
@@ -84,7 +84,17 @@ def main() -> None:
                         folder = Path(scratch) / f"{kind} {method} {seed}"
                         folder.mkdir()
                         transfer_explainer(
-                            method, explainer, store, bench.regions, bench.vocabulary, seed, "cpu", folder
+                            *(
+                                method,
+                                explainer,
+                                store,
+                                bench.regions,
+                                bench.vocabulary,
+                                TrainSettings(),
+                                seed,
+                                "cpu",
+                                folder,
+                            )
                         )
                     named = name_photos(bench, folder, means)
                     hits = [is_right(t, words) for t, words in zip(truth, named, strict=True)]

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings, UserPath
 from lavise.configs.groups import Groups
+from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
 Scale = Annotated[float, Field(gt=0)]
 
@@ -189,7 +190,7 @@ class StatisticsSettings(Settings):
 class TrainSettings(Settings):
     """The explainer and how it is trained."""
 
-    objective: Literal["hinge", "cosine", "softmax"] = "softmax"
+    objective: Annotated[str, OBJECTIVES.checked, OBJECTIVES.offered] = "softmax"
     """hinge: hinge rank as published. cosine: 1 - cos. softmax: cross entropy over the vocabulary."""
     region_feature: Literal["l2", "raw"] = "l2"
     """l2 normalises the pooled feature, in training and in explaining alike; raw is as published."""
@@ -224,13 +225,13 @@ class ExplainerSettings(Settings):
 class TransferSettings(Settings):
     """Fitting the explainer to the unlabelled target domain."""
 
-    method: Literal["none", "renormalise", "align_covariance", "distil_head"] = "none"
+    method: Annotated[str, TRANSFERS.checked, TRANSFERS.offered] = "none"
     """All on windows of the target's maps. renormalise: every filter gets its mean and variance on the reference.
     align_covariance: the whole covariance (CORAL). distil_head: the network that was trained learns the words of the
     target model's classifier there; only where explainer.kind can use that classifier."""
 
 
-Method = Literal["original", "image_masking", "activation_masking", "filter_attention", "filter_attention_unnormalised"]
+Method = Annotated[str, ATTENTION.checked, ATTENTION.offered]
 
 
 class ExplainSettings(Settings):
@@ -242,7 +243,7 @@ class ExplainSettings(Settings):
     """p: pictures with the highest peak that are looked at."""
     words_per_image: int = Field(default=10, ge=1)
     """s: words taken from each picture."""
-    ranking: Literal["auroc", "evidence", "frequency", "peak_weighted"] = "auroc"
+    ranking: Annotated[str, RANKINGS.checked, RANKINGS.offered] = "auroc"
     """auroc: the word whose pictures the filter's peaks tell best from all others, chosen on one half of the target and
     measured on the other. The others go by the top pictures alone. evidence: by the exact test of the word's votes
     against its background rate. frequency: one vote per picture, as published. peak_weighted: a vote weighs the

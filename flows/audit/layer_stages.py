@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
+from lavise.configs.registry import RANKINGS
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
@@ -37,7 +38,7 @@ from lavise.tasks.masks import agreement, region_pooling
 from lavise.tasks.masks.detection import DETECTION, detect_concepts
 from lavise.tasks.masks.overlaps import OVERLAPS, count_overlaps, load_overlaps, save_overlaps
 from lavise.tasks.words import explain, naming_check
-from lavise.tasks.words.voted_words import Judgement
+from lavise.tasks.words.ranking import Judgement
 
 log = logging.getLogger("lavise")
 
@@ -65,7 +66,7 @@ class LayerAudit:
         self.result.explainer = self._transfer(Role.TARGET, explainer)
         tuned = self._transfer(Role.EVALUATION, explainer)
         self.result.keep(self._validate(tuned))
-        if self._config.explain.ranking == "auroc":  # only the ranking by preference asks
+        if RANKINGS.get(self._config.explain.ranking).needs_precision:  # only the ranking by preference asks
             self.result.keep(self._measure_naming(tuned))
         self.result.keep(self._explain())
         self._tuned = tuned
@@ -261,7 +262,12 @@ class LayerAudit:
             transfer.STAGE,
             self._title(f"transfer {role}"),
             Request(
-                {"method": method, "seed": self._config.seed, **self._context.arithmetic},
+                {
+                    "method": method,
+                    "seed": self._config.seed,
+                    **transfer.describe_training(method, self._config.train),
+                    **self._context.arithmetic,
+                },
                 {
                     "explainer": explainer.digest,
                     "activations": activations.digest,
@@ -274,6 +280,7 @@ class LayerAudit:
                 ActivationStore(activations.folder),
                 self.result.regions[Role.TRAIN],
                 self._context.words,
+                self._config.train,
                 self._config.seed,
                 self._context.device,
                 folder,

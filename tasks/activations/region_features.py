@@ -5,13 +5,14 @@ Shape legend: P pairs (filter, picture), U filters looked at on one picture, C f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from lavise.configs.registry import ATTENTION
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.geometry import find_regions
@@ -22,6 +23,9 @@ from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.extract import normalise_pictures, run_network
 from lavise.tasks.activations.top_images import Pairs
 
+IMAGE_MASKING = "image_masking"
+# Of F [C, H·W], filters u [U] and their T_u [U] -> region features [U, C].
+Pool = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _IMAGES_PER_BLOCK = 16
 
 
@@ -52,7 +56,7 @@ def pool_pairs(
     """Region features of all pairs (METHOD, explaining filter u), a few pictures at a time.
 
     Args:
-        method: one of configs.schema.Method.
+        method: of `explain.method`.
         forward: for image masking.
 
     Yields:
@@ -69,7 +73,7 @@ def pool_pairs(
                 rows = by_image[ends[start + offset] : ends[start + offset + 1]]
                 filters = pairs.filter[rows]
                 maps_CHW = maps_BCHW[offset].astype(np.float32)
-                if method == "image_masking":
+                if method == IMAGE_MASKING:
                     if forward is None:
                         raise ValueError("image masking needs the network")
                     features = _pool_masked_images(maps_CHW, filters, thresholds_C, forward.paths[image], forward)
@@ -112,20 +116,49 @@ def pool_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torc
         thresholds_U: T_u of these.
         method: all but image masking.
     """
-    num_positions = maps_CP.shape[1]
-    if method == "original":
-        return maps_CP.mean(dim=1).expand(len(filters_U), -1)
+    pool: Pool = ATTENTION.get(method)
+    return pool(maps_CP, filters_U, thresholds_U)
+
+
+@ATTENTION.register("original")
+def pool_whole(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor) -> torch.Tensor:
+    """The mean of every map, whichever filter asks."""
+    return maps_CP.mean(dim=1).expand(len(filters_U), -1)
+
+
+@ATTENTION.register("activation_masking")
+def pool_activation_region(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor) -> torch.Tensor:
+    """The mean of every map where the filter is above its threshold, 0 elsewhere."""
+    above_UP = maps_CP[filters_U] > thresholds_U[:, None]
+    return above_UP.to(maps_CP.dtype) @ maps_CP.T / maps_CP.shape[1]
+
+
+@ATTENTION.register("filter_attention")
+def pool_by_attention(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor) -> torch.Tensor:
+    """The mean of every map, weighted by its cosine with the filter's own map."""
+    dots_UC, length_U = _multiply_maps(maps_CP, filters_U)
+    length_C = maps_CP.norm(dim=1).clamp_min(torch.finfo(maps_CP.dtype).tiny)
+    return dots_UC / length_U[:, None] / length_C * maps_CP.mean(dim=1)
+
+
+@ATTENTION.register("filter_attention_unnormalised")
+def pool_by_dots(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor) -> torch.Tensor:
+    """The formula of the public code: dots with the filter's map of length 1."""
+    dots_UC, length_U = _multiply_maps(maps_CP, filters_U)
+    return dots_UC / maps_CP.shape[1] / length_U[:, None]
+
+
+@ATTENTION.register(IMAGE_MASKING)
+def pool_image_region(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor) -> torch.Tensor:
+    """Not made of maps: the network looks at the masked picture (see `pool_pairs`)."""
+    raise ValueError("image masking needs the network")
+
+
+def _multiply_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dots of the filters' maps with all maps [U, C], and the lengths of the former [U]."""
     own_UP = maps_CP[filters_U]
-    if method == "activation_masking":
-        return (own_UP > thresholds_U[:, None]).to(maps_CP.dtype) @ maps_CP.T / num_positions
     length_U = own_UP.norm(dim=1).clamp_min(torch.finfo(maps_CP.dtype).tiny)
-    dots_UC = own_UP @ maps_CP.T
-    if method == "filter_attention":
-        length_C = maps_CP.norm(dim=1).clamp_min(torch.finfo(maps_CP.dtype).tiny)
-        return dots_UC / length_U[:, None] / length_C * maps_CP.mean(dim=1)
-    if method == "filter_attention_unnormalised":
-        return dots_UC / num_positions / length_U[:, None]
-    raise ValueError(f"unknown method {method!r}")
+    return own_UP @ maps_CP.T, length_U
 
 
 def _pool_masked_images(

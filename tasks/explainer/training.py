@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from lavise.configs.errors import UserError
+from lavise.configs.registry import OBJECTIVES
 from lavise.configs.schema import TrainSettings
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle, write_json
@@ -60,33 +61,54 @@ class TrainingSet:
 
 
 class Objective:
-    """The loss of a batch: mean over its pictures of (1/k*) times the sum over their regions."""
+    """The loss of a batch: mean over its pictures of (1/k*) times the sum over their regions.
+
+    Attributes:
+        vocabulary_VE: all words; supervised_K: rows of the categories trained on.
+
+    Raises:
+        ValueError: an objective that nobody registered.
+    """
 
     def __init__(self, settings: TrainSettings, vocabulary_VE: torch.Tensor, supervised_K: torch.Tensor) -> None:
-        self._settings, self._vocabulary = settings, vocabulary_VE
-        self._supervised = supervised_K
-        self._supervised_KE = vocabulary_VE[supervised_K]
+        self.settings, self.vocabulary_VE, self.supervised_K = settings, vocabulary_VE, supervised_K
+        self.supervised_KE = vocabulary_VE[supervised_K]
+        self._find_losses: RegionLosses = OBJECTIVES.get(settings.objective)
 
     def region_losses(self, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
-        """Loss of each region: [R].
-
-        hinge: sum over supervised c != t of max(0, margin - v_t·v̂ + v_c·v̂) (METHOD, training; after DeViSE).
-        cosine: 1 - v_t·v̂. softmax: cross entropy of V v̂ / temperature with t.
-        """
-        if self._settings.objective == "softmax":
-            # The temperature goes to the small side of the product: V is 65,000 wide.
-            logits_RV = (output_RE / self._settings.temperature) @ self._vocabulary.T
-            return functional.cross_entropy(logits_RV, word_R, reduction="none")
-        own = (output_RE * self._vocabulary[word_R]).sum(dim=1)
-        if self._settings.objective == "cosine":
-            return 1 - own
-        scores = output_RE @ self._supervised_KE.T
-        losses = functional.relu(self._settings.margin - own[:, None] + scores)
-        return (losses * (self._supervised[None, :] != word_R[:, None])).sum(dim=1)
+        """Loss of each region: [R]."""
+        return self._find_losses(self, output_RE, word_R)
 
     def __call__(self, output_RE: torch.Tensor, word_R: torch.Tensor, weight_R: torch.Tensor) -> torch.Tensor:
         losses = self.region_losses(output_RE, word_R)
         return (losses * weight_R).sum() / weight_R.sum()
+
+
+# Of v̂ [R, E] and the words' rows t [R] -> the loss of each region [R].
+RegionLosses = Callable[[Objective, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@OBJECTIVES.register("softmax")
+def find_softmax_losses(objective: Objective, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of V v̂ / temperature with t."""
+    # The temperature goes to the small side of the product: V is 65,000 wide.
+    logits_RV = (output_RE / objective.settings.temperature) @ objective.vocabulary_VE.T
+    return functional.cross_entropy(logits_RV, word_R, reduction="none")
+
+
+@OBJECTIVES.register("cosine")
+def find_cosine_losses(objective: Objective, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
+    """1 - v_t·v̂."""
+    return 1 - (output_RE * objective.vocabulary_VE[word_R]).sum(dim=1)
+
+
+@OBJECTIVES.register("hinge")
+def find_hinge_losses(objective: Objective, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
+    """Sum over supervised c != t of max(0, margin - v_t·v̂ + v_c·v̂) (METHOD, training; after DeViSE)."""
+    own = (output_RE * objective.vocabulary_VE[word_R]).sum(dim=1)
+    scores = output_RE @ objective.supervised_KE.T
+    losses = functional.relu(objective.settings.margin - own[:, None] + scores)
+    return (losses * (objective.supervised_K[None, :] != word_R[:, None])).sum(dim=1)
 
 
 class CategoryObjective:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from lavise.configs.errors import UserError
+from lavise.configs.registry import TRANSFERS
 from lavise.configs.schema import TrainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state import file_names
@@ -53,8 +54,6 @@ STAGE = Stage("transfer", version=3, uses_device=True)
 # Share of the mean variance that every direction has at least: one that is constant on the target is not blown up.
 _VARIANCE_FLOOR = 1e-3
 _BLOCK_ROWS = 8192
-# How often the target's maps are read.
-_PASSES = {"renormalise": 4, "align_covariance": 2, "distil_head": 3}
 _DISTIL_WINDOWS = 10_000
 _DISTIL_BATCH = 256
 _DISTIL_EPOCHS = 10
@@ -124,12 +123,63 @@ def match_covariances(target: Moments, source: Moments) -> Adapter:
     return Adapter(weight.float(), (source.mean - target.mean @ weight).float())
 
 
+@dataclass
+class Fitting:
+    """An explainer on its way to a target: what a method may read, and what it changes.
+
+    Attributes:
+        explainer, facts: are changed in place; facts by being replaced.
+        target: rows of the target's windows [R, C], as often as they are asked for.
+        source: rows of the reference's regions.
+        own, other: moments of both, once `measure` was called.
+        training: settings of the explainer's training.
+    """
+
+    explainer: Explainer
+    facts: ExplainerFacts
+    head: ClassifierHead | None
+    target: Rows
+    source: Rows
+    regions: Handle
+    vocabulary: Vocabulary
+    training: TrainSettings
+    seed: int
+    device: str
+    shuffled_labels: bool
+    bar: Bar
+    own: Moments | None = None
+    other: Moments | None = None
+
+    def measure(self, how: Callable[[Rows], Moments]) -> tuple[Moments, Moments]:
+        """Moments of the target and of the reference."""
+        with torch.inference_mode():
+            self.own, self.other = how(self.target), how(self.source)
+        return self.own, self.other
+
+
+@dataclass(frozen=True)
+class TransferMethod:
+    """A way to fit an explainer to a target.
+
+    Attributes:
+        fit: changes the explainer of a Fitting, which it has to measure; returns further facts.
+        passes: how often it reads the target's maps, for the progress bar; steps: what it does besides, for the same.
+        needs_head: it learns from the network's classifier.
+    """
+
+    fit: Callable[[Fitting], dict[str, Any]]
+    passes: int
+    steps: int = 0
+    needs_head: bool = False
+
+
 def transfer_explainer(
     method: str,
     explainer_handle: Handle,
     store: ActivationStore,
     regions: Handle,
     vocabulary: Vocabulary,
+    training: TrainSettings,
     seed: int,
     device: str,
     folder: Path,
@@ -143,6 +193,7 @@ def transfer_explainer(
         store: the target's maps.
         regions: artefact of the reference's pooled region features, which the explainer was trained on.
         vocabulary: of the explainer; its categories are those that the regions refer to.
+        training: as the explainer was trained; distil_head goes on with its temperature and batches.
         shuffled_labels: as in training (see tasks.explainer.training.train_explainer): the regions' own labels are not
         to be seen.
 
@@ -153,44 +204,86 @@ def transfer_explainer(
 
     Raises:
         UserError: distil_head without a head, or windows that are all alike.
+        ValueError: a method that nobody registered.
     """
+    chosen: TransferMethod = TRANSFERS.get(method)
     explainer, facts = load_explainer(explainer_handle.folder, device)
     head = load_attached_head(explainer_handle.folder, device)
-    if method == "distil_head" and head is None:
+    if chosen.needs_head and head is None:
         reason = facts.no_head or "the explainer has no classifier head"
-        raise UserError(
-            f"transfer.method: found 'distil_head', but {reason}; allowed here: none, renormalise, align_covariance"
+        others = [n for n in TRANSFERS.list_names() if n == "none" or not TRANSFERS.get(n).needs_head]
+        raise UserError(f"transfer.method: found {method!r}, but {reason}; allowed here: {', '.join(others)}")
+    with deterministic(seed), progress("transfer", chosen.passes * store.num_shards + chosen.steps) as bar:
+        how = facts.region_feature
+        fitting = Fitting(
+            explainer,
+            facts,
+            head,
+            lambda: _read_windows(store, how, device, bar),
+            lambda: _read_regions(regions, how, device),
+            regions,
+            vocabulary,
+            training,
+            seed,
+            device,
+            shuffled_labels,
+            bar,
         )
-    steps = _PASSES[method] * store.num_shards + (_DISTIL_EPOCHS if method == "distil_head" else 0)
-    with deterministic(seed), progress("transfer", steps) as bar:
-
-        def target() -> Iterator[torch.Tensor]:
-            return _read_windows(store, facts.region_feature, device, bar)
-
-        def source() -> Iterator[torch.Tensor]:
-            return _read_regions(regions, facts.region_feature, device)
-
-        measure = measure_covariance if method == "align_covariance" else measure_variances
-        with torch.inference_mode():
-            own, other = measure(target), measure(source)
-        found: dict[str, Any] = {}
-        if method == "distil_head":
-            assert head is not None
-            reference = _load_reference(regions, facts, vocabulary, seed, device, shuffled_labels)
-            windows = _draw_windows(target, own.count, seed)
-            found = _distil(explainer, head, windows, reference, vocabulary, facts, seed, bar)
-            facts = replace(facts, uses_learned=True)
-        else:
-            _require_spread(method, own)
-            match = match_covariances if method == "align_covariance" else match_variances
-            explainer.adapter = match(own, other)
-        if method == "align_covariance":
-            found = {"shrinkage_target": own.shrinkage, "shrinkage_reference": other.shrinkage}
-        if method == "renormalise":
-            _renormalise_hidden(explainer, target)
-    save_explainer(explainer, facts, folder, head)
+        found = chosen.fit(fitting)
+    own, other = fitting.own, fitting.other
+    assert own is not None, "a method has to measure"
+    assert other is not None, "a method has to measure"
+    save_explainer(explainer, fitting.facts, folder, head)
     shift = ((own.mean - other.mean).abs() / (other.variance + explainer.norm1.eps).sqrt()).mean()
     return {"num_windows": own.count, "shift": float(shift), **found}
+
+
+def describe_training(method: str, training: TrainSettings) -> dict[str, Any]:
+    """What the method's result depends on of the explainer's training, besides the explainer itself."""
+    chosen: TransferMethod = TRANSFERS.get(method)
+    return {"temperature": training.temperature, "batch_images": training.batch_images} if chosen.needs_head else {}
+
+
+def _renormalise(fitting: Fitting) -> dict[str, Any]:
+    own, other = fitting.measure(measure_variances)
+    _require_spread("renormalise", own)
+    fitting.explainer.adapter = match_variances(own, other)
+    _renormalise_hidden(fitting.explainer, fitting.target)
+    return {}
+
+
+def _align_covariance(fitting: Fitting) -> dict[str, Any]:
+    own, other = fitting.measure(measure_covariance)
+    _require_spread("align_covariance", own)
+    fitting.explainer.adapter = match_covariances(own, other)
+    return {"shrinkage_target": own.shrinkage, "shrinkage_reference": other.shrinkage}
+
+
+def _distil_head(fitting: Fitting) -> dict[str, Any]:
+    assert fitting.head is not None
+    own, _ = fitting.measure(measure_variances)
+    reference = _load_reference(
+        fitting.regions, fitting.facts, fitting.vocabulary, fitting.seed, fitting.device, fitting.shuffled_labels
+    )
+    windows = _draw_windows(fitting.target, own.count, fitting.seed)
+    found = _distil(
+        fitting.explainer,
+        fitting.head,
+        windows,
+        reference,
+        fitting.vocabulary,
+        fitting.facts,
+        fitting.training,
+        fitting.seed,
+        fitting.bar,
+    )
+    fitting.facts = replace(fitting.facts, uses_learned=True)
+    return found
+
+
+TRANSFERS.register("renormalise")(TransferMethod(_renormalise, passes=4))
+TRANSFERS.register("align_covariance")(TransferMethod(_align_covariance, passes=2))
+TRANSFERS.register("distil_head")(TransferMethod(_distil_head, passes=3, steps=_DISTIL_EPOCHS, needs_head=True))
 
 
 def _read_windows(store: ActivationStore, how: str, device: str, bar: Bar) -> Iterator[torch.Tensor]:
@@ -305,6 +398,7 @@ def _distil(
     reference: TrainingSet,
     vocabulary: Vocabulary,
     facts: ExplainerFacts,
+    training: TrainSettings,
     seed: int,
     bar: Bar,
 ) -> dict[str, Any]:
@@ -313,7 +407,7 @@ def _distil(
     An epoch goes once over the windows; each of its steps also takes the regions of so many reference pictures as a
     step of training does, in turn. Both go through the network together, and count alike.
     """
-    settings = TrainSettings(objective="softmax")
+    settings = training.model_copy(update={"objective": "softmax"})
     device = windows_RC.device
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
     rows = torch.tensor(vocabulary.positions_of(facts.supervised), device=device)

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
 
+from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
@@ -35,11 +36,10 @@ from lavise.tasks.charts.figures import draw_reliability
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.explainer.naming import NamedRegions, Namer
 from lavise.tasks.numerics.reliability import Reliability
-from lavise.tasks.words.evidence import count_votes, find_evidence
+from lavise.tasks.words.evidence import count_votes
 from lavise.tasks.words.naming_check import MeasuredNaming
 from lavise.tasks.words.polysemanticity import find_meanings
-from lavise.tasks.words.preferred_words import find_preferred_words
-from lavise.tasks.words.voted_words import Judgement, find_voted_words
+from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 
 STAGE = Stage("explain", version=5, uses_device=True)
@@ -148,26 +148,27 @@ def explain_filters(
     named = name_features(features, namer, settings.words_per_image, device, OPEN, title, progress)["open"]
     votes = count_votes(named.words, pairs.filter, len(thresholds_C), named.scores)
     whole = _name_whole_pictures(store, thresholds_C, namer, settings.words_per_image, device)
-    if settings.ranking == "auroc":
-        if naming is None:
-            raise ValueError("the ranking auroc needs to know how far the explainer can be believed")
-        found = find_preferred_words(
-            store,
-            pairs,
-            features,
-            qualified_C,
-            namer,
-            vocabulary,
-            judgement.concepts,
-            naming,
-            find_evidence(votes, qualified_C >= settings.min_images, whole),
-            judgement.invalid,
-            settings,
-            seed,
-            device,
+    ranking: Ranking = RANKINGS.get(settings.ranking)
+    if ranking.needs_precision and naming is None:
+        raise ValueError(f"the ranking {settings.ranking} needs to know how far the explainer can be believed")
+    found = ranking.find(
+        NamedFilters(
+            store=store,
+            pairs=pairs,
+            features_PC=features,
+            qualified_C=qualified_C,
+            namer=namer,
+            vocabulary=vocabulary,
+            judgement=judgement,
+            naming=naming,
+            votes=votes,
+            words_Ps=named.words,
+            whole_V=whole,
+            settings=settings,
+            seed=seed,
+            device=device,
         )
-    else:
-        found = find_voted_words(votes, named.words, pairs, qualified_C, whole, vocabulary, judgement, settings, seed)
+    )
     reliability = Reliability.from_json(found.calibration["reliability"])
     shown = _Shown(store, thresholds_C, peaks_NC, qualified_C, pairs, named, vocabulary, settings, layer)
     word_rows = _describe_words(found, shown, covers(namer.facts.supervised))

@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
+from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ExplainSettings
-from lavise.storage.activations import ActivationStore
-from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
+from lavise.storage.array_types import DoubleArray, IntArray
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.top_images import Pairs
-from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.numerics.false_discovery import adjust_false_discovery
-from lavise.tasks.words.evidence import Evidence, bootstrap_share
+from lavise.tasks.words.evidence import Evidence, bootstrap_share, find_evidence
 from lavise.tasks.words.named_images import HAS_WORD, NamedImages, name_images, prefer_words
 from lavise.tasks.words.naming_check import MeasuredNaming
 from lavise.tasks.words.naming_precision import NamingPrecision, trust_words
@@ -43,6 +42,7 @@ from lavise.tasks.words.preference import (
     estimate_label_error,
     state_confidence,
 )
+from lavise.tasks.words.ranking import NamedFilters, Ranking
 from lavise.tasks.words.word_presence import list_words
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
@@ -59,33 +59,18 @@ _NORMAL_95 = 1.96
 _FEW = 0.1  # of the filters explained; below that advice is given
 
 
-def find_preferred_words(
-    store: ActivationStore,
-    pairs: Pairs,
-    features_PC: FloatArray,
-    qualified_C: IntArray,
-    namer: Namer,
-    vocabulary: Vocabulary,
-    concepts: Sequence[str],
-    naming: MeasuredNaming,
-    evidence: Evidence,
-    invalid: str,
-    settings: ExplainSettings,
-    seed: int,
-    device: str,
-) -> FoundWords:
-    """The words of every filter.
-
-    Args:
-        pairs: filters and their top pictures; features_PC: their region features.
-        qualified_C: pictures above each filter's threshold.
-        concepts: the reference's categories.
-        evidence: of the words that the filters' regions are called.
-        invalid: why the explainer cannot be believed; empty where it can.
-    """
+def find_preferred_words(given: NamedFilters) -> FoundWords:
+    """The words of every filter."""
+    store, pairs, qualified_C, settings = given.store, given.pairs, given.qualified_C, given.settings
+    naming, vocabulary, invalid = given.naming, given.vocabulary, given.judgement.invalid
+    assert naming is not None, "the ranking says that it needs the precision"
     precision = naming.precision
-    named = name_images(store, namer, list_words(namer, vocabulary, concepts), precision, device)
-    found = prefer_words(store, named, pairs, features_PC, namer, settings.min_share, seed, device)
+    evidence = find_evidence(given.votes, qualified_C >= settings.min_images, given.whole_V)
+    words = list_words(given.namer, vocabulary, given.judgement.concepts)
+    named = name_images(store, given.namer, words, precision, given.device)
+    found = prefer_words(
+        store, named, pairs, given.features_PC, given.namer, settings.min_share, given.seed, given.device
+    )
     mean_precision, trust = trust_words(named.presence, named.words, precision, vocabulary.words)
     presence = named.presence.probability_NW
     whole = contrast(Ranked.of(store.read_peaks()), presence)
@@ -350,3 +335,6 @@ def _advise(
         f"where its pictures can be told from others: give {ADVISED_PICTURES} or more pictures of each kind, fewer "
         "kinds with more pictures rather than many with few. Best guesses are marked as such."
     )
+
+
+RANKINGS.register("auroc")(Ranking(find_preferred_words, needs_precision=True))

@@ -10,11 +10,13 @@ Shape legend: P pairs (filter, picture), C filters, V words, s words per picture
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
+from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.storage.words.lemmas import find_category, index_categories
@@ -22,56 +24,33 @@ from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.confidence import Calibration, calibrate, make_features
-from lavise.tasks.words.evidence import Evidence, Votes, find_evidence
+from lavise.tasks.words.evidence import Evidence, find_evidence
+from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the evaluation part says about words; comes from pictures that no filter was named on.
-
-    Attributes:
-        concepts: the reference's categories.
-        right: bool [C, K], whether a filter detects a concept (see tasks.masks.detection).
-        judged_K: bool [K], concepts that are in some evaluation picture.
-        invalid: why the explainer cannot be believed; empty where it can.
-    """
-
-    concepts: Sequence[str]
-    right: BoolArray
-    judged_K: BoolArray
-    invalid: str = ""
+# Of the evidence [S] and the weights of its words [S] -> the order of its rows among words with equal standing.
+Leading = Callable[[Evidence, DoubleArray], DoubleArray]
 
 
-def find_voted_words(
-    votes: Votes,
-    words_Ps: IntArray,
-    pairs: Pairs,
-    qualified_C: IntArray,
-    whole_V: DoubleArray,
-    vocabulary: Vocabulary,
-    judgement: Judgement,
-    settings: ExplainSettings,
-    seed: int,
-) -> FoundWords:
-    """The words of every filter.
+def find_voted_words(named: NamedFilters, leading: Leading | None) -> FoundWords:
+    """The words of every filter, by the votes of its top pictures.
 
     Args:
-        votes: of the pairs; words_Ps: their words.
-        qualified_C: pictures above each filter's threshold.
-        whole_V: float64 [V], share of pictures that each word is named for as a whole.
+        leading: what words are ordered by, highest first; None for the order of their evidence.
     """
+    votes, pairs, qualified_C, settings = named.votes, named.pairs, named.qualified_C, named.settings
+    judgement = named.judgement
     num_filters = len(qualified_C)
-    evidence = find_evidence(votes, qualified_C >= settings.min_images, whole_V)
+    evidence = find_evidence(votes, qualified_C >= settings.min_images, named.whole_V)
     rank = np.arange(len(evidence)) - np.searchsorted(evidence.filter, evidence.filter)
     printed = evidence.take(rank < settings.num_words)
-    calibration, reliability, statements = calibrate_words(printed, vocabulary, judgement, seed)
+    calibration, reliability, statements = calibrate_words(printed, named.vocabulary, judgement, named.seed)
     confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
     tested = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
     significant = tested & (confidence >= settings.least_confidence)
     has_evidence = np.bincount(evidence.filter[tested], minlength=num_filters) > 0
-    weights = _weigh_votes(words_Ps, pairs, evidence)
-    order = _rank_rows(evidence, weights, significant, settings.ranking)
+    weights = _weigh_votes(named.words_Ps, pairs, evidence)
+    order = _rank_rows(evidence, leading(evidence, weights) if leading else None, significant)
     place = np.arange(len(order)) - np.searchsorted(evidence.filter[order], evidence.filter[order])
     order = order[place < settings.num_words]
     unmeasured = np.full(len(order), np.nan)
@@ -147,12 +126,11 @@ def _weigh_votes(words_Ps: IntArray, pairs: Pairs, evidence: Evidence) -> Double
     return np.asarray(weights[np.searchsorted(distinct, evidence.filter * width + evidence.word)], np.float64)
 
 
-def _rank_rows(evidence: Evidence, weights_S: DoubleArray, significant_S: BoolArray, ranking: str) -> IntArray:
+def _rank_rows(evidence: Evidence, leading_S: DoubleArray | None, significant_S: BoolArray) -> IntArray:
     """Rows of the evidence by filter; in each, words with evidence first, then as asked for, ties by mean score."""
-    if ranking == "evidence":
+    if leading_S is None:
         return np.lexsort((np.arange(len(evidence)), ~significant_S, evidence.filter))
-    leading = evidence.votes if ranking == "frequency" else weights_S
-    return np.lexsort((evidence.word, -evidence.score, -leading, ~significant_S, evidence.filter))
+    return np.lexsort((evidence.word, -evidence.score, -leading_S, ~significant_S, evidence.filter))
 
 
 def _find_reason(
@@ -166,3 +144,16 @@ def _find_reason(
         least = f"explain.min_confidence is {settings.least_confidence:g}"
         return f"words with its evidence are right too seldom where that can be judged ({least})"
     return "its pictures name no word more often than those of other filters do"
+
+
+LEADING: Mapping[str, Leading | None] = MappingProxyType(
+    {
+        "evidence": None,
+        "frequency": lambda evidence, weights_S: evidence.votes.astype(np.float64),
+        "peak_weighted": lambda evidence, weights_S: weights_S,
+    }
+)
+"""By ranking."""
+
+for _name, _leading in LEADING.items():
+    RANKINGS.register(_name)(Ranking(partial(find_voted_words, leading=_leading)))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lavise.configs.errors import UserError
+from lavise.configs.schema import TrainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
@@ -49,6 +50,8 @@ VOCABULARY = make_vocabulary(12, CATEGORIES, DIMENSIONS)
 CLASSES = ClassNames((("word3",), ("word5",), ("word7", "word8"), ("nonsense",)), "settings")
 AFFINE = ("renormalise", "align_covariance")
 METHODS = (*AFFINE, "distil_head")
+
+TRAINING = TrainSettings()
 
 
 def make_head() -> tuple[ClassifierHead, ExplainerFacts]:
@@ -133,7 +136,7 @@ def run(
     folder = root / "out"
     folder.mkdir()
     found = transfer_explainer(
-        method, handle, store, regions, VOCABULARY, seed, "cpu", folder, shuffled_labels=shuffled_labels
+        method, handle, store, regions, VOCABULARY, TRAINING, seed, "cpu", folder, shuffled_labels=shuffled_labels
     )
     before, old_facts = load_explainer(handle.folder, "cpu")
     after, facts = load_explainer(folder, "cpu")
@@ -305,7 +308,7 @@ def test_one_image_with_one_cell(tmp_path: Path, method: str) -> None:
     """All windows of a single cell are shares of it: finite, if they are not brought to the same length."""
     handle, regions = publish_explainer(tmp_path / "a", "raw"), publish_reference(tmp_path / "a")
     store = write_store(tmp_path / "s", np.arange(5.0).reshape(1, 5, 1, 1))
-    transfer_explainer(method, handle, store, regions, VOCABULARY, 0, "cpu", tmp_path)
+    transfer_explainer(method, handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
     state = load_explainer(tmp_path, "cpu")[0].state_dict()
     assert all(v.isfinite().all() for v in state.values())
 
@@ -316,7 +319,7 @@ def test_windows_that_are_all_alike(tmp_path: Path, method: str) -> None:
     store = write_store(tmp_path / "s", np.arange(5.0).reshape(1, 5, 1, 1))
     expected = f"transfer.method: found '{method}', but the 14 windows of the pictures are all alike; "
     with pytest.raises(UserError, match=re.escape(expected)):
-        transfer_explainer(method, handle, store, regions, VOCABULARY, 0, "cpu", tmp_path)
+        transfer_explainer(method, handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
     assert not (tmp_path / "explainer.safetensors").exists()
 
 
@@ -326,7 +329,9 @@ def test_windows_that_are_all_alike(tmp_path: Path, method: str) -> None:
 def test_distillation_without_a_head(tmp_path: Path) -> None:
     handle, regions = publish_explainer(tmp_path / "a", with_head=False), publish_reference(tmp_path / "a")
     with pytest.raises(UserError) as error:
-        transfer_explainer("distil_head", handle, make_store(tmp_path / "s"), regions, VOCABULARY, 0, "cpu", tmp_path)
+        transfer_explainer(
+            "distil_head", handle, make_store(tmp_path / "s"), regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path
+        )
     assert str(error.value) == (
         "transfer.method: found 'distil_head', but the network does not end in one; "
         "allowed here: none, renormalise, align_covariance"
@@ -439,14 +444,14 @@ def test_windows_without_a_word_do_not_teach(tmp_path: Path) -> None:
     maps = np.random.default_rng(0).uniform(size=(5, CHANNELS, 3, 3))
     maps[2:] = 0
     store = write_store(tmp_path / "s", maps)
-    found = transfer_explainer("distil_head", handle, store, regions, VOCABULARY, 0, "cpu", tmp_path)
+    found = transfer_explainer("distil_head", handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
     assert (found["num_windows"], found["num_distilled"]) == (70, 28)
 
 
 def test_nothing_to_learn_from_leaves_the_network(tmp_path: Path) -> None:
     handle, regions = publish_explainer(tmp_path / "a"), publish_reference(tmp_path / "a")
     store = write_store(tmp_path / "s", np.zeros((2, CHANNELS, 3, 3)))
-    found = transfer_explainer("distil_head", handle, store, regions, VOCABULARY, 0, "cpu", tmp_path)
+    found = transfer_explainer("distil_head", handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
     assert (found["num_distilled"], found["num_epochs"]) == (0, 0)
     (before, _), (after, _) = load_explainer(handle.folder, "cpu"), load_explainer(tmp_path, "cpu")
     assert all(torch.equal(v, after.state_dict()[n]) for n, v in before.state_dict().items())
@@ -466,5 +471,5 @@ def test_progress_is_complete(tmp_path: Path, method: str) -> None:
         yield Count()
 
     handle, regions, store = publish_explainer(tmp_path / "a"), publish_reference(tmp_path / "a"), make_store(tmp_path)
-    transfer_explainer(method, handle, store, regions, VOCABULARY, 0, "cpu", tmp_path, progress)
+    transfer_explainer(method, handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path, progress)
     assert sum(steps) == totals[0]

@@ -39,7 +39,7 @@ from lavise.tasks.report import chart_files
 from lavise.tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
 from lavise.tasks.report.sections import diff, quality
 from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, explain_filters
-from lavise.tasks.words.voted_words import Judgement
+from lavise.tasks.words.ranking import Judgement
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
 from tests.unit.tasks.report_fixtures import HOSTILE, evaluation_of, fill_outline, panel_of, validation_of
 

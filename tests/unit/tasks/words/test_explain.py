@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,8 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from lavise.configs.schema import ExplainSettings, Method
+from lavise.configs.registry import ATTENTION
+from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
@@ -36,7 +37,8 @@ from lavise.tasks.words.explain import (
     load_pairs,
     name_pairs,
 )
-from lavise.tasks.words.voted_words import Judgement, calibrate_words
+from lavise.tasks.words.ranking import Judgement
+from lavise.tasks.words.voted_words import calibrate_words
 from tests.unit.tasks.activations.test_region_features import feature_by_loops
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 
@@ -77,7 +79,7 @@ def make_judgement(channels: int, invalid: str = "") -> Judgement:
 # ---------------------------------------------------------------- words of pairs
 
 
-@pytest.mark.parametrize("method", [m for m in get_args(Method) if m != "image_masking"])
+@pytest.mark.parametrize("method", [m for m in ATTENTION.list_names() if m != "image_masking"])
 @pytest.mark.parametrize("scaling", ["l2", "raw"])
 def test_words_of_pairs_vs_loops(tmp_path: Path, method: str, scaling: str) -> None:
     store = write_store(tmp_path, make_maps(20), shard_images=5)
@@ -357,7 +359,7 @@ def rank_by_loops(rows: list[Row], settings: ExplainSettings) -> list[Row]:
 
 @pytest.mark.parametrize("ranking", ["evidence", "frequency", "peak_weighted"])
 @pytest.mark.parametrize(("name", "method"), [("noisy", "filter_attention"), ("planted", "original")])
-def test_every_filter_vs_loops(tmp_path: Path, name: str, method: Method, ranking: Any) -> None:
+def test_every_filter_vs_loops(tmp_path: Path, name: str, method: str, ranking: Any) -> None:
     scene = SCENES[name](tmp_path / "s")
     top_images, num_words = (8, 5) if name == "noisy" else (16, 7)
     settings = ExplainSettings(
@@ -482,7 +484,9 @@ def make_evidence(**columns: Any) -> Evidence:
 
 
 def rank(evidence: Evidence, weights: list[float], significant: list[bool], ranking: str) -> list[int]:
-    order = voted_words._rank_rows(evidence, np.array(weights), np.array(significant), ranking)
+    leading = voted_words.LEADING[ranking]
+    leading_S = leading(evidence, np.array(weights)) if leading else None
+    order = voted_words._rank_rows(evidence, leading_S, np.array(significant))
     return evidence.word[order].tolist()
 
 

@@ -24,7 +24,7 @@ from lavise.tasks.words.explain import explain_filters
 from lavise.tasks.words.naming_check import PRECISION_FILE, load_naming, measure_naming
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision, WordCount
 from lavise.tasks.words.preferred_words import REGIONS, _add_told_by_regions
-from lavise.tasks.words.voted_words import Judgement
+from lavise.tasks.words.ranking import Judgement
 from lavise.tasks.words.word_rows import WordRows
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 

@@ -1,0 +1,82 @@
+"""What a ranking is: a rule that gives the filters of a layer their words. Rules register themselves where they are
+written (`lavise.configs.registry.RANKINGS`).
+
+Shape legend: P pairs (filter, picture), C filters, E embedding, V words, s words per picture, K concepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lavise.configs.schema import ExplainSettings
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.words.evidence import Votes
+from lavise.tasks.words.word_rows import FoundWords
+
+if TYPE_CHECKING:
+    from lavise.tasks.words.naming_check import MeasuredNaming
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the evaluation part says about words; comes from pictures that no filter was named on.
+
+    Attributes:
+        concepts: the reference's categories.
+        right: bool [C, K], whether a filter detects a concept (see tasks.masks.detection).
+        judged_K: bool [K], concepts that are in some evaluation picture.
+        invalid: why the explainer cannot be believed; empty where it can.
+    """
+
+    concepts: Sequence[str]
+    right: BoolArray
+    judged_K: BoolArray
+    invalid: str = ""
+
+
+@dataclass(frozen=True)
+class NamedFilters:
+    """The filters of a layer with their top pictures named: what a rule may read.
+
+    Attributes:
+        store: the target's maps.
+        pairs: filters and their top pictures; features_PC: their region features.
+        qualified_C: pictures above each filter's threshold.
+        naming: how far the explainer can be believed; None where the ranking does not ask.
+        votes: of the pairs; words_Ps: their words.
+        whole_V: float64 [V], share of pictures that each word is named for as a whole.
+    """
+
+    store: ActivationStore
+    pairs: Pairs
+    features_PC: FloatArray
+    qualified_C: IntArray
+    namer: Namer
+    vocabulary: Vocabulary
+    judgement: Judgement
+    naming: MeasuredNaming | None
+    votes: Votes
+    words_Ps: IntArray
+    whole_V: DoubleArray
+    settings: ExplainSettings
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A rule.
+
+    Attributes:
+        find: the words of every filter.
+        needs_precision: it asks how far the explainer's words can be believed (the stage `precision`).
+    """
+
+    find: Callable[[NamedFilters], FoundWords]
+    needs_precision: bool = False
