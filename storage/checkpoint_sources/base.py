@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
+from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import hide_credentials
 
 if TYPE_CHECKING:
-    pass
+    from mlflow.tracking import MlflowClient
 
 MAX_REASON_CHARS = 240
 _NUM_SHOWN = 10
@@ -51,6 +53,26 @@ class Scan:
     found: tuple[FoundCheckpoint, ...]
     waiting: tuple[str, ...]
     unusable: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What a look at a source has at hand.
+
+    Attributes:
+        client: of the MLflow registry; None where there is none.
+        cache: where files that had to be fetched are kept, and what was learned about them.
+        now: seconds since the epoch.
+    """
+
+    client: MlflowClient | None
+    cache: Path
+    now: float
+    progress: Progress
+
+
+SCANNERS: dict[str, Callable[[Any, Looking], Scan]] = {}
+"""By the `kind` of a source's settings; each registers itself where it is written. Raises UserError."""
 
 
 class UnusableError(Exception):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
 from lavise.configs.sources import FolderSource
+from lavise.storage.checkpoint_sources.base import SCANNERS
 from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
 from lavise.storage.state.progress import Progress
 
@@ -164,3 +165,6 @@ def _hash_unchanged(candidate: _Candidate) -> str | Exception | None:
 def _facts(status: os.stat_result) -> tuple[int, ...]:
     """What a write or a replacement changes."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+SCANNERS["folder"] = lambda source, look: scan_folder(source, look.now, look.progress)

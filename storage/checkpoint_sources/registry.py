@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lavise.configs.errors import UserError
 from lavise.configs.sources import RegisteredModelSource
+from lavise.storage.checkpoint_sources.base import SCANNERS, Looking
 from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
 from lavise.storage.state.artefacts import make_private_folder
 from lavise.storage.state.digest import digest_file, digest_of
@@ -309,3 +310,12 @@ def download_weights(client: MlflowClient, origin: tuple[str, str], cache: Path)
         sha256 = digest_file(local)
         publish(local, cache / f"{sha256}{PurePosixPath(path).suffix}")
     return sha256
+
+
+def _scan(source: RegisteredModelSource, look: Looking) -> Scan:
+    if look.client is None:
+        raise UserError("source.model: a registered model needs MLflow; set tracking.enabled=true, or name a folder")
+    return scan_registered_model(source, look.client, look.cache, look.progress)
+
+
+SCANNERS["registered_model"] = _scan

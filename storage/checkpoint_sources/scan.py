@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
-from lavise.configs.sources import CheckpointSource, FolderSource
+from lavise.configs.sources import CheckpointSource
 from lavise.storage.state.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, Scan, describe_error
-from lavise.storage.checkpoint_sources.folder import scan_folder
-from lavise.storage.checkpoint_sources.registry import download_weights, scan_registered_model
+from lavise.storage import checkpoint_sources
+from lavise.storage.checkpoint_sources.base import (
+    SCANNERS,
+    CheckpointChangedError,
+    FoundCheckpoint,
+    Looking,
+    Scan,
+    describe_error,
+)
+from lavise.storage.checkpoint_sources.registry import download_weights
 from lavise.storage.checkpoint_sources.snapshots import has_content
 
 
@@ -35,11 +44,9 @@ def scan_checkpoints(
     Raises:
         UserError: no such folder, model or alias; says what there is.
     """
-    if isinstance(source, FolderSource):
-        return scan_folder(source, now, progress)
-    if client is None:
-        raise UserError("source.model: a registered model needs MLflow; set tracking.enabled=true, or name a folder")
-    return scan_registered_model(source, client, cache, progress)
+    for module in pkgutil.iter_modules(checkpoint_sources.__path__):
+        importlib.import_module(f"{checkpoint_sources.__name__}.{module.name}")
+    return SCANNERS[source.kind](source, Looking(client, cache, now, progress))
 
 
 def fetch_checkpoint(found: FoundCheckpoint, client: MlflowClient | None) -> FoundCheckpoint:

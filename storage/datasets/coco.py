@@ -20,6 +20,7 @@ from lavise.storage.datasets.base import (
     require_folder,
     resolve_inside,
 )
+from lavise.storage.datasets.formats import Format, register_format
 
 
 def load_coco_reference(settings: CocoReference) -> Reference:
@@ -141,3 +142,15 @@ def _to_rle(coco: Any, entry: dict[str, Any], image: dict[str, Any]) -> dict[str
         return None
     counts = rle["counts"]
     return {"size": list(rle["size"]), "counts": counts if isinstance(counts, bytes) else str(counts).encode("ascii")}
+
+
+def _list_files(settings: CocoReference) -> dict[str, tuple[str, ...]]:
+    return {
+        "train_images": (settings.train_images,),
+        "train_annotations": (settings.train_annotations,),
+        "evaluation_images": (settings.evaluation_images,),
+        "evaluation_annotations": (settings.evaluation_annotations,),
+    }
+
+
+register_format("coco", Format(lambda settings, seed: load_coco_reference(settings), _list_files))

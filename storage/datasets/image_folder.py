@@ -5,6 +5,7 @@ from __future__ import annotations
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_folder, split_by_image
+from lavise.storage.datasets.formats import Format, register_format
 from lavise.storage.datasets.images import PICTURE_SUFFIXES, list_pictures
 
 
@@ -42,3 +43,6 @@ def load_image_folder_target(settings: ImageFolderTarget) -> Dataset:
     if not paths:
         raise UserError(f"target.root: no pictures below {root}; allowed: {', '.join(sorted(PICTURE_SUFFIXES))}")
     return Dataset(root.name, tuple(ImageRecord(p.relative_to(root).as_posix(), p) for p in paths))
+
+
+register_format("image_folder", Format(load_image_folder_reference))

@@ -18,6 +18,7 @@ from lavise.storage.datasets.base import (
     require_folder,
     split_by_image,
 )
+from lavise.storage.datasets.formats import Format, register_format
 
 Box = tuple[float, float, float, float]
 
@@ -102,3 +103,10 @@ def _find_picture(folders: list[Path], image_id: int) -> Path | None:
 def _keep(records: list[ImageRecord], concepts: tuple[str, ...]) -> tuple[ImageRecord, ...]:
     kept = set(concepts)
     return tuple(ImageRecord(r.key, r.path, tuple(a for a in r.annotations if a.concept in kept)) for r in records)
+
+
+def _list_files(settings: VisualGenomeReference) -> dict[str, tuple[str, ...]]:
+    return {"objects": (settings.objects,), "image_folders": settings.image_folders}
+
+
+register_format("visual_genome", Format(load_visual_genome_reference, _list_files))

@@ -1,0 +1,34 @@
+"""Every kind of reference has a reader; another one is added beside its own code."""
+
+from __future__ import annotations
+
+import typing
+from types import SimpleNamespace
+
+import pytest
+
+from lavise.configs.schema import OpenMojiReference, ReferenceSettings
+from lavise.storage.datasets import formats
+from lavise.storage.datasets.base import Dataset, Reference
+from lavise.storage.datasets.formats import Format, find_format, register_format
+
+
+def test_all_kinds_of_the_settings_can_be_read() -> None:
+    union, *_ = typing.get_args(ReferenceSettings)
+    kinds = {typing.get_args(m.model_fields["kind"].annotation)[0] for m in typing.get_args(union)}
+    drawn = {typing.get_args(OpenMojiReference.model_fields["kind"].annotation)[0]}
+    assert all(find_format(kind) for kind in kinds - drawn)
+
+
+def test_a_format_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "_FORMATS", dict(formats._FORMATS))
+    part = Dataset("toy", (), ("cat",))
+    register_format("toy", Format(lambda settings, seed: Reference(part, part)))
+    found = find_format("toy")
+    assert found.read(SimpleNamespace(), 0).train is part
+    assert found.list_files(SimpleNamespace()) == {}
+
+
+def test_a_kind_that_nobody_reads() -> None:
+    with pytest.raises(KeyError, match="parchment"):
+        find_format("parchment")
