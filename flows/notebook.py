@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
+from lavise.configs.paths import expand_home
 from lavise.configs.roles import Role
-from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.flows.past_audits.past_runs import PastRun, open_past_run, open_stores
 from lavise.flows.shared.inputs import open_target
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.progress import default_progress, no_progress
-from lavise.storage.tracking import open_tracker
+from lavise.storage.tracking import NullTracker, open_tracker
 from lavise.tasks.analyses.analysis import Table as AnalysisTable
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.stage import StageRunner
@@ -57,10 +58,10 @@ def open_audit(audit: str) -> Audit:
     Raises:
         UserError: no such audit.
     """
-    from lavise.configs.schema import TrackingSettings
-
-    root = find_state_root(None)
-    return Audit(open_past_run(audit, open_tracker(TrackingSettings(), root), root))
+    if (expand_home(audit) / file_names.CONFIG).is_file():  # nothing but the folder is needed, and nothing is made
+        return Audit(open_past_run(audit, NullTracker(), find_state_root(None)))
+    tracker, root = open_stores(audit)
+    return Audit(open_past_run(audit, tracker, root))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 
 from lavise.configs.errors import CheckpointError
 from lavise.storage.array_types import FloatArray, HalfArray
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 
 INDEX_FILE = "index.json"
 VIRTUAL_FILE = "activations.h5"

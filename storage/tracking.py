@@ -28,8 +28,8 @@ import psutil
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import Config, TrackingSettings
-from lavise.storage.state.artefacts import make_private_folder
 from lavise.storage.state.digest import digest_of
+from lavise.storage.state.files import make_private_folder
 
 _MAX_PARAM_CHARS = 500
 _ANSWER_SECONDS = 10.0
@@ -469,6 +469,9 @@ def _find_credentials(uri: str) -> tuple[str, str]:
     return urllib.parse.unquote(user), urllib.parse.unquote(password)
 
 
+_LOCAL_FOLDER = "mlflow"
+
+
 def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:
     """The tracker that the settings ask for.
 
@@ -477,8 +480,18 @@ def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:
     """
     if not settings.enabled:
         return NullTracker()
-    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    uri = find_tracking_uri(settings, state_root)
+    if uri != local_tracking_uri(state_root):
         return MlflowTracker(uri, settings.experiment, None)
-    folder = make_private_folder(state_root / "mlflow")
-    return MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}", settings.experiment, folder / "artifacts")
+    folder = make_private_folder(state_root / _LOCAL_FOLDER)
+    return MlflowTracker(uri, settings.experiment, folder / "artifacts")
+
+
+def find_tracking_uri(settings: TrackingSettings, state_root: Path) -> str:
+    """Where runs are tracked: as set, else MLFLOW_TRACKING_URI, else in the state folder."""
+    return settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(state_root)
+
+
+def local_tracking_uri(state_root: Path) -> str:
+    """The SQLite store in a state folder."""
+    return f"sqlite:///{state_root / _LOCAL_FOLDER / 'mlflow.db'}"

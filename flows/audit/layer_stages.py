@@ -37,6 +37,7 @@ from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.masks import agreement, region_pooling
 from lavise.tasks.masks.detection import DETECTION, detect_concepts
 from lavise.tasks.masks.overlaps import OVERLAPS, count_overlaps, load_overlaps, save_overlaps
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.words import explain, naming_check
 from lavise.tasks.words.ranking import Judgement
 
@@ -215,7 +216,7 @@ class LayerAudit:
         head, no_head = find_head(self._subject, self.result)
         classes = load_class_names(config.model, len(head.bias)) if head else None
         if classes and self._subject.shuffled:
-            order = np.random.default_rng([config.seed, 6]).permutation(len(classes.names))
+            order = make_rng(config.seed, Stream.SHUFFLED_CLASS_NAMES).permutation(len(classes.names))
             classes = replace(classes, names=tuple(classes.names[i] for i in order))
         means = ActivationStore(self.result.activations[Role.TRAIN].folder).read_means()
         request = Request(

@@ -20,7 +20,7 @@ from lavise.configs.roles import Role
 from lavise.flows.past_audits.compare import Comparison, not_same
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import write_atomically, write_json
+from lavise.storage.state.files import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker, hide_credentials
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.stage import describe_artefacts

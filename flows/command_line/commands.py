@@ -16,7 +16,7 @@ import typer
 from lavise.configs.errors import UserError
 
 if TYPE_CHECKING:
-    from lavise.storage.tracking import Tracker
+    pass
 
 EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED = 1, 2, 3, 130
 
@@ -203,10 +203,11 @@ def diff(
     """What changed between two audits: filters kept, changed, lost and new, words gained and lost."""
     from lavise.flows.command_line.tables import show_diff
     from lavise.flows.past_audits.compare import diff_runs
+    from lavise.flows.past_audits.past_runs import open_stores
     from lavise.flows.shared.execution import run_with_retries
     from lavise.storage.state.progress import default_progress
 
-    tracker, root = _open_tracking()
+    tracker, root = open_stores(run_b)
     result = diff_runs(run_a, run_b, set_ or [], tracker, root, default_progress(), run_with_retries)
     show_diff(result)
     if as_json:
@@ -228,8 +229,9 @@ def gate(
     """Pass (exit code 0) or fail (3) an audit by a policy."""
     from lavise.flows.command_line.tables import show_verdicts
     from lavise.flows.past_audits.gate import announce, gate_run
+    from lavise.flows.past_audits.past_runs import open_stores
 
-    tracker, root = _open_tracking()
+    tracker, root = open_stores(run)
     result = gate_run(run, policy, against, tracker, root)
     show_verdicts(result)
     announce(result)
@@ -252,11 +254,12 @@ def rerun(
 ) -> None:
     """Repeat an audit from scratch and compare every table and weight bit for bit: exit code 0, or 3 where not."""
     from lavise.flows.command_line.tables import show_rerun
+    from lavise.flows.past_audits.past_runs import open_stores
     from lavise.flows.repeats.rerun import rerun_audit
     from lavise.flows.shared.execution import run_with_retries
     from lavise.storage.state.progress import default_progress
 
-    tracker, root = _open_tracking()
+    tracker, root = open_stores(run)
     result = rerun_audit(run, set_ or [], anyway, tracker, root, default_progress(), run_with_retries)
     show_rerun(result)
     if as_json:
@@ -295,16 +298,6 @@ def gc(
     from lavise.flows.command_line.gc import run_gc
 
     run_gc(dry_run, keep_hours, as_json)
-
-
-def _open_tracking() -> tuple[Tracker, Path]:
-    """The tracking store in force, and the state folder."""
-    from lavise.configs.schema import TrackingSettings
-    from lavise.storage.state.environment import find_state_root
-    from lavise.storage.tracking import open_tracker
-
-    root = find_state_root(None)
-    return open_tracker(TrackingSettings(), root), root
 
 
 def _audit(config: str, overrides: list[str], as_json: bool) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lavise.configs.errors import UserError
+from lavise.configs.schema import TrackingSettings
 from lavise.flows.shared.console import make_console, make_table
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.housekeeping import (
@@ -35,7 +35,7 @@ from lavise.storage.state.housekeeping import (
     measure_disk_use,
     plan_collection,
 )
-from lavise.storage.tracking import hide_credentials, pass_credentials, require_answer
+from lavise.storage.tracking import find_tracking_uri, hide_credentials, pass_credentials, require_answer
 
 log = logging.getLogger("lavise")
 _SECONDS_PER_HOUR = 3600.0
@@ -82,8 +82,7 @@ def find_deleted_runs(root: Path) -> frozenset[str]:
     Raises:
         UserError: MLflow does not answer.
     """
-    local = root / "mlflow" / "mlflow.db"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{local}"
+    uri = find_tracking_uri(TrackingSettings(), root)
     if uri.startswith(_SQLITE) and not _has_content(Path(uri.removeprefix(_SQLITE).partition("?")[0])):
         # Opening it would make it.
         log.info("  no MLflow store at %s: no run counts as deleted", uri)

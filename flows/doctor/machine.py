@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from lavise.flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, Status, describe_error, ok
-from lavise.storage.state.artefacts import write_atomically
 from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.files import write_atomically
 from lavise.storage.state.locks import try_lock
 
 _GB = 10**9

@@ -20,7 +20,7 @@ from lavise.configs.schema import TrackingSettings
 from lavise.flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, describe_error, ok
 from lavise.flows.orchestration.local_services import WORK_POOL, find_deployments_file
 from lavise.storage.state.environment import find_state_root, read_git_state
-from lavise.storage.tracking import pass_credentials, require_answer
+from lavise.storage.tracking import find_tracking_uri, pass_credentials, require_answer
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -103,8 +103,7 @@ def check_mlflow(settings: TrackingSettings, configured_root: Path | None) -> It
     from mlflow.store.db.db_types import DATABASE_ENGINES
     from mlflow.tracking import MlflowClient
 
-    local = f"sqlite:///{find_state_root(configured_root) / 'mlflow' / 'mlflow.db'}"
-    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or local
+    uri = find_tracking_uri(settings, find_state_root(configured_root))
     if not settings.enabled:
         yield ok("MLflow", "off (tracking.enabled: false)")
     elif uri.startswith(("http://", "https://")):

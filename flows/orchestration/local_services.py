@@ -33,9 +33,9 @@ from lavise.configs.paths import expand_home
 from lavise.configs.policy import list_policies, load_policy
 from lavise.configs.sources import FolderSource
 from lavise.flows.shared.execution import device_tag
-from lavise.storage.state.artefacts import make_private_folder, write_atomically
 from lavise.storage.state.environment import find_state_root
-from lavise.storage.tracking import hide_credentials
+from lavise.storage.state.files import make_private_folder, write_atomically
+from lavise.storage.tracking import hide_credentials, local_tracking_uri
 
 HOST = "127.0.0.1"
 WORK_POOL = "local"
@@ -144,7 +144,7 @@ def _start_servers(
     prefect, mlflow = _tool("prefect"), _tool("mlflow")
     server = [*prefect, "server", "start", "--host", HOST, "--port", str(prefect_port)]
     tracking = [*mlflow, "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-    tracking += ["--backend-store-uri", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"]
+    tracking += ["--backend-store-uri", local_tracking_uri(root)]
     # Files, not a proxy: what `lavise run` writes without a server and what runs under it stay one store.
     tracking += ["--no-serve-artifacts", "--default-artifact-root", (root / "mlflow" / "artifacts").as_uri()]
     health = f"http://{HOST}:{prefect_port}/api/health"

@@ -23,9 +23,10 @@ from lavise.flows.shared.inputs import open_target
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import ArtefactStore, Handle, make_private_folder, write_atomically, write_json
+from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.environment import choose_device
+from lavise.storage.state.files import make_private_folder, write_atomically, write_json
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Tracker

@@ -14,7 +14,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.policy import Policy, dump_policy, load_policy
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import write_atomically, write_json
+from lavise.storage.state.files import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker
 from lavise.tasks.history.filter_matching import SUMMARY_FILE, TABLE_FILE
 from lavise.tasks.history.policy_verdicts import RuleVerdict, collect_metrics, has_passed, judge

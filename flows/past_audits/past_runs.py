@@ -16,10 +16,12 @@ import pyarrow.parquet as parquet
 from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.paths import expand_home
-from lavise.configs.schema import Config
+from lavise.configs.schema import Config, TrackingSettings
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import ArtefactStore, Handle, make_private_folder
-from lavise.storage.tracking import Tracker, hide_credentials
+from lavise.storage.state.artefacts import ArtefactStore, Handle
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.files import make_private_folder
+from lavise.storage.tracking import Tracker, hide_credentials, open_tracker
 from lavise.tasks.engine.stage import Stage
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -76,6 +78,25 @@ class PastRun:
             if position < len(entries) and _is_of(title, entries[position], stage, role):
                 return store.find(stage.name, entries[position]["digest"])
         return None
+
+
+def open_stores(run: str) -> tuple[Tracker, Path]:
+    """Where an audit is tracked and kept: as its own settings say where these are at hand, else as it is here.
+
+    Args:
+        run: id of its MLflow run, or its run folder.
+
+    Returns:
+        its tracker and its state folder.
+    """
+    here = find_state_root(None)
+    folder = here / "runs" / run if _RUN_ID.fullmatch(run) else expand_home(run).resolve()
+    if not (folder / file_names.CONFIG).is_file():
+        return open_tracker(TrackingSettings(), here), here
+    config = load_config(folder / file_names.CONFIG)
+    is_in_a_root = folder.parent.name == "runs"
+    root = find_state_root(config.storage.root or (folder.parents[1] if is_in_a_root else None))
+    return open_tracker(config.tracking, root), root
 
 
 def _is_of(title: str, entry: Mapping[str, Any], stage: Stage, role: str) -> bool:

@@ -18,9 +18,10 @@ from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.shared.inputs import open_inputs
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import ArtefactStore, write_json
+from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.digest import short
 from lavise.storage.state.environment import choose_device, describe_environment
+from lavise.storage.state.files import write_json
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.locks import try_lock
 from lavise.storage.state.progress import Progress

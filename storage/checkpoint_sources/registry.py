@@ -16,8 +16,8 @@ from lavise.configs.errors import UserError
 from lavise.configs.sources import RegisteredModelSource
 from lavise.storage.checkpoint_sources.base import SCANNERS, Looking
 from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
-from lavise.storage.state.artefacts import make_private_folder
 from lavise.storage.state.digest import digest_file, digest_of
+from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.progress import Progress
 
 if TYPE_CHECKING:

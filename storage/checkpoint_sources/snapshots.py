@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -15,8 +14,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavise.storage.state.artefacts import make_private_folder, sync
 from lavise.storage.state.digest import digest_file
+from lavise.storage.state.files import sync
+from lavise.storage.state.locks import hold_lock
 
 if TYPE_CHECKING:
     pass
@@ -67,20 +67,15 @@ def hold_exclusively(folder: Path) -> Iterator[Path]:
 
     The lock goes with the process, and what a killed one left is removed by the next.
     """
-    make_private_folder(folder)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("  waiting for another run that writes to %s", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            for left in folder.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(left)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=_PARTIAL) as partial:
-                yield Path(partial)
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+
+    def tell() -> None:
+        log.info("  waiting for another run that writes to %s", folder)
+
+    with hold_lock(folder / ".lock", before_waiting=tell):
+        for left in folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_PARTIAL) as partial:
+            yield Path(partial)
 
 
 def publish(path: Path, final: Path) -> None:

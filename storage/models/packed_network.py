@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
 from lavise.storage.models.layers import ActivationTap
-from lavise.storage.state.artefacts import write_json
 from lavise.storage.state.digest import short
+from lavise.storage.state.files import write_json
 
 if TYPE_CHECKING:
     from torch import nn

@@ -66,9 +66,10 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
     import torch
 
     architecture = find_architecture(settings.arch, settings.num_classes)
-    torch.manual_seed(seed)
     try:
-        network = architecture.build(settings.weights == "pretrained")
+        with torch.random.fork_rng(devices=[]):  # the seed is the network's: whoever draws afterwards goes on as before
+            torch.default_generator.manual_seed(seed)
+            network = architecture.build(settings.weights == "pretrained")
     except (OSError, ConnectionError) as err:
         raise UserError(
             f"model.weights: 'pretrained' could not be fetched ({one_line(err)}); "

@@ -6,8 +6,6 @@ all of its files are on the disk; `kill -9` at any moment leaves either nothing 
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
 import shutil
@@ -18,8 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lavise.configs.errors import UserError
 from lavise.storage.state.digest import digest_file, digest_of, short
+from lavise.storage.state.files import make_private_folder, sync, write_atomically
+from lavise.storage.state.locks import hold_lock
 
 HANDLE_FILE = "handle.json"
 log = logging.getLogger("lavise")
@@ -129,55 +128,15 @@ class ArtefactStore:
     @contextmanager
     def lock(self, stage: str, digest: str) -> Iterator[None]:
         """One process at a time makes an artefact; the lock goes with the process, also after kill -9."""
-        path = self._folder(stage, digest).with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("  waiting for another run that makes %s %s", stage, short(digest))
-                fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+
+        def tell() -> None:
+            log.info("  waiting for another run that makes %s %s", stage, short(digest))
+
+        with hold_lock(self._folder(stage, digest).with_suffix(".lock"), before_waiting=tell):
+            yield
 
     def _folder(self, stage: str, digest: str) -> Path:
         return self.root / stage / digest[:24]
-
-
-def make_private_folder(folder: Path) -> Path:
-    """A folder of the state, with its parents; those that are new are the user's alone.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    try:
-        for part in (*reversed(folder.parents), folder):
-            if not part.exists():
-                part.mkdir(mode=0o700, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "no permission to write")
-    except OSError as err:
-        raise UserError(
-            f"storage.root: cannot write to {folder} ({err.strerror}); set another storage.root or LAVISE_HOME"
-        ) from None
-    return folder
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Temporary name, flush, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON with sorted keys, written atomically."""
-    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
 
 
 def _is_intact(path: Path, entry: FileEntry) -> bool:
@@ -188,12 +147,3 @@ def _is_intact(path: Path, entry: FileEntry) -> bool:
         return (path.suffix == ".h5" and entry.size >= _REHASH_BELOW_BYTES) or digest_file(path) == entry.sha256
     except OSError:
         return False
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

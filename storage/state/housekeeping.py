@@ -9,14 +9,13 @@ artefacts, but not for run folders and half-made artefacts, which have none.) Ru
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import shutil
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +25,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from lavise.configs.errors import UserError
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import make_private_folder
+from lavise.storage.state.files import make_private_folder
+from lavise.storage.state.locks import LockedError, hold_lock, is_locked
 
 log = logging.getLogger("lavise")
 LOCK_FILE = "state.lock"
@@ -145,27 +145,23 @@ def hold_state(root: Path, exclusive: bool) -> Iterator[None]:
         UserError: `exclusive`, and somebody holds it; or the folder cannot be written.
     """
     path = make_private_folder(root) / LOCK_FILE
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as err:
-        raise UserError(
-            f"storage.root: cannot open {path} ({err.strerror}); remove it or set its permissions"
-        ) from None
-    try:
-        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+
+    def tell() -> None:
+        log.info("  waiting for `lavise gc` in %s", root)
+
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if exclusive:
-                raise UserError(
-                    f"storage.root: an audit or another `lavise gc` is at work in {root}; nothing was deleted; "
-                    "start `lavise gc` again when it is done"
-                ) from None
-            log.info("  waiting for `lavise gc` in %s", root)
-            fcntl.flock(descriptor, kind)
+            stack.enter_context(hold_lock(path, shared=not exclusive, before_waiting=None if exclusive else tell))
+        except LockedError:
+            raise UserError(
+                f"storage.root: an audit or another `lavise gc` is at work in {root}; nothing was deleted; "
+                "start `lavise gc` again when it is done"
+            ) from None
+        except OSError as err:
+            raise UserError(
+                f"storage.root: cannot open {path} ({err.strerror}); remove it or set its permissions"
+            ) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def find_references(root: Path, deleted_runs: Collection[str]) -> References:
@@ -335,7 +331,7 @@ def _judge_checkpoints(root: Path, references: References) -> _Judged:
     for path, kind in _list_named(folder, _UNFINISHED_COPY):
         if kind:
             judged.append((path, Reason.LEFTOVER, _CHECKPOINTS))
-        elif not _is_locked(folder / _LOCK):
+        elif not is_locked(folder / _LOCK):
             judged.append((path, Reason.UNFINISHED, _CHECKPOINTS))
     return judged
 
@@ -378,21 +374,6 @@ def _list_claimants(folder: Path, pattern: re.Pattern[str], deleted: Collection[
         elif path.is_dir() and (match or any(os.path.lexists(path / n) for n in (REFERENCES_FILE, file_names.STAGES))):
             claimants.append(path)
     return claimants
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of a file; it is opened for reading only."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _read_needs(folder: Path) -> _Needs:

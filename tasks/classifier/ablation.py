@@ -27,7 +27,7 @@ from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.tasks.classifier.ablation_plan import MAX_Q_VALUE, AblationPlan, plan_ablations

@@ -9,9 +9,9 @@ import numpy as np
 
 from lavise.configs.schema import CauseSettings
 from lavise.storage.array_types import IntArray
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 MAX_Q_VALUE = 0.05
-_SEED_TAG = 22
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def plan_ablations(
             )
         )
     random = {
-        size: _draw_sets(active, size, num_random, np.random.default_rng([seed, _SEED_TAG, size]))
+        size: _draw_sets(active, size, num_random, make_rng(seed, Stream.ABLATION_SETS, size))
         for size in sorted({len(filters) for _, filters in words})
     }
     return AblationPlan(

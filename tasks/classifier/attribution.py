@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
-from threadpoolctl import threadpool_limits
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ClassSettings
@@ -28,12 +27,14 @@ from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.image_batches import read_batches
 from lavise.tasks.classifier.class_words import name_class
 from lavise.tasks.classifier.gradients import attribute_classes
 from lavise.tasks.engine.stage import Stage
+from lavise.tasks.numerics.bootstrap import bootstrap_means
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("classes", version=1, uses_device=True)
 SUMMARY_FILE, TABLE_FILE, ARRAYS_FILE = "classes.json", "classes.parquet", "contributions.npz"
@@ -53,10 +54,7 @@ SCHEMA = pa.schema(
         ("weight", pa.float64()),
     ]
 )
-_SEED_TAG = 21
-_RESAMPLINGS = 2000
 _MIN_IMAGES = 3
-_INTERVAL = (2.5, 97.5)
 _BLOCK_ENTRIES = 1 << 22
 
 
@@ -123,7 +121,7 @@ def measure_contributions(
         classes.append({"class": number, "name": name, "num_images": len(own), "mean_logit": logit})
         weights_C = head.weight[number].numpy() if head else None
         opening = {"layer": layer, "class": number, "class_name": name, "num_images": len(own)}
-        rng = np.random.default_rng([seed, _SEED_TAG, number])
+        rng = make_rng(seed, Stream.ATTRIBUTION_BOOTSTRAP, number)
         for row in rank_filters(own, settings.num_filters, rng):
             weight = float(weights_C[row["filter"]]) if weights_C is not None else None
             rows.append({**opening, **row, "words": list(words_of_filter[row["filter"]]), "weight": weight})
@@ -209,19 +207,6 @@ def rank_filters(own_NC: FloatArray, num: int, rng: np.random.Generator) -> list
         }
         for rank, (u, (low, high)) in enumerate(zip(best, intervals, strict=True), start=1)
     ]
-
-
-def bootstrap_means(values_NU: FloatArray, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """95 % percentile interval of the mean of each column over resamples of the rows."""
-    num, values = len(values_NU), values_NU.astype(np.float64)
-    step = max(_BLOCK_ENTRIES // num, 1)
-    parts = []
-    with threadpool_limits(1):
-        for start in range(0, _RESAMPLINGS, step):
-            drawn = rng.multinomial(num, np.full(num, 1 / num), size=min(step, _RESAMPLINGS - start))
-            parts.append(drawn.astype(np.float64) @ values / num)
-    low, high = np.percentile(np.concatenate(parts), _INTERVAL, axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _compare_with_weights(found: Contributions, head: LinearHead | None) -> float | None:

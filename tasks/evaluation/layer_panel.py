@@ -19,12 +19,13 @@ from lavise.configs.schema import EvaluateSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, IntArray
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.evaluation.panel import Statements, judge_word_sets, summarise_panel
 from lavise.tasks.masks.agreement import MaskAgreement
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("panel", version=3)
 PANEL_FILE, JUDGED_FILE = file_names.PANEL, "judged_filters.parquet"
@@ -35,7 +36,7 @@ _JUDGED_SCHEMA = pa.schema(
 
 def draw_random_statements(filters: IntArray, num_concepts: int, k: int, seed: int) -> Statements:
     """k different concepts at random for each filter, all equally likely."""
-    rng = np.random.default_rng([seed, 5])
+    rng = make_rng(seed, Stream.RANDOM_WORDS)
     words = rng.permuted(np.tile(np.arange(num_concepts), (len(filters), 1)), axis=1)[:, :k]
     return Statements(np.asarray(filters, np.int64), words.astype(np.int64))
 
@@ -86,7 +87,7 @@ def collect_rows(
     if "random_words" in settings.baselines:
         rows["random_words"] = draw_random_statements(base.filter, len(counts_K), k, seed)
     if "dealt_words" in settings.baselines:
-        order = np.random.default_rng([seed, 9]).permutation(len(base.filter))
+        order = make_rng(seed, Stream.DEALT_WORDS).permutation(len(base.filter))
         rows["dealt_words"] = Statements(base.filter, base.words[order])
     if "most_frequent_words" in settings.baselines:
         rows["most_frequent_words"] = repeat_frequent_statements(base.filter, counts_K, k)

@@ -37,6 +37,7 @@ from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BitArray, DoubleArray, IntArray
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.masks.agreement import MaskAgreement
+from lavise.tasks.numerics.bootstrap import draw_image_weights
 from lavise.tasks.numerics.float16_bits import order_bits
 
 if TYPE_CHECKING:
@@ -82,16 +83,6 @@ class Statements:
         first = self.words[np.arange(len(self.words)), known.argmax(axis=1)]
         kept = known.any(axis=1)
         return self.filter[kept], first[kept]
-
-
-def draw_image_weights(num_images: int, samples: int, seed: int) -> DoubleArray:
-    """How often each resample draws each picture: float64 [N, samples], whole numbers, columns add up to N.
-
-    The draws of `tasks.numerics.bootstrap.ImageBootstrap` with this seed, where its pairs are of all N pictures.
-    """
-    rng = np.random.default_rng([seed, 3])
-    draws = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=samples)
-    return np.ascontiguousarray(draws.T, dtype=np.float64)
 
 
 class _Judge:

@@ -18,7 +18,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import EvaluateSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, FloatArray, IntArray
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.region_features import MaskedForward

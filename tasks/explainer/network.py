@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.tasks.explainer.class_head import HEAD_PREFIX, ClassifierHead, HeadFacts, load_head
 
 # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from lavise.storage.array_types import IntArray
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.numerics.ranked_lists import find_repeated
 
 _BLOCK_ENTRIES = 1 << 23
@@ -66,7 +67,7 @@ def judge_explainer(
     shape = (num, len(labels))
     predicted = sparse.csr_matrix((weight_R[region], (image_R[region], place_Rk[counted])), shape=shape)
     labelled = sparse.csr_matrix((weight_R, (image_R, label_R)), shape=shape).T.tocsc()
-    rng = np.random.default_rng([seed, 7])
+    rng = make_rng(seed, Stream.EXPLAINER_TEST)
     orders = rng.permuted(np.tile(np.arange(num, dtype=np.int32), (permutations, 1)), axis=1)
     sums, observed = np.zeros(permutations), 0.0
     step = max(_BLOCK_ENTRIES // num, 1)

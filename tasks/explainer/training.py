@@ -22,11 +22,13 @@ from lavise.configs.errors import UserError
 from lavise.configs.registry import OBJECTIVES
 from lavise.configs.schema import TrainSettings
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import Handle, write_json
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.engine.stage import HISTORY_FILE, Stage
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("train", version=2, uses_device=True)
 _CATEGORY_LEARNING_RATE = 1e-3
@@ -126,7 +128,7 @@ class CategoryObjective:
 def draw_supervised(concepts: Sequence[str], share: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(supervised, held out): a share of the concepts, drawn without replacement, both in the given order."""
     num = max(round(share * len(concepts)), 1)
-    chosen = set(np.random.default_rng([seed, 1]).permutation(len(concepts))[:num].tolist())
+    chosen = set(make_rng(seed, Stream.SUPERVISED_CATEGORIES).permutation(len(concepts))[:num].tolist())
     return (
         tuple(c for i, c in enumerate(concepts) if i in chosen),
         tuple(c for i, c in enumerate(concepts) if i not in chosen),
@@ -311,7 +313,7 @@ def _load_sets(
     image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
     concept = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
     if shuffled_labels:
-        concept = np.random.default_rng([seed, 4]).permutation(concept)
+        concept = make_rng(seed, Stream.SHUFFLED_LABELS).permutation(concept)
     row_of = np.full(len(concepts), -1, dtype=np.int64)
     position = {c: i for i, c in enumerate(concepts)}
     row_of[[position[c] for c in supervised]] = vocabulary.positions_of(supervised)
@@ -322,7 +324,7 @@ def _load_sets(
             f"reference: found {len(images)} pictures with regions of supervised categories; at least 3 are needed"
         )
     num_early = min(max(round(settings.held_out_share * len(images)), 1), len(images) - 2)
-    early_images = images[np.random.default_rng([seed, 2]).permutation(len(images))[:num_early]]
+    early_images = images[make_rng(seed, Stream.EARLY_STOPPING_IMAGES).permutation(len(images))[:num_early]]
     is_early = np.isin(image, early_images)
     sets = []
     for chosen in (np.flatnonzero(usable & ~is_early), np.flatnonzero(usable & is_early)):

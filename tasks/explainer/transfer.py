@@ -49,6 +49,7 @@ from lavise.tasks.explainer.network import (
     scale_features,
 )
 from lavise.tasks.explainer.training import Objective, TrainingSet
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("transfer", version=3, uses_device=True)
 # Share of the mean variance that every direction has at least: one that is constant on the target is not blown up.
@@ -339,7 +340,7 @@ def _draw_windows(target: Rows, count: int, seed: int) -> torch.Tensor:
     """Up to so many of the target's windows, in their order."""
     chosen = np.arange(count)
     if count > _DISTIL_WINDOWS:
-        chosen = np.sort(np.random.default_rng([seed, 8]).choice(count, _DISTIL_WINDOWS, replace=False))
+        chosen = np.sort(make_rng(seed, Stream.DISTILLED_WINDOWS).choice(count, _DISTIL_WINDOWS, replace=False))
     parts, start = [], 0
     for part in target():
         own = chosen[(chosen >= start) & (chosen < start + len(part))] - start
@@ -358,7 +359,7 @@ def _load_reference(
     image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
     concept = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
     if shuffled_labels:
-        concept = np.random.default_rng([seed, 4]).permutation(concept)
+        concept = make_rng(seed, Stream.SHUFFLED_LABELS).permutation(concept)
     row_of = np.full(len(vocabulary.matches), -1, dtype=np.int64)
     position = {m.name: i for i, m in enumerate(vocabulary.matches)}
     row_of[[position[c] for c in facts.supervised]] = vocabulary.positions_of(facts.supervised)

@@ -20,7 +20,8 @@ from scipy.stats import wilcoxon
 from lavise.configs.schema import EvaluateSettings
 from lavise.storage.array_types import IntArray
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import Handle, write_json
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.explainer.naming import Namer

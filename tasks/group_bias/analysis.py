@@ -24,7 +24,7 @@ from lavise.configs.schema import BiasSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
 from lavise.storage.datasets.groups import Grouping
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.group_bias.contrasts import (
@@ -39,12 +39,12 @@ from lavise.tasks.group_bias.contrasts import (
     make_contrasts,
 )
 from lavise.tasks.numerics import group_tests
+from lavise.tasks.numerics.random_streams import Stream
 
-STAGE = Stage("bias", version=1)
+STAGE = Stage("bias", version=2)
 BIAS_FILE, FILTERS_FILE, WORDS_FILE = "bias.json", "bias_filters.parquet", "bias_words.parquet"
 # At most so many times the permutations that were asked for, where fewer could not find a single word.
 _MORE_PERMUTATIONS = 10
-_SEED_TAG = 11
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,13 @@ def _compare_words(
     num_filters_W = member_CW.sum(axis=0)
     compared = [
         compare_words(
-            scores_NW, num_filters_W, c, strata is not None, permutations, (seed, _SEED_TAG, number), progress
+            scores_NW,
+            num_filters_W,
+            c,
+            strata is not None,
+            permutations,
+            (seed, Stream.GROUP_PERMUTATIONS, number),
+            progress,
         )
         for number, c in enumerate(contrasts)
     ]

@@ -26,9 +26,11 @@ from lavise.configs.schema import DiffSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
 from lavise.storage.datasets.geometry import area_weights
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Stage
+from lavise.tasks.numerics.bootstrap import draw_weights
+from lavise.tasks.numerics.correlation import correlate_spreads
 
 STAGE = Stage("diff", version=1)
 TABLE_FILE, SUMMARY_FILE = "diff.parquet", "diff.json"
@@ -39,7 +41,6 @@ _BOOTSTRAP_BLOCK = 50
 # Breaks ties between filters that do exactly the same in favour of the same index; far below any real difference.
 _TIE = 1e-9
 # Sums of the same numbers in another order differ in their last bits; what does the same has a correlation of just 1.
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,9 @@ def correlate(moments: Moments) -> DoubleArray:
     n = moments.count
     spread_old = _spread(n, moments.old, moments.old_squared, moments.old_range)
     spread_new = _spread(n, moments.new, moments.new_squared, moments.new_range)
-    return _pearson(n * moments.product - np.outer(moments.old, moments.new), spread_old[:, None], spread_new[None, :])
+    return correlate_spreads(
+        n * moments.product - np.outer(moments.old, moments.new), spread_old[:, None], spread_new[None, :]
+    )
 
 
 def _spread(n: int, total: DoubleArray, squared: DoubleArray, extremes: DoubleArray) -> DoubleArray:
@@ -171,13 +174,6 @@ def _spread(n: int, total: DoubleArray, squared: DoubleArray, extremes: DoubleAr
 
 def _is_constant(extremes: DoubleArray) -> BoolArray:
     return np.asarray(extremes[0] == -extremes[1])
-
-
-def _pearson(covariance: DoubleArray, spread_old: DoubleArray, spread_new: DoubleArray) -> DoubleArray:
-    scale = spread_old * spread_new
-    both_constant = (spread_old == 0) & (spread_new == 0)
-    found = np.divide(covariance, scale, out=np.zeros(np.broadcast(covariance, scale).shape), where=scale > 0)
-    return np.where(both_constant | (found > 1 - _ROUNDING), 1.0, np.clip(found, -1, 1))
 
 
 def _read_positions(block: Block) -> Iterator[tuple[DoubleArray, DoubleArray]]:
@@ -292,11 +288,11 @@ def bootstrap_similarity(
     with threadpool_limits(1):
         for start in range(0, num_samples, _BOOTSTRAP_BLOCK):
             size = min(_BOOTSTRAP_BLOCK, num_samples - start)
-            weights_BN = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size).astype(np.float64)
+            weights_BN = draw_weights(num_images, size, generator)
             x, y, xx, yy, xy = (weights_BN @ sums for sums in sums_5NP)
             spread_x = np.where(constant_2P[0], 0.0, np.sqrt(np.clip(n * xx - x * x, 0, None)))
             spread_y = np.where(constant_2P[1], 0.0, np.sqrt(np.clip(n * yy - y * y, 0, None)))
-            found[start : start + size] = _pearson(n * xy - x * y, spread_x, spread_y)
+            found[start : start + size] = correlate_spreads(n * xy - x * y, spread_x, spread_y)
     return np.quantile(found, 0.025, axis=0), np.quantile(found, 0.975, axis=0)
 
 

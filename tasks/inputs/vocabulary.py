@@ -11,8 +11,9 @@ import numpy as np
 
 from lavise.configs.schema import WordSettings
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import Handle, write_json
+from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_file
+from lavise.storage.state.files import write_json
 from lavise.storage.words.visual_words import VISUAL_RULE, find_visual_words
 from lavise.storage.words.word_vectors import (
     WORD_RULE,

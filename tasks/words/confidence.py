@@ -10,6 +10,7 @@ import numpy as np
 from scipy import optimize, special
 
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.numerics.reliability import Reliability, measure_reliability
 from lavise.tasks.words.evidence import Evidence
 
@@ -142,7 +143,7 @@ def _fit_logistic(standard_SF: DoubleArray, right_S: BoolArray) -> tuple[DoubleA
 def deal_folds(groups_S: IntArray, seed: int = 0, num_folds: int = NUM_FOLDS) -> IntArray:
     """Fold of each statement, int64 [S]; a group is in one fold. Largest groups first, each to the emptiest fold."""
     groups, inverse, sizes = np.unique(groups_S, return_inverse=True, return_counts=True)
-    shuffled = np.random.default_rng([seed, 11]).permutation(len(groups))
+    shuffled = make_rng(seed, Stream.CALIBRATION_FOLDS).permutation(len(groups))
     fold, load = np.zeros(len(groups), np.int64), np.zeros(num_folds, np.int64)
     for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
         fold[group] = load.argmin()

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.tasks.numerics.bootstrap import bootstrap_share
 from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 from lavise.tasks.numerics.ranked_lists import find_repeated
 
 # A word that no other filter names: half a pair of the others names it.
 UNSEEN_PAIRS = 0.5
-_INTERVAL = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -152,22 +152,6 @@ def estimate_background(votes: Votes) -> DoubleArray:
     elsewhere = votes.named[votes.word] - votes.votes
     rate = np.where(elsewhere > 0, elsewhere, UNSEEN_PAIRS) / np.maximum(others, 1)
     return np.where(others > 0, rate, 1.0)
-
-
-def bootstrap_share(votes_S: IntArray, images_S: IntArray) -> tuple[DoubleArray, DoubleArray]:
-    """Ends of the 95 % percentile interval of votes / images over resamples of the pictures; exact, nothing is drawn.
-
-    A resample of n pictures, k of which vote, has Binomial(n, k / n) votes. With no or all votes every resample is
-    the same: the interval is a point. NaN where there are no pictures.
-    """
-    votes_S, images_S = np.asarray(votes_S), np.asarray(images_S)
-    # Few distinct pairs: quantiles are looked up, not computed for each row.
-    distinct, inverse = np.unique(np.stack([votes_S, images_S]), axis=1, return_inverse=True)
-    k, n = distinct.astype(np.float64)
-    share = np.divide(k, n, out=np.full(len(n), np.nan), where=n > 0)
-    low, high = (np.asarray(stats.binom.ppf(q, n, share), np.float64) / np.where(n > 0, n, np.nan) for q in _INTERVAL)
-    inverse = inverse.reshape(votes_S.shape)
-    return low[inverse], high[inverse]
 
 
 def find_evidence(votes: Votes, tested_C: BoolArray | None = None, floor_W: DoubleArray | None = None) -> Evidence:

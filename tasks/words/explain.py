@@ -25,7 +25,7 @@ from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words import lemmas
 from lavise.storage.words.lemmas import covers

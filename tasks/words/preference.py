@@ -26,6 +26,7 @@ from scipy.special import ndtr
 
 from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
 from lavise.tasks.numerics.float16_bits import order_bits
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.words.word_presence import HYPERNYM
 
 MIN_AUROC = 0.75
@@ -96,7 +97,7 @@ class Preferences:
 def split_halves(num: int, seed: int) -> BoolArray:
     """bool [N]: which pictures are in the first half."""
     first = np.zeros(num, dtype=bool)
-    first[np.random.default_rng([seed, 31]).permutation(num)[: num // 2]] = True
+    first[make_rng(seed, Stream.PREFERENCE_HALVES).permutation(num)[: num // 2]] = True
     return first
 
 

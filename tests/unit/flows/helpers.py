@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from lavise.configs.loading import dump_config
 from lavise.configs.schema import Config
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.tracking import MlflowTracker
 from lavise.tasks.history import filter_matching
 from lavise.tasks.words.explain import FILTERS_SCHEMA

@@ -20,7 +20,7 @@ from lavise.configs.schema import DiffSettings, ReportSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.state import file_names
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.tasks.activations.thresholds import count_high_bytes
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.evaluation.layer_panel import JUDGED_FILE, save_panel

@@ -11,7 +11,9 @@ import pytest
 
 from lavise.configs.errors import UserError
 from lavise.configs.roles import Role
-from lavise.flows.past_audits.past_runs import open_past_run
+from lavise.configs.schema import StorageSettings, TrackingSettings
+from lavise.flows.notebook import open_audit
+from lavise.flows.past_audits.past_runs import open_past_run, open_stores
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.tracking import MlflowRun, MlflowTracker, NullTracker
 from lavise.tasks.engine.stage import Stage
@@ -223,3 +225,45 @@ def test_files_that_are_away_are_fetched_when_they_are_back(tracker: MlflowTrack
         open_past_run(run.run_id, tracker, tmp_path / "state")
     run.log_folder(write_run_folder(tmp_path / "elsewhere" / run.run_id, make_config(tmp_path)))
     assert open_past_run(run.run_id, tracker, tmp_path / "state").run_id == run.run_id
+
+
+# Where an audit is kept
+
+
+def test_stores_are_those_of_the_audits_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the folder that the command happens to be started in."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("LAVISE_HOME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = f"sqlite:///{tmp_path / 'own.db'}"
+    config = make_config(tmp_path / "state", tracking={"uri": uri})
+    tracker, root = open_stores(str(write_run_folder(tmp_path / "anywhere" / "run", config)))
+    assert (tracker.uri, root) == (uri, (tmp_path / "state").resolve())
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_run_folder_lies_in_its_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path / "here"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = make_config(tmp_path).model_copy(update={"storage": StorageSettings()})
+    folder = write_run_folder(tmp_path / "there" / "runs" / "abc", config)
+    assert open_stores(str(folder))[1] == tmp_path / "there"
+    assert open_stores("0" * 32)[1] == tmp_path / "here"
+    known = "1" * 32
+    write_run_folder(
+        tmp_path / "here" / "runs" / known, config.model_copy(update={"tracking": TrackingSettings(enabled=False)})
+    )
+    tracker, root = open_stores(known)
+    assert isinstance(tracker, NullTracker)
+    assert root == tmp_path / "here"
+
+
+def test_opening_a_folder_in_a_notebook_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("LAVISE_HOME", raising=False)
+    folder = write_run_folder(tmp_path / "run", make_config(tmp_path))
+    assert open_audit(str(folder)).folder == folder
+    assert list((tmp_path / "elsewhere").iterdir()) == []

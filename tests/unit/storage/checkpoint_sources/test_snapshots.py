@@ -15,7 +15,7 @@ import pytest
 
 from lavise.storage.checkpoint_sources.base import CheckpointChangedError
 from lavise.storage.checkpoint_sources.snapshots import take_snapshot
-from lavise.storage.state.artefacts import make_private_folder
+from lavise.storage.state.files import make_private_folder
 from tests.unit.storage.checkpoint_sources.helpers import found_at, listing, sha256, write
 
 

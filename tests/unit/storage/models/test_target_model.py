@@ -93,3 +93,11 @@ def test_preprocessing_can_be_set() -> None:
 def test_share_of_the_crop_counts_only_when_there_is_a_crop() -> None:
     one = load({"arch": "resnet18", "preprocessing": {"crop_share": 0.5}})
     assert one.describe_preprocessing()["crop_share"] is None
+
+
+def test_loading_leaves_the_global_generator_where_it_was() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    load({"arch": "torchvision:resnet18"}, seed=4)
+    assert torch.equal(torch.rand(3), expected)

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from lavise.configs.errors import UserError
-from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest, write_atomically, write_json
+from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
+from lavise.storage.state.files import write_atomically, write_json
 
 ROOT = Path(__file__).resolve().parents[4]
 SETTINGS: dict[str, Any] = {"quantile": 0.995, "scheduler": None}

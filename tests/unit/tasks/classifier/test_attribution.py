@@ -19,7 +19,8 @@ from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.classifier.attribution import STAGE, bootstrap_means, measure_contributions, rank_filters
+from lavise.tasks.classifier.attribution import STAGE, measure_contributions, rank_filters
+from lavise.tasks.numerics.bootstrap import bootstrap_means
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
     break_picture,

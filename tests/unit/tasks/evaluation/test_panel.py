@@ -17,18 +17,11 @@ from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.evaluation import panel
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.evaluation.layer_panel import draw_random_statements
-from lavise.tasks.evaluation.panel import (
-    FIGURES,
-    Statements,
-    draw_image_weights,
-    judge_statements,
-    judge_word_sets,
-    summarise_panel,
-)
+from lavise.tasks.evaluation.panel import FIGURES, Statements, judge_statements, judge_word_sets, summarise_panel
 from lavise.tasks.masks.agreement import measure_agreement_of_shard, merge_agreement
 from lavise.tasks.masks.annotated_shards import annotate_shards
 from lavise.tasks.numerics.average_precision import average_precision
-from lavise.tasks.numerics.bootstrap import ImageBootstrap
+from lavise.tasks.numerics.bootstrap import ImageBootstrap, draw_image_weights
 from lavise.tasks.numerics.float16_bits import order_bits
 from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_store
 from tests.unit.tasks.panel_scenes import CELLS, CONCEPTS, SIZE, Scene, make_scene, make_truth

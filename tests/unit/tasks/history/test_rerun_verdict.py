@@ -14,7 +14,7 @@ import pyarrow.parquet as parquet
 import pytest
 from safetensors.numpy import save_file
 
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.tasks.history.rerun_verdict import TOLERANCES, Finding, compare_results, compare_stages, judge_repetition
 from lavise.tasks.words.explain import FILTERS_SCHEMA
 from tests.unit.tasks.helpers import AnyArray

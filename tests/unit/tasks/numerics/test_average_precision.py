@@ -10,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from lavise.tasks.evaluation.panel import (
-    draw_image_weights,
-)
 from lavise.tasks.numerics import average_precision as average_precision_module
 from lavise.tasks.numerics.average_precision import average_precision, expect_precision, sum_tied_shares
+from lavise.tasks.numerics.bootstrap import draw_image_weights
 from lavise.tasks.numerics.float16_bits import order_bits
 
 

@@ -28,7 +28,7 @@ from lavise.configs.schema import DiffSettings, ExplainSettings, ReportSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.evaluation.layer_panel import save_panel
 from lavise.tasks.evaluation.recall import save_evaluation

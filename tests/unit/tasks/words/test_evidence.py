@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lavise.tasks.numerics.bootstrap import bootstrap_share
 from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 from lavise.tasks.numerics.ranked_lists import find_repeated
-from lavise.tasks.words.evidence import Evidence, bootstrap_share, count_votes, estimate_background, find_evidence
+from lavise.tasks.words.evidence import Evidence, count_votes, estimate_background, find_evidence
 from tests.unit.tasks.helpers import AnyArray
 
 NUM_FILTERS, NUM_WORDS = 6, 12

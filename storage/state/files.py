@@ -1,0 +1,53 @@
+"""Files and folders of the state: private, and there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lavise.configs.errors import UserError
+
+
+def make_private_folder(folder: Path) -> Path:
+    """A folder of the state, with its parents; those that are new are the user's alone.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "no permission to write")
+    except OSError as err:
+        raise UserError(
+            f"storage.root: cannot write to {folder} ({err.strerror}); set another storage.root or LAVISE_HOME"
+        ) from None
+    return folder
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Temporary name, flush, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON with sorted keys, written atomically."""
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,237 @@
+"""Exit codes, what stands on which stream, and that every command explains itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from typer.testing import CliRunner, Result
+
+from lavise.configs.errors import UserError
+from lavise.flows.command_line.commands import _guarded, app
+from lavise.storage.tracking import MlflowTracker
+from tests.unit.flows.helpers import UNKNOWN_RUN, make_config, make_tracker, write_run_folder
+from tests.unit.tasks.helpers import write_picture
+
+COMMANDS = ("run", "demo", "bias", "layers", "presets", "up", "reaudit", "diff", "gate", "rerun", "doctor", "gc")
+UNTRACKED = ("--set", "tracking.enabled=false")
+# Arguments, and a part of the answer; how click words its own is not tested.
+MISTAKES = [
+    (["explain"], "No such command 'explain'"),
+    (["run", "demo", "--colour"], "No such option: --colour"),
+    (["run", "dem"], "did you mean demo?"),
+    (["run", "no.yaml"], "cannot read 'no.yaml'"),
+    (["run", "demo", "--set", "seed"], "--set: found 'seed'; allowed: section.key=value"),
+    (["demo", "--set", "seed=-1"], "seed: found -1"),
+    (["bias", "demo"], "Missing option '--groups'"),
+    (["bias", "demo", "--groups", "folder:0"], "bias.groups.level: found '0'"),
+    (["bias", "demo", "--groups", "folder", "--images", "test"], "--images"),
+    (["layers", "tests.unit.tasks.helpers:NoNetwork"], "NoNetwork"),
+    (["layers", "other.yaml"], "cannot read 'other.yaml'"),
+    (["up", "--prefect-port", "0"], "--prefect-port"),
+    (["up", "--watch", ".", "--every", "1"], "--every"),
+    (["reaudit", "demo"], "--folder, --model: give one of the two"),
+    (["reaudit", "demo", "--folder", ".", "--alias", "new"], "--alias: found new with a folder"),
+    (["reaudit", "demo", "--folder", ".", "--stable", "-1"], "--stable"),
+    (["diff", "a"], "Missing argument"),
+    (["doctor", "dmo"], "found 'dmo'; allowed: a preset"),
+    (["gc", "--keep-hours", "-2"], "--keep-hours"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No server and no state folder of the developer's own."""
+    for name in [n for n in os.environ if n.startswith(("MLFLOW_", "LAVISE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
+
+
+@pytest.fixture
+def tracker(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowTracker:
+    """The store that the commands find, too."""
+    opened = make_tracker(tmp_path_factory, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(opened.uri))
+    return opened
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+# Help
+
+
+def test_help_lists_all_commands() -> None:
+    done = invoke("--help")
+    assert done.exit_code == 0
+    listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str) -> None:
+    done = invoke(command, "--help")
+    assert done.exit_code == 0
+    usage, _, said = done.stdout.partition("\n\n")
+    assert f"{command} [OPTIONS]" in usage
+    assert said.strip()[0].isupper()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_argument_and_option_is_explained(command: str) -> None:
+    found: Any = typer.main.get_command(app)
+    for parameter in found.commands[command].params:
+        assert len(parameter.help or "") > 10, parameter.name
+
+
+def test_json_is_offered_by_whatever_answers_a_question() -> None:
+    offering = {command for command in COMMANDS if "--json" in invoke(command, "--help").stdout}
+    assert offering == set(COMMANDS) - {"presets", "up"}
+
+
+# The user's mistakes
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=[" ".join(given) for given, _ in MISTAKES])
+def test_mistakes_end_with_2(arguments: Sequence[str], expected: str) -> None:
+    done = invoke(*arguments)
+    assert done.exit_code == 2, done.stderr
+    assert expected in " ".join(done.stderr.split())
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["groups", "stratify-by"])
+def test_groups_of_the_command_line_are_settings(option: str) -> None:
+    """What comes after them says which setting was wrong."""
+    groups = {"--groups": "folder", f"--{option}": "csv:people.csv:gender,age"}
+    done = invoke("bias", "demo", *UNTRACKED, *(part for pair in groups.items() for part in pair))
+    assert done.exit_code == 2
+    field = f"bias.{option.replace('-', '_')}.file"
+    assert f"lavise: {field}: found '{Path.cwd() / 'people.csv'}', which is no file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["gate", UNKNOWN_RUN, "--policy", "default"],
+        ["rerun", UNKNOWN_RUN],
+        ["diff", UNKNOWN_RUN, UNKNOWN_RUN],
+    ],
+    ids=lambda a: a[0],
+)
+def test_a_run_that_nobody_knows(tracker: MlflowTracker, tmp_path: Path, arguments: list[str]) -> None:
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"lavise: run: {UNKNOWN_RUN} is neither in ")
+    assert str(tmp_path / "state" / "runs") in done.stderr
+
+
+def test_missing_pictures_of_an_audit_are_one_line(tmp_path: Path) -> None:
+    write_picture(tmp_path / "target" / "a.png", 20, 20)
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\nmodel: {arch: 'tests.unit.tasks.helpers:TinyNetwork', preprocessing: {size_px: 32}}\n"
+        "reference: {kind: image_folder, root: no pictures}\ntarget: {kind: image_folder, root: target}\n"
+        "tracking: {enabled: false}\n",
+        "utf-8",
+    )
+    done = invoke("run", path, "--json")
+    assert done.exit_code == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("lavise:")]
+    assert "reference.root: found" in line
+    assert done.stdout == ""
+
+
+# Every other end
+
+
+def guarded(error: BaseException) -> Result:
+    """A command that raises."""
+    own = typer.Typer(pretty_exceptions_enable=False)
+
+    def command() -> None:
+        print("half of it")
+        raise error
+
+    own.command()(_guarded(command))
+    return CliRunner().invoke(own, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        (UserError("seed: found x\ndevice: found y"), 2, "lavise: device: found y"),
+        (KeyboardInterrupt(), 130, "lavise: stopped; what was finished is kept, the same command goes on from there"),
+        (ZeroDivisionError("by zero"), 1, "lavise: failed: ZeroDivisionError: by zero"),
+        (typer.Exit(3), 3, None),
+    ],
+    ids=["user's mistake", "Ctrl-C", "fault", "no"],
+)
+def test_each_way_to_end_has_its_code(error: BaseException, code: int, last: str | None) -> None:
+    done = guarded(error)
+    assert done.exit_code == code
+    assert done.stdout == "half of it\n"
+    assert (done.stderr.splitlines() or [None])[-1] == last
+
+
+def test_every_line_of_a_mistake_bears_the_name() -> None:
+    assert guarded(UserError("a: 1\nb: 2")).stderr == "lavise: a: 1\nlavise: b: 2\n"
+
+
+def test_only_a_fault_of_the_program_shows_where_it_was() -> None:
+    assert "Traceback" in guarded(ZeroDivisionError()).stderr
+    assert "Traceback" not in guarded(KeyboardInterrupt()).stderr
+
+
+# Answers
+
+
+def test_presets_are_the_yaml_files_that_come_along() -> None:
+    done = invoke("presets")
+    assert done.exit_code == 0
+    folder = Path(__file__).resolve().parents[4] / "configs"
+    assert done.stdout.split() == sorted(p.stem for p in folder.glob("*.yaml"))
+
+
+def test_layers_of_a_network_with_their_maps() -> None:
+    done = invoke("layers", "tests.unit.tasks.helpers:TinyNetwork", "--json")
+    assert done.exit_code == 0
+    found = {layer["name"]: layer for layer in json.loads(done.stdout.splitlines()[-1])["layers"]}
+    side = 4 * found["tail"]["height"]
+    assert {name: (layer["channels"], side // layer["width"]) for name, layer in found.items()} == {
+        "stem": (6, 2),
+        "body": (8, 4),
+        "body.0": (8, 4),
+        "body.1": (8, 4),
+        "tail": (5, 4),
+    }
+
+
+@pytest.mark.parametrize(("at_least", "code", "outcome"), [(0.75, 0, "passed"), (0.76, 3, "failed")])
+def test_a_gate_passes_or_ends_with_3(
+    tracker: MlflowTracker, tmp_path: Path, at_least: float, code: int, outcome: str
+) -> None:
+    """Three of four filters are explained."""
+    root = tmp_path / "state"
+    run = tracker.start("tiny", {})
+    folder = write_run_folder(root / "runs" / run.run_id, make_config(root, tracking={"uri": tracker.uri}))
+    run.end()
+    policy = tmp_path / "mine.yaml"
+    policy.write_text(f"name: mine\nrules:\n  - metric: share_explained\n    at_least: {at_least}\n", "utf-8")
+    done = invoke("gate", folder, "--policy", policy, "--json")
+    assert done.exit_code == code, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert (answer["outcome"], answer["run_id"]) == (outcome, run.run_id)
+    assert json.loads((folder / "gate.json").read_text("utf-8")) == answer
