@@ -30,7 +30,7 @@ from lavise.tasks.engine.stage import Stage
 if TYPE_CHECKING:
     import torch
 
-STAGE = Stage("extract", version=1, resumable=True, uses_device=True)
+STAGE = Stage("extract", version=1, resumable=True, uses_device=True, libraries=("pillow",))
 _NUM_SHOWN = 5
 
 Decoded = npt.NDArray[np.uint8] | str

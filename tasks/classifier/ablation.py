@@ -44,7 +44,7 @@ from lavise.tasks.classifier.class_words import match_categories, name_class
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 
-STAGE = Stage("causes", version=1, uses_device=True)
+STAGE = Stage("causes", version=1, uses_device=True, libraries=("simplemma",))
 SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "causes_filters.parquet"
 _OPTIONAL = (
     *("changed_with", "changed_without", "changed", "own_logit_with", "own_logit_without", "own_logit"),

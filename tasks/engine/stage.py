@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,12 +33,21 @@ class Stage:
     Attributes:
         resumable: a killed attempt leaves finished parts that the next one may use.
         uses_device: computes on the GPU where there is one, which two at a time would have to share.
+        libraries: packages whose version can change the result; it is part of the digest. (torch stands in the settings
+            of whatever computes with it.)
     """
 
     name: str
     version: int
     resumable: bool = False
     uses_device: bool = False
+    libraries: tuple[str, ...] = ()
+
+    def complete(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Settings of a request with the versions of the libraries."""
+        if not self.libraries:
+            return settings
+        return {**settings, "libraries": {name: metadata.version(name) for name in self.libraries}}
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ class StageRunner:
 
     def _materialise(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> StageOutcome:
         start = time.monotonic()
+        requests = [replace(request, settings=stage.complete(request.settings)) for request in requests]
         digests = [compute_stage_digest(stage.name, stage.version, r.settings, r.inputs) for r in requests]
         found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
         combined = digests[0] if len(digests) == 1 else digest_of(digests)

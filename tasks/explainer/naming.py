@@ -42,7 +42,7 @@ from lavise.tasks.explainer.network import (
     scale_features,
 )
 
-STAGE = Stage("explainer", version=3)
+STAGE = Stage("explainer", version=3, libraries=("simplemma",))
 _HEAD_FLOOR = 1e-7
 _CATEGORY_WEIGHT = 10.0
 _LEARNED_WEIGHT = 20.0

@@ -28,7 +28,7 @@ from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.permutation_test import judge_explainer
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
-STAGE = Stage("validate", version=2, uses_device=True)
+STAGE = Stage("validate", version=2, uses_device=True, libraries=("scipy",))
 VALIDATION_FILE = "validation.json"
 MAX_P_VALUE = 0.01
 MIN_CATEGORIES = 8

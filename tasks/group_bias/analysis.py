@@ -41,7 +41,7 @@ from lavise.tasks.group_bias.contrasts import (
 from lavise.tasks.numerics import group_tests
 from lavise.tasks.numerics.random_streams import Stream
 
-STAGE = Stage("bias", version=2)
+STAGE = Stage("bias", version=2, libraries=("scipy",))
 BIAS_FILE, FILTERS_FILE, WORDS_FILE = "bias.json", "bias_filters.parquet", "bias_words.parquet"
 # At most so many times the permutations that were asked for, where fewer could not find a single word.
 _MORE_PERMUTATIONS = 10

@@ -32,7 +32,7 @@ from lavise.tasks.engine.stage import Stage
 from lavise.tasks.numerics.bootstrap import draw_weights
 from lavise.tasks.numerics.correlation import correlate_spreads
 
-STAGE = Stage("diff", version=1)
+STAGE = Stage("diff", version=1, libraries=("scipy",))
 TABLE_FILE, SUMMARY_FILE = "diff.parquet", "diff.json"
 Status = Literal["same", "changed", "lost", "new"]
 _MAX_TASKS = 16

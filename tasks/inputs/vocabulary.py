@@ -25,7 +25,7 @@ from lavise.storage.words.word_vectors import (
 )
 from lavise.tasks.engine.stage import Stage
 
-STAGE = Stage("vocabulary", version=1)
+STAGE = Stage("vocabulary", version=1, libraries=("gensim", "simplemma"))
 
 
 def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> dict[str, Any]:

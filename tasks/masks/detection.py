@@ -13,7 +13,7 @@ from lavise.tasks.masks.agreement import ConceptMasks
 from lavise.tasks.numerics.float16_bits import order_bits
 from lavise.tasks.numerics.mann_whitney import RankedRows
 
-DETECTION = Stage("detect", version=1)
+DETECTION = Stage("detect", version=1, libraries=("scipy",))
 MIN_AUROC, MAX_P_VALUE = 0.75, 0.05
 _RANK_ENTRIES, _MOST_ROWS = 1 << 22, 1 << 16
 

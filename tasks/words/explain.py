@@ -42,7 +42,7 @@ from lavise.tasks.words.polysemanticity import find_meanings
 from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 
-STAGE = Stage("explain", version=5, uses_device=True)
+STAGE = Stage("explain", version=5, uses_device=True, libraries=("scipy", "simplemma"))
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
 _NAME_ROWS = 2048
 _WHOLE_PICTURES = 5000

@@ -40,7 +40,7 @@ from lavise.tasks.words.naming_precision import (
 from lavise.tasks.words.preference import LEAST_PICTURES, MIN_AUROC, Preferences, Ranked, contrast, state_confidence
 from lavise.tasks.words.word_presence import ask_witnesses, keep_frequent, list_words
 
-STAGE = Stage("precision", version=1, uses_device=True)
+STAGE = Stage("precision", version=1, uses_device=True, libraries=("scipy", "simplemma"))
 PRECISION_FILE = "precision.json"
 
 

@@ -175,15 +175,15 @@ def guarded(error: BaseException) -> Result:
         (UserError("seed: found x\ndevice: found y"), 2, "lavise: device: found y"),
         (KeyboardInterrupt(), 130, "lavise: stopped; what was finished is kept, the same command goes on from there"),
         (ZeroDivisionError("by zero"), 1, "lavise: failed: ZeroDivisionError: by zero"),
-        (typer.Exit(3), 3, None),
+        (typer.Exit(3), 3, ""),
     ],
     ids=["user's mistake", "Ctrl-C", "fault", "no"],
 )
-def test_each_way_to_end_has_its_code(error: BaseException, code: int, last: str | None) -> None:
+def test_each_way_to_end_has_its_code(error: BaseException, code: int, last: str) -> None:
     done = guarded(error)
     assert done.exit_code == code
     assert done.stdout == "half of it\n"
-    assert (done.stderr.splitlines() or [None])[-1] == last
+    assert (done.stderr.splitlines() or [""])[-1] == last
 
 
 def test_every_line_of_a_mistake_bears_the_name() -> None:
