@@ -163,15 +163,15 @@ def run_planted(
         )[0]
         for role in Role
     }
-    categories = inputs.train.concepts
+    categories, vectors = inputs.train.concepts, digest_vectors(config.words)
     words = runner.run_one(
         vocabulary.STAGE,
         "vocabulary",
-        Request(vocabulary.describe_vocabulary(config.words, categories), {"vectors": digest_vectors(config.words)}),
+        Request(vocabulary.describe_vocabulary(config.words, categories), {"vectors": vectors}),
         lambda folder: vocabulary.make_vocabulary(config.words, categories, folder),
     )
     with StatisticsCluster(config.statistics, progress) as cluster:
-        context = Context(config, device, runner, cluster, progress, vocabulary.load_vocabulary(words), words)
+        context = Context(config, device, runner, cluster, progress, vocabulary.load_vocabulary(words), words, vectors)
         audit = PlantedAudit(context, Subject(model, inputs), LayerResult(layer, dict(activations)))
         audit.teach()
         known = audit.name_masks()

@@ -6,6 +6,7 @@ Reading of YAML and wording of faults are shared with the other kinds of files (
 from __future__ import annotations
 
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config
+
+log = logging.getLogger("lavise")
 
 
 def list_presets() -> list[str]:
@@ -46,8 +49,25 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
     return validate_config(data, label)
 
 
+# Keys that have another name now: they are still read.
+RENAMED = {("train", "held_out_share"): ("train", "early_stopping_share")}
+
+
+def _rename(data: Mapping[str, Any], label: str) -> Mapping[str, Any]:
+    """The same settings under the names of this version; says which were another name's."""
+    renamed = {section: dict(value) if isinstance(value, Mapping) else value for section, value in data.items()}
+    for (old_section, old), (section, new) in RENAMED.items():
+        own = renamed.get(old_section)
+        if isinstance(own, dict) and old in own and new not in (renamed.get(section) or {}):
+            log.warning("%s: %s.%s is called %s.%s now; it is read all the same", label, old_section, old, section, new)
+            renamed[section] = {**(renamed.get(section) or {}), new: own.pop(old)}
+            renamed[old_section].pop(old, None)
+    return renamed
+
+
 def validate_config(data: Mapping[str, Any], label: str) -> Config:
     """Check a mapping against the schema; `label` opens each line of the error."""
+    data = _rename(data, label)
     try:
         return Config.model_validate(data)
     except ValidationError as err:

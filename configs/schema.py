@@ -206,7 +206,7 @@ class TrainSettings(Settings):
     max_epochs: int = Field(default=60, ge=1)
     patience_epochs: int = Field(default=8, ge=1)
     """Stop after so many epochs without a better held-out loss; the best epoch is kept."""
-    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    early_stopping_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training pictures used for early stopping only."""
     supervised_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the categories that are trained on, drawn without replacement; the others are stored as held out."""

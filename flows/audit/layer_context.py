@@ -27,7 +27,11 @@ from lavise.tasks.engine.stage import Request, Stage, StageRunner
 
 @dataclass(frozen=True)
 class Context:
-    """What all layers and baselines of an audit share."""
+    """What all layers and baselines of an audit share.
+
+    Attributes:
+        vectors_digest: of the word vectors' files, which are read whole for it.
+    """
 
     config: Config
     device: str
@@ -36,6 +40,7 @@ class Context:
     progress: Progress
     words: Vocabulary
     vocabulary: Handle
+    vectors_digest: str
 
     @cached_property
     def vectors(self) -> WordVectors:

@@ -23,7 +23,6 @@ from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
 from lavise.storage.words.lemmas import find_category, index_categories
-from lavise.storage.words.word_vectors import digest_vectors
 from lavise.tasks.activations.region_features import MaskedForward
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.activations.top_images import select_top_images
@@ -230,7 +229,7 @@ class LayerAudit:
             {
                 "trained": trained.digest,
                 "vocabulary": self._context.vocabulary.digest,
-                "vectors": digest_vectors(config.words),
+                "vectors": self._context.vectors_digest,
             },
         )
         handle = self._runner.run_one(

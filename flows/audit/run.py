@@ -38,7 +38,7 @@ from lavise.storage.state.environment import choose_device, describe_environment
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Run, Tracker, without_credentials
-from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, find_vectors_file
+from lavise.storage.words.word_vectors import Vocabulary, digest_vectors
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -127,7 +127,7 @@ class _Audit:
         environment = describe_environment(self.device)
         run.set_tags(_environment_tags(environment))
         # What can be wrong is looked at before anything long is begun.
-        find_vectors_file(config.words)
+        vectors = digest_vectors(config.words)
         check_analyses(config)
         model = load_target_model(config.model, config.seed)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
@@ -136,7 +136,7 @@ class _Audit:
         check_analyses(config, inputs)
         for facts in inputs.describe(describe_sources(config, runner)):
             run.log_dataset(facts)
-        results = self.explain_layers(model, layers, inputs)
+        results = self.explain_layers(model, layers, inputs, vectors)
         comparison = self._compare(model, inputs, results)
         page = self.write_report(model, inputs, results, comparison)
         return EndedAudit(
@@ -155,7 +155,7 @@ class _Audit:
                 "layers": [layer.name for layer in layers],
                 "data": inputs.digests,
                 "pictures": inputs.picture_digests,
-                "vectors": digest_vectors(config.words),
+                "vectors": vectors,
             },
             skipped=describe_skipped(results[0]),
             images_decoded=num_decoded() - decoded_before,
@@ -184,10 +184,12 @@ class _Audit:
             runner.parent.set_tags({"lavise.diff_error": str(err)})
             return None
 
-    def explain_layers(self, model: TargetModel, layers: list[Layer], inputs: Inputs) -> list[LayerResult]:
-        words, handle = self._make_vocabulary(inputs)
+    def explain_layers(
+        self, model: TargetModel, layers: list[Layer], inputs: Inputs, vectors: str
+    ) -> list[LayerResult]:
+        words, handle = self._make_vocabulary(inputs, vectors)
         config = self.config
-        context = Context(config, self.device, self.runner, self.cluster, self.progress, words, handle)
+        context = Context(config, self.device, self.runner, self.cluster, self.progress, words, handle, vectors)
         subject = Subject(model, inputs)
         baselines = self._audit_random_network(context, model, layers, inputs)
         results = []
@@ -245,12 +247,12 @@ class _Audit:
             audit.explain()
         return {"random_network": results}
 
-    def _make_vocabulary(self, inputs: Inputs) -> tuple[Vocabulary, Handle]:
+    def _make_vocabulary(self, inputs: Inputs, vectors: str) -> tuple[Vocabulary, Handle]:
         settings, categories = self.config.words, inputs.train.concepts
         handle = self.runner.run_one(
             vocabulary.STAGE,
             "vocabulary",
-            Request(vocabulary.describe_vocabulary(settings, categories), {"vectors": digest_vectors(settings)}),
+            Request(vocabulary.describe_vocabulary(settings, categories), {"vectors": vectors}),
             lambda folder: vocabulary.make_vocabulary(settings, categories, folder),
         )
         return vocabulary.load_vocabulary(handle), handle

@@ -64,12 +64,11 @@ def load_coco_instances(
     if len(set(concepts.values())) != len(concepts):
         twice = [n for n, k in Counter(concepts.values()).items() if k > 1]
         raise UserError(f"{annotations}: category names stand twice: {', '.join(map(repr, twice[:3]))}")
+    ids = sorted(coco.imgs)[:max_images]
+    kept = set(ids)
     skipped: Counter[str] = Counter()
     by_image: dict[Any, list[Annotation]] = defaultdict(list)
     for entry in sorted(coco.dataset["annotations"], key=lambda a: a["id"]):
-        if entry.get("iscrowd", 0) and not use_crowds:
-            skipped["crowd"] += 1
-            continue
         try:
             concept = concepts[entry["category_id"]]
             image = coco.imgs[entry["image_id"]]
@@ -77,12 +76,16 @@ def load_coco_instances(
             raise UserError(
                 f"{annotations}: annotation {entry['id']} points to {err}, which is no image or category of the file"
             ) from None
+        if entry["image_id"] not in kept:
+            continue
+        if entry.get("iscrowd", 0) and not use_crowds:
+            skipped["crowd"] += 1
+            continue
         rle = _to_rle(coco, entry, image)
         if rle is None:
             skipped["no mask"] += 1
             continue
         by_image[entry["image_id"]].append(Annotation(concept, rle=rle))
-    ids = sorted(coco.imgs)[:max_images]
     if twice := [n for n, k in Counter(coco.imgs[i]["file_name"] for i in ids).items() if k > 1]:
         raise UserError(f"{annotations}: {twice[0]!r} stands under two image ids; allowed: a file once")
     records = tuple(

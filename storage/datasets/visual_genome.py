@@ -47,7 +47,7 @@ def load_visual_genome_reference(settings: VisualGenomeReference, seed: int) -> 
             ) from None
         path = _find_picture(folders, int(entry["image_id"]))
         if path is None:
-            skipped["picture not found"] += 1
+            skipped["image without a file"] += 1
             continue
         annotations = tuple(Annotation(name, boxes=tuple(boxes[name])) for name in sorted(boxes))
         records.append(ImageRecord(path.relative_to(root).as_posix(), path, annotations))
@@ -59,7 +59,9 @@ def load_visual_genome_reference(settings: VisualGenomeReference, seed: int) -> 
             f"reference.min_images: found {settings.min_images}; no category is in so many of the {len(train)} "
             f"training pictures; allowed here: at most {max(images_with.values(), default=0)}"
         )
-    skipped["rare category"] = sum(1 for c in images_with if c not in set(concepts))
+    rare = [len(a.boxes) for r in records for a in r.annotations if a.concept not in set(concepts)]
+    if rare:
+        skipped["object of a rare category"] = sum(rare)
     name = root.name
     return Reference(
         Dataset(f"{name}/train", _keep(train, concepts), concepts, dict(skipped)),
@@ -85,11 +87,11 @@ def _collect_boxes(entry: dict[str, Any], skipped: Counter[str]) -> dict[str, li
     for item in entry["objects"]:
         synsets = item.get("synsets") or []
         if not synsets:
-            skipped["object without synset"] += 1
+            skipped["object without a synset"] += 1
             continue
         box = (float(item["x"]), float(item["y"]), float(item["w"]), float(item["h"]))
         if box[2] < 1 or box[3] < 1:
-            skipped["empty box"] += 1
+            skipped["object with an empty box"] += 1
             continue
         name = str(synsets[0]).rsplit(".", 2)[0].replace("_", " ")
         boxes.setdefault(name, []).append(box)

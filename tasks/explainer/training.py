@@ -196,13 +196,13 @@ def train_explainer(
         },
     )
     save_explainer(explainer, facts, folder)
-    steps = [[name, row[name], row["epoch"]] for row in history for name in ("train_loss", "held_out_loss")]
+    steps = [[name, row[name], row["epoch"]] for row in history for name in ("train_loss", "early_stopping_loss")]
     write_json(folder / HISTORY_FILE, steps)
     return {
         "best_epoch": best,
         "num_epochs": len(history),
         "train_loss": history[best]["train_loss"],
-        "held_out_loss": history[best]["held_out_loss"],
+        "early_stopping_loss": history[best]["early_stopping_loss"],
         "num_regions": len(train.word_R),
         "num_images": train.num_images,
         "num_supervised": len(supervised),
@@ -246,12 +246,12 @@ def _fit(
                 total += value * batch_weight
                 weight += batch_weight
             module.eval()
-            held_out = _mean_loss(forward, objective, early, settings.batch_images)
-            _require_finite(held_out, epoch, -1, settings)
-            history.append({"epoch": epoch, "train_loss": total / weight, "held_out_loss": held_out})
+            early_loss = _mean_loss(forward, objective, early, settings.batch_images)
+            _require_finite(early_loss, epoch, -1, settings)
+            history.append({"epoch": epoch, "train_loss": total / weight, "early_stopping_loss": early_loss})
             bar.advance()
-            if held_out < best_loss:
-                best, best_loss, best_state = epoch, held_out, copy.deepcopy(module.state_dict())
+            if early_loss < best_loss:
+                best, best_loss, best_state = epoch, early_loss, copy.deepcopy(module.state_dict())
             elif epoch - best >= settings.patience_epochs:
                 break
     module.load_state_dict(best_state)
@@ -323,7 +323,7 @@ def _load_sets(
         raise UserError(
             f"reference: found {len(images)} pictures with regions of supervised categories; at least 3 are needed"
         )
-    num_early = min(max(round(settings.held_out_share * len(images)), 1), len(images) - 2)
+    num_early = min(max(round(settings.early_stopping_share * len(images)), 1), len(images) - 2)
     early_images = images[make_rng(seed, Stream.EARLY_STOPPING_IMAGES).permutation(len(images))[:num_early]]
     is_early = np.isin(image, early_images)
     sets = []

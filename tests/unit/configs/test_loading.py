@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -513,3 +514,22 @@ def test_identity_leaves_the_config_as_it_is() -> None:
     config = load_config("demo")
     describe_identity(config)
     assert config == load_config("demo")
+
+
+# ---------------------------------------------------------------- keys of before
+
+
+def test_a_key_that_has_another_name_now_is_read_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = dump_config(load_config("demo")).replace("early_stopping_share: 0.1", "held_out_share: 0.3")
+    (tmp_path / "old.yaml").write_text(text, "utf-8")
+    logging.getLogger("lavise").propagate = True
+    with caplog.at_level(logging.WARNING, "lavise"):
+        found = load_config(tmp_path / "old.yaml")
+    assert found == load_config("demo", ["train.early_stopping_share=0.3"])
+    expected = "train.held_out_share is called train.early_stopping_share now; it is read all the same"
+    assert [record.message.endswith(expected) for record in caplog.records] == [True]
+
+
+def test_under_both_names_the_old_one_is_unknown() -> None:
+    with pytest.raises(UserError, match=r"train\.held_out_share: unknown key"):
+        load_config("demo", ["train.held_out_share=0.2", "train.early_stopping_share=0.3"])

@@ -110,7 +110,7 @@ def test_seed_out_of_range(seed: float) -> None:
         (ExtractSettings, "batch_size", [0]),
         (TrainSettings, "dropout", [-0.1, 1]),
         (TrainSettings, "supervised_share", [0, 1.1]),
-        (TrainSettings, "held_out_share", [0, 1]),
+        (TrainSettings, "early_stopping_share", [0, 1]),
         (TrainSettings, "temperature", [0]),
         (TrainSettings, "learning_rate", [0, -1, float("nan")]),
         (TrainSettings, "region_feature", ["L2"]),

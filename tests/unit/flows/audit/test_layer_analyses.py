@@ -55,7 +55,7 @@ def make_context(root: Path, config: Config) -> Context:
     vocabulary = publish(root, "vocabulary", lambda _: {})
     runner = StageRunner(ArtefactStore(root))
     cluster = StatisticsCluster(config.statistics)
-    return Context(config, "cpu", runner, cluster, no_progress, make_vocabulary(4, ["cat"]), vocabulary)
+    return Context(config, "cpu", runner, cluster, no_progress, make_vocabulary(4, ["cat"]), vocabulary, "v" * 64)
 
 
 def publish_explained(root: Path, rows: Sequence[dict[str, Any]]) -> Handle:

@@ -47,7 +47,7 @@ def make_context(root: Path, config: Config | None = None, cluster: StatisticsCl
     vocabulary = publish(root, "vocabulary", lambda _: {})
     runner = StageRunner(ArtefactStore(root))
     statistics = cluster or StatisticsCluster(settings.statistics)
-    return Context(settings, "cpu", runner, statistics, no_progress, words, vocabulary)
+    return Context(settings, "cpu", runner, statistics, no_progress, words, vocabulary, "v" * 64)
 
 
 def make_subject(model: TargetModel | None = None, title: str = "") -> Subject:

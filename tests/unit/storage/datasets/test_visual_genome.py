@@ -107,10 +107,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     both = load_visual_genome_reference(settings(tmp_path), 0)
     assert both.train.concepts == ("tree",)
     assert both.train.skipped == {
-        "object without synset": 3,
-        "empty box": 6,
-        "picture not found": 1,
-        "rare category": 0,
+        "object without a synset": 3,
+        "object with an empty box": 6,
+        "image without a file": 1,
     }
 
 
@@ -136,7 +135,8 @@ def test_rare_categories_are_counted_in_training_pictures_only(tmp_path: Path) -
     assert list(both.train.concepts) == list(both.evaluation.concepts) == sorted(expected)
     for part in (both.train, both.evaluation):
         assert {a.concept for r in part.records for a in r.annotations} <= set(expected)
-    assert both.train.skipped["rare category"] == 6 - len(expected)
+    rare = [t for things in objects.values() for t in things if t["synsets"][0].split(".")[0] not in expected]
+    assert both.train.skipped == {"object of a rare category": len(rare)}
 
 
 def test_split_is_by_picture_and_follows_the_seed(tmp_path: Path) -> None:

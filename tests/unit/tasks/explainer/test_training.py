@@ -165,7 +165,7 @@ def test_sets_are_split_by_picture(tmp_path: Path, scaling: Any) -> None:
     image, concept = (np.load(regions.path(f"{n}.npy")) for n in ("image", "concept"))
     marked = np.column_stack([image + 1.0, np.ones((len(image), 3))])
     regions = publish_regions(tmp_path / "marked", marked, image, concept)
-    settings = TrainSettings(held_out_share=0.25, region_feature=scaling)
+    settings = TrainSettings(early_stopping_share=0.25, region_feature=scaling)
     vocabulary = make_vocabulary(30, CONCEPTS)
     supervised = ("cat", "sky")
     parts = _load_sets(regions, CONCEPTS, supervised, vocabulary, settings, 0, "cpu")
@@ -275,12 +275,12 @@ def published_part(folder: Path) -> dict[str, torch.Tensor]:
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     """The kept weights are, to the bit, those of a training that ends with the best epoch."""
     regions = regions_of(tmp_path, num_images=30, noise=3.0)
-    settings = TrainSettings(max_epochs=60, patience_epochs=5, learning_rate=0.02, held_out_share=0.3)
+    settings = TrainSettings(max_epochs=60, patience_epochs=5, learning_rate=0.02, early_stopping_share=0.3)
     facts = train(tmp_path / "long", regions, settings)
     history = json.loads((tmp_path / "long" / "history.json").read_text())
-    held_out = [value for name, value, _ in history if name == "held_out_loss"]
+    held_out = [value for name, value, _ in history if name == "early_stopping_loss"]
     assert facts["best_epoch"] == int(np.argmin(held_out))
-    assert facts["held_out_loss"] == min(held_out)
+    assert facts["early_stopping_loss"] == min(held_out)
     assert facts["num_epochs"] == len(held_out) == facts["best_epoch"] + 1 + 5 < 60
     short = settings.model_copy(update={"max_epochs": facts["best_epoch"] + 1})
     again = train(tmp_path / "short", regions, short)
@@ -289,8 +289,8 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert all(torch.equal(kept[k], wanted[k]) for k in wanted)
 
 
-def test_held_out_loss_is_that_of_the_stored_explainer(tmp_path: Path) -> None:
-    regions, settings = regions_of(tmp_path), TrainSettings(objective="hinge", max_epochs=6, held_out_share=0.3)
+def test_early_stopping_loss_is_that_of_the_stored_explainer(tmp_path: Path) -> None:
+    regions, settings = regions_of(tmp_path), TrainSettings(objective="hinge", max_epochs=6, early_stopping_share=0.3)
     facts = train(tmp_path / "t", regions, settings)
     explainer, stored = load_explainer(tmp_path / "t", "cpu")
     vocabulary = make_vocabulary(30, CONCEPTS)
@@ -300,7 +300,7 @@ def test_held_out_loss_is_that_of_the_stored_explainer(tmp_path: Path) -> None:
     rows = vocabulary.positions_of(CONCEPTS)
     losses = losses_by_loops(settings, out, vocabulary.matrix.astype(np.float64), rows, early.word_R.tolist())
     expected = sum(w * value for w, value in zip(early.weight_R.tolist(), losses, strict=True)) / early.num_images
-    assert facts["held_out_loss"] == pytest.approx(expected, rel=1e-5)
+    assert facts["early_stopping_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["hinge", "cosine", "softmax"])
@@ -350,10 +350,10 @@ def test_categories_are_learned_on_a_separable_problem(tmp_path: Path, supervise
 def test_weights_of_the_categories_are_those_of_their_best_epoch(tmp_path: Path) -> None:
     """Cross entropy on the held-out pictures, by loops, is not lower at any other length of training."""
     regions = regions_of(tmp_path, num_images=30, noise=3.0)
-    settings = TrainSettings(max_epochs=40, patience_epochs=40, held_out_share=0.3)
+    settings = TrainSettings(max_epochs=40, patience_epochs=40, early_stopping_share=0.3)
     vocabulary = make_vocabulary(30, CONCEPTS)
 
-    def held_out_loss(max_epochs: int) -> float:
+    def early_stopping_loss(max_epochs: int) -> float:
         folder = tmp_path / str(max_epochs)
         train(folder, regions, settings.model_copy(update={"max_epochs": max_epochs}))
         explainer, facts = load_explainer(folder, "cpu")
@@ -366,7 +366,7 @@ def test_weights_of_the_categories_are_those_of_their_best_epoch(tmp_path: Path)
         ]
         return sum(w * v for w, v in zip(early.weight_R.tolist(), losses, strict=True)) / early.num_images
 
-    losses = [held_out_loss(epochs) for epochs in (1, 3, 10, 20, 40)]
+    losses = [early_stopping_loss(epochs) for epochs in (1, 3, 10, 20, 40)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
 
@@ -442,7 +442,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path: Path) -> None:
     assert not (tmp_path / "t" / "explainer.safetensors").exists()
 
 
-def test_a_held_out_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
+def test_a_early_stopping_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
     """One batch an epoch: the first loss after the bad step is that of the held-out pictures."""
     settings = TrainSettings(learning_rate=1e30, region_feature="raw", batch_images=1000)
     with pytest.raises(UserError, match="in epoch 0, the held-out pictures"):
@@ -464,10 +464,10 @@ def test_two_pictures_are_too_few(tmp_path: Path) -> None:
 
 def test_three_pictures_are_enough(tmp_path: Path) -> None:
     regions = publish_regions(tmp_path, np.random.default_rng(0).normal(size=(3, 3)), np.arange(3), np.arange(3))
-    facts = train(tmp_path / "t", regions, TrainSettings(max_epochs=1, held_out_share=0.9))
+    facts = train(tmp_path / "t", regions, TrainSettings(max_epochs=1, early_stopping_share=0.9))
     assert (facts["num_images"], facts["num_regions"]) == (2, 2)
 
 
 def test_zero_features_do_not_break_training(tmp_path: Path) -> None:
     regions = publish_regions(tmp_path, np.zeros((12, 3)), np.arange(12), np.arange(12) % 4)
-    assert math.isfinite(train(tmp_path / "t", regions, TrainSettings(max_epochs=2))["held_out_loss"])
+    assert math.isfinite(train(tmp_path / "t", regions, TrainSettings(max_epochs=2))["early_stopping_loss"])
