@@ -46,7 +46,7 @@ from lavise.tasks.engine.stage import Request, StageRunner
 from lavise.tasks.evaluation import layer_panel
 from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.inputs import scenes, vocabulary
-from lavise.tasks.masks.detection import DETECTION
+from lavise.tasks.masks.detection import DETECTION, load_detection
 from lavise.tasks.words import explain
 
 SCENES = (
@@ -180,8 +180,7 @@ def run_planted(
             stores[role] = _plant(runner, role, activations[role], data, model.geometry, plan, config.seed + number)
         audit.audit_planted(stores)
     filters = parquet.read_table(audit.result.of(explain.STAGE).path(file_names.FILTERS)).to_pylist()
-    with np.load(audit.result.of(DETECTION).path(file_names.DETECTION), allow_pickle=False) as arrays:
-        right_QK = arrays["right"][len(filters) - len(plan) :]
+    right_QK = load_detection(audit.result.of(DETECTION).folder).right[len(filters) - len(plan) :]
     groups = planted_filters.judge_planted(filters[len(filters) - len(plan) :], plan)
     detected = planted_filters.judge_detection(right_QK, plan, inputs.evaluation.concepts)
     return PlantedResult(plan, filters, groups, detected, known, audit.result)

@@ -10,35 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as parquet
 
 from lavise.configs.registry import RANKINGS
 from lavise.configs.roles import Role
-from lavise.configs.schema import Config
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
+from lavise.flows.audit.layer_judgement import find_worst_p_value, load_judged_layer, load_judgement
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.class_names import load_class_names
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
-from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.tasks.activations.region_features import MaskedForward
 from lavise.tasks.activations.thresholds import load_thresholds
-from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.stage import Request
 from lavise.tasks.evaluation import layer_panel, recall
-from lavise.tasks.evaluation.ground_truth import find_ground_truth
-from lavise.tasks.evaluation.panel import Statements
 from lavise.tasks.explainer import naming, training, transfer, validation
-from lavise.tasks.explainer.class_head import measure_scale
+from lavise.tasks.explainer.class_head import measure_scale, shuffle_names
 from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.masks import agreement, region_pooling
-from lavise.tasks.masks.detection import DETECTION, detect_concepts
+from lavise.tasks.masks.detection import DETECTION, detect_concepts, save_detection
 from lavise.tasks.masks.overlaps import OVERLAPS, count_overlaps, load_overlaps, save_overlaps
-from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.words import explain, naming_check
-from lavise.tasks.words.ranking import Judgement
 
 log = logging.getLogger("lavise")
 
@@ -175,7 +168,7 @@ class LayerAudit:
         def compute(folder: Path) -> dict[str, Any]:
             masks = agreement.load_agreement(measured.folder).masks
             found = detect_concepts(ActivationStore(activations.folder), masks)
-            np.savez(folder / file_names.DETECTION, **vars(found))
+            save_detection(found, folder)
             return {"num_right": int(found.right.sum()), "num_concepts": int((found.num_images > 0).sum())}
 
         request = Request({}, {"activations": activations.digest, "agreement": measured.digest})
@@ -215,8 +208,7 @@ class LayerAudit:
         head, no_head = find_head(self._subject, self.result)
         classes = load_class_names(config.model, len(head.bias)) if head else None
         if classes and self._subject.shuffled:
-            order = make_rng(config.seed, Stream.SHUFFLED_CLASS_NAMES).permutation(len(classes.names))
-            classes = replace(classes, names=tuple(classes.names[i] for i in order))
+            classes = shuffle_names(classes, config.seed)
         means = ActivationStore(self.result.activations[Role.TRAIN].folder).read_means()
         request = Request(
             {
@@ -505,48 +497,3 @@ class LayerAudit:
         paths = [path_of(k) for k in store.keys]
         batch_size = self._config.extract.batch_size
         return MaskedForward(self._subject.model, self._layer, paths, batch_size, self._context.device)
-
-
-def load_judgement(detection: Handle, validated: Handle, evaluation: Dataset) -> Judgement:
-    """What the evaluation part says about words."""
-    with np.load(detection.path(file_names.DETECTION), allow_pickle=False) as arrays:
-        right, num_images = arrays["right"], arrays["num_images"]
-    invalid = ""
-    if not validated.info["is_valid"]:
-        invalid = (
-            f"the explainer names held-out regions no better than chance (p = {find_worst_p_value(validated):.3f})"
-        )
-    return Judgement(evaluation.concepts, right, num_images > 0, invalid)
-
-
-def find_worst_p_value(validated: Handle) -> float:
-    """The larger of the two tests' that an explainer has to pass."""
-    return float(max(validated.info["p_value"], validated.info.get("p_value_categories") or 0.0))
-
-
-def load_judged_layer(result: LayerResult, concepts: tuple[str, ...], config: Config) -> layer_panel.JudgedLayer:
-    """A layer's words as positions of concepts, and what they are judged by."""
-    explained = result.of(explain.STAGE)
-    filters = parquet.read_table(explained.path(file_names.FILTERS), columns=["filter", "explained"]).to_pylist()
-    rows = parquet.read_table(explained.path(file_names.EXPLANATIONS), columns=["filter", "word"]).to_pylist()
-    index = index_categories(concepts)
-    words = np.full((len(filters), config.explain.num_words), -1, dtype=np.int64)
-    count = np.zeros(len(filters), dtype=np.int64)
-    for row in rows:
-        found = find_category(row["word"], index)
-        words[row["filter"], count[row["filter"]]] = -1 if found is None else found
-        count[row["filter"]] += 1
-    store = ActivationStore(result.activations[Role.EVALUATION].folder)
-    pairs = select_top_images(store, load_thresholds(result.thresholds[Role.EVALUATION]), config.explain.top_images)
-    overlaps = load_overlaps(result.of(OVERLAPS).folder)
-    with np.load(result.of(DETECTION).path(file_names.DETECTION), allow_pickle=False) as arrays:
-        right, num_images = arrays["right"], arrays["num_images"]
-    return layer_panel.JudgedLayer(
-        statements=Statements(np.arange(len(filters)), words),
-        explained=np.array([r["explained"] for r in filters], dtype=bool),
-        store=store,
-        agreement=agreement.load_agreement(result.of(agreement.AGREEMENT).folder),
-        truth=find_ground_truth(pairs, overlaps, len(concepts), config.evaluate.min_iou),
-        right=right,
-        judged_K=num_images > 0,
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.words.class_taxonomy import find_hypernyms, find_synset
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.storage.words.word_vectors import Vocabulary, WordVectors, match_phrase
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 # Region features come in length 1. Logits are those of a feature with the usual length of the training pictures, made
 # softer: a region is less than a picture, and the classes of a region of several things share it.
@@ -188,3 +189,9 @@ def _words_of(synonyms: tuple[str, ...], vectors: WordVectors, index: Mapping[st
                 if name in index:
                     rows.add(index[name])
     return rows
+
+
+def shuffle_names(classes: ClassNames, seed: int) -> ClassNames:
+    """The names of the classes dealt out at random, for a baseline that knows none of them."""
+    order = make_rng(seed, Stream.SHUFFLED_CLASS_NAMES).permutation(len(classes.names))
+    return replace(classes, names=tuple(classes.names[i] for i in order))

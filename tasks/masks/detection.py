@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BitArray, BoolArray, FloatArray, IntArray
+from lavise.storage.state import file_names
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.masks.agreement import ConceptMasks
 from lavise.tasks.numerics.float16_bits import order_bits
@@ -87,3 +89,14 @@ def _read_covered_peaks(store: ActivationStore, masks: ConceptMasks) -> BitArray
             for row in range(ends[image], ends[image + 1]):
                 out[row] = bits_CP[:, masks.coverage[row] > 0].max(axis=1)
     return out
+
+
+def save_detection(found: Detection, folder: Path) -> None:
+    """All arrays in one file."""
+    np.savez(folder / file_names.DETECTION, **vars(found))
+
+
+def load_detection(folder: Path) -> Detection:
+    """Read back."""
+    with np.load(folder / file_names.DETECTION, allow_pickle=False) as arrays:
+        return Detection(**{field.name: arrays[field.name] for field in fields(Detection)})

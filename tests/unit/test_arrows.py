@@ -105,6 +105,11 @@ def test_our_code_is_imported_by_its_own_name() -> None:
     assert {str(p) for p in modules for i in find_imports(p.read_text("utf-8")) if i.split(".")[0] in ROOMS} == set()
 
 
+def test_no_module_is_too_long_to_be_read() -> None:
+    lines = {m: p.read_text("utf-8").count("\n") for room in ROOMS for m, p in list_modules(room).items()}
+    assert {module: num for module, num in lines.items() if num > 500} == {}
+
+
 def test_no_circle_of_files() -> None:
     modules = {m: p for room in ROOMS for m, p in list_modules(room).items()}
     graph = {m: find_imports(p.read_text("utf-8")) & (set(modules) - {m}) for m, p in modules.items()}

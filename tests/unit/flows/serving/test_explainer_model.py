@@ -22,7 +22,6 @@ from torch import nn
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings, ModelSettings, WordSettings
 from lavise.flows.serving.explainer_model import save_explainer_model
-from lavise.flows.serving.explainer_pyfunc import shrink_box
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
@@ -33,6 +32,7 @@ from lavise.storage.models.target_model import load_target_model
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.extract import extract_activations
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, load_explainer, save_explainer, scale_features
+from lavise.tasks.explainer.region_requests import shrink_box
 from lavise.tasks.inputs.vocabulary import load_vocabulary, make_vocabulary
 from lavise.tasks.masks.annotated_shards import AnnotatedShard
 from lavise.tasks.masks.region_pooling import pool_regions_of_shard

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lavise.flows.serving.explainer_pyfunc import Region, pool_pictures, read_rows, shrink_box
 from lavise.storage.array_types import HalfArray
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.packed_network import PackedNetwork
+from lavise.tasks.explainer.region_requests import Region, pool_pictures, read_rows, shrink_box
 from tests.unit.tasks.helpers import AnyArray, make_model, write_picture
 
 SQUASH, CROP = Geometry(32), Geometry(32, "center_crop", 0.5)

@@ -13,7 +13,7 @@ import pytest
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_context import LayerResult
-from lavise.flows.audit.layer_stages import load_judged_layer, load_judgement
+from lavise.flows.audit.layer_judgement import load_judged_layer, load_judgement
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry
@@ -29,6 +29,7 @@ from lavise.tasks.masks.agreement import (
     save_agreement,
 )
 from lavise.tasks.masks.annotated_shards import annotate_shards
+from lavise.tasks.masks.detection import Detection, save_detection
 from lavise.tasks.masks.overlaps import OVERLAPS, Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
 from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters
@@ -43,7 +44,8 @@ def publish_detection(root: Path) -> Handle:
     right = np.arange(12).reshape(4, 3) % 2 == 0
 
     def fill(folder: Path) -> None:
-        np.savez(folder / "detection.npz", right=right, num_images=np.array([3, 0, 1]), auroc=np.zeros((4, 3)))
+        zeros = np.zeros((4, 3), np.float32)
+        save_detection(Detection(zeros, zeros, right, np.array([3, 0, 1])), folder)
 
     return publish(root, "detect", fill)
 

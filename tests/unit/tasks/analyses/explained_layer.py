@@ -1,0 +1,102 @@
+"""A layer as analyses see it: of a small real classifier, on pictures in two folders, its filters with words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lavise.configs.roles import Role
+from lavise.configs.schema import Config
+from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.activations.extract import extract_activations
+from tests.unit.tasks.classifiers import NUM_FILTERS, make_classifier, names
+from tests.unit.tasks.helpers import publish, write_picture
+
+BIAS = {"groups": "folder", "min_images": 2, "permutations": 1000}
+CAUSES = {"random_sets": 19, "max_words": 5}
+
+
+@dataclass(frozen=True)
+class SmallLayer:
+    """The activation of the classifier's second convolution, which feeds its head through mean pooling."""
+
+    config: Config
+    model: TargetModel
+    head: tuple[LinearHead | None, str]
+    handles: dict[str, Handle]
+    pictures: Dataset
+    words: list[list[str]]
+    layer: str = "act"
+    device: str = "cpu"
+    progress: Progress = no_progress
+    class_names: ClassNames | None = None
+    network: dict[str, Any] = field(default_factory=lambda: {"checkpoint": "c" * 64})
+
+    def data(self, role: Role) -> Dataset:
+        return self.pictures if role is not Role.TARGET else self.pictures.without_labels()
+
+    def digest_data(self, role: Role) -> str:
+        return f"data of {role}"
+
+    def digest_pictures(self, role: Role) -> str:
+        return f"pictures of {role}"
+
+    def activations(self, role: Role) -> Handle:
+        return self.handles["extract"]
+
+    def thresholds(self, role: Role) -> Handle:
+        return self.handles["thresholds"]
+
+    def describe_network(self) -> dict[str, Any]:
+        return self.network
+
+
+def make_config(**sections: Any) -> Config:
+    """With every analysis that there is, unless a section says otherwise."""
+    data: dict[str, Any] = {
+        "name": "small",
+        "model": {"arch": "small"},
+        "reference": {"kind": "image_folder", "root": "/nowhere"},
+        "target": {"kind": "image_folder", "root": "/nowhere"},
+        "bias": BIAS,
+        "causes": CAUSES,
+    }
+    for section, value in sections.items():
+        data[section] = {**data.get(section, {}), **value} if isinstance(value, dict) else value
+    return Config.model_validate(data)
+
+
+def make_layer(root: Path, **sections: Any) -> SmallLayer:
+    """Twelve pictures in each folder; every third has a cat. Four of the eight filters have a word."""
+    model, _, head = make_classifier()
+    keys = [f"{folder}/{number:02d}.png" for folder in ("day", "night") for number in range(12)]
+    records = [
+        ImageRecord(
+            key, write_picture(root / "pictures" / key, 20, 24, i), (Annotation("cat" if i % 3 == 0 else "dog"),)
+        )
+        for i, key in enumerate(keys)
+    ]
+    pictures = Dataset("pictures", tuple(records), ("cat", "dog"))
+    config = make_config(**sections)
+
+    def extract(folder: Path) -> None:
+        extract_activations(model, pictures, {"act": folder}, config.extract, "cpu")
+
+    activations = publish(root, "extract", extract)
+    peaks = ActivationStore(activations.folder).read_peaks().astype(np.float32)
+    thresholds = publish(
+        root, "thresholds", lambda folder: np.save(folder / "thresholds.npy", np.median(peaks, axis=0))
+    )
+    words = [["cat"], ["dog", "puppy"], ["cat"], ["sky"]] + [[]] * (NUM_FILTERS - 4)
+    found = {"extract": activations, "thresholds": thresholds}
+    classes = names("tench", "cat, kitten", "dog", "ray", "cock")
+    return SmallLayer(config, model, (head, ""), found, pictures, words, class_names=classes)
