@@ -140,7 +140,8 @@ def find_regions(maps_AHW: FloatArray, thresholds_A: FloatArray, size_px: int) -
     above = _hold_to_bits(maps_AHW.astype(np.float64) - thresholds_A.astype(np.float64)[:, None, None])
     rows = _count_bilinear(maps_AHW.shape[1], size_px)
     columns = _count_bilinear(maps_AHW.shape[2], size_px)
-    return np.asarray(rows @ above @ columns.T > 0, dtype=bool)
+    with np.errstate(invalid="ignore"):  # a map that is not finite has no region, and takes no other's away
+        return np.asarray(rows @ above @ columns.T > 0, dtype=bool)
 
 
 def _hold_to_bits(values_AHW: DoubleArray) -> DoubleArray:

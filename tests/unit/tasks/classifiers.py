@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -117,6 +118,6 @@ def load_images(model: TargetModel, records: Sequence[ImageRecord]) -> torch.Ten
     for record in records:
         with Image.open(record.path) as picture:
             square = picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-        pixels = torch.tensor(list(square.getdata()), dtype=torch.float32).view(size, size, 3) / 255
+        pixels = torch.from_numpy(np.array(square)).float() / 255
         images.append(((pixels - torch.tensor(model.mean)) / torch.tensor(model.std)).permute(2, 0, 1))
     return torch.stack(images)

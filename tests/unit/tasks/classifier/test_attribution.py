@@ -69,7 +69,7 @@ def by_loops(model: TargetModel, network: Any, records: Sequence[ImageRecord]) -
         logits = network.after_first(maps)[0]
         best = int(logits.argmax())
         (gradient,) = torch.autograd.grad(logits[best], maps)
-        found.setdefault(best, []).append([float((maps[0, u] * gradient[0, u]).sum()) for u in range(6)])
+        found.setdefault(best, []).append([float((maps[0, u] * gradient[0, u]).sum().detach()) for u in range(6)])
     return found
 
 
