@@ -31,7 +31,7 @@ def test_middle_layer_vs_autograd_written_out(tmp_path: Path) -> None:
         maps = network.first(image[None]).detach().requires_grad_(True)
         logits = network.after_first(maps)[0]
         (gradient,) = torch.autograd.grad(logits[int(logits.argmax())], maps)
-        expected = [float((maps[0, u] * gradient[0, u]).sum()) for u in range(6)]
+        expected = [float((maps[0, u] * gradient[0, u]).sum().detach()) for u in range(6)]
         torch.testing.assert_close(found.contributions[i], torch.tensor(expected), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.logits[i], logits.detach())
         torch.testing.assert_close(found.pooled[i], maps[0].detach().mean(dim=(1, 2)))
