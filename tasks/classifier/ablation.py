@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 from threadpoolctl import threadpool_limits
 
 from lavise.configs.schema import CauseSettings
@@ -29,6 +27,7 @@ from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.table_rows import make_rows, write_rows
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.tasks.classifier.ablation_plan import MAX_Q_VALUE, AblationPlan, plan_ablations
 from lavise.tasks.classifier.ablation_runs import (
@@ -46,35 +45,49 @@ from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 
 STAGE = Stage("causes", version=1, uses_device=True, libraries=("simplemma",))
 SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "causes_filters.parquet"
-_OPTIONAL = (
-    *("changed_with", "changed_without", "changed", "own_logit_with", "own_logit_without", "own_logit"),
-    *("accuracy_before_with", "accuracy_after_with", "accuracy_before_without", "accuracy_after_without"),
-    *("random_own_logit", "random_changed", "p_value", "q_value"),
-)
-WORDS_SCHEMA = pa.schema(
-    [
-        ("layer", pa.string()),
-        ("word", pa.string()),
-        ("category", pa.string()),
-        ("filters", pa.list_(pa.int64())),
-        ("num_filters", pa.int64()),
-        ("num_with", pa.int64()),
-        ("num_without", pa.int64()),
-        *((name, pa.float64()) for name in _OPTIONAL),
-        ("used", pa.bool_()),
-        ("classes", pa.string()),
-    ]
-)
-FILTERS_SCHEMA = pa.schema(
-    [
-        ("layer", pa.string()),
-        ("filter", pa.int64()),
-        ("words", pa.list_(pa.string())),
-        ("changed", pa.float64()),
-        ("own_logit", pa.float64()),
-        ("classes", pa.string()),
-    ]
-)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordRow:
+    """A word whose filters were taken away (causes.parquet); figures are None where there were no such pictures."""
+
+    layer: str
+    word: str
+    category: str | None
+    filters: Sequence[int]
+    num_filters: int
+    num_with: int | None
+    num_without: int | None
+    changed_with: float | None = None
+    changed_without: float | None = None
+    changed: float | None
+    own_logit_with: float | None = None
+    own_logit_without: float | None = None
+    own_logit: float | None
+    accuracy_before_with: float | None = None
+    accuracy_after_with: float | None = None
+    accuracy_before_without: float | None = None
+    accuracy_after_without: float | None = None
+    random_own_logit: float | None
+    random_changed: float | None
+    p_value: float | None
+    q_value: float | None
+    used: bool
+    classes: str | None
+
+
+@dataclass(frozen=True)
+class FilterRow:
+    """A filter that was taken away alone (causes_filters.parquet)."""
+
+    layer: str
+    filter: int
+    words: Sequence[str]
+    changed: float
+    own_logit: float | None
+    classes: str | None
+
+
 _NUM_CLASSES_SHOWN = 5
 _WITH, _WITHOUT = 0, 1
 
@@ -412,5 +425,5 @@ def _write_nothing(folder: Path, settings: CauseSettings, reason: str) -> dict[s
 
 def _write(folder: Path, summary: dict[str, Any], words: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
     write_json(folder / SUMMARY_FILE, summary)
-    parquet.write_table(pa.Table.from_pylist(words, WORDS_SCHEMA), folder / WORDS_FILE)
-    parquet.write_table(pa.Table.from_pylist(filters, FILTERS_SCHEMA), folder / FILTERS_FILE)
+    write_rows(WordRow, make_rows(WordRow, words), folder / WORDS_FILE)
+    write_rows(FilterRow, make_rows(FilterRow, filters), folder / FILTERS_FILE)

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import torch
 
 from lavise.configs.errors import UserError
@@ -29,6 +27,7 @@ from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.table_rows import make_rows, write_rows
 from lavise.tasks.activations.image_batches import read_batches
 from lavise.tasks.classifier.class_words import name_class
 from lavise.tasks.classifier.gradients import attribute_classes
@@ -38,22 +37,27 @@ from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("classes", version=1, uses_device=True)
 SUMMARY_FILE, TABLE_FILE, ARRAYS_FILE = "classes.json", "classes.parquet", "contributions.npz"
-SCHEMA = pa.schema(
-    [
-        ("layer", pa.string()),
-        ("class", pa.int64()),
-        ("class_name", pa.string()),
-        ("num_images", pa.int64()),
-        ("rank", pa.int64()),
-        ("filter", pa.int64()),
-        ("words", pa.list_(pa.string())),
-        ("contribution", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("share", pa.float64()),
-        ("weight", pa.float64()),
-    ]
-)
+
+
+@dataclass(frozen=True)
+class ContributionRow:
+    """A filter that a class leans on (classes.parquet); low and high are None where there are too few pictures, and
+    weight where the layer does not feed the classifier."""
+
+    layer: str
+    class_: int
+    class_name: str
+    num_images: int
+    rank: int
+    filter: int
+    words: Sequence[str]
+    contribution: float
+    low: float | None
+    high: float | None
+    share: float | None
+    weight: float | None
+
+
 _MIN_IMAGES = 3
 _BLOCK_ENTRIES = 1 << 22
 
@@ -136,7 +140,7 @@ def measure_contributions(
         "classes": classes,
     }
     write_json(folder / SUMMARY_FILE, summary)
-    parquet.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / TABLE_FILE)
+    write_rows(ContributionRow, make_rows(ContributionRow, rows), folder / TABLE_FILE)
     arrays: dict[str, Any] = {"class": numbers[order], "contribution": means.astype(np.float32)}
     np.savez(folder / ARRAYS_FILE, **arrays)
     facts = {k: summary[k] for k in ("num_images", "num_pictures_offered", "direct", "reason", "max_abs_contribution")}

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 
 from lavise.configs.schema import EvaluateSettings
 from lavise.storage.activations import ActivationStore
@@ -21,6 +19,7 @@ from lavise.storage.array_types import BoolArray, IntArray
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.table_rows import make_rows, write_rows
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.evaluation.panel import Statements, judge_word_sets, summarise_panel
@@ -29,9 +28,16 @@ from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("panel", version=3)
 PANEL_FILE, JUDGED_FILE = file_names.PANEL, "judged_filters.parquet"
-_JUDGED_SCHEMA = pa.schema(
-    [("filter", pa.int64()), ("num_pairs", pa.int64()), ("recall", pa.float64()), ("f1", pa.float64())]
-)
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """A filter that the masks can judge (judged_filters.parquet)."""
+
+    filter: int
+    num_pairs: int
+    recall: float
+    f1: float
 
 
 def draw_random_statements(filters: IntArray, num_concepts: int, k: int, seed: int) -> Statements:
@@ -175,7 +181,7 @@ def save_panel(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]], fo
         judged: of `judge_filters`.
     """
     write_json(folder / PANEL_FILE, found)
-    parquet.write_table(pa.Table.from_pylist(list(judged), _JUDGED_SCHEMA), folder / JUDGED_FILE)
+    write_rows(JudgedRow, make_rows(JudgedRow, judged), folder / JUDGED_FILE)
 
 
 def load_panel(folder: Path) -> dict[str, Any]:

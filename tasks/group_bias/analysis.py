@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from lavise.configs.schema import BiasSettings
@@ -26,6 +25,7 @@ from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, HalfA
 from lavise.storage.datasets.groups import Grouping
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.table_rows import make_rows, write_rows
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.group_bias.contrasts import (
     Comparison,
@@ -45,6 +45,54 @@ STAGE = Stage("bias", version=2, libraries=("scipy",))
 BIAS_FILE, FILTERS_FILE, WORDS_FILE = "bias.json", "bias_filters.parquet", "bias_words.parquet"
 # At most so many times the permutations that were asked for, where fewer could not find a single word.
 _MORE_PERMUTATIONS = 10
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a filter or a word differs by between two groups; stratified figures: None where nothing is held fixed."""
+
+    layer: str
+    group: str
+    other: str
+    share_group: float | None
+    share_other: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    effect_size: float | None
+    p_value: float | None
+    q_value: float | None
+    found: bool
+    least_difference: float | None
+    stratified_difference: float | None
+    stratified_low: float | None
+    stratified_high: float | None
+    stratified_p_value: float | None
+    stratified_q_value: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class FilterDifference(Difference):
+    """Of a filter (bias_filters.parquet)."""
+
+    filter: int
+    words: Sequence[str]
+    num_group: int
+    num_other: int
+    qualified_group: int
+    qualified_other: int
+    pictures_group: Sequence[str]
+    pictures_other: Sequence[str]
+
+
+@dataclass(frozen=True)
+class WordDifference(Difference):
+    """Of a word (bias_words.parquet)."""
+
+    word: str
+    filters: Sequence[int]
+    num_filters: int
 
 
 @dataclass(frozen=True)
@@ -116,8 +164,8 @@ def analyse_bias(
         described.append(
             _describe_contrast(contrast, own, judged, judged_words[number], least_filters[number], settings)
         )
-    parquet.write_table(pa.Table.from_pylist(filter_rows, FILTERS_SCHEMA), folder / FILTERS_FILE)
-    parquet.write_table(pa.Table.from_pylist(word_rows, WORDS_SCHEMA), folder / WORDS_FILE)
+    write_rows(FilterDifference, make_rows(FilterDifference, filter_rows), folder / FILTERS_FILE)
+    write_rows(WordDifference, make_rows(WordDifference, word_rows), folder / WORDS_FILE)
     summary = {
         "images": settings.images,
         **_describe_groups(groups, strata, contrasts, settings.min_images),
@@ -303,28 +351,3 @@ def _describe_groups(
         },
         "strata": described,
     }
-
-
-_SHARED = [
-    *((name, pa.float64()) for name in ("share_group", "share_other", "difference", "low", "high", "effect_size")),
-    *((name, pa.float64()) for name in ("p_value", "q_value")),
-    ("found", pa.bool_()),
-    ("least_difference", pa.float64()),
-    *((f"stratified_{n}", pa.float64()) for n in ("difference", "low", "high", "p_value", "q_value")),
-    ("verdict", pa.string()),
-]
-_CONTRAST = [(name, pa.string()) for name in ("layer", "group", "other")]
-FILTERS_SCHEMA = pa.schema(
-    [
-        *_CONTRAST,
-        ("filter", pa.int64()),
-        ("words", pa.list_(pa.string())),
-        *((name, pa.int64()) for name in ("num_group", "num_other", "qualified_group", "qualified_other")),
-        *_SHARED,
-        ("pictures_group", pa.list_(pa.string())),
-        ("pictures_other", pa.list_(pa.string())),
-    ]
-)
-WORDS_SCHEMA = pa.schema(
-    [*_CONTRAST, ("word", pa.string()), ("filters", pa.list_(pa.int64())), ("num_filters", pa.int64()), *_SHARED]
-)

@@ -27,6 +27,7 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
 from lavise.storage.datasets.geometry import area_weights
 from lavise.storage.state.files import write_json
+from lavise.storage.table_rows import Int32, make_rows, make_schema, write_rows
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.numerics.bootstrap import draw_weights
@@ -298,23 +299,27 @@ def bootstrap_similarity(
 
 # ---------------------------------------------------------------- the comparison
 
-SCHEMA = pa.schema(
-    [
-        ("layer", pa.string()),
-        ("status", pa.string()),
-        ("old_filter", pa.int32()),
-        ("new_filter", pa.int32()),
-        ("similarity", pa.float64()),
-        ("similarity_low", pa.float64()),
-        ("similarity_high", pa.float64()),
-        ("certain", pa.bool_()),
-        ("old_explained", pa.bool_()),
-        ("new_explained", pa.bool_()),
-        ("old_words", pa.list_(pa.string())),
-        ("new_words", pa.list_(pa.string())),
-        ("words_shared", pa.float64()),
-    ]
-)
+
+@dataclass(frozen=True)
+class DiffRow:
+    """A filter of either audit (diff.parquet); what the other has not is None."""
+
+    layer: str
+    status: str
+    old_filter: Int32 | None
+    new_filter: Int32 | None
+    similarity: float | None
+    similarity_low: float | None
+    similarity_high: float | None
+    certain: bool
+    old_explained: bool | None
+    new_explained: bool | None
+    old_words: Sequence[str]
+    new_words: Sequence[str]
+    words_shared: float | None
+
+
+SCHEMA = make_schema(DiffRow)
 
 
 def compare_layer(
@@ -347,7 +352,7 @@ def compare_layer(
     rows = [_make_row(new.name, m, old.filters, new.filters, intervals, settings) for m in matches]
     summary = summarise(rows, old.filters, new.filters)
     summary |= {"num_images": sum(len(b.old_images) for b in blocks), "old_layer": old.name}
-    parquet.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / TABLE_FILE)
+    write_rows(DiffRow, make_rows(DiffRow, rows), folder / TABLE_FILE)
     write_json(folder / SUMMARY_FILE, summary)
     return summary
 

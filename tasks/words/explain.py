@@ -16,8 +16,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import torch
 
 from lavise.configs.registry import RANKINGS
@@ -27,6 +25,7 @@ from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntAr
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.table_rows import write_rows
 from lavise.storage.words import lemmas
 from lavise.storage.words.lemmas import covers
 from lavise.storage.words.word_vectors import Vocabulary
@@ -40,6 +39,7 @@ from lavise.tasks.words.evidence import count_votes
 from lavise.tasks.words.naming_check import MeasuredNaming
 from lavise.tasks.words.polysemanticity import find_meanings
 from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
+from lavise.tasks.words.tables import FilterRow, MeaningRow, WordRow
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 
 STAGE = Stage("explain", version=5, uses_device=True, libraries=("scipy", "simplemma"))
@@ -173,7 +173,8 @@ def explain_filters(
     shown = _Shown(store, thresholds_C, peaks_NC, qualified_C, pairs, named, vocabulary, settings, layer)
     word_rows = _describe_words(found, shown, covers(namer.facts.supervised))
     filter_rows = _describe_filters(found, shown, saturated_C)
-    _write_tables(folder, word_rows, filter_rows)
+    write_rows(WordRow, word_rows, folder / file_names.EXPLANATIONS)
+    write_rows(FilterRow, filter_rows, folder / file_names.FILTERS)
     np.savez(folder / file_names.PAIRS, filter=pairs.filter, image=pairs.image, peak=pairs.peak)
     write_json(folder / file_names.CALIBRATION, dict(found.calibration))
     (folder / file_names.RELIABILITY).write_bytes(draw_reliability(reliability))
@@ -213,31 +214,40 @@ class _Shown:
     layer: str
 
 
-def _describe_words(found: FoundWords, shown: _Shown, covered: frozenset[str]) -> list[dict[str, Any]]:
+def _describe_words(found: FoundWords, shown: _Shown, covered: frozenset[str]) -> list[WordRow]:
     rows, words = found.rows, shown.vocabulary.words
     is_novel = {w: lemmas.is_novel(words[w], covered) for w in np.unique(rows.word).tolist()}
-    numbers = ("score", "weight", "share", "share_low", "share_high", "background", "p_value", "q_value", "confidence")
     described = []
     for own in rows.rows_of(len(shown.thresholds_C)):
         for rank, r in enumerate(range(own.start, own.stop), start=1):
             described.append(
-                {
-                    "layer": shown.layer,
-                    "filter": int(rows.filter[r]),
-                    "rank": rank,
-                    "word": words[rows.word[r]],
-                    "votes": int(rows.votes[r]),
-                    **{name: float(getattr(rows, name)[r]) for name in numbers},
-                    "significant": bool(rows.significant[r]),
-                    "novel": is_novel[int(rows.word[r])],
-                    "kind": rows.kind[r],
-                    **{name: _or_none(getattr(rows, name)[r]) for name in ("auroc", "auroc_low", "auroc_high")},
-                }
+                WordRow(
+                    layer=shown.layer,
+                    filter=int(rows.filter[r]),
+                    rank=rank,
+                    word=words[rows.word[r]],
+                    score=float(rows.score[r]),
+                    votes=int(rows.votes[r]),
+                    weight=float(rows.weight[r]),
+                    share=float(rows.share[r]),
+                    share_low=float(rows.share_low[r]),
+                    share_high=float(rows.share_high[r]),
+                    background=float(rows.background[r]),
+                    p_value=float(rows.p_value[r]),
+                    q_value=float(rows.q_value[r]),
+                    significant=bool(rows.significant[r]),
+                    confidence=float(rows.confidence[r]),
+                    novel=is_novel[int(rows.word[r])],
+                    kind=rows.kind[r],
+                    auroc=_or_none(rows.auroc[r]),
+                    auroc_low=_or_none(rows.auroc_low[r]),
+                    auroc_high=_or_none(rows.auroc_high[r]),
+                )
             )
     return described
 
 
-def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray | None) -> list[dict[str, Any]]:
+def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray | None) -> list[FilterRow]:
     rows, words, pairs, settings = found.rows, shown.vocabulary.words, shown.pairs, shown.settings
     num_filters = len(shown.thresholds_C)
     first_pair = np.searchsorted(pairs.filter, np.arange(num_filters + 1))
@@ -253,31 +263,29 @@ def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray |
         )
         guess = int(found.guesses[unit])
         described.append(
-            {
-                "layer": shown.layer,
-                "filter": unit,
-                "threshold": float(shown.thresholds_C[unit]),
-                "peak": float(shown.peaks_NC[:, unit].max()),
-                "explained": not reason,
-                "reason": reason,
-                "confidence": float(rows.confidence[kept[0]]) if kept else 0.0,
-                "num_images": int(shown.qualified_C[unit]),
-                "words": [words[w] for w in names],
-                "meanings": [
-                    {
-                        "share": m.share,
-                        "words": [words[w] for w in m.words],
-                        "top_images": [shown.store.keys[pairs.image[own][i]] for i in m.members],
-                    }
+            FilterRow(
+                layer=shown.layer,
+                filter=unit,
+                threshold=float(shown.thresholds_C[unit]),
+                peak=float(shown.peaks_NC[:, unit].max()),
+                explained=not reason,
+                reason=reason,
+                confidence=float(rows.confidence[kept[0]]) if kept else 0.0,
+                num_images=int(shown.qualified_C[unit]),
+                words=[words[w] for w in names],
+                meanings=[
+                    MeaningRow(
+                        m.share, [words[w] for w in m.words], [shown.store.keys[pairs.image[own][i]] for i in m.members]
+                    )
                     for m in meanings
                 ],
-                "top_images": [shown.store.keys[i] for i in pairs.image[own]],
-                "top_peaks": [float(p) for p in pairs.peak[own]],
-                "guess": words[guess] if guess >= 0 else "",
-                "guess_confidence": _find_confidence(rows, own_rows, guess),
-                "saturated": bool(saturated_C[unit]) if saturated_C is not None else False,
-                "auroc": _or_none(rows.auroc[kept[0]]) if kept else None,
-            }
+                top_images=[shown.store.keys[i] for i in pairs.image[own]],
+                top_peaks=[float(p) for p in pairs.peak[own]],
+                guess=words[guess] if guess >= 0 else "",
+                guess_confidence=_find_confidence(rows, own_rows, guess),
+                saturated=bool(saturated_C[unit]) if saturated_C is not None else False,
+                auroc=_or_none(rows.auroc[kept[0]]) if kept else None,
+            )
         )
     return described
 
@@ -292,79 +300,24 @@ def _or_none(value: float) -> float | None:
 
 
 def _summarise(
-    filters: Sequence[Mapping[str, Any]],
-    words: Sequence[Mapping[str, Any]],
-    num_pairs: int,
-    reliability: Reliability,
+    filters: Sequence[FilterRow], words: Sequence[WordRow], num_pairs: int, reliability: Reliability
 ) -> dict[str, Any]:
-    explained = [r for r in filters if r["explained"]]
-    found = [w for w in words if w["significant"]]
+    explained = [r for r in filters if r.explained]
+    found = [w for w in words if w.significant]
     return {
         "num_filters": len(filters),
         "num_explained": len(explained),
         "num_pairs": num_pairs,
         "num_words_found": len(found),
-        "num_novel_words": sum(bool(w["novel"]) for w in found),
-        "share_novel": sum(bool(w["novel"]) for w in found) / len(found) if found else 0.0,
-        "num_distinct_first_words": len({r["words"][0] for r in explained}),
-        "num_several_meanings": sum(len(r["meanings"]) > 1 for r in explained),
-        "mean_confidence": float(np.mean([r["confidence"] for r in explained])) if explained else 0.0,
+        "num_novel_words": sum(w.novel for w in found),
+        "share_novel": sum(w.novel for w in found) / len(found) if found else 0.0,
+        "num_distinct_first_words": len({r.words[0] for r in explained}),
+        "num_several_meanings": sum(len(r.meanings) > 1 for r in explained),
+        "mean_confidence": float(np.mean([r.confidence for r in explained])) if explained else 0.0,
         "calibration_error": reliability.expected_calibration_error,
         "brier": reliability.brier,
         "base_brier": reliability.base_brier,
     }
-
-
-EXPLANATIONS_SCHEMA = pa.schema(
-    [
-        ("layer", pa.string()),
-        ("filter", pa.int32()),
-        ("rank", pa.int32()),
-        ("word", pa.string()),
-        ("score", pa.float64()),
-        ("votes", pa.int32()),
-        ("weight", pa.float64()),
-        ("share", pa.float64()),
-        ("share_low", pa.float64()),
-        ("share_high", pa.float64()),
-        ("background", pa.float64()),
-        ("p_value", pa.float64()),
-        ("q_value", pa.float64()),
-        ("significant", pa.bool_()),
-        ("confidence", pa.float64()),
-        ("novel", pa.bool_()),
-        ("kind", pa.string()),
-        ("auroc", pa.float64()),
-        ("auroc_low", pa.float64()),
-        ("auroc_high", pa.float64()),
-    ]
-)
-_MEANING = pa.struct([("share", pa.float64()), ("words", pa.list_(pa.string())), ("top_images", pa.list_(pa.string()))])
-FILTERS_SCHEMA = pa.schema(
-    [
-        ("layer", pa.string()),
-        ("filter", pa.int32()),
-        ("threshold", pa.float64()),
-        ("peak", pa.float64()),
-        ("explained", pa.bool_()),
-        ("reason", pa.string()),
-        ("confidence", pa.float64()),
-        ("num_images", pa.int32()),
-        ("words", pa.list_(pa.string())),
-        ("meanings", pa.list_(_MEANING)),
-        ("top_images", pa.list_(pa.string())),
-        ("top_peaks", pa.list_(pa.float64())),
-        ("guess", pa.string()),
-        ("guess_confidence", pa.float64()),
-        ("saturated", pa.bool_()),
-        ("auroc", pa.float64()),
-    ]
-)
-
-
-def _write_tables(folder: Path, words: Sequence[dict[str, Any]], filters: Sequence[dict[str, Any]]) -> None:
-    parquet.write_table(pa.Table.from_pylist(list(words), EXPLANATIONS_SCHEMA), folder / file_names.EXPLANATIONS)
-    parquet.write_table(pa.Table.from_pylist(list(filters), FILTERS_SCHEMA), folder / file_names.FILTERS)
 
 
 def load_pairs(folder: Path) -> Pairs:

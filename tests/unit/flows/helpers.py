@@ -20,7 +20,7 @@ from lavise.configs.schema import Config
 from lavise.storage.state.files import write_json
 from lavise.storage.tracking import MlflowTracker
 from lavise.tasks.history import filter_matching
-from lavise.tasks.words.explain import FILTERS_SCHEMA
+from lavise.tasks.words.tables import FILTERS_SCHEMA
 
 ARCH = "tests.unit.tasks.helpers:TinyNetwork"
 UNKNOWN_RUN = "0" * 32

@@ -23,7 +23,7 @@ from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import no_progress
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.stage import StageRunner, describe_artefacts
-from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
+from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters, write_run_folder
 from tests.unit.tasks.helpers import make_model, write_picture
 

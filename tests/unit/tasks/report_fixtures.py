@@ -28,8 +28,8 @@ from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, save_evaluatio
 from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.numerics.reliability import measure_reliability
 from lavise.tasks.report.page import DiffPart, LayerPart, write_report
-from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision
+from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
 
 MARKUP = "<img src=x onerror=alert(1)>"

@@ -26,7 +26,7 @@ from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.progress import no_progress
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import StageRunner
-from lavise.tasks.words.explain import FILTERS_SCHEMA
+from lavise.tasks.words.tables import FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters
 from tests.unit.tasks.classifiers import make_classifier
 from tests.unit.tasks.helpers import make_model, make_vocabulary, publish, write_store

@@ -31,7 +31,7 @@ from lavise.tasks.masks.agreement import (
 from lavise.tasks.masks.annotated_shards import annotate_shards
 from lavise.tasks.masks.detection import Detection, save_detection
 from lavise.tasks.masks.overlaps import OVERLAPS, Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
-from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
+from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters
 from tests.unit.tasks.helpers import publish, write_picture, write_store
 

@@ -15,13 +15,14 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import BiasSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.groups import Grouping
+from lavise.storage.table_rows import make_schema
 from lavise.tasks.group_bias.analysis import (
     BIAS_FILE,
     FILTERS_FILE,
-    FILTERS_SCHEMA,
     WORDS_FILE,
-    WORDS_SCHEMA,
     Bias,
+    FilterDifference,
+    WordDifference,
     analyse_bias,
     load_bias,
 )
@@ -177,8 +178,8 @@ def test_columns_and_repetition(tmp_path: Path) -> None:
         contents.append([(tmp_path / name / "out" / f).read_bytes() for f in (BIAS_FILE, FILTERS_FILE, WORDS_FILE)])
     assert contents[0] == contents[1]
     found = load_bias(tmp_path / "one" / "out")
-    assert list(found.filters[0]) == FILTERS_SCHEMA.names
-    assert list(found.words[0]) == WORDS_SCHEMA.names
+    assert list(found.filters[0]) == make_schema(FilterDifference).names
+    assert list(found.words[0]) == make_schema(WordDifference).names
     json.dumps(found.summary, allow_nan=False)
 
 

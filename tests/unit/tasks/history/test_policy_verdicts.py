@@ -17,7 +17,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.policy import MetricRule, Policy, WordRule, load_policy
 from lavise.tasks.history.filter_matching import summarise
 from lavise.tasks.history.policy_verdicts import DIFF_METRICS, Outcome, RuleVerdict, collect_metrics, has_passed, judge
-from lavise.tasks.words.explain import FILTERS_SCHEMA
+from lavise.tasks.words.tables import FILTERS_SCHEMA
 
 CELL = {"value": 0.5, "low": 0.4, "high": 0.6}
 MEASURED = {

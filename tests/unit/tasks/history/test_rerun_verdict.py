@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from lavise.storage.state.files import write_json
 from lavise.tasks.history.rerun_verdict import TOLERANCES, Finding, compare_results, compare_stages, judge_repetition
-from lavise.tasks.words.explain import FILTERS_SCHEMA
+from lavise.tasks.words.tables import FILTERS_SCHEMA
 from tests.unit.tasks.helpers import AnyArray
 
 Rows = list[dict[str, Any]]

@@ -38,8 +38,9 @@ from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.report import chart_files
 from lavise.tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
 from lavise.tasks.report.sections import diff, quality
-from lavise.tasks.words.explain import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA, explain_filters
+from lavise.tasks.words.explain import explain_filters
 from lavise.tasks.words.ranking import Judgement
+from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
 from tests.unit.tasks.report_fixtures import HOSTILE, evaluation_of, fill_outline, panel_of, validation_of
 
