@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from lavise.configs.base import Settings
 from lavise.configs.errors import UserError
 from lavise.configs.sources import FolderSource
-from lavise.storage.checkpoint_sources.base import FoundCheckpoint, Scan
+from lavise.storage.checkpoint_sources.base import SCANNERS, FoundCheckpoint, Looking, Scan
 from lavise.storage.checkpoint_sources.scan import scan_checkpoints
 from lavise.storage.checkpoint_sources.snapshots import take_snapshot
 from lavise.storage.state.progress import Bar, Progress, no_progress
-from tests.unit.storage.checkpoint_sources.helpers import HOUR, names, scan, sha256, write
+from tests.unit.storage.checkpoint_sources.helpers import HOUR, found_at, names, scan, sha256, write
 
 
 def acting(act: Callable[[], object]) -> Progress:
@@ -326,3 +327,17 @@ def test_equal_checkpoints_compare_equal_whatever_their_origin() -> None:
     found = FoundCheckpoint("a", Path("a.pt"), "0" * 64)
     assert replace(found, origin=("s3://user:password@bucket", "a.pt")) == found
     assert "password" not in repr(replace(found, origin=("s3://user:password@bucket", "a.pt")))
+
+
+def test_a_new_kind_of_source_is_one_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ListSource(Settings):
+        kind: Literal["list"] = "list"
+        files: tuple[Path, ...]
+
+    def look_up(source: ListSource, look: Looking) -> Scan:
+        return Scan(tuple(found_at(path) for path in source.files), (), ())
+
+    monkeypatch.setitem(SCANNERS, "list", look_up)
+    path = write(tmp_path / "a.pt")
+    source: Any = ListSource(files=(path,))
+    assert names(scan_checkpoints(source, None, tmp_path, 0.0)) == ["a.pt"]

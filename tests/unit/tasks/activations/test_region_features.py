@@ -10,10 +10,12 @@ import torch
 import torchvision
 from PIL import Image
 
+from lavise.configs.registry import ATTENTION
+from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.layers import ActivationTap
-from lavise.tasks.activations.region_features import MaskedForward, pool_maps, pool_pairs
+from lavise.tasks.activations.region_features import MaskedForward, pool_features, pool_maps, pool_pairs
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from tests.unit.tasks.activations.feature_maps import THRESHOLDS, make_maps
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, upsample_with_torch, write_picture, write_store
@@ -175,3 +177,19 @@ def test_image_masking_without_a_network_says_so(tmp_path: Path) -> None:
     pairs = select_top_images(store, THRESHOLDS, 1)
     with pytest.raises(ValueError, match="image masking needs the network"):
         collect(store, pairs, "image_masking", THRESHOLDS)
+
+
+def test_a_new_method_is_one_registered_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ATTENTION, "_entries", dict(ATTENTION._entries))
+
+    @ATTENTION.register("peaks")
+    def pool_peaks(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor) -> torch.Tensor:
+        return maps_CP.max(dim=1).values.expand(len(filters_U), -1)
+
+    settings = ExplainSettings(method="peaks")
+    maps = make_maps(6)
+    store = write_store(tmp_path, maps)
+    pairs = select_top_images(store, THRESHOLDS, 2)
+    found = pool_features(store, pairs, settings.method, THRESHOLDS, maps.shape[1], "cpu")
+    expected = maps.astype(np.float16).max(axis=(2, 3)).astype(np.float32)[pairs.image]
+    np.testing.assert_array_equal(found, expected)

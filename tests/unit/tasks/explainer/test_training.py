@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from lavise.configs.errors import UserError
+from lavise.configs.registry import OBJECTIVES
 from lavise.configs.schema import TrainSettings
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import no_progress
@@ -471,3 +472,21 @@ def test_three_pictures_are_enough(tmp_path: Path) -> None:
 def test_zero_features_do_not_break_training(tmp_path: Path) -> None:
     regions = publish_regions(tmp_path, np.zeros((12, 3)), np.arange(12), np.arange(12) % 4)
     assert math.isfinite(train(tmp_path / "t", regions, TrainSettings(max_epochs=2))["early_stopping_loss"])
+
+
+def test_a_new_objective_is_one_registered_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that asks for nothing changes no weight of the explainer that Adam's decay does not."""
+    monkeypatch.setattr(OBJECTIVES, "_entries", dict(OBJECTIVES._entries))
+    asked = []
+
+    @OBJECTIVES.register("squared")
+    def find_squares(objective: Objective, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
+        asked.append(len(word_R))
+        return ((output_RE - objective.vocabulary_VE[word_R]) ** 2).sum(dim=1)
+
+    regions = regions_of(tmp_path)
+    squared = train(tmp_path / "s", regions, TrainSettings(objective="squared", max_epochs=3))
+    cosine = train(tmp_path / "c", regions, TrainSettings(objective="cosine", max_epochs=3))
+    assert asked
+    # |v̂ - v|² = 2 (1 - v·v̂) for vectors of length 1.
+    assert squared["early_stopping_loss"] == pytest.approx(2 * cosine["early_stopping_loss"], rel=0.05)

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from lavise.configs.errors import UserError
-from lavise.configs.schema import TrainSettings
+from lavise.configs.registry import TRANSFERS
+from lavise.configs.schema import TrainSettings, TransferSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
@@ -24,6 +25,7 @@ from lavise.storage.words.word_vectors import WordVectors
 from lavise.tasks.explainer import transfer
 from lavise.tasks.explainer.class_head import ClassifierHead, build_head
 from lavise.tasks.explainer.network import (
+    Adapter,
     Explainer,
     ExplainerFacts,
     deterministic,
@@ -32,8 +34,11 @@ from lavise.tasks.explainer.network import (
     save_explainer,
 )
 from lavise.tasks.explainer.transfer import (
+    Fitting,
     HeadObjective,
     Moments,
+    TransferMethod,
+    describe_training,
     match_covariances,
     match_variances,
     measure_covariance,
@@ -473,3 +478,19 @@ def test_progress_is_complete(tmp_path: Path, method: str) -> None:
     handle, regions, store = publish_explainer(tmp_path / "a"), publish_reference(tmp_path / "a"), make_store(tmp_path)
     transfer_explainer(method, handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path, progress)
     assert sum(steps) == totals[0]
+
+
+def test_a_new_method_is_one_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TRANSFERS, "_entries", dict(TRANSFERS._entries))
+
+    def shift(fitting: Fitting) -> dict[str, Any]:
+        own, other = fitting.measure(measure_variances)
+        fitting.explainer.adapter = Adapter(torch.ones(len(own.mean)), (other.mean - own.mean).float())
+        return {"moved": 1.0}
+
+    TRANSFERS.register("shift")(TransferMethod(shift, passes=2))
+    found = run(tmp_path, TransferSettings(method="shift").method)
+    assert found.found["moved"] == 1.0
+    assert found.after.adapter is not None
+    assert found.before.adapter is None
+    assert describe_training("shift", TRAINING) == {}

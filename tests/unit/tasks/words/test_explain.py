@@ -17,7 +17,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from lavise.configs.registry import ATTENTION
+from lavise.configs.registry import ATTENTION, RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state import file_names
@@ -31,9 +31,10 @@ from lavise.tasks.words import voted_words
 from lavise.tasks.words.confidence import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
 from lavise.tasks.words.evidence import Evidence, count_votes, find_evidence
 from lavise.tasks.words.explain import explain_filters, load_pairs, name_pairs
-from lavise.tasks.words.ranking import Judgement
+from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from lavise.tasks.words.voted_words import calibrate_words
+from lavise.tasks.words.word_rows import FoundWords
 from tests.unit.tasks.activations.test_region_features import feature_by_loops
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 
@@ -778,3 +779,27 @@ def test_words_with_too_little_confidence_are_none(tmp_path: Path, planted: Scen
     assert reasons == {
         "words with its evidence are right too seldom where that can be judged (explain.min_confidence is 0.999)"
     }
+
+
+def test_a_new_ranking_is_one_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the alphabet, which nobody should want."""
+    monkeypatch.setattr(RANKINGS, "_entries", dict(RANKINGS._entries))
+
+    def find(named: NamedFilters) -> FoundWords:
+        words = named.vocabulary.words
+
+        def leading(evidence: Evidence, weights_S: AnyArray) -> AnyArray:
+            place = {w: i for i, w in enumerate(sorted(words))}
+            return -np.array([place[words[w]] for w in evidence.word], np.float64)
+
+        return voted_words.find_voted_words(named, leading)
+
+    RANKINGS.register("alphabet")(Ranking(find))
+    scene = SCENES["planted"](tmp_path / "s")
+    scene.explain(tmp_path / "e", ranking="alphabet")
+    _, rows = read(tmp_path / "e")
+    by_filter: dict[tuple[int, bool], list[str]] = {}
+    for row in rows:
+        by_filter.setdefault((row["filter"], row["significant"]), []).append(row["word"])
+    assert by_filter
+    assert all(names == sorted(names) for names in by_filter.values())
