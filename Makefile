@@ -28,7 +28,7 @@ numeric: setup  ## what is exact, again with the matrix products of two other pr
 	OPENBLAS_CORETYPE=Nehalem $(RUN)/pytest $(NUMERIC) $(TWO)
 
 coverage: setup  ## the fast tests again, with their floor of coverage; takes half as long again
-	$(RUN)/pytest -m "not slow" $(TWO) --cov=configs --cov=storage --cov=tasks --cov-report= --cov-fail-under=95
+	$(RUN)/pytest -m "not slow" $(TWO) --cov=configs --cov=storage --cov=tasks --cov=flows --cov-report= --cov-fail-under=95
 
 lint: setup
 	$(RUN)/ruff format --check .

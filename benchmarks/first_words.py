@@ -36,8 +36,9 @@ from lavise.storage.words.class_taxonomy import find_hypernyms, find_synset
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.storage.words.wordnet import load_wordnet
 from lavise.tasks.inputs.scenes import load_scenes
+from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.words.naming_precision import find_truth
-from lavise.tasks.words.preference import MIN_AUROC, Ranked, contrast
+from lavise.tasks.words.preference import Ranked, contrast
 
 BINS = 10
 

@@ -106,7 +106,11 @@ def describe_identity(config: Config) -> dict[str, Any]:
     Left out is what is marked NOT_IDENTITY: names, weights, where things are kept and tracked, how many workers there
     are, how the report looks, and what an audit adds besides words.
     """
-    return _describe_identity(config)
+    data = _describe_identity(config)
+    # Under the names that they had first: a checkpoint is not new because a setting is called otherwise.
+    for (old_section, old), (section, new) in RENAMED.items():
+        data[old_section][old] = data[section].pop(new)
+    return data
 
 
 def _describe_identity(settings: Settings) -> dict[str, Any]:

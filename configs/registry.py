@@ -92,7 +92,7 @@ class Registry(Generic[T]):
 
 ATTENTION: Registry[Any] = Registry(
     "explain.method",
-    ("lavise.tasks.activations.region_features",),
+    ("lavise.tasks.activations.attention",),
     ("original", "image_masking", "activation_masking", "filter_attention", "filter_attention_unnormalised"),
 )
 OBJECTIVES: Registry[Any] = Registry(

@@ -44,7 +44,7 @@ def run(config: str, *overrides: str) -> Audit:
         UserError: a mistake in settings or inputs.
     """
     from lavise.flows.audit.run import run_audit
-    from lavise.flows.shared.execution import run_with_retries
+    from lavise.flows.shared.retries import run_with_retries
 
     settings = load_config(config, overrides)
     root = find_state_root(settings.storage.root)

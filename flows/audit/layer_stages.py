@@ -21,7 +21,7 @@ from lavise.storage.models.class_names import load_class_names
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
-from lavise.tasks.activations.region_features import MaskedForward
+from lavise.tasks.activations.attention import MaskedForward
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.stage import Request
 from lavise.tasks.evaluation import layer_panel, recall

@@ -204,7 +204,7 @@ def diff(
     from lavise.flows.command_line.tables import show_diff
     from lavise.flows.past_audits.compare import diff_runs
     from lavise.flows.past_audits.past_runs import open_stores
-    from lavise.flows.shared.execution import run_with_retries
+    from lavise.flows.shared.retries import run_with_retries
     from lavise.storage.state.progress import default_progress
 
     tracker, root = open_stores(run_b)
@@ -256,7 +256,7 @@ def rerun(
     from lavise.flows.command_line.tables import show_rerun
     from lavise.flows.past_audits.past_runs import open_stores
     from lavise.flows.repeats.rerun import rerun_audit
-    from lavise.flows.shared.execution import run_with_retries
+    from lavise.flows.shared.retries import run_with_retries
     from lavise.storage.state.progress import default_progress
 
     tracker, root = open_stores(run)
@@ -306,7 +306,7 @@ def _audit(config: str, overrides: list[str], as_json: bool) -> None:
     settings = load_config(config, overrides)  # before anything heavy: mistakes are answered at once
     from lavise.flows.audit.run import run_audit
     from lavise.flows.command_line.tables import show_result
-    from lavise.flows.shared.execution import run_with_retries
+    from lavise.flows.shared.retries import run_with_retries
     from lavise.storage.state.environment import find_state_root
     from lavise.storage.state.progress import default_progress
     from lavise.storage.tracking import open_tracker

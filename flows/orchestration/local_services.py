@@ -32,7 +32,7 @@ from lavise.configs.loading import list_presets, load_config
 from lavise.configs.paths import expand_home
 from lavise.configs.policy import list_policies, load_policy
 from lavise.configs.sources import FolderSource
-from lavise.flows.shared.execution import device_tag
+from lavise.flows.shared.retries import device_tag
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.tracking import hide_credentials, local_tracking_uri

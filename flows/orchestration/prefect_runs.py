@@ -17,8 +17,8 @@ from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import run_audit
 from lavise.flows.orchestration.prefect_artifacts import publish_audit
 from lavise.flows.past_audits.gate import announce_if_judged
-from lavise.flows.shared.execution import run_as_prefect_task
 from lavise.flows.shared.results import RunResult
+from lavise.flows.shared.retries import run_as_prefect_task
 from lavise.storage.state.environment import choose_device
 from lavise.storage.state.progress import log_progress
 from lavise.storage.tracking import Tracker

@@ -197,7 +197,9 @@ def _compare_layer(
     )
 
     def compute(folder: Path) -> dict[str, Any]:
-        first, second = (filter_matching.Layer(p.name, p.arch, p.activations.folder, p.filters) for p in (old, new))
+        first, second = (
+            filter_matching.AuditLayer(p.name, p.arch, p.activations.folder, p.filters) for p in (old, new)
+        )
         return filter_matching.compare_layer(first, second, config.diff, config.seed, cluster, folder)
 
     return runner.run_one(filter_matching.STAGE, f"diff {new.name}", request, compute)

@@ -27,8 +27,8 @@ from lavise.flows.audit.run import digest_identity, run_audit
 from lavise.flows.audit.run_folder import SNAPSHOTS_FOLDER
 from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_if_judged
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
-from lavise.flows.shared.execution import run_with_retries
 from lavise.flows.shared.results import RunResult
+from lavise.flows.shared.retries import run_with_retries
 from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint
 from lavise.storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
 from lavise.storage.checkpoint_sources.snapshots import take_snapshot

@@ -48,7 +48,7 @@ SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "cause
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordRow:
+class AblatedWord:
     """A word whose filters were taken away (causes.parquet); figures are None where there were no such pictures."""
 
     layer: str
@@ -77,7 +77,7 @@ class WordRow:
 
 
 @dataclass(frozen=True)
-class FilterRow:
+class AblatedFilter:
     """A filter that was taken away alone (causes_filters.parquet)."""
 
     layer: str
@@ -425,5 +425,5 @@ def _write_nothing(folder: Path, settings: CauseSettings, reason: str) -> dict[s
 
 def _write(folder: Path, summary: dict[str, Any], words: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
     write_json(folder / SUMMARY_FILE, summary)
-    write_rows(WordRow, make_rows(WordRow, words), folder / WORDS_FILE)
-    write_rows(FilterRow, make_rows(FilterRow, filters), folder / FILTERS_FILE)
+    write_rows(AblatedWord, make_rows(AblatedWord, words), folder / WORDS_FILE)
+    write_rows(AblatedFilter, make_rows(AblatedFilter, filters), folder / FILTERS_FILE)

@@ -21,7 +21,7 @@ from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.region_features import MaskedForward
+from lavise.tasks.activations.attention import MaskedForward
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.evaluation.ground_truth import find_ground_truth

@@ -63,7 +63,7 @@ Rows = Callable[[], Iterator[torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Moments:
+class RowMoments:
     """Mean and covariance of rows, in float64.
 
     Attributes:
@@ -83,14 +83,14 @@ class Moments:
         return self.spread if self.spread.ndim == 1 else self.spread.diagonal()
 
 
-def measure_variances(rows: Rows) -> Moments:
+def measure_variances(rows: Rows) -> RowMoments:
     """Mean and unbiased variance of every filter."""
     count, mean = _mean(rows)
     squares = sum((((part.double() - mean) ** 2).sum(dim=0) for part in rows()), torch.zeros_like(mean))
-    return Moments(count, mean, squares / max(count - 1, 1))
+    return RowMoments(count, mean, squares / max(count - 1, 1))
 
 
-def measure_covariance(rows: Rows) -> Moments:
+def measure_covariance(rows: Rows) -> RowMoments:
     """Mean and covariance, shrunk after Ledoit and Wolf: (1 - ρ) S + ρ m I, with m the mean of S's diagonal.
 
     ρ = min(b², d²) / d², d² = |S - m I|² and b² = (mean of |x|⁴ - |S|²) / R, over centred rows x; at least the floor
@@ -108,17 +108,17 @@ def measure_covariance(rows: Rows) -> Moments:
     distance = (sample - identity).square().sum()
     noise = (fourth / count - sample.square().sum()) / count
     shrinkage = max(float((noise / distance).clamp(0, 1)) if distance > 0 else 1.0, _VARIANCE_FLOOR)
-    return Moments(count, mean, (1 - shrinkage) * sample + shrinkage * identity, shrinkage)
+    return RowMoments(count, mean, (1 - shrinkage) * sample + shrinkage * identity, shrinkage)
 
 
-def match_variances(target: Moments, source: Moments) -> Adapter:
+def match_variances(target: RowMoments, source: RowMoments) -> Adapter:
     """The adapter [C] that gives rows with the target's means and variances those of the source."""
     floors = [m.variance.mean() * _VARIANCE_FLOOR for m in (target, source)]
     weight = ((source.variance + floors[1]) / (target.variance + floors[0])).sqrt()
     return Adapter(weight.float(), (source.mean - target.mean * weight).float())
 
 
-def match_covariances(target: Moments, source: Moments) -> Adapter:
+def match_covariances(target: RowMoments, source: RowMoments) -> Adapter:
     """The adapter [C, C] that gives rows with the target's mean and covariance those of the source."""
     weight = _matrix_power(target.spread, -0.5) @ _matrix_power(source.spread, 0.5)
     return Adapter(weight.float(), (source.mean - target.mean @ weight).float())
@@ -148,11 +148,11 @@ class Fitting:
     device: str
     shuffled_labels: bool
     bar: Bar
-    own: Moments | None = None
-    other: Moments | None = None
+    own: RowMoments | None = None
+    other: RowMoments | None = None
 
-    def measure(self, how: Callable[[Rows], Moments]) -> tuple[Moments, Moments]:
-        """Moments of the target and of the reference."""
+    def measure(self, how: Callable[[Rows], RowMoments]) -> tuple[RowMoments, RowMoments]:
+        """RowMoments of the target and of the reference."""
         with torch.inference_mode():
             self.own, self.other = how(self.target), how(self.source)
         return self.own, self.other
@@ -314,7 +314,7 @@ def _matrix_power(matrix: torch.Tensor, exponent: float) -> torch.Tensor:
     return (vectors * values**exponent) @ vectors.T
 
 
-def _require_spread(method: str, target: Moments) -> None:
+def _require_spread(method: str, target: RowMoments) -> None:
     if not target.variance.mean() > torch.finfo(torch.float32).eps ** 2:
         raise UserError(
             f"transfer.method: found {method!r}, but the {target.count} windows of the pictures are all alike; "

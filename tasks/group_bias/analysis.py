@@ -28,8 +28,8 @@ from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.table_rows import make_rows, write_rows
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.group_bias.contrasts import (
-    Comparison,
     Contrast,
+    ContrastFigures,
     Judged,
     compare_filters,
     compare_words,
@@ -201,7 +201,7 @@ def _compare_words(
     seed: int,
     strata: Grouping | None,
     progress: Progress,
-) -> tuple[list[Comparison], int]:
+) -> tuple[list[ContrastFigures], int]:
     """Words of every contrast; and how many permutations were made.
 
     With P permutations p is at least 1 / (1 + P): more are made where a word that stands alone could not be found.
@@ -225,14 +225,17 @@ def _compare_words(
     return compared, permutations
 
 
-def _level(comparisons: Sequence[Comparison], judged: Sequence[Judged], settings: BiasSettings) -> float:
+def _level(comparisons: Sequence[ContrastFigures], judged: Sequence[Judged], settings: BiasSettings) -> float:
     """What a p value had to be at most in this family."""
     num_found, num_tested = sum(int(j.found.sum()) for j in judged), sum(int(c.tested.sum()) for c in comparisons)
     return group_tests.reached_level(settings.false_discovery_rate, num_found, num_tested)
 
 
 def _find_least_of_filters(
-    comparisons: Sequence[Comparison], judged: Sequence[Judged], contrasts: Sequence[Contrast], settings: BiasSettings
+    comparisons: Sequence[ContrastFigures],
+    judged: Sequence[Judged],
+    contrasts: Sequence[Contrast],
+    settings: BiasSettings,
 ) -> list[DoubleArray]:
     level = _level(comparisons, judged, settings)
     least = []
@@ -246,7 +249,7 @@ def _find_least_of_filters(
 
 def _find_least_of_words(
     qualified_NC: BoolArray,
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[ContrastFigures],
     judged: Sequence[Judged],
     contrasts: Sequence[Contrast],
     member_CW: BoolArray,
@@ -277,12 +280,12 @@ class _PictureFinder:
         return [self._keys[i] for i in order[wanted[order]][: self._num]]
 
 
-def _sides(comparison: Comparison, contrast: Contrast) -> list[tuple[DoubleArray, int]]:
+def _sides(comparison: ContrastFigures, contrast: Contrast) -> list[tuple[DoubleArray, int]]:
     return [(comparison.share_group, contrast.num_group), (comparison.share_other, contrast.num_other)]
 
 
 def _make_rows(
-    layer: str, contrast: Contrast, comparison: Comparison, judged: Judged, least: DoubleArray
+    layer: str, contrast: Contrast, comparison: ContrastFigures, judged: Judged, least: DoubleArray
 ) -> Iterator[dict[str, Any]]:
     """The columns that filters and words share."""
     columns = {
@@ -309,7 +312,7 @@ def _make_rows(
 
 def _describe_contrast(
     contrast: Contrast,
-    comparison: Comparison,
+    comparison: ContrastFigures,
     judged: Judged,
     judged_words: Judged,
     least: DoubleArray,

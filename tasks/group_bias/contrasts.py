@@ -49,7 +49,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ContrastFigures:
     """One contrast over all filters, or all words: each [T].
 
     Attributes:
@@ -108,7 +108,7 @@ def index_words(words_of_filter: Sequence[Sequence[str]]) -> tuple[list[str], Bo
     return words, member_CW
 
 
-def compare_filters(qualified_NC: BoolArray, contrast: Contrast, stratified: bool) -> Comparison:
+def compare_filters(qualified_NC: BoolArray, contrast: Contrast, stratified: bool) -> ContrastFigures:
     """Shares of qualified pictures of one contrast: Fisher's exact test, and the exact test within strata."""
     qualified, in_group = qualified_NC[contrast.rows], contrast.in_group
     group_C, other_C = qualified[in_group].sum(axis=0), qualified[~in_group].sum(axis=0)
@@ -128,7 +128,7 @@ def compare_filters(qualified_NC: BoolArray, contrast: Contrast, stratified: boo
         sizes = [np.array([(in_group[rows] == side).sum() for rows in strata]) for side in (True, False)]
         within = group_tests.stratified_difference(*counts, *sizes)
         p_within = group_tests.exact_p_values(*counts, *sizes)
-    return Comparison(
+    return ContrastFigures(
         share_group,
         share_other,
         group_tests.newcombe_difference(group_C, num_group, other_C, num_other),
@@ -148,7 +148,7 @@ def compare_words(
     permutations: int,
     seed: tuple[int, ...],
     progress: Progress = no_progress,
-) -> Comparison:
+) -> ContrastFigures:
     """Mean scores of one contrast, a picture's score being the share of a word's filters that it qualifies for.
 
     Args:
@@ -171,7 +171,7 @@ def compare_words(
                 scores, in_group, contrast.stratum, permutations, (*seed, _STRATIFIED), bar.advance
             )
     unit = 1 / num_filters_W
-    return Comparison(
+    return ContrastFigures(
         scores[in_group].mean(axis=0) * unit,
         scores[~in_group].mean(axis=0) * unit,
         difference.times(unit),
@@ -183,7 +183,7 @@ def compare_words(
     )
 
 
-def judge(comparisons: Sequence[Comparison], false_discovery_rate: float, stratified: bool) -> list[Judged]:
+def judge(comparisons: Sequence[ContrastFigures], false_discovery_rate: float, stratified: bool) -> list[Judged]:
     """Adjust the tests of all contrasts together, and say of each what came of it (`give_verdict`)."""
     tested = np.concatenate([c.tested for c in comparisons])
     p_value, p_within = (np.concatenate([getattr(c, n) for c in comparisons]) for n in ("p_value", "p_within"))
@@ -202,7 +202,7 @@ def judge(comparisons: Sequence[Comparison], false_discovery_rate: float, strati
 
 
 def give_verdict(
-    comparison: Comparison, found_T: BoolArray, false_discovery_rate: float, stratified: bool
+    comparison: ContrastFigures, found_T: BoolArray, false_discovery_rate: float, stratified: bool
 ) -> list[str]:
     """What is to be said of each difference.
 

@@ -45,7 +45,7 @@ _TIE = 1e-9
 
 
 @dataclass(frozen=True)
-class Layer:
+class AuditLayer:
     """One layer of one audit: what its filters did, and what was said of them.
 
     Attributes:
@@ -72,7 +72,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Moments:
+class PairMoments:
     """Sums over the positions of some pictures, float64: enough for all correlations."""
 
     count: int
@@ -115,12 +115,12 @@ def align_images(old: ActivationStore, new: ActivationStore) -> list[Block]:
     ]
 
 
-def sum_moments(block: Block) -> Moments:
+def sum_moments(block: Block) -> PairMoments:
     """Sums over all positions of a block's pictures."""
-    total: Moments | None = None
+    total: PairMoments | None = None
     with threadpool_limits(1):
         for old_PC, new_PD in _read_positions(block):
-            part = Moments(
+            part = PairMoments(
                 count=len(old_PC),
                 old=old_PC.sum(axis=0),
                 new=new_PD.sum(axis=0),
@@ -135,14 +135,14 @@ def sum_moments(block: Block) -> Moments:
     return total
 
 
-def merge_moments(parts: Sequence[Moments]) -> Moments:
+def merge_moments(parts: Sequence[PairMoments]) -> PairMoments:
     """In the order given, so that the bits do not depend on who was first."""
     first, *others = parts
     total = first
     product = first.product.copy()
     for part in others:
         product += part.product
-        total = Moments(
+        total = PairMoments(
             count=total.count + part.count,
             old=total.old + part.old,
             new=total.new + part.new,
@@ -155,7 +155,7 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
     return total
 
 
-def correlate(moments: Moments) -> DoubleArray:
+def correlate(moments: PairMoments) -> DoubleArray:
     """Pearson's correlation of every old with every new filter: [C, D] in -1..1.
 
     A constant filter has no correlation: 0 with one that varies, and 1 with another constant one, since both say the
@@ -323,7 +323,7 @@ SCHEMA = make_schema(DiffRow)
 
 
 def compare_layer(
-    old: Layer, new: Layer, settings: DiffSettings, seed: int, cluster: StatisticsCluster, folder: Path
+    old: AuditLayer, new: AuditLayer, settings: DiffSettings, seed: int, cluster: StatisticsCluster, folder: Path
 ) -> dict[str, Any]:
     """Compare a layer of two audits; write diff.parquet and diff.json.
 

@@ -4,7 +4,7 @@ A filter u has n_u top pictures; on each, s words are named. Votes k_uw are its 
 were like the other filters, k_uw would be Binomial(n_u, q_w), q_w the share of the other filters' pairs (filter, top
 picture) that name w. Each word of each filter is tested against that, exactly, and the tests are adjusted for their
 number. A small p value says that the word belongs to this filter more than to others; whether it is right is another
-question (`tasks.words.confidence`), and so is whether the words come from anything that was learned
+question (`tasks.words.vote_calibration`), and so is whether the words come from anything that was learned
 (`judge_explainer`).
 
 Shape legend: P pairs (filter, picture), s words per pair, C filters, W words that are named, S rows (filter, word), R

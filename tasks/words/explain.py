@@ -29,7 +29,7 @@ from lavise.storage.table_rows import write_rows
 from lavise.storage.words import lemmas
 from lavise.storage.words.lemmas import covers
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.region_features import MaskedForward, pool_features
+from lavise.tasks.activations.attention import MaskedForward, pool_features
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from lavise.tasks.charts.figures import draw_reliability
 from lavise.tasks.engine.stage import Stage

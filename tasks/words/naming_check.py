@@ -23,12 +23,13 @@ from lavise.storage.datasets.base import Dataset
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.region_features import MaskedForward, pool_features
+from lavise.tasks.activations.attention import MaskedForward, pool_features
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.numerics.reliability import Reliability, measure_reliability
-from lavise.tasks.words.confidence import deal_folds
+from lavise.tasks.words.confidence import state_confidence
 from lavise.tasks.words.named_images import NamedImages, prefer_words
 from lavise.tasks.words.naming_precision import (
     NamingPrecision,
@@ -37,7 +38,8 @@ from lavise.tasks.words.naming_precision import (
     state_presence,
     trust_words,
 )
-from lavise.tasks.words.preference import LEAST_PICTURES, MIN_AUROC, Preferences, Ranked, contrast, state_confidence
+from lavise.tasks.words.preference import LEAST_PICTURES, Preferences, Ranked, contrast
+from lavise.tasks.words.vote_calibration import deal_folds
 from lavise.tasks.words.word_presence import ask_witnesses, keep_frequent, list_words
 
 STAGE = Stage("precision", version=1, uses_device=True, libraries=("scipy", "simplemma"))

@@ -29,11 +29,8 @@ from lavise.tasks.numerics.float16_bits import order_bits
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.words.word_presence import HYPERNYM
 
-MIN_AUROC = 0.75
-"""From this on a filter detects a word."""
 LEAST_IN_HALF, LEAST_PICTURES = 0.75, 3.0
 """Pictures with a word that each half, and both together, must be expected to have, for the word to be chosen."""
-
 _CAUTION = 1.5  # standard deviations
 _ALIKE = 0.5  # standard errors within which two words cannot be told apart
 _SUPPORT = 0.8  # of the highest support
@@ -247,9 +244,3 @@ def _correlate(presence_NW: DoubleArray) -> DoubleArray:
     lengths = np.sqrt((centred**2).sum(axis=0))
     unit = centred / np.where(lengths > 0, lengths, 1)
     return np.asarray(np.round(unit.T @ unit, 9), np.float64)
-
-
-def state_confidence(auroc: DoubleArray, error: DoubleArray, trust: DoubleArray) -> DoubleArray:
-    """Probability that the filter detects the word: that its AUROC with true labels is at least 0.75, if the word is
-    what it says, times the probability that it is."""
-    return np.asarray(ndtr((auroc - MIN_AUROC) / np.maximum(error, 1e-9)) * trust, np.float64)

@@ -26,22 +26,22 @@ from lavise.configs.schema import ExplainSettings
 from lavise.storage.array_types import DoubleArray, IntArray
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.numerics.bootstrap import bootstrap_share
 from lavise.tasks.numerics.false_discovery import adjust_false_discovery
+from lavise.tasks.words.confidence import state_confidence
 from lavise.tasks.words.evidence import Evidence, find_evidence
 from lavise.tasks.words.named_images import HAS_WORD, NamedImages, name_images, prefer_words
 from lavise.tasks.words.naming_check import MeasuredNaming
 from lavise.tasks.words.naming_precision import NamingPrecision, trust_words
 from lavise.tasks.words.preference import (
     LEAST_PICTURES,
-    MIN_AUROC,
     Contrast,
     Preferences,
     Ranked,
     bound_below,
     contrast,
     estimate_label_error,
-    state_confidence,
 )
 from lavise.tasks.words.ranking import NamedFilters, Ranking
 from lavise.tasks.words.word_presence import list_words

@@ -3,7 +3,7 @@
 
 A word is kept if it has evidence: more of the filter's pictures name it than its background rate explains, exactly
 tested, with the false discovery rate of the layer under control (tasks.words.evidence). How sure one may be that it is
-right follows from the words that can be judged (tasks.words.confidence).
+right follows from the words that can be judged (tasks.words.vote_calibration).
 
 Shape legend: P pairs (filter, picture), C filters, V words, s words per picture, K concepts, S rows (filter, word).
 """
@@ -23,9 +23,9 @@ from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.numerics.reliability import Reliability
-from lavise.tasks.words.confidence import Calibration, calibrate, make_features
 from lavise.tasks.words.evidence import Evidence, find_evidence
 from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
+from lavise.tasks.words.vote_calibration import Calibration, calibrate, make_features
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
 # Of the evidence [S] and the weights of its words [S] -> the order of its rows among words with equal standing.

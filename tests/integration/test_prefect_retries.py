@@ -9,9 +9,9 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from lavise.configs.errors import UserError
-from lavise.flows.shared.execution import run_as_prefect_task
+from lavise.flows.shared.retries import run_as_prefect_task
 from lavise.tasks.engine.stage import StageOutcome
-from tests.unit.flows.shared.test_execution import OUTCOME, Flaky
+from tests.unit.flows.shared.test_retries import OUTCOME, Flaky
 
 pytestmark = pytest.mark.slow
 

@@ -9,6 +9,7 @@ import yaml
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import (
+    RENAMED,
     describe_identity,
     dump_config,
     list_presets,
@@ -470,7 +471,8 @@ def test_identity_holds_every_setting_that_results_depend_on(tmp_path: Path) -> 
     """All of them, but for those of this list; a new setting has to be put on one side or the other."""
     config = load_config(write(tmp_path, _SMALL_CONFIG))
     every, kept = leaves_of(config.model_dump(mode="json")), leaves_of(describe_identity(config))
-    assert kept == {key: value for key, value in every.items() if key not in _WITHOUT_INFLUENCE}
+    first_names = {".".join(new): ".".join(old) for old, new in RENAMED.items()}
+    assert kept == {first_names.get(k, k): value for k, value in every.items() if k not in _WITHOUT_INFLUENCE}
     assert set(_WITHOUT_INFLUENCE) <= every.keys()
     assert {"seed", "device", "target.root", "model.arch", "statistics.quantile", "words.vectors"} <= kept.keys()
 
@@ -528,6 +530,13 @@ def test_a_key_that_has_another_name_now_is_read_and_named(tmp_path: Path, caplo
     assert found == load_config("demo", ["train.early_stopping_share=0.3"])
     expected = "train.held_out_share is called train.early_stopping_share now; it is read all the same"
     assert [record.message.endswith(expected) for record in caplog.records] == [True]
+
+
+def test_another_name_makes_no_audit_another_one() -> None:
+    """Or re-audits would take every checkpoint for a new one."""
+    found = describe_identity(load_config("demo", ["train.early_stopping_share=0.3"]))
+    assert found["train"]["held_out_share"] == 0.3
+    assert "early_stopping_share" not in found["train"]
 
 
 def test_under_both_names_the_old_one_is_unknown() -> None:

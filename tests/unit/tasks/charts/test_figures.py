@@ -325,7 +325,7 @@ def test_reliability_says_whether_confidence_is_any_good() -> None:
 _DRAW = """
 import sys
 import numpy as np
-from lavise.tasks.words.confidence import measure_reliability
+from lavise.tasks.words.vote_calibration import measure_reliability
 from lavise.tasks.charts.figures import OverviewRow, draw_diff, draw_overview, draw_reliability
 
 rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from lavise.tasks.evaluation.recall import (
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.masks.overlaps import count_overlaps
-from tests.unit.tasks.activations.test_region_features import feature_by_loops
+from tests.unit.tasks.activations.test_attention import feature_by_loops
 from tests.unit.tasks.helpers import (
     AnyArray,
     encode_mask,

@@ -36,7 +36,7 @@ from lavise.tasks.explainer.network import (
 from lavise.tasks.explainer.transfer import (
     Fitting,
     HeadObjective,
-    Moments,
+    RowMoments,
     TransferMethod,
     describe_training,
     match_covariances,
@@ -263,7 +263,7 @@ def test_rotated_source_gets_its_covariance_back() -> None:
     back = match_covariances(*moments)(torch.from_numpy(target).float()).numpy()
     np.testing.assert_allclose(np.cov(back.T), np.cov(source.T), rtol=0.1, atol=0.1 * np.cov(source.T).max())
     np.testing.assert_allclose(back.mean(axis=0), source.mean(axis=0), atol=1e-3)
-    only_variances = match_variances(*(Moments(m.count, m.mean, m.variance) for m in moments))
+    only_variances = match_variances(*(RowMoments(m.count, m.mean, m.variance) for m in moments))
     left = np.cov(only_variances(torch.from_numpy(target).float()).numpy().T) - np.cov(source.T)
     assert np.abs(left).max() > 3 * np.abs(np.cov(back.T) - np.cov(source.T)).max()
 

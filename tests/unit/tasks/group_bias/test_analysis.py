@@ -28,7 +28,7 @@ from lavise.tasks.group_bias.analysis import (
 )
 from lavise.tasks.group_bias.contrasts import (
     OTHERS,
-    Comparison,
+    ContrastFigures,
     compare_filters,
     compare_words,
     count_scores,
@@ -231,7 +231,7 @@ def compare_by_hand(value: float, low: float, high: float, p: float, marginal: f
     one = np.ones(1)
     nothing = Difference(one * marginal, one * marginal, one * marginal)
     within = Difference(one * value, one * low, one * high)
-    comparison = Comparison(one, one, nothing, one, one, one > 0, within, one * p)
+    comparison = ContrastFigures(one, one, nothing, one, one, one > 0, within, one * p)
     return give_verdict(comparison, np.array([True]), RATE, True)[0]
 
 

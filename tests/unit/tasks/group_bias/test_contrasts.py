@@ -15,8 +15,8 @@ from lavise.storage.datasets.groups import Grouping
 from lavise.storage.state.progress import Bar
 from lavise.tasks.group_bias.contrasts import (
     OTHERS,
-    Comparison,
     Contrast,
+    ContrastFigures,
     compare_filters,
     compare_words,
     count_scores,
@@ -218,14 +218,14 @@ def test_the_seed_alone_decides_the_permutations() -> None:
 
 def comparison_of(
     p_value: Sequence[float], tested: Sequence[bool] | None = None, p_within: Sequence[float] | None = None
-) -> Comparison:
+) -> ContrastFigures:
     """Differences of +.3; within strata the same."""
     n = len(p_value)
     same = Difference(np.full(n, 0.3), np.full(n, 0.1), np.full(n, 0.5))
     within = np.full(n, np.nan) if p_within is None else np.array(p_within)
     is_tested = np.ones(n, bool) if tested is None else np.array(tested)
     ones = np.ones(n)
-    return Comparison(ones, ones, same, ones, np.array(p_value), is_tested, same, within)
+    return ContrastFigures(ones, ones, same, ones, np.array(p_value), is_tested, same, within)
 
 
 def test_all_contrasts_are_adjusted_together_and_what_is_no_test_not_at_all() -> None:

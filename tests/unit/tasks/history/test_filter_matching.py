@@ -21,9 +21,9 @@ from lavise.tasks.history.filter_matching import (
     SCHEMA,
     SUMMARY_FILE,
     TABLE_FILE,
-    Layer,
+    AuditLayer,
     Match,
-    Moments,
+    PairMoments,
     align_images,
     assign_filters,
     bootstrap_similarity,
@@ -61,12 +61,17 @@ def make_layer(
     words: Mapping[int, Sequence[str]] | None = None,
     name: str = "conv",
     arch: str = "timm:net",
-) -> Layer:
-    return Layer(name, arch, store.folder, make_filters(store.shape[1], words))
+) -> AuditLayer:
+    return AuditLayer(name, arch, store.folder, make_filters(store.shape[1], words))
 
 
 def compare(
-    folder: Path, old: Layer, new: Layer, cluster: StatisticsCluster, settings: DiffSettings = SETTINGS, seed: int = 0
+    folder: Path,
+    old: AuditLayer,
+    new: AuditLayer,
+    cluster: StatisticsCluster,
+    settings: DiffSettings = SETTINGS,
+    seed: int = 0,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     summary = compare_layer(old, new, settings, seed, cluster, folder)
@@ -94,7 +99,7 @@ def correlate_with_numpy(old: AnyArray, new: AnyArray) -> AnyArray:
     return found
 
 
-def moments_of(old: ActivationStore, new: ActivationStore) -> Moments:
+def moments_of(old: ActivationStore, new: ActivationStore) -> PairMoments:
     return merge_moments([sum_moments(block) for block in align_images(old, new)])
 
 
@@ -167,7 +172,7 @@ def test_constant_filter_is_known_by_its_range_and_not_by_rounded_sums() -> None
     total, squared = (np.array([sum(column.tolist()) for column in m.T]) for m in (values, values**2))
     assert 1000 * squared[0] > total[0] ** 2
     extremes = np.stack([-values.min(axis=0), values.max(axis=0)])
-    moments = Moments(1000, total, total, squared, squared, values.T @ values, extremes, extremes)
+    moments = PairMoments(1000, total, total, squared, squared, values.T @ values, extremes, extremes)
     assert correlate(moments).tolist() == [[1, 0], [0, 1]]
     images = values.reshape(20, 50, 2)
     sums = np.stack([_sum_pair(images[..., u], images[..., v]) for u, v in ((0, 0), (0, 1), (1, 0))], axis=2)
@@ -575,7 +580,7 @@ def test_uncertain_is_what_could_as_well_be_the_other(tmp_path: Path, cluster: S
 # ---------------------------------------------------------------- the same bits
 
 
-def changed_pair(root: Path) -> tuple[Layer, Layer]:
+def changed_pair(root: Path) -> tuple[AuditLayer, AuditLayer]:
     """Two layers of 30 filters of which some drifted, some are new and some moved; 45 pictures."""
     old = make_maps(45, 30).astype(np.float64)
     new = old[:, np.random.default_rng(0).permutation(30)] + 0.3 * make_maps(45, 30, seed=1)

@@ -28,14 +28,14 @@ from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words import explain as explain_module
 from lavise.tasks.words import voted_words
-from lavise.tasks.words.confidence import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
 from lavise.tasks.words.evidence import Evidence, count_votes, find_evidence
 from lavise.tasks.words.explain import explain_filters, load_pairs, name_pairs
 from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
+from lavise.tasks.words.vote_calibration import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
 from lavise.tasks.words.voted_words import calibrate_words
 from lavise.tasks.words.word_rows import FoundWords
-from tests.unit.tasks.activations.test_region_features import feature_by_loops
+from tests.unit.tasks.activations.test_attention import feature_by_loops
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 
 CATEGORIES = ("cat", "hot dog", "sky")

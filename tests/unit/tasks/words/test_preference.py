@@ -7,9 +7,10 @@ import pytest
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
+from lavise.tasks.masks.detection import MIN_AUROC
+from lavise.tasks.words.confidence import state_confidence
 from lavise.tasks.words.preference import (
     LEAST_PICTURES,
-    MIN_AUROC,
     Contrast,
     Ranked,
     Support,
@@ -20,7 +21,6 @@ from lavise.tasks.words.preference import (
     estimate_label_error,
     find_preferences,
     split_halves,
-    state_confidence,
 )
 from tests.unit.tasks.helpers import AnyArray
 

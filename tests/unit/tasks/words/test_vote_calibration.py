@@ -11,7 +11,8 @@ from scipy import special, stats
 from sklearn.linear_model import LogisticRegression
 
 from lavise.tasks.numerics.reliability import Reliability
-from lavise.tasks.words.confidence import (
+from lavise.tasks.words.evidence import count_votes, find_evidence
+from lavise.tasks.words.vote_calibration import (
     BASE_RATE,
     LOGISTIC,
     Calibration,
@@ -21,7 +22,6 @@ from lavise.tasks.words.confidence import (
     fit_calibration,
     make_features,
 )
-from lavise.tasks.words.evidence import count_votes, find_evidence
 from tests.unit.tasks.helpers import AnyArray
 
 

@@ -10,7 +10,7 @@ from distributed import KilledWorker
 from distributed.comm import CommClosedError
 
 from lavise.configs.errors import UserError
-from lavise.flows.shared.execution import can_heal, device_tag, run_as_prefect_task, run_with_retries
+from lavise.flows.shared.retries import can_heal, device_tag, run_as_prefect_task, run_with_retries
 from lavise.tasks.engine.stage import StageOutcome
 
 OUTCOME = StageOutcome((), False, 0.1, "d" * 64, "train")

@@ -15,7 +15,7 @@ from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.layers import ActivationTap
-from lavise.tasks.activations.region_features import MaskedForward, pool_features, pool_maps, pool_pairs
+from lavise.tasks.activations.attention import MaskedForward, pool_features, pool_maps, pool_pairs
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from tests.unit.tasks.activations.feature_maps import THRESHOLDS, make_maps
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, upsample_with_torch, write_picture, write_store
