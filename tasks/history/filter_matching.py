@@ -32,8 +32,9 @@ from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.numerics.bootstrap import draw_weights
 from lavise.tasks.numerics.correlation import correlate_spreads
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 
-STAGE = Stage("diff", version=1, libraries=("scipy",))
+STAGE = Stage("diff", version=2, libraries=("scipy",))
 TABLE_FILE, SUMMARY_FILE = "diff.parquet", "diff.json"
 Status = Literal["same", "changed", "lost", "new"]
 _MAX_TASKS = 16
@@ -283,7 +284,7 @@ def bootstrap_similarity(
         cells: positions per picture.
     """
     num_images, num_pairs = sums_5NP.shape[1:]
-    generator = np.random.default_rng(seed)
+    generator = make_rng(seed, Stream.COMPARED_IMAGES)
     found = np.empty((num_samples, num_pairs))
     n = num_images * cells
     with threadpool_limits(1):

@@ -13,7 +13,7 @@ import numpy as np
 
 @unique
 class Stream(IntEnum):
-    """What is drawn."""
+    """What is drawn. The bare seed splits a data set into its parts (storage.datasets.base)."""
 
     SUPERVISED_CATEGORIES = 1
     EARLY_STOPPING_IMAGES = 2
@@ -29,6 +29,7 @@ class Stream(IntEnum):
     ABLATION_SETS = 22
     PREFERENCE_HALVES = 31
     GROUP_PERMUTATIONS = 33
+    COMPARED_IMAGES = 34
 
 
 def make_rng(seed: int, stream: Stream, *parts: int) -> np.random.Generator:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lavise.configs.errors import UserError
@@ -36,6 +36,7 @@ from lavise.tasks.history.filter_matching import (
     sum_per_image,
     summarise,
 )
+from lavise.tasks.numerics.random_streams import Stream, make_rng
 from tests.unit.tasks.helpers import AnyArray, write_store
 
 SETTINGS = DiffSettings(bootstrap_samples=100)
@@ -446,7 +447,6 @@ def correlations(draw: st.DrawFn) -> tuple[AnyArray, AnyArray, bool]:
 
 
 @given(correlations())
-@settings(deadline=None)
 def test_every_filter_has_just_one_row(found: tuple[AnyArray, AnyArray, bool]) -> None:
     correlation, low_CD, slots = found
     assigned = assign_filters(correlation, slots)
@@ -476,7 +476,6 @@ def _order(match: Match) -> tuple[int, int]:
 
 
 @given(correlations())
-@settings(deadline=None)
 def test_assignment_has_the_highest_sum(found: tuple[AnyArray, AnyArray, bool]) -> None:
     correlation, _, slots = found
     wide = correlation if correlation.shape[0] <= correlation.shape[1] else correlation.T
@@ -492,7 +491,7 @@ def test_assignment_has_the_highest_sum(found: tuple[AnyArray, AnyArray, bool]) 
 
 def resample_slowly(x: AnyArray, y: AnyArray, num_samples: int, seed: int) -> tuple[float, float]:
     """The same draws of pictures, one at a time; the correlation of their positions by numpy. x, y: [N, cells]."""
-    generator = np.random.default_rng(seed)
+    generator = make_rng(seed, Stream.COMPARED_IMAGES)
     found = []
     for _ in range(num_samples):
         times = generator.multinomial(len(x), [1 / len(x)] * len(x))
