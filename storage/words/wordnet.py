@@ -100,16 +100,6 @@ class WordNet:
                 waiting.extend(self.synsets[parent].hypernyms)
         return frozenset(found)
 
-    def hypernym_lemmas(self, word: str, first_only: bool = False) -> frozenset[str]:
-        """Lemmas, in lower case, of a noun's synsets and of all their ancestors.
-
-        Args:
-            first_only: take the commonest sense alone.
-        """
-        own = self.noun_synsets(word)[: 1 if first_only else None]
-        offsets = set(own).union(*(self.ancestors(offset) for offset in own))
-        return frozenset(lemma.lower() for offset in offsets for lemma in self.synsets[offset].lemmas)
-
 
 def offset_of(imagenet_id: str) -> int:
     """Offset of the synset with an ImageNet id, as `n02084071`.

@@ -10,14 +10,12 @@ Shape legend: N pictures, C filters, W words, T tests (filters or words), S stra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as parquet
 
 from lavise.configs.schema import BiasSettings
 from lavise.storage.activations import ActivationStore
@@ -93,15 +91,6 @@ class WordDifference(Difference):
     word: str
     filters: Sequence[int]
     num_filters: int
-
-
-@dataclass(frozen=True)
-class Bias:
-    """What `analyse_bias` wrote: bias.json, and the rows of both tables."""
-
-    summary: dict[str, Any]
-    filters: list[dict[str, Any]]
-    words: list[dict[str, Any]]
 
 
 def analyse_bias(
@@ -182,15 +171,6 @@ def analyse_bias(
         "num_words_found": sum(c["num_words_found"] for c in described),
         "num_vanishing": sum(c["num_vanishing"] for c in described),
     }
-
-
-def load_bias(folder: Path) -> Bias:
-    """Read what `analyse_bias` wrote."""
-    return Bias(
-        json.loads((folder / BIAS_FILE).read_text("utf-8")),
-        parquet.read_table(folder / FILTERS_FILE).to_pylist(),
-        parquet.read_table(folder / WORDS_FILE).to_pylist(),
-    )
 
 
 def _compare_words(

@@ -68,16 +68,8 @@ def test_senses_in_order_with_their_counts(wordnet: WordNet) -> None:
 def test_unknown_word(wordnet: WordNet) -> None:
     assert wordnet.senses_of("dogs") == wordnet.noun_synsets("quickly") == ()
     assert wordnet.count_senses("zyzzyx") == {}
-    assert wordnet.hypernym_lemmas("zyzzyx") == frozenset()
     with pytest.raises(KeyError):
         wordnet.ancestors(1)
-
-
-def test_hypernym_lemmas(wordnet: WordNet) -> None:
-    first = wordnet.hypernym_lemmas("dog", first_only=True)
-    assert {"dog", "canis familiaris", "canine", "domestic animal", "mammal", "entity"} <= first
-    assert "hot dog" not in first
-    assert first | {"hot dog", "sausage", "villain"} <= wordnet.hypernym_lemmas("dog")
 
 
 def test_imagenet_ids(wordnet: WordNet) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from scipy import stats
 
@@ -20,11 +22,9 @@ from lavise.tasks.group_bias.analysis import (
     BIAS_FILE,
     FILTERS_FILE,
     WORDS_FILE,
-    Bias,
     FilterDifference,
     WordDifference,
     analyse_bias,
-    load_bias,
 )
 from lavise.tasks.group_bias.contrasts import (
     OTHERS,
@@ -41,6 +41,24 @@ from lavise.tasks.numerics.group_tests import Difference, least_difference, reac
 from tests.unit.tasks.helpers import AnyArray, write_store
 
 RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What `analyse_bias` wrote: bias.json, and the rows of both tables."""
+
+    summary: dict[str, Any]
+    filters: list[dict[str, Any]]
+    words: list[dict[str, Any]]
+
+
+def load_bias(folder: Path) -> Bias:
+    """Read what `analyse_bias` wrote."""
+    return Bias(
+        json.loads((folder / BIAS_FILE).read_text("utf-8")),
+        parquet.read_table(folder / FILTERS_FILE).to_pylist(),
+        parquet.read_table(folder / WORDS_FILE).to_pylist(),
+    )
 
 
 def grouping(of_image: AnyArray, *names: str) -> Grouping:
