@@ -25,7 +25,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, setting: str, homes: tuple[str, ...], names: tuple[str, ...]) -> None:
-        self.setting, self._homes, self._names = setting, homes, names
+        self.setting, self.homes, self._names = setting, homes, names
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -86,7 +86,7 @@ class Registry(Generic[T]):
         return Field(json_schema_extra={"enum": list(self._names)})
 
     def _import_homes(self) -> None:
-        for home in self._homes:
+        for home in self.homes:
             importlib.import_module(home)
 
 

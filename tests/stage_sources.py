@@ -32,6 +32,15 @@ _LEFT_OUT = ("lavise.storage.state", "lavise.storage.tracking", "lavise.tasks.en
 DECIDING = {"scipy": "scipy", "simplemma": "simplemma", "gensim": "gensim", "wn": "wn", "PIL": "pillow"}
 
 
+def list_found_by_name() -> dict[str, tuple[str, ...]]:
+    """Of a module: what it imports at run time, which no import statement tells."""
+    from lavise.configs.registry import RANKINGS
+    from lavise.tasks.report import sections
+
+    folder = tuple(f"{sections.__name__}.{module.name}" for module in pkgutil.iter_modules(sections.__path__))
+    return {"lavise.tasks.words.explain": RANKINGS.homes, "lavise.tasks.report.sections.section": folder}
+
+
 def list_stages() -> dict[str, tuple[str, Stage]]:
     """By name: the module that defines a stage, and the stage."""
     import lavise.tasks
@@ -57,6 +66,7 @@ def hash_sources(module: str) -> dict[str, str]:
         code, imported = _read(name)
         seen[name] = hashlib.sha256(code.encode()).hexdigest()[:16]
         waiting += [i for i in imported if i.startswith(("lavise.tasks", "lavise.storage"))]
+        waiting += list_found_by_name().get(name, ())
     return dict(sorted(seen.items()))
 
 

@@ -16,7 +16,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import describe_identity, make_absolute
 from lavise.configs.policy import Policy
 from lavise.configs.roles import Role
-from lavise.configs.schema import Config
+from lavise.configs.schema import Config, OpenMojiReference, OpenMojiTarget
 from lavise.flows.audit.layer_analyses import check_analyses, run_analyses
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject
 from lavise.flows.audit.layer_stages import LayerAudit
@@ -46,6 +46,7 @@ from lavise.tasks.engine.stage import Executor, Request, StageRunner, end_after,
 from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.inputs import vocabulary
+from lavise.tasks.inputs.scenes import OPENMOJI_ATTRIBUTION
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
 from lavise.tasks.words import explain
@@ -294,6 +295,8 @@ class _Audit:
             f"{self.config.train.objective} objective, "
             f"transfer {self.config.transfer.method}, seed {self.config.seed}",
         }
+        if isinstance(self.config.reference, OpenMojiReference) or isinstance(self.config.target, OpenMojiTarget):
+            facts["Pictures"] = OPENMOJI_ATTRIBUTION
         request = Request(
             {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},
             {

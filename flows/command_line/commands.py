@@ -9,14 +9,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 
 from lavise.configs.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED = 1, 2, 3, 130
 

@@ -10,18 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
 from lavise.configs.sources import FolderSource
-from lavise.storage.checkpoint_sources.base import SCANNERS
+from lavise.storage.checkpoint_sources.base import (
+    SCANNERS,
+    FoundCheckpoint,
+    Scan,
+    UnusableError,
+    describe_error,
+    printable,
+)
+from lavise.storage.checkpoint_sources.snapshots import open_regular_file
 from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
 from lavise.storage.state.progress import Progress
-
-if TYPE_CHECKING:
-    pass
-from lavise.storage.checkpoint_sources.base import FoundCheckpoint, Scan, UnusableError, describe_error, printable
-from lavise.storage.checkpoint_sources.snapshots import open_regular_file
 
 _HASH_THREADS = 2
 

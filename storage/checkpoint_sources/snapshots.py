@@ -12,15 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, UnusableError
 from lavise.storage.state.digest import digest_file
 from lavise.storage.state.files import sync
 from lavise.storage.state.locks import hold_lock
-
-if TYPE_CHECKING:
-    pass
-from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, UnusableError
 
 _BLOCK_BYTES = 1 << 20
 _PARTIAL = ".partial-"

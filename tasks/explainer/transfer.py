@@ -152,7 +152,7 @@ class Fitting:
     other: RowMoments | None = None
 
     def measure(self, how: Callable[[Rows], RowMoments]) -> tuple[RowMoments, RowMoments]:
-        """RowMoments of the target and of the reference."""
+        """Moments of the target and of the reference."""
         with torch.inference_mode():
             self.own, self.other = how(self.target), how(self.source)
         return self.own, self.other

@@ -14,6 +14,10 @@ from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.stage import Request, Stage
 
 STAGE = Stage("scenes", version=SCENES_VERSION)
+OPENMOJI_ATTRIBUTION = (
+    "scenes made of pictures by OpenMoji, the open-source emoji and icon project (openmoji.org, CC BY-SA 4.0), changed"
+)
+"""Whoever shows the scenes has to say this."""
 
 
 def request_scenes(splits: Mapping[str, int], size_px: int, seed: int) -> Request:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import sparse
 
 from lavise.storage.array_types import BitArray, BoolArray, DoubleArray, IntArray
-
-if TYPE_CHECKING:
-    pass
 
 _DENSE_ENTRIES = 1 << 16
 

@@ -1,7 +1,7 @@
 """What the report's page gets of the filters: a short entry of each for the gallery, the rest for when it is opened.
 
-The entries are lists and short keys, as they are most of the page besides the pictures; tasks/templates/*.js reads
-them. Short entry: l layer (number), f filter, t threshold, c confidence, a AUROC or null, n pictures above the
+The entries are lists and short keys, as they are most of the page besides the pictures; the scripts in templates/
+read them. Short entry: l layer (number), f filter, t threshold, c confidence, a AUROC or null, n pictures above the
 threshold, r reason, w words [word, share, confidence, novel, significant], m number of meanings, g best guess of an
 unexplained filter, p its confidence, s whether it is saturated, j recall or null, d F1 or null,
 i first pictures [number, peak, outline]. The rest: see `_describe_rest`.

@@ -19,7 +19,7 @@ _STAGE = """
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from lavise.storage.activations import ActivationStore
-from lavise.storage.state.artefacts import write_json
+from lavise.storage.state.files import write_json
 from lavise.configs.roles import Role
 from lavise.tasks.analyses.analysis import Analysis, Table, TextTable
 from lavise.tasks.engine.stage import Request, Stage

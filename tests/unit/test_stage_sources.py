@@ -29,6 +29,11 @@ def test_what_a_stage_rests_on_is_followed_through_imports() -> None:
     assert not [name for name in found if name.startswith("lavise.storage.state")]
 
 
+def test_what_registers_itself_is_followed_too() -> None:
+    assert "lavise.tasks.words.preferred_words" in hash_sources("lavise.tasks.words.explain")
+    assert "lavise.tasks.report.sections.bias" in hash_sources("lavise.tasks.report.page")
+
+
 @pytest.mark.parametrize("name", list(list_stages()))
 def test_declared_libraries_are_used(name: str) -> None:
     module, stage = list_stages()[name]
