@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -196,7 +194,7 @@ class FilterView:
         Raises:
             UserError: the activations or the pictures are away.
         """
-        return _draw_pictures(self.audit.past, self.layer, self.number, self.row)
+        return _draw_pictures(self.audit.past, self.layer, self.row)
 
     def _repr_html_(self) -> str:
         said = ", ".join(self.row["words"]) if self.row["explained"] else f"unexplained: {self.row['reason']}"
@@ -204,13 +202,9 @@ class FilterView:
         return heading + _show_png(self.picture) + self.words.to_html(escape=True, index=False, float_format="%.3g")
 
 
-def _draw_pictures(past: PastRun, layer: str, number: int, row: dict[str, Any]) -> bytes:
-    import numpy as np
-
-    from lavise.storage.datasets.geometry import Geometry, upsample_maps
-    from lavise.storage.datasets.images import load_square
+def _draw_pictures(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
     from lavise.tasks.activations import extract
-    from lavise.tasks.charts.figures import OverviewRow, draw_overview
+    from lavise.tasks.report.pictures import draw_filter
 
     root = find_state_root(past.config.storage.root)
     store = ArtefactStore(root)
@@ -219,18 +213,9 @@ def _draw_pictures(past: PastRun, layer: str, number: int, row: dict[str, Any]) 
         raise UserError(
             f"audit: the activations of run {past.run_id} are not in {root} any more; audit again with its config.yaml"
         )
-    activations = ActivationStore(handle.folder)
-    position = {key: i for i, key in enumerate(activations.keys)}
     target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
     paths = {r.key: r.path for r in target.records}
-    keys: Sequence[str] = [k for k in list(row["top_images"])[:_PICTURES] if k in paths]
-    framing = json.loads(activations.read_provenance()["preprocessing"])
-    geometry = Geometry(_PICTURE_PX, framing["fit"], framing.get("crop_share", 1.0), framing["interpolation"])
-    maps = activations.read_images([position[k] for k in keys])[:, number].astype(np.float32)
-    heights = list(upsample_maps(maps - np.float32(row["threshold"]), _PICTURE_PX))
-    pictures = [load_square(paths[k], geometry) for k in keys]
-    shown = OverviewRow(f"{layer}, filter {number}", list(row["words"]), pictures, heights)
-    return draw_overview([shown], past.title)
+    return draw_filter(ActivationStore(handle.folder), row, paths, _PICTURES, _PICTURE_PX, past.title)
 
 
 def _show_png(content: bytes) -> str:

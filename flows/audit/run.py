@@ -16,7 +16,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import describe_identity, make_absolute
 from lavise.configs.policy import Policy
 from lavise.configs.roles import Role
-from lavise.configs.schema import Config, OpenMojiReference, OpenMojiTarget
+from lavise.configs.schema import Config
 from lavise.flows.audit.layer_analyses import check_analyses, run_analyses
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject
 from lavise.flows.audit.layer_stages import LayerAudit
@@ -46,9 +46,9 @@ from lavise.tasks.engine.stage import Executor, Request, StageRunner, end_after,
 from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.inputs import vocabulary
-from lavise.tasks.inputs.scenes import OPENMOJI_ATTRIBUTION
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
+from lavise.tasks.report.summary import describe_audit
 from lavise.tasks.words import explain
 
 log = logging.getLogger("lavise")
@@ -284,19 +284,8 @@ class _Audit:
             )
             for r in results
         ]
-        facts = {
-            "Audit": self.config.name,
-            "Target model": f"{model.arch}, weights {self._name_weights()} (sha256 {short(model.digest)})",
-            "Reference": f"{inputs.train.name}: {len(inputs.train.records)} pictures to train, "
-            f"{len(inputs.evaluation.records)} to evaluate, {len(inputs.train.concepts)} categories",
-            "Target domain": f"{inputs.target.name}: {len(inputs.target.records)} pictures, no labels read",
-            "Explanation": f"{self.config.explain.method.replace('_', ' ')}, "
-            f"{self.config.explain.top_images} top pictures, {self.config.explainer.kind} explainer, "
-            f"{self.config.train.objective} objective, "
-            f"transfer {self.config.transfer.method}, seed {self.config.seed}",
-        }
-        if isinstance(self.config.reference, OpenMojiReference) or isinstance(self.config.target, OpenMojiTarget):
-            facts["Pictures"] = OPENMOJI_ATTRIBUTION
+        weights = f"weights {self._name_weights()} (sha256 {short(model.digest)})"
+        facts = describe_audit(self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target)
         request = Request(
             {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},
             {

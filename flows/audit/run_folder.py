@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.history.metric_names import flatten_metrics
 from lavise.tasks.report.chart_files import FIGURES_FOLDER
+from lavise.tasks.report.summary import describe_run
 from lavise.tasks.words import explain
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     _log_tables(run, final, comparison)
     if not isinstance(run, NullRun):
         _log_explainers(run, ended)
-        run.set_tags({"mlflow.note.content": describe_run(by_layer, comparison)})
+        run.set_tags({"mlflow.note.content": describe_run(by_layer, comparison.compared if comparison else None)})
     predecessor = comparison.old.run_id if comparison else None
     uri = hide_credentials(tracker.uri) if tracker.uri else None
     return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor)
@@ -92,28 +93,6 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
 def _write_table(path: Path, parts: Sequence[Path]) -> None:
     """The tables of all layers in one."""
     parquet.write_table(pa.concat_tables([parquet.read_table(part) for part in parts]), path)
-
-
-def describe_run(by_layer: Mapping[str, Mapping[str, Any]], comparison: Comparison | None) -> str:
-    """What came of the audit, in a few lines of markdown; MLflow shows it as the run's description."""
-    lines = [
-        f"- `{_plain(layer)}`: **{found['num_explained']} of {found['num_filters']}** filters explained"
-        for layer, found in by_layer.items()
-    ]
-    lines += [f"  - {_plain(found['advice'])}" for found in by_layer.values() if found.get("advice")]
-    if comparison:
-        lines.append(f"- compared with run `{comparison.old.run_id}` ({_plain(comparison.old.title)}):")
-        lines += [
-            f"  - `{_plain(layer)}`: {found['num_same']} filters the same, {found['num_changed']} changed, "
-            f"{found['num_lost']} lost, {found['num_new_filters']} new"
-            for layer, found in comparison.read_summary().items()
-        ]
-    return "\n".join([*lines, "- look at report.html, overview.png and tables/ among the artifacts"])
-
-
-def _plain(text: str) -> str:
-    """Names from data, without what markdown would obey."""
-    return "".join(c if c.isalnum() or c in " .,-_/" else "\ufffd" for c in text)
 
 
 def find_snapshot(weights: str, root: Path) -> str | None:

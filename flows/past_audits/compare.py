@@ -36,6 +36,7 @@ from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, Request, StageRunner, describe_artefacts
 from lavise.tasks.history import filter_matching
 from lavise.tasks.report.page import DiffPart, render_diff_page
+from lavise.tasks.report.summary import Compared
 
 CHART_FILE, PAGE_FILE = "diff.png", "diff.html"
 
@@ -78,6 +79,11 @@ class Comparison:
     def read_summary(self) -> dict[str, dict[str, Any]]:
         """By layer."""
         return {layer: filter_matching.load_diff(h.folder)[1] for layer, h in self.handles.items()}
+
+    @property
+    def compared(self) -> Compared:
+        """For the description of the newer run."""
+        return Compared(self.old.run_id, self.old.title, self.read_summary())
 
     def to_report_part(self, settings: DiffSettings) -> DiffPart:
         checkpoint = short(str(self.old.inputs["checkpoint"]))

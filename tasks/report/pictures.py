@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -270,3 +271,28 @@ def draw_confident_filters(
         heights = list(upsample_maps(maps - source.thresholds[unit], _OVERVIEW_PX))
         shown.append(OverviewRow(title, row["words"], pictures, heights))
     return draw_overview(shown, f"{name}: the most confident filters")
+
+
+def draw_filter(
+    store: ActivationStore, row: Mapping[str, Any], paths: Mapping[str, Path], num: int, size_px: int, name: str
+) -> bytes:
+    """A filter's first pictures, dimmed outside its region; PNG.
+
+    Args:
+        row: of filters.parquet.
+        paths: of the pictures; those that are not among them are left out.
+        num: of pictures; size_px: their height and width.
+        name: of the audit.
+
+    Raises:
+        BrokenImageError: a picture that cannot be read.
+    """
+    position = {key: i for i, key in enumerate(store.keys)}
+    keys = [key for key in list(row["top_images"])[:num] if key in paths]
+    framing = json.loads(store.read_provenance()["preprocessing"])
+    geometry = Geometry(size_px, framing["fit"], framing.get("crop_share", 1.0), framing["interpolation"])
+    maps = store.read_images([position[k] for k in keys])[:, int(row["filter"])].astype(np.float32)
+    heights = list(upsample_maps(maps - np.float32(row["threshold"]), size_px))
+    pictures = [load_square(paths[k], geometry) for k in keys]
+    title = f"{row['layer']}, filter {row['filter']}"
+    return draw_overview([OverviewRow(title, list(row["words"]), pictures, heights)], name)

@@ -14,7 +14,6 @@ import torch
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import Config, ImageFolderTarget, StatisticsSettings
-from lavise.flows.audit.run_folder import describe_run
 from lavise.flows.past_audits.compare import (
     AuditedLayer,
     Comparison,
@@ -37,6 +36,7 @@ from lavise.storage.state.progress import no_progress
 from lavise.storage.tracking import NullTracker
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import StageRunner, describe_artefacts, run_inline
+from lavise.tasks.report.summary import describe_run
 from tests.unit.flows.helpers import ARCH, make_config, make_filters, write_run_folder
 from tests.unit.tasks.helpers import TinyNetwork, write_picture
 
@@ -322,7 +322,7 @@ def test_the_runs_description(pair: tuple[Audit, Audit], cluster: StatisticsClus
         "- look at report.html, overview.png and tables/ among the artifacts",
     ]
     found, _ = compare(pair[0], pair[0], cluster)
-    assert describe_run(by_layer, found).splitlines()[2:-1] == [
+    assert describe_run(by_layer, found.compared).splitlines()[2:-1] == [
         "- compared with run `first` (first):",
         "  - `tail`: 5 filters the same, 0 changed, 0 lost, 0 new",
         "  - `body.0`: 8 filters the same, 0 changed, 0 lost, 0 new",
@@ -333,7 +333,7 @@ def test_names_from_data_are_no_markup_in_the_description(tmp_path: Path) -> Non
     hostile = "a`](javascript:x)\n# <img src=x>|**"
     folder = write_run_folder(tmp_path / "hostile", make_config(tmp_path), checkpoint_name=hostile)
     comparison = Comparison(open_past_run(str(folder), NullTracker(), tmp_path), {})
-    said = describe_run({hostile: {"num_explained": 1, "num_filters": 1}}, comparison)
+    said = describe_run({hostile: {"num_explained": 1, "num_filters": 1}}, comparison.compared)
     plain = "a???javascript?x??? ?img src?x????"
     assert said.replace("\ufffd", "?").splitlines()[:-1] == [
         f"- `{plain}`: **1 of 1** filters explained",

@@ -1,0 +1,68 @@
+"""What is said of a whole audit: the heading of the report, and a few lines for MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lavise.configs.schema import Config, OpenMojiReference, OpenMojiTarget
+from lavise.storage.datasets.base import Dataset
+from lavise.tasks.inputs.scenes import OPENMOJI_ATTRIBUTION
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An earlier audit that this one was compared with; the summary of what changed by layer."""
+
+    run_id: str
+    title: str
+    layers: Mapping[str, Mapping[str, Any]]
+
+
+def describe_audit(config: Config, model: str, train: Dataset, evaluation: Dataset, target: Dataset) -> dict[str, str]:
+    """Lines of the report's heading, label -> text.
+
+    Args:
+        model: the target model and its weights.
+    """
+    explain = config.explain
+    facts = {
+        "Audit": config.name,
+        "Target model": model,
+        "Reference": f"{train.name}: {len(train.records)} pictures to train, {len(evaluation.records)} to evaluate, "
+        f"{len(train.concepts)} categories",
+        "Target domain": f"{target.name}: {len(target.records)} pictures, no labels read",
+        "Explanation": f"{explain.method.replace('_', ' ')}, {explain.top_images} top pictures, "
+        f"{config.explainer.kind} explainer, {config.train.objective} objective, transfer {config.transfer.method}, "
+        f"seed {config.seed}",
+    }
+    if isinstance(config.reference, OpenMojiReference) or isinstance(config.target, OpenMojiTarget):
+        facts["Pictures"] = OPENMOJI_ATTRIBUTION
+    return facts
+
+
+def describe_run(by_layer: Mapping[str, Mapping[str, Any]], compared: Compared | None) -> str:
+    """What came of the audit, in a few lines of markdown; MLflow shows it as the run's description.
+
+    Args:
+        by_layer: of metrics.json.
+    """
+    lines = [
+        f"- `{make_plain(layer)}`: **{found['num_explained']} of {found['num_filters']}** filters explained"
+        for layer, found in by_layer.items()
+    ]
+    lines += [f"  - {make_plain(found['advice'])}" for found in by_layer.values() if found.get("advice")]
+    if compared:
+        lines.append(f"- compared with run `{compared.run_id}` ({make_plain(compared.title)}):")
+        lines += [
+            f"  - `{make_plain(layer)}`: {found['num_same']} filters the same, {found['num_changed']} changed, "
+            f"{found['num_lost']} lost, {found['num_new_filters']} new"
+            for layer, found in compared.layers.items()
+        ]
+    return "\n".join([*lines, "- look at report.html, overview.png and tables/ among the artifacts"])
+
+
+def make_plain(text: str) -> str:
+    """Names from data, without what markdown would obey."""
+    return "".join(c if c.isalnum() or c in " .,-_/" else "\ufffd" for c in text)
