@@ -20,8 +20,8 @@ from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of
-from lavise.storage.state.progress import Progress
 from lavise.tasks.analyses.analysis import Analysis, list_analyses
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.words import explain
 
 
@@ -77,12 +77,8 @@ class LayerView:
         return self._subject.model
 
     @property
-    def device(self) -> str:
-        return self._context.device
-
-    @property
-    def progress(self) -> Progress:
-        return self._context.progress
+    def computing(self) -> Computing:
+        return self._context.computing
 
     @cached_property
     def words(self) -> list[list[str]]:

@@ -22,6 +22,7 @@ from lavise.storage.words.word_vectors import Vocabulary, WordVectors, load_word
 from lavise.tasks.activations.thresholds import THRESHOLDS, compute_thresholds, save_thresholds
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Request, Stage, StageRunner
 
 
@@ -41,6 +42,11 @@ class Context:
     words: Vocabulary
     vocabulary: Handle
     vectors_digest: str
+
+    @property
+    def computing(self) -> Computing:
+        """How all stages compute."""
+        return Computing(self.config.seed, self.device, self.progress)
 
     @cached_property
     def vectors(self) -> WordVectors:

@@ -22,6 +22,7 @@ from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
 from lavise.tasks.activations.attention import MaskedForward
+from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.stage import Request
 from lavise.tasks.evaluation import layer_panel, recall
@@ -328,11 +329,9 @@ class LayerAudit:
                 load_namer(explainer.folder, context.words, context.device),
                 context.words,
                 settings,
-                self._config.seed,
-                context.device,
                 folder,
+                context.computing,
                 self._masked_forward(self._data(Role.EVALUATION), store),
-                context.progress,
             )
 
         request = Request(
@@ -362,20 +361,20 @@ class LayerAudit:
         def compute(folder: Path) -> dict[str, Any]:
             store = ActivationStore(activations.folder)
             return explain.explain_filters(
-                store,
-                load_thresholds(thresholds),
+                LayerMaps(
+                    store,
+                    load_thresholds(thresholds),
+                    self._masked_forward(self._data(Role.TARGET), store),
+                    np.load(thresholds.path(file_names.SATURATED), allow_pickle=False),
+                ),
                 load_namer(explainer.folder, context.words, context.device),
                 context.words,
                 load_judgement(detection, validated, self._subject.inputs.evaluation),
                 settings,
                 self._layer,
-                self._config.seed,
-                context.device,
                 folder,
-                self._masked_forward(self._data(Role.TARGET), store),
-                context.progress,
+                context.computing,
                 naming_check.load_naming(naming.folder) if naming else None,
-                np.load(thresholds.path(file_names.SATURATED), allow_pickle=False),
             )
 
         request = Request(
@@ -414,8 +413,7 @@ class LayerAudit:
         def compute(folder: Path) -> dict[str, Any]:
             store = ActivationStore(activations.folder)
             found = recall.evaluate_words(
-                store,
-                load_thresholds(thresholds),
+                LayerMaps(store, load_thresholds(thresholds), self._masked_forward(self._data(Role.EVALUATION), store)),
                 load_overlaps(overlaps.folder),
                 self._subject.inputs.evaluation.concepts,
                 counts,
@@ -423,10 +421,7 @@ class LayerAudit:
                 context.words,
                 config.evaluate,
                 config.explain.top_images,
-                config.seed,
-                context.device,
-                self._masked_forward(self._data(Role.EVALUATION), store),
-                context.progress,
+                context.computing,
             )
             recall.save_evaluation(found, folder)
             return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}

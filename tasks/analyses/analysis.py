@@ -17,8 +17,9 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
-from lavise.storage.state.progress import Progress
 from lavise.tasks.analyses import kinds
+from lavise.tasks.classifier.audited_classifier import AuditedClassifier
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Request, Stage
 
 Rows = list[dict[str, Any]]
@@ -34,9 +35,7 @@ class ExplainedLayer(Protocol):
     @property
     def model(self) -> TargetModel: ...
     @property
-    def device(self) -> str: ...
-    @property
-    def progress(self) -> Progress: ...
+    def computing(self) -> Computing: ...
     @property
     def words(self) -> list[list[str]]:
         """Of each filter, the words that are believed; none where it is unexplained."""
@@ -54,6 +53,11 @@ class ExplainedLayer(Protocol):
     def thresholds(self, role: Role) -> Handle: ...
     def describe_network(self) -> dict[str, Any]:
         """What the network's answers depend on besides its weights."""
+
+
+def classifier_of(layer: ExplainedLayer) -> AuditedClassifier:
+    """The network as a classifier, for analyses of its answers."""
+    return AuditedClassifier(layer.model, layer.layer, *layer.head, layer.class_names, layer.config.extract.batch_size)
 
 
 @dataclass(frozen=True)

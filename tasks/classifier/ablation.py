@@ -23,8 +23,6 @@ from lavise.configs.schema import CauseSettings
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.models.class_names import ClassNames
-from lavise.storage.models.classifier_head import LinearHead
-from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.table_rows import make_rows, write_rows
@@ -39,7 +37,9 @@ from lavise.tasks.classifier.ablation_runs import (
     is_reproduced,
     run_baseline,
 )
+from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.classifier.class_words import match_categories, name_class
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 
@@ -138,20 +138,14 @@ class WordGroups:
 
 
 def measure_causes(
-    model: TargetModel,
-    layer: str,
+    network: AuditedClassifier,
     records: Sequence[ImageRecord],
     concepts: Sequence[str],
-    head: LinearHead | None,
-    class_names: ClassNames | None,
     words_of_filter: Sequence[Sequence[str]],
     mean_C: FloatArray,
     settings: CauseSettings,
-    batch_size: int,
-    seed: int,
-    device: str,
     folder: Path,
-    progress: Progress = no_progress,
+    computing: Computing,
 ) -> dict[str, Any]:
     """Write causes.json, causes.parquet and causes_filters.parquet.
 
@@ -170,7 +164,6 @@ def measure_causes(
         records: with annotations; the first `settings.max_images` of them are looked at, without those that cannot be
             read.
         concepts: categories of the annotations.
-        head: where the layer feeds the classifier directly.
         words_of_filter: of each of the C filters, best first.
         mean_C: float32 [C], mean of each filter over the pictures, for `fill: mean`.
 
@@ -181,6 +174,8 @@ def measure_causes(
         UserError: class logits that are not finite.
         ValueError: not a mean and words for each filter.
     """
+    model, layer, head, class_names = network.model, network.layer, network.head, network.class_names
+    batch_size, device, progress = network.batch_size, computing.device, computing.progress
     records = records[: settings.max_images]
     baseline = run_baseline(model, layer, records, batch_size, device, progress)
     if isinstance(baseline, str):
@@ -198,7 +193,7 @@ def measure_causes(
         if head is not None and not direct:
             notes.append("the classifier head did not give the network's own logits; forward passes were made instead")
         truth = find_truth([records[i] for i in baseline.positions], concepts, class_names, baseline.logits.shape[1])
-        plan = plan_ablations(words_of_filter, baseline.active, settings, seed, by_passes=not direct)
+        plan = plan_ablations(words_of_filter, baseline.active, settings, computing.seed, by_passes=not direct)
         blocks: Iterable[Block]
         if head is not None and direct:
             blocks = ablate_pooled(head, baseline, fill_C)

@@ -22,15 +22,16 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ClassSettings
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.table_rows import make_rows, write_rows
 from lavise.tasks.activations.image_batches import read_batches
+from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.classifier.class_words import name_class
 from lavise.tasks.classifier.gradients import attribute_classes
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.numerics.bootstrap import bootstrap_means
 from lavise.tasks.numerics.random_streams import Stream, make_rng
@@ -80,25 +81,17 @@ class Contributions:
 
 
 def measure_contributions(
-    model: TargetModel,
-    layer: str,
+    network: AuditedClassifier,
     records: Sequence[ImageRecord],
-    head: LinearHead | None,
-    no_head: str,
-    class_names: ClassNames | None,
     words_of_filter: Sequence[Sequence[str]],
     settings: ClassSettings,
-    batch_size: int,
-    seed: int,
-    device: str,
     folder: Path,
-    progress: Progress = no_progress,
+    computing: Computing,
 ) -> dict[str, Any]:
     """Write classes.json, classes.parquet and contributions.npz.
 
     Args:
         records: the first `settings.max_images` of them are looked at; pictures that cannot be read are left out.
-        head: where the layer feeds the classifier directly; else `no_head` says why not.
         words_of_filter: of each of the C filters, best first.
 
     Returns:
@@ -108,8 +101,9 @@ def measure_contributions(
         UserError: class logits or contributions that are not finite.
     """
     offered = records[: settings.max_images]
-    found = attribute_pictures(model, layer, offered, batch_size, device, progress)
-    reason = found if isinstance(found, str) else no_head
+    layer, head = network.layer, network.head
+    found = attribute_pictures(network.model, layer, offered, network.batch_size, computing.device, computing.progress)
+    reason = found if isinstance(found, str) else network.no_head
     if isinstance(found, str):
         none = np.zeros((0, len(words_of_filter)), np.float32)
         found = Contributions(np.zeros(0, np.int64), np.zeros(0, np.float32), none, none)
@@ -118,14 +112,14 @@ def measure_contributions(
     classes, means, rows = [], np.zeros((len(order), found.contribution.shape[1])), []
     for place, position in enumerate(order):
         number, chosen = int(numbers[position]), found.assigned == numbers[position]
-        name = name_class(class_names, number)
+        name = name_class(network.class_names, number)
         own = found.contribution[chosen]
         means[place] = own.mean(axis=0, dtype=np.float64)
         logit = float(found.logit[chosen].mean(dtype=np.float64))
         classes.append({"class": number, "name": name, "num_images": len(own), "mean_logit": logit})
         weights_C = head.weight[number].numpy() if head else None
         opening = {"layer": layer, "class": number, "class_name": name, "num_images": len(own)}
-        rng = make_rng(seed, Stream.ATTRIBUTION_BOOTSTRAP, number)
+        rng = make_rng(computing.seed, Stream.ATTRIBUTION_BOOTSTRAP, number)
         for row in rank_filters(own, settings.num_filters, rng):
             weight = float(weights_C[row["filter"]]) if weights_C is not None else None
             rows.append({**opening, **row, "words": list(words_of_filter[row["filter"]]), "weight": weight})

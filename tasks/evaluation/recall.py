@@ -16,13 +16,12 @@ import torch
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import EvaluateSettings
-from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.storage.state.files import write_json
-from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.attention import MaskedForward
+from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.activations.top_images import select_top_images
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.evaluation.ground_truth import find_ground_truth
 from lavise.tasks.explainer.naming import Namer
@@ -50,8 +49,7 @@ def compute_recall(words_Ps: IntArray, member_PK: BoolArray, at: Sequence[int]) 
 
 
 def evaluate_words(
-    store: ActivationStore,
-    thresholds_C: FloatArray,
+    maps: LayerMaps,
     overlaps: Overlaps,
     concepts: Sequence[str],
     concept_counts: Mapping[str, int],
@@ -59,14 +57,12 @@ def evaluate_words(
     vocabulary: Vocabulary,
     settings: EvaluateSettings,
     top_images: int,
-    seed: int,
-    device: str,
-    forward: MaskedForward | None,
-    progress: Progress = no_progress,
+    computing: Computing,
 ) -> dict[str, Any]:
     """Recall@s of every method, closed and open vocabulary, all filters, beside the baselines.
 
     Args:
+        maps: of the evaluation pictures.
         overlaps: of the evaluation pictures' masks and the filters' regions.
         concepts: names that `overlaps` refers to.
         concept_counts: training pictures with each concept; for the most-frequent-words baseline.
@@ -75,6 +71,7 @@ def evaluate_words(
         {num_pairs, num_filters, num_images, vocabularies: {closed: n, open: n}, recall: {vocabulary: {method: {s:
         {value, low, high}}}}, differences: [...]}; recall is empty where no pair has a ground truth.
     """
+    store, thresholds_C, device = maps.store, maps.thresholds_C, computing.device
     pairs = select_top_images(store, thresholds_C, top_images)
     truth = find_ground_truth(pairs, overlaps, len(concepts), settings.min_iou)
     found: dict[str, Any] = {
@@ -103,14 +100,16 @@ def evaluate_words(
     values: dict[str, dict[str, FloatArray]] = {"closed": {}, "open": {}}
     for method in settings.methods:
         named = name_pairs(
-            store, truth.pairs, method, thresholds_C, namer, most, device, vocabularies, forward, progress
+            *(store, truth.pairs, method, thresholds_C, namer, most, device, vocabularies),
+            forward=maps.forward,
+            progress=computing.progress,
         )
         closed, opened = named["closed"].words, named["open"].words
         values["closed"][method] = compute_recall(np.array(usable)[closed], truth.member, settings.recall_at)
         values["open"][method] = compute_recall(concept_of_row[opened], truth.member, settings.recall_at)
     frequent = sorted(range(len(concepts)), key=lambda i: (-concept_counts.get(concepts[i], 0), i))[:most]
     baseline = compute_recall(np.tile(frequent, (len(truth.pairs), 1)), truth.member, settings.recall_at)
-    bootstrap = ImageBootstrap(truth.pairs.image, settings.bootstrap_samples, seed)
+    bootstrap = ImageBootstrap(truth.pairs.image, settings.bootstrap_samples, computing.seed)
     for name, by_method in values.items():
         by_method[MOST_FREQUENT] = baseline
         size = found["vocabularies"][name]

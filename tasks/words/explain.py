@@ -30,8 +30,10 @@ from lavise.storage.words import lemmas
 from lavise.storage.words.lemmas import covers
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.attention import MaskedForward, pool_features
+from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from lavise.tasks.charts.figures import draw_reliability
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.explainer.naming import NamedRegions, Namer
 from lavise.tasks.numerics.reliability import Reliability
@@ -113,36 +115,33 @@ def _join(parts: Sequence[NamedRegions]) -> NamedPairs:
 
 
 def explain_filters(
-    store: ActivationStore,
-    thresholds_C: FloatArray,
+    maps: LayerMaps,
     namer: Namer,
     vocabulary: Vocabulary,
     judgement: Judgement,
     settings: ExplainSettings,
     layer: str,
-    seed: int,
-    device: str,
     folder: Path,
-    forward: MaskedForward | None = None,
-    progress: Progress = no_progress,
+    computing: Computing,
     naming: MeasuredNaming | None = None,
-    saturated_C: BoolArray | None = None,
 ) -> dict[str, Any]:
     """Explain every filter; write explanations.parquet, filters.parquet, pairs.npz, calibration.json, reliability.png.
 
     Args:
+        maps: of the target.
         naming: how far the explainer can be believed; needed for the ranking `auroc`.
-        saturated_C: filters that are at their clip at more positions than the threshold asks for.
 
     Returns:
         facts: num_filters, num_explained, num_pairs, num_words_found, share_novel and others; `advice`, what would
         help where little is explained.
     """
+    store, thresholds_C = maps.store, maps.thresholds_C
+    device, progress = computing.device, computing.progress
     peaks_NC = store.read_peaks()
     qualified_C = (peaks_NC > thresholds_C).sum(axis=0)
     pairs = select_top_images(store, thresholds_C, settings.top_images)
     features = pool_features(
-        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, progress
+        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, maps.forward, progress
     )
     title = f"words, {settings.method.replace('_', ' ')}"
     named = name_features(features, namer, settings.words_per_image, device, OPEN, title, progress)["open"]
@@ -165,14 +164,14 @@ def explain_filters(
             words_Ps=named.words,
             whole_V=whole,
             settings=settings,
-            seed=seed,
+            seed=computing.seed,
             device=device,
         )
     )
     reliability = Reliability.from_json(found.calibration["reliability"])
     shown = _Shown(store, thresholds_C, peaks_NC, qualified_C, pairs, named, vocabulary, settings, layer)
     word_rows = _describe_words(found, shown, covers(namer.facts.supervised))
-    filter_rows = _describe_filters(found, shown, saturated_C)
+    filter_rows = _describe_filters(found, shown, maps.saturated_C)
     write_rows(WordRow, word_rows, folder / file_names.EXPLANATIONS)
     write_rows(FilterRow, filter_rows, folder / file_names.FILTERS)
     np.savez(folder / file_names.PAIRS, filter=pairs.filter, image=pairs.image, peak=pairs.peak)

@@ -21,10 +21,10 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.state.files import write_json
-from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.attention import MaskedForward, pool_features
 from lavise.tasks.activations.top_images import select_top_images
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.masks.detection import MIN_AUROC
@@ -53,11 +53,9 @@ def measure_naming(
     namer: Namer,
     vocabulary: Vocabulary,
     settings: ExplainSettings,
-    seed: int,
-    device: str,
     folder: Path,
+    computing: Computing,
     forward: MaskedForward | None = None,
-    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write folder/precision.json: precision of the explainer's words, and the reliability of the confidence.
 
@@ -69,6 +67,7 @@ def measure_naming(
     Returns:
         facts: num_category_statements, num_class_statements, num_judged, num_right, calibration_error.
     """
+    seed, device = computing.seed, computing.device
     concepts = evaluation[1].concepts
     words = list_words(namer, vocabulary, concepts)
     told, truth = ask_witnesses(evaluation[0], namer, words, device), find_truth(*evaluation)
@@ -81,7 +80,7 @@ def measure_naming(
     chosen = np.flatnonzero(frequent.truth >= 0)
     pairs = select_top_images(store, thresholds_C, settings.top_images)
     features = pool_features(
-        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, progress
+        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, computing.progress
     )
     found = prefer_words(store, named.take(chosen), pairs, features, namer, settings.min_share, seed, device)
     trust = np.zeros(len(chosen))

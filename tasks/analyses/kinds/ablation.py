@@ -11,7 +11,7 @@ import numpy as np
 from lavise.configs.roles import Role
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state.digest import digest_of
-from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable
+from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable, classifier_of
 from lavise.tasks.classifier import ablation
 from lavise.tasks.engine.stage import Request
 
@@ -33,20 +33,14 @@ def _compute(layer: ExplainedLayer, folder: Path) -> dict[str, Any]:
     config, data = layer.config, layer.data(Role.EVALUATION)
     means = ActivationStore(layer.activations(Role.EVALUATION).folder).read_means()
     return ablation.measure_causes(
-        layer.model,
-        layer.layer,
+        classifier_of(layer),
         data.records[: config.causes.max_images],
         data.concepts,
-        layer.head[0],
-        layer.class_names,
         layer.words,
         means.mean(axis=0, dtype=np.float64).astype(np.float32),
         config.causes,
-        config.extract.batch_size,
-        config.seed,
-        layer.device,
         folder,
-        layer.progress,
+        layer.computing,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lavise.configs.roles import Role
 from lavise.storage.state.digest import digest_of
-from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable
+from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable, classifier_of
 from lavise.tasks.classifier import attribution
 from lavise.tasks.engine.stage import Request
 
@@ -29,18 +29,12 @@ def _request(layer: ExplainedLayer) -> Request:
 def _compute(layer: ExplainedLayer, folder: Path) -> dict[str, Any]:
     config = layer.config
     return attribution.measure_contributions(
-        layer.model,
-        layer.layer,
+        classifier_of(layer),
         layer.data(Role.TARGET).records[: config.classes.max_images],
-        *layer.head,
-        layer.class_names,
         layer.words,
         config.classes,
-        config.extract.batch_size,
-        config.seed,
-        layer.device,
         folder,
-        layer.progress,
+        layer.computing,
     )
 
 

@@ -71,7 +71,7 @@ def _compute(layer: ExplainedLayer, folder: Path) -> dict[str, Any]:
         settings,
         layer.config.seed,
         folder,
-        layer.progress,
+        layer.computing.progress,
     )
 
 

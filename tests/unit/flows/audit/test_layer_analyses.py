@@ -113,7 +113,7 @@ def test_each_part_of_the_data_is_its_own(tmp_path: Path) -> None:
         assert view.activations(role).stage == f"extract {role}"
         assert view.thresholds(role).stage == f"thresholds {role}"
     assert view.data(Role.TARGET).concepts == ()
-    assert (view.layer, view.device) == ("act", "cpu")
+    assert (view.layer, view.computing.device) == ("act", "cpu")
 
 
 def test_class_names_are_those_of_the_settings(tmp_path: Path) -> None:

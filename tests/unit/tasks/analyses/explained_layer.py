@@ -16,8 +16,8 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
-from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.extract import extract_activations
+from lavise.tasks.engine.computing import Computing
 from tests.unit.tasks.classifiers import NUM_FILTERS, make_classifier, names
 from tests.unit.tasks.helpers import publish, write_picture
 
@@ -36,8 +36,7 @@ class SmallLayer:
     pictures: Dataset
     words: list[list[str]]
     layer: str = "act"
-    device: str = "cpu"
-    progress: Progress = no_progress
+    computing: Computing = field(default_factory=Computing)
     class_names: ClassNames | None = None
     network: dict[str, Any] = field(default_factory=lambda: {"checkpoint": "c" * 64})
 

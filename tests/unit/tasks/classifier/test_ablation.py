@@ -22,6 +22,8 @@ from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.classifier.ablation import compute_p_value, measure_causes
 from lavise.tasks.classifier.ablation_runs import run_baseline
+from lavise.tasks.classifier.audited_classifier import AuditedClassifier
+from lavise.tasks.engine.computing import Computing
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
     break_picture,
@@ -59,8 +61,11 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     mean_C = np.full(len(words), 0.5, np.float32) if mean is None else np.asarray(mean, np.float32)
     facts = measure_causes(
-        *(model, layer, records, concepts, head, class_names, words, mean_C),
-        *(CauseSettings(**{"random_sets": 19, **settings}), batch_size, seed, "cpu", folder),
+        AuditedClassifier(model, layer, head, "" if head else "not direct", class_names, batch_size),
+        *(records, concepts, words, mean_C),
+        CauseSettings(**{"random_sets": 19, **settings}),
+        folder,
+        Computing(seed),
     )
     tables = [parquet.read_table(folder / f"{n}.parquet").to_pylist() for n in ("causes", "causes_filters")]
     return facts, json.loads((folder / "causes.json").read_text("utf-8")), tables[0], tables[1]

@@ -20,6 +20,8 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.classifier.attribution import STAGE, measure_contributions, rank_filters
+from lavise.tasks.classifier.audited_classifier import AuditedClassifier
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.numerics.bootstrap import bootstrap_means
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
@@ -52,8 +54,8 @@ def measure(
     """(facts, classes.json, rows of classes.parquet, contributions.npz)."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = measure_contributions(
-        *(model, layer, records, head, "" if head else "not direct", class_names, words),
-        *(ClassSettings(**settings), batch_size, seed, "cpu", folder),
+        AuditedClassifier(model, layer, head, "" if head else "not direct", class_names, batch_size),
+        *(records, words, ClassSettings(**settings), folder, Computing(seed)),
     )
     with np.load(folder / "contributions.npz", allow_pickle=False) as arrays:
         found = dict(arrays)

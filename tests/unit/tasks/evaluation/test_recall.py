@@ -14,7 +14,9 @@ from lavise.configs.schema import EvaluateSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.evaluation.recall import (
     MOST_FREQUENT,
     RANDOM,
@@ -95,8 +97,7 @@ class Scene:
 
     def evaluate(self, settings: EvaluateSettings, seed: int = 0) -> dict[str, Any]:
         return evaluate_words(
-            self.store,
-            THRESHOLDS,
+            LayerMaps(self.store, THRESHOLDS),
             self.overlaps,
             CONCEPTS,
             COUNTS,
@@ -104,9 +105,7 @@ class Scene:
             self.vocabulary,
             settings,
             6,
-            seed,
-            "cpu",
-            None,
+            Computing(seed),
         )
 
     def ground_truth(self, min_iou: float) -> dict[tuple[int, int], set[int]]:

@@ -30,6 +30,8 @@ from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.layer_maps import LayerMaps
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.evaluation.layer_panel import save_panel
 from lavise.tasks.evaluation.recall import save_evaluation
 from lavise.tasks.explainer.naming import Namer
@@ -147,7 +149,8 @@ def explain(
 ) -> None:
     """The first word is a category of the reference, which every filter detects."""
     judgement = Judgement(HOSTILE[:1], np.ones((4, 1), bool), np.array([True]))
-    explain_filters(store, THRESHOLDS, namer, vocabulary, judgement, settings, layer, 0, "cpu", folder)
+    maps = LayerMaps(store, THRESHOLDS)
+    explain_filters(maps, namer, vocabulary, judgement, settings, layer, folder, Computing())
 
 
 def write_page(

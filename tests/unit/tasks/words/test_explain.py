@@ -22,7 +22,9 @@ from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.activations.top_images import Pairs, select_top_images
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.numerics.reliability import Reliability
@@ -157,8 +159,7 @@ class Scene:
     ) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         return explain_filters(
-            self.store,
-            self.thresholds,
+            LayerMaps(self.store, self.thresholds),
             self.namer,
             self.vocabulary,
             judgement or make_judgement(len(self.thresholds)),
@@ -173,9 +174,8 @@ class Scene:
                 }
             ),
             LAYER,
-            seed,
-            "cpu",
             folder,
+            Computing(seed),
         )
 
 

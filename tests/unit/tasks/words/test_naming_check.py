@@ -12,6 +12,7 @@ import pytest
 
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.words.naming_check import PRECISION_FILE, MeasuredNaming, load_naming, measure_naming
 from tests.unit.tasks.words.test_preferred_words import (
     CHANNELS,
@@ -39,7 +40,9 @@ def measure(
     namer, vocabulary = make_namer(truthful)
     settings = ExplainSettings(top_images=10)
     folder.mkdir(exist_ok=True)
-    facts = measure_naming(scene.evaluation, scene.train, THRESHOLDS, namer, vocabulary, settings, seed, "cpu", folder)
+    facts = measure_naming(
+        scene.evaluation, scene.train, THRESHOLDS, namer, vocabulary, settings, folder, Computing(seed)
+    )
     return facts, load_naming(folder)
 
 
@@ -112,6 +115,6 @@ def test_filters_above_no_threshold_are_judged_by_their_peaks_alone(scene: Scene
     (tmp_path / "out").mkdir()
     never = np.full(CHANNELS, 1e4, np.float32)
     facts = measure_naming(
-        scene.evaluation, scene.train, never, namer, vocabulary, ExplainSettings(), 0, "cpu", tmp_path / "out"
+        scene.evaluation, scene.train, never, namer, vocabulary, ExplainSettings(), tmp_path / "out", Computing()
     )
     assert facts["num_judged"] == CHANNELS

@@ -17,6 +17,8 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import Vocabulary
+from lavise.tasks.activations.layer_maps import LayerMaps
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.words.evidence import Evidence
@@ -102,21 +104,18 @@ def explain(
     namer, vocabulary = make_namer(truthful)
     settings = ExplainSettings.model_validate({"top_images": 10, "num_words": 3, **changes})
     folder.mkdir(parents=True, exist_ok=True)
-    measure_naming(scene.evaluation, scene.train, THRESHOLDS, namer, vocabulary, settings, 0, "cpu", folder)
+    measure_naming(scene.evaluation, scene.train, THRESHOLDS, namer, vocabulary, settings, folder, Computing())
     right = np.zeros((CHANNELS, 4), dtype=bool)
     info = explain_filters(
-        target or scene.target,
-        THRESHOLDS,
+        LayerMaps(target or scene.target, THRESHOLDS, saturated_C=np.arange(CHANNELS) == 2),
         namer,
         vocabulary,
         Judgement(CONCEPTS, right, np.ones(4, bool), invalid),
         settings,
         "body",
-        0,
-        "cpu",
         folder,
-        naming=load_naming(folder),
-        saturated_C=np.arange(CHANNELS) == 2,
+        Computing(),
+        load_naming(folder),
     )
     filters, words = (parquet.read_table(folder / f"{n}.parquet").to_pylist() for n in ("filters", "explanations"))
     return filters, words, info

@@ -1,0 +1,27 @@
+"""The network as a classifier that one of its layers feeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lavise.storage.models.class_names import ClassNames
+from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.target_model import TargetModel
+
+
+@dataclass(frozen=True)
+class AuditedClassifier:
+    """A network and a layer.
+
+    Attributes:
+        head: where the layer feeds the classifier directly; else `no_head` says why not.
+        class_names: None where nobody knows them.
+        batch_size: pictures in a forward pass.
+    """
+
+    model: TargetModel
+    layer: str
+    head: LinearHead | None
+    no_head: str
+    class_names: ClassNames | None
+    batch_size: int

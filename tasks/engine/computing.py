@@ -1,0 +1,16 @@
+"""How a stage computes, whatever it is: one value instead of three parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lavise.storage.state.progress import Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Seed of whatever is drawn, device (cpu or cuda), and how progress is shown."""
+
+    seed: int = 0
+    device: str = "cpu"
+    progress: Progress = no_progress
