@@ -60,8 +60,8 @@ def _rename(data: Mapping[str, Any], label: str) -> Mapping[str, Any]:
         own = renamed.get(old_section)
         if isinstance(own, dict) and old in own and new not in (renamed.get(section) or {}):
             log.warning("%s: %s.%s is called %s.%s now; it is read all the same", label, old_section, old, section, new)
-            renamed[section] = {**(renamed.get(section) or {}), new: own.pop(old)}
-            renamed[old_section].pop(old, None)
+            value = own.pop(old)
+            renamed[section] = {**(renamed.get(section) or {}), new: value}
     return renamed
 
 

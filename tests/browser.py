@@ -86,7 +86,8 @@ def wait_opened(page: Watched, title: str) -> None:
     page.wait_until(
         "(title) => document.querySelector('dialog[open]') && "
         "document.getElementById('opened-title').textContent.startsWith(title) && "
-        "document.querySelector('#sheet .shots, #sheet .body > div')",
+        "document.querySelector('#sheet .shots, #sheet .body > div') && "
+        "![...document.querySelectorAll('#sheet .note')].some((p) => p.textContent.startsWith('Loading'))",
         title,
     )
 

@@ -18,6 +18,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import dump_config
 from lavise.configs.roles import Role
 from lavise.flows.past_audits.compare import Comparison, not_same
+from lavise.flows.shared.results import RunResult
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_atomically, write_json
@@ -34,7 +35,6 @@ from lavise.tasks.words import explain
 if TYPE_CHECKING:
     from lavise.flows.audit.layer_context import LayerResult
     from lavise.flows.audit.results import EndedAudit
-from lavise.flows.shared.results import RunResult
 
 _TABLES = (file_names.EXPLANATIONS, file_names.FILTERS)
 

@@ -94,8 +94,9 @@ def open_stores(run: str) -> tuple[Tracker, Path]:
     if not (folder / file_names.CONFIG).is_file():
         return open_tracker(TrackingSettings(), here), here
     config = load_config(folder / file_names.CONFIG)
-    is_in_a_root = folder.parent.name == "runs"
-    root = find_state_root(config.storage.root or (folder.parents[1] if is_in_a_root else None))
+    # A run folder that was brought from another machine names a state folder that is not here.
+    own = config.storage.root if config.storage.root is not None and config.storage.root.is_dir() else None
+    root = find_state_root(own or (folder.parents[1] if folder.parent.name == "runs" else None))
     return open_tracker(config.tracking, root), root
 
 

@@ -14,7 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lavise.configs.errors import UserError
 from lavise.configs.sources import RegisteredModelSource
-from lavise.storage.checkpoint_sources.base import SCANNERS, Looking
+from lavise.storage.checkpoint_sources.base import (
+    MAX_REASON_CHARS,
+    SCANNERS,
+    FoundCheckpoint,
+    Looking,
+    Scan,
+    describe_error,
+    printable,
+    shorten,
+)
+from lavise.storage.checkpoint_sources.snapshots import hold_exclusively, publish
 from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
 from lavise.storage.state.digest import digest_file, digest_of
 from lavise.storage.state.files import make_private_folder
@@ -24,15 +34,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
-from lavise.storage.checkpoint_sources.base import (
-    MAX_REASON_CHARS,
-    FoundCheckpoint,
-    Scan,
-    describe_error,
-    printable,
-    shorten,
-)
-from lavise.storage.checkpoint_sources.snapshots import hold_exclusively, publish
 
 _MAX_ARTIFACTS = 10_000
 _MAX_SOURCE_STEPS = 5

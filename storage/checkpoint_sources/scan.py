@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
 from lavise.configs.sources import CheckpointSource
-from lavise.storage.state.progress import Progress, no_progress
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 from lavise.storage import checkpoint_sources
 from lavise.storage.checkpoint_sources.base import (
     SCANNERS,
@@ -24,6 +20,10 @@ from lavise.storage.checkpoint_sources.base import (
 )
 from lavise.storage.checkpoint_sources.registry import download_weights
 from lavise.storage.checkpoint_sources.snapshots import has_content
+from lavise.storage.state.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 
 def scan_checkpoints(

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
+from lavise.storage.models.state_dicts import one_line
 from lavise.storage.state.digest import digest_file
 
 if TYPE_CHECKING:
     from torch import nn
-from lavise.storage.models.state_dicts import one_line
 
 
 @dataclass(frozen=True)

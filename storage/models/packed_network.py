@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
 from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
 from lavise.storage.state.files import write_json
 
 if TYPE_CHECKING:
     from torch import nn
-from lavise.storage.models.target_model import TargetModel, load_target_model
 
 PACKED_WEIGHTS = "network.safetensors"
 PACKED_FACTS = "network.json"

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Any
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.state.digest import digest_tensors
-
-if TYPE_CHECKING:
-    from torch import nn
 from lavise.storage.models.architectures import digest_code, find_architecture
 from lavise.storage.models.state_dicts import (
     WEIGHT_SUFFIXES,
@@ -20,6 +16,10 @@ from lavise.storage.models.state_dicts import (
     one_line,
     read_state_dict,
 )
+from lavise.storage.state.digest import digest_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,18 @@ from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BitArray, DoubleArray, IntArray
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.masks.agreement import MaskAgreement
-from lavise.tasks.numerics.bootstrap import draw_image_weights
-from lavise.tasks.numerics.float16_bits import order_bits
-
-if TYPE_CHECKING:
-    from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.numerics.average_precision import (
     average_precision,
     correct_for_chance,
     expect_precision,
     sum_tied_shares,
 )
+from lavise.tasks.numerics.bootstrap import draw_image_weights
 from lavise.tasks.numerics.correlation import correlate
+from lavise.tasks.numerics.float16_bits import order_bits
+
+if TYPE_CHECKING:
+    from lavise.tasks.evaluation.ground_truth import GroundTruth
 
 FIGURES = (
     *("iou", "pearson_position", "pearson_image", "auprc_position", "auprc_image", "lift"),

@@ -237,6 +237,7 @@ def test_stores_are_those_of_the_audits_own_settings(tmp_path: Path, monkeypatch
     monkeypatch.delenv("LAVISE_HOME", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     uri = f"sqlite:///{tmp_path / 'own.db'}"
+    (tmp_path / "state").mkdir()
     config = make_config(tmp_path / "state", tracking={"uri": uri})
     tracker, root = open_stores(str(write_run_folder(tmp_path / "anywhere" / "run", config)))
     assert (tracker.uri, root) == (uri, (tmp_path / "state").resolve())
@@ -258,6 +259,14 @@ def test_a_run_folder_lies_in_its_state_folder(tmp_path: Path, monkeypatch: pyte
     tracker, root = open_stores(known)
     assert isinstance(tracker, NullTracker)
     assert root == tmp_path / "here"
+
+
+def test_a_state_folder_of_another_machine_is_not_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path / "here"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = make_config(tmp_path / "there", tracking={"enabled": False})
+    assert open_stores(str(write_run_folder(tmp_path / "brought", config)))[1] == tmp_path / "here"
+    assert not (tmp_path / "there").exists()
 
 
 def test_opening_a_folder_in_a_notebook_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
