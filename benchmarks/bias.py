@@ -43,9 +43,11 @@ from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.environment import choose_device
 from lavise.storage.state.progress import no_progress
+from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.activations.thresholds import compute_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.group_bias.contrasts import (
     compare_filters,
     compare_words,
@@ -89,10 +91,9 @@ def measure_scenes(config: Config, root: Path) -> Scenes:
     labelled = scenes.load_scenes(runner.find(scenes.STAGE, Role.TARGET).handles[0], Role.TARGET)
     model = load_target_model(config.model, config.seed)
     layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
-    digest = data.digest_pictures()
-    handle = extract_layers(
-        *(runner, "extract", model, [layer.name], data, digest, config.extract, device, no_progress), role=Role.TARGET
-    )[0]
+    pictures = Given(data, data.digest_pictures())
+    inputs = ExtractionInputs(model, (layer.name,), pictures, config.extract, device)
+    handle = extract_layers(runner, "extract", inputs, role=Role.TARGET)[0]
     store = ActivationStore(handle.folder)
     with StatisticsCluster(config.statistics) as cluster:
         thresholds = compute_thresholds(store, config.statistics.quantile, cluster)

@@ -41,6 +41,7 @@ from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.environment import choose_device
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import digest_vectors
+from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Request, StageRunner
 from lavise.tasks.evaluation import layer_panel
@@ -152,13 +153,7 @@ def run_planted(
         role: extract_layers(
             runner,
             f"extract {role}",
-            model,
-            [layer.name],
-            inputs.of(role),
-            inputs.picture_digests[role],
-            config.extract,
-            device,
-            progress,
+            ExtractionInputs(model, (layer.name,), inputs.pictures(role), config.extract, device, progress),
             role=role,
         )[0]
         for role in Role

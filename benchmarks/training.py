@@ -27,8 +27,9 @@ from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
-from lavise.tasks.activations.extract import extract_activations, normalise_pictures, run_network
+from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_pictures, run_network
 from lavise.tasks.engine.cluster import StatisticsCluster
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.explainer.network import Explainer, scale_features
 from lavise.tasks.explainer.training import Objective
 from lavise.tasks.masks.region_pooling import pool_regions
@@ -67,13 +68,14 @@ def main() -> None:
     data = load_coco_reference(config.reference).train
     model = load_target_model(config.model, config.seed)
     trainer = Trainer(model, data)
+    inputs = ExtractionInputs(model, (LAYER,), Given(data, data.digest_pictures()), config.extract, "cpu")
     with tempfile.TemporaryDirectory() as folder, StatisticsCluster(config.statistics) as cluster:
         cluster.map("start", len, [[]])  # starting workers is not what is compared
         start = time.perf_counter()
         activations, regions = Path(folder) / "activations", Path(folder) / "regions"
         activations.mkdir()
         regions.mkdir()
-        extract_activations(model, data, {LAYER: activations}, config.extract, "cpu")
+        extract_activations(inputs, {LAYER: activations})
         info = pool_regions(ActivationStore(activations), data, model.geometry, regions, cluster)
         preparation = time.perf_counter() - start
         features = torch.from_numpy(np.load(regions / file_names.REGION_FEATURES))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as parquet
 
@@ -19,9 +16,9 @@ from lavise.storage.models.classifier_head import LinearHead, count_classes
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
-from lavise.storage.state.digest import digest_of
-from lavise.tasks.analyses.analysis import Analysis, list_analyses
+from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.words import explain
 
 
@@ -30,15 +27,9 @@ def run_analyses(context: Context, subject: Subject, result: LayerResult) -> Non
     view = LayerView(context, subject, result)
     for analysis in list_analyses():
         if analysis.is_wanted(context.config):
-            result.keep(_run(analysis, view, context, subject))
-
-
-def _run(analysis: Analysis, view: LayerView, context: Context, subject: Subject) -> Handle:
-    def compute(folder: Path) -> Mapping[str, Any]:
-        return analysis.compute(view, folder)
-
-    title = subject.name(f"{analysis.name} {view.layer}")
-    return context.runner.run_one(analysis.stage, title, analysis.request(view), compute)
+            title = subject.name(f"{analysis.name} {view.layer}")
+            handle = context.runner.run_one(analysis.stage, title, analysis.inputs(view), analysis.compute)
+            result.keep(handle)
 
 
 def check_analyses(config: Config, inputs: Inputs | None = None) -> None:
@@ -95,32 +86,14 @@ class LayerView:
     def head(self) -> tuple[LinearHead | None, str]:
         return find_head(self._subject, self._result)
 
-    def data(self, role: Role) -> Dataset:
-        return self._subject.inputs.of(role)
+    def data(self, role: Role) -> Given[Dataset]:
+        return self._subject.inputs.data(role)
 
-    def digest_data(self, role: Role) -> str:
-        return self._subject.inputs.digests[role]
-
-    def digest_pictures(self, role: Role) -> str:
-        return self._subject.inputs.picture_digests[role]
+    def pictures(self, role: Role) -> Given[Dataset]:
+        return self._subject.inputs.pictures(role)
 
     def activations(self, role: Role) -> Handle:
         return self._result.activations[role]
 
     def thresholds(self, role: Role) -> Handle:
         return find_thresholds(self._context, self._subject, self._result, role)
-
-    def describe_network(self) -> dict[str, Any]:
-        """What the network's answers depend on besides its weights."""
-        classes = self.class_names
-        return {
-            "arch": self.model.arch,
-            "code": self.model.code,
-            "checkpoint": self.model.digest,
-            "layer": self.layer,
-            "preprocessing": self.model.describe_preprocessing(),
-            "classes": digest_of(classes.names) if classes else None,
-            "batch_size": self.config.extract.batch_size,
-            "seed": self.config.seed,
-            **self._context.arithmetic,
-        }

@@ -39,6 +39,7 @@ from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Run, Tracker, without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors
+from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -208,21 +209,18 @@ class _Audit:
         return results
 
     def _extract(self, subject: Subject, layers: Sequence[Layer]) -> list[LayerResult]:
-        names, stores = [layer.name for layer in layers], {}
+        stores = {}
         for role in Role:
-            stores[role] = extract_layers(
-                self.runner,
-                subject.name(f"extract {role}"),
-                subject.model,
-                names,
-                subject.inputs.of(role),
-                subject.inputs.picture_digests[role],
-                self.config.extract,
-                self.device,
-                self.progress,
-                role=role,
-                subject=subject.title,
+            inputs = ExtractionInputs(
+                model=subject.model,
+                layers=tuple(layer.name for layer in layers),
+                pictures=subject.inputs.pictures(role),
+                settings=self.config.extract,
+                device=self.device,
+                progress=self.progress,
             )
+            title = subject.name(f"extract {role}")
+            stores[role] = extract_layers(self.runner, title, inputs, role=role, subject=subject.title)
         return [
             LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
             for position, layer in enumerate(layers)

@@ -34,6 +34,7 @@ from lavise.tasks.activations import extract
 from lavise.tasks.charts.figures import draw_diff
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, Request, StageRunner, describe_artefacts
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.history import filter_matching
 from lavise.tasks.report.page import DiffPart, render_diff_page
 from lavise.tasks.report.summary import Compared
@@ -176,15 +177,15 @@ def locate_layers(
                 f"{short(str(past.inputs['checkpoint']))}); put that file back, or audit it again"
             )
         title = f"extract target of {short(past.run_id)}"
-        data = pictures.open()
-        settings = past.config.extract
-        handles = list(
-            extract_layers(
-                *(runner, title, model, names, data, pictures.digest, settings, device, progress),
-                role=Role.TARGET,
-                subject=past.run_id,
-            )
+        inputs = extract.ExtractionInputs(
+            model=model,
+            layers=tuple(names),
+            pictures=Given(pictures.open(), pictures.digest),
+            settings=past.config.extract,
+            device=device,
+            progress=progress,
         )
+        handles = list(extract_layers(runner, title, inputs, role=Role.TARGET, subject=past.run_id))
     arch = str(past.inputs["arch"])
     return [AuditedLayer(n, arch, h, past.read_filters(n)) for n, h in zip(names, handles, strict=True)]
 

@@ -21,6 +21,7 @@ from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import DatasetFacts
 from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.inputs import scenes
 
 # Both parts of the reference are drawn together.
@@ -40,6 +41,14 @@ class Inputs:
     def of(self, role: Role) -> Dataset:
         """The data set of that role."""
         return {Role.TRAIN: self.train, Role.EVALUATION: self.evaluation, Role.TARGET: self.target}[role]
+
+    def data(self, role: Role) -> Given[Dataset]:
+        """With its masks and categories, as stages read it."""
+        return Given(self.of(role), self.digests[role])
+
+    def pictures(self, role: Role) -> Given[Dataset]:
+        """For stages that read the pictures alone."""
+        return Given(self.of(role), self.picture_digests[role])
 
     def describe(self, sources: dict[Role, str]) -> list[DatasetFacts]:
         """For tracking."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,9 @@ from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.computing import describe_arithmetic
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import HOW, Given, Request, Spread, StageInputs, Unstated
 
 if TYPE_CHECKING:
     import torch
@@ -36,21 +39,38 @@ _NUM_SHOWN = 5
 Decoded = npt.NDArray[np.uint8] | str
 
 
-def describe_extraction(model: TargetModel, layer: str, settings: ExtractSettings, device: str) -> dict[str, Any]:
-    """What the bits of the maps depend on, besides the model's weights and the pictures."""
-    import torch
+def _describe_model(model: TargetModel) -> dict[str, Any]:
+    return {"arch": model.arch, "code": model.code, "preprocessing": model.describe_preprocessing()}
 
-    return {
-        "arch": model.arch,
-        "code": model.code,
-        "layer": layer,
-        "preprocessing": model.describe_preprocessing(),
-        "batch_size": settings.batch_size,
-        "shard_images": settings.shard_images,
-        "torch": torch.__version__,
-        "pillow": PIL.__version__,
-        "device": device,
-    }
+
+def _describe_batches(settings: ExtractSettings) -> dict[str, Any]:
+    """The order of pictures in a batch can change the last bits; threads and what is allowed to be broken cannot."""
+    return {"batch_size": settings.batch_size, "shard_images": settings.shard_images}
+
+
+def _describe_device(device: str) -> dict[str, str]:
+    return {**describe_arithmetic(device), "pillow": PIL.__version__}
+
+
+@dataclass(frozen=True)
+class ExtractionInputs(StageInputs):
+    """What the maps of some layers are made from, in one pass over the pictures.
+
+    Attributes:
+        pictures: the data set, by the digest of its pictures alone.
+    """
+
+    model: Annotated[TargetModel, Spread(_describe_model, lambda model: {"checkpoint": model.digest})]
+    layers: Annotated[tuple[str, ...], Unstated("an artefact is of one layer: see `list_requests`")]
+    pictures: Given[Dataset]
+    settings: Annotated[ExtractSettings, Spread(_describe_batches)]
+    device: Annotated[str, Spread(_describe_device)]
+    progress: Annotated[Progress, HOW] = no_progress
+
+    def list_requests(self) -> list[Request]:
+        """One for each layer, in their order."""
+        shared = self.request()
+        return [Request({**shared.settings, "layer": layer}, shared.inputs) for layer in self.layers]
 
 
 def describe_provenance(model: TargetModel, layer: str) -> dict[str, str]:
@@ -59,18 +79,11 @@ def describe_provenance(model: TargetModel, layer: str) -> dict[str, str]:
     return {"arch": model.arch, "layer": layer, "preprocessing": preprocessing}
 
 
-def extract_activations(
-    model: TargetModel,
-    dataset: Dataset,
-    folders: Mapping[str, Path],
-    settings: ExtractSettings,
-    device: str,
-    progress: Progress = no_progress,
-) -> dict[str, dict[str, Any]]:
+def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> dict[str, Info]:
     """Write the activation stores of several layers in one pass; finished shards are kept.
 
     Args:
-        folders: layer name -> folder of its store.
+        folders: layer name -> folder of its store; of those layers that are not there yet.
 
     Returns:
         layer name -> facts: num_images, shape [C, H, W], broken.
@@ -80,6 +93,8 @@ def extract_activations(
     """
     import torch
 
+    model, dataset, settings = inputs.model, inputs.pictures.value, inputs.settings
+    device, progress = inputs.device, inputs.progress
     grid = ShardGrid(len(dataset.records), settings.shard_images)
     network = model.network.to(device).to(memory_format=torch.channels_last)
     open_shards = [s for s in range(grid.num_shards) if not all(has_shard(f, s) for f in folders.values())]
@@ -113,7 +128,7 @@ def extract_activations(
                     maps = np.concatenate(parts[name]) if keys else _no_maps(tap, network, model, name, device)
                     provenance = {"model": model.digest, **describe_provenance(model, name)}
                     write_shard(folder, shard, maps, keys, broken, provenance)
-    infos = {}
+    infos: dict[str, Info] = {}
     for name, folder in folders.items():
         index = finish_store(folder, grid)
         infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": len(index["broken"])}

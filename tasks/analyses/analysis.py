@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
@@ -20,7 +20,8 @@ from lavise.storage.state.artefacts import Handle
 from lavise.tasks.analyses import kinds
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.engine.stage import Info, Request, Stage
+from lavise.tasks.engine.stage import Info, Read, Stage
+from lavise.tasks.engine.stage_inputs import Given
 
 Rows = list[dict[str, Any]]
 
@@ -46,13 +47,14 @@ class ExplainedLayer(Protocol):
     def head(self) -> tuple[LinearHead | None, str]:
         """The classifier head that the layer feeds directly, or None and the reason."""
 
-    def data(self, role: Role) -> Dataset: ...
-    def digest_data(self, role: Role) -> str: ...
-    def digest_pictures(self, role: Role) -> str: ...
+    def data(self, role: Role) -> Given[Dataset]:
+        """By the digest of everything in it."""
+
+    def pictures(self, role: Role) -> Given[Dataset]:
+        """The same by the digest of the pictures alone, for whatever reads no labels."""
+
     def activations(self, role: Role) -> Handle: ...
     def thresholds(self, role: Role) -> Handle: ...
-    def describe_network(self) -> dict[str, Any]:
-        """What the network's answers depend on besides its weights."""
 
 
 def classifier_of(layer: ExplainedLayer) -> AuditedClassifier:
@@ -101,15 +103,16 @@ def _no_pictures(_: Config) -> Role | None:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Generic[Read]):
     """One kind of analysis.
 
     Attributes:
         place: among the others, from the left.
         setting: what switches it on, for messages.
         is_wanted: by the settings.
-        request: what its artefact depends on.
-        compute: fills the artefact's folder and returns facts, whose numbers are metrics under the stage's name.
+        inputs: what is read of a layer; the artefact depends on it. Must be cheap: it is asked for each time.
+        compute: fills the artefact's folder from that and returns facts, whose numbers are metrics under the stage's
+            name.
         facts_file: a JSON file of the artefact.
         show: the rows of its tables, by file, as tables for a terminal.
         shows_pictures: the data set whose pictures its section of the report shows.
@@ -121,8 +124,8 @@ class Analysis:
     place: int
     setting: str
     is_wanted: Callable[[Config], bool]
-    request: Callable[[ExplainedLayer], Request]
-    compute: Callable[[ExplainedLayer, Path], Info]
+    inputs: Callable[[ExplainedLayer], Read]
+    compute: Callable[[Read, Path], Info]
     facts_file: str
     tables: tuple[Table, ...]
     show: Callable[[Mapping[str, Rows]], Iterator[TextTable]]
@@ -136,8 +139,8 @@ class Analysis:
         return self.stage.name
 
 
-def list_analyses() -> list[Analysis]:
+def list_analyses() -> list[Analysis[Any]]:
     """All kinds, in their order: the records of the modules in tasks/analyses/kinds."""
     names = sorted(module.name for module in pkgutil.iter_modules(kinds.__path__))
-    found: list[Analysis] = [importlib.import_module(f"{kinds.__name__}.{name}").ANALYSIS for name in names]
+    found: list[Analysis[Any]] = [importlib.import_module(f"{kinds.__name__}.{name}").ANALYSIS for name in names]
     return sorted(found, key=lambda analysis: analysis.place)

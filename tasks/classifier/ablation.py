@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lavise.configs.schema import CauseSettings
-from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.models.class_names import ClassNames
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.storage.table_rows import make_rows, write_rows
+from lavise.storage.table_rows import write_rows
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.tasks.classifier.ablation_plan import MAX_Q_VALUE, AblationPlan, plan_ablations
 from lavise.tasks.classifier.ablation_runs import (
@@ -40,7 +43,8 @@ from lavise.tasks.classifier.ablation_runs import (
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.classifier.class_words import match_categories, name_class
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated
 from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 
 STAGE = Stage("causes", version=1, uses_device=True, libraries=("simplemma",))
@@ -56,8 +60,8 @@ class AblatedWord:
     category: str | None
     filters: Sequence[int]
     num_filters: int
-    num_with: int | None
-    num_without: int | None
+    num_with: int | None = None
+    num_without: int | None = None
     changed_with: float | None = None
     changed_without: float | None = None
     changed: float | None
@@ -71,8 +75,8 @@ class AblatedWord:
     random_own_logit: float | None
     random_changed: float | None
     p_value: float | None
-    q_value: float | None
-    used: bool
+    q_value: float | None = None
+    used: bool = False
     classes: str | None
 
 
@@ -88,8 +92,60 @@ class AblatedFilter:
     classes: str | None
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of predictions that are right, of the pictures where that can be told."""
+
+    num_judged: int
+    before: float
+
+
+@dataclass(frozen=True)
+class AblationSummary:
+    """causes.json.
+
+    Attributes:
+        fill: what the filters were replaced with.
+        direct: computed from the classifier's weights, without further forward passes.
+        accuracy: None where no class names a category that is annotated.
+        notes: what went otherwise than the settings say, in words.
+    """
+
+    fill: str
+    direct: bool
+    num_images: int = 0
+    num_random_sets: int = 0
+    num_words: int = 0
+    num_filters: int = 0
+    accuracy: Accuracy | None = None
+    notes: Sequence[str] = ()
+
+    def list_facts(self) -> Info:
+        """Without what is long."""
+        return {name: value for name, value in vars(self).items() if name not in ("accuracy", "notes")}
+
+
+@dataclass(frozen=True)
+class CauseInputs(StageInputs):
+    """What the ablations are made from.
+
+    Attributes:
+        data: pictures with annotations; the first `settings.max_images` of them are looked at, without those that
+            cannot be read.
+        activations: of these pictures at the layer, for the means of the C filters (`fill: mean`).
+        words: of each of the C filters, best first.
+    """
+
+    network: Annotated[AuditedClassifier, Spread(AuditedClassifier.describe)]
+    data: Given[Dataset]
+    activations: Handle
+    words: Annotated[Sequence[Sequence[str]], Stated(by=digest_of)]
+    settings: CauseSettings
+    computing: Computing
+
+
 _NUM_CLASSES_SHOWN = 5
-_WITH, _WITHOUT = 0, 1
+_WITH, _WITHOUT = _SIDES = 0, 1
 
 
 @dataclass(frozen=True)
@@ -137,16 +193,7 @@ class WordGroups:
         return bool(self.groups[_WITH].any())
 
 
-def measure_causes(
-    network: AuditedClassifier,
-    records: Sequence[ImageRecord],
-    concepts: Sequence[str],
-    words_of_filter: Sequence[Sequence[str]],
-    mean_C: FloatArray,
-    settings: CauseSettings,
-    folder: Path,
-    computing: Computing,
-) -> dict[str, Any]:
+def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
     """Write causes.json, causes.parquet and causes_filters.parquet.
 
     Effects are means over pictures: of the change of the own logit (that of the class predicted before), and of
@@ -160,13 +207,6 @@ def measure_causes(
     single filters, is the mean change of the class's logit on the pictures that were predicted to be of this class:
     over all pictures, replacing a filter by its mean leaves the mean logits of a linear classifier as they are.
 
-    Args:
-        records: with annotations; the first `settings.max_images` of them are looked at, without those that cannot be
-            read.
-        concepts: categories of the annotations.
-        words_of_filter: of each of the C filters, best first.
-        mean_C: float32 [C], mean of each filter over the pictures, for `fill: mean`.
-
     Returns:
         facts; num_words is 0 where the network is no classifier.
 
@@ -174,9 +214,11 @@ def measure_causes(
         UserError: class logits that are not finite.
         ValueError: not a mean and words for each filter.
     """
+    network, settings, computing, words_of_filter = inputs.network, inputs.settings, inputs.computing, inputs.words
     model, layer, head, class_names = network.model, network.layer, network.head, network.class_names
     batch_size, device, progress = network.batch_size, computing.device, computing.progress
-    records = records[: settings.max_images]
+    records, concepts = inputs.data.value.records[: settings.max_images], inputs.data.value.concepts
+    mean_C = ActivationStore(inputs.activations.folder).read_means().mean(axis=0, dtype=np.float64)
     baseline = run_baseline(model, layer, records, batch_size, device, progress)
     if isinstance(baseline, str):
         return _write_nothing(folder, settings, baseline)
@@ -184,7 +226,7 @@ def measure_causes(
         raise ValueError(
             f"expected {baseline.pooled.shape[1]} filters, found {len(words_of_filter)} with words, {len(mean_C)} means"
         )
-    fill_C = np.asarray(mean_C, np.float32) if settings.fill == "mean" else np.zeros(len(mean_C), np.float32)
+    fill_C = mean_C.astype(np.float32) if settings.fill == "mean" else np.zeros(len(mean_C), np.float32)
     notes = []
     if len(baseline.positions) < len(records):
         notes.append(f"{len(records) - len(baseline.positions)} pictures could not be read")
@@ -206,22 +248,20 @@ def measure_causes(
     judged = truth.judged
     everything = slice(0, len(judged))
     right = judged & truth.is_right(everything, baseline.predicted)
-    accuracy = (
-        {"num_judged": int(judged.sum()), "before": int(right.sum()) / int(judged.sum())} if judged.any() else None
+    accuracy = Accuracy(int(judged.sum()), int(right.sum()) / int(judged.sum())) if judged.any() else None
+    summary = AblationSummary(
+        fill=settings.fill,
+        direct=direct,
+        num_images=len(baseline.positions),
+        num_random_sets=plan.num_random_sets,
+        num_words=len(rows),
+        num_filters=len(singles),
+        accuracy=accuracy,
+        notes=[*notes, *plan.notes],
     )
-    summary = {
-        "fill": settings.fill,
-        "direct": direct,
-        "num_images": len(baseline.positions),
-        "num_random_sets": plan.num_random_sets,
-        "num_words": len(rows),
-        "num_filters": len(singles),
-        "accuracy": accuracy,
-        "notes": [*notes, *plan.notes],
-    }
     _write(folder, summary, rows, singles)
-    facts = {k: v for k, v in summary.items() if k not in ("accuracy", "notes")}
-    return {**facts, "num_used": sum(r["used"] for r in rows), **({"accuracy": accuracy["before"]} if accuracy else {})}
+    facts = {**summary.list_facts(), "num_used": sum(r.used for r in rows)}
+    return {**facts, **({"accuracy": accuracy.before} if accuracy else {})}
 
 
 def find_truth(
@@ -305,7 +345,7 @@ def _make_word_rows(
     baseline: Baseline,
     sums: PlanSums,
     class_names: ClassNames | None,
-) -> list[dict[str, Any]]:
+) -> list[AblatedWord]:
     rows = []
     judged = truth.judged
     right_before = truth.is_right(slice(0, len(judged)), baseline.predicted)
@@ -317,34 +357,40 @@ def _make_word_rows(
         random_own = np.array([s.own[place] for s in sums.random[size]]) / num_tested
         random_changed = np.array([s.changed[place] for s in sums.random[size]]) / num_tested
         own_tested = float(found.own[_WITH] if group.has_concept else found.own.sum()) / num_tested
-        row: dict[str, Any] = {
-            "layer": layer,
-            "word": word,
-            "category": truth.concepts[group.category] if group.category is not None else None,
-            "filters": filters.tolist(),
-            "num_filters": size,
-            "num_with": None,
-            "num_without": None,
-            "changed": int(found.changed.sum()) / total,
-            "own_logit": float(found.own.sum()) / total,
-            "random_own_logit": float(random_own.mean()) if len(random_own) else None,
-            "random_changed": float(random_changed.mean()) if len(random_changed) else None,
-            "p_value": compute_p_value(own_tested, random_own),
-        }
+        row = AblatedWord(
+            layer=layer,
+            word=word,
+            category=truth.concepts[group.category] if group.category is not None else None,
+            filters=filters.tolist(),
+            num_filters=size,
+            changed=int(found.changed.sum()) / total,
+            own_logit=float(found.own.sum()) / total,
+            random_own_logit=float(random_own.mean()) if len(random_own) else None,
+            random_changed=float(random_changed.mean()) if len(random_changed) else None,
+            p_value=compute_p_value(own_tested, random_own),
+            classes=json.dumps(_list_lowered(found, counts, baseline, class_names), ensure_ascii=False),
+        )
         if group.category is not None:
-            row |= {"num_with": int(counts[_WITH]), "num_without": int(counts[_WITHOUT])}
-            for side, name in ((_WITH, "with"), (_WITHOUT, "without")):
-                num_judged = int((judged & group.groups[side]).sum())
-                row |= {
-                    f"changed_{name}": _divide(int(found.changed[side]), int(counts[side])),
-                    f"own_logit_{name}": _divide(float(found.own[side]), int(counts[side])),
-                    f"accuracy_before_{name}": _divide(int((right_before & group.groups[side]).sum()), num_judged),
-                    f"accuracy_after_{name}": _divide(int(found.right[side]), num_judged),
-                }
-        row["classes"] = json.dumps(_list_lowered(found, counts, baseline, class_names), ensure_ascii=False)
+            changed, own = ([_divide(float(v[s]), int(counts[s])) for s in _SIDES] for v in (found.changed, found.own))
+            num_judged = [int((judged & group.groups[s]).sum()) for s in _SIDES]
+            before = [_divide(int((right_before & group.groups[s]).sum()), num_judged[s]) for s in _SIDES]
+            after = [_divide(int(found.right[s]), num_judged[s]) for s in _SIDES]
+            row = replace(
+                row,
+                num_with=int(counts[_WITH]),
+                num_without=int(counts[_WITHOUT]),
+                changed_with=changed[_WITH],
+                changed_without=changed[_WITHOUT],
+                own_logit_with=own[_WITH],
+                own_logit_without=own[_WITHOUT],
+                accuracy_before_with=before[_WITH],
+                accuracy_after_with=after[_WITH],
+                accuracy_before_without=before[_WITHOUT],
+                accuracy_after_without=after[_WITHOUT],
+            )
         rows.append(row)
-    q_values = adjust_false_discovery(np.array([r["p_value"] for r in rows]), len(rows))
-    return [{**row, "q_value": float(q), "used": bool(q <= MAX_Q_VALUE)} for row, q in zip(rows, q_values, strict=True)]
+    q_values = adjust_false_discovery(np.array([r.p_value for r in rows]), len(rows))
+    return [replace(row, q_value=float(q), used=bool(q <= MAX_Q_VALUE)) for row, q in zip(rows, q_values, strict=True)]
 
 
 def _make_filter_rows(
@@ -354,20 +400,20 @@ def _make_filter_rows(
     sums: PlanSums,
     words_of_filter: Sequence[Sequence[str]],
     class_names: ClassNames | None,
-) -> list[dict[str, Any]]:
+) -> list[AblatedFilter]:
     num = len(baseline.positions)
     rows = []
     for u, found in sorted(zip(plan.singles, sums.singles, strict=True), key=lambda entry: entry[0]):
         lowered = [entry[:2] for entry in _list_own_lowered(found, baseline, class_names)]
         rows.append(
-            {
-                "layer": layer,
-                "filter": u,
-                "words": list(words_of_filter[u]),
-                "changed": int(found.changed[0]) / num,
-                "own_logit": float(found.own[0]) / num,
-                "classes": json.dumps(lowered, ensure_ascii=False),
-            }
+            AblatedFilter(
+                layer=layer,
+                filter=u,
+                words=list(words_of_filter[u]),
+                changed=int(found.changed[0]) / num,
+                own_logit=float(found.own[0]) / num,
+                classes=json.dumps(lowered, ensure_ascii=False),
+            )
         )
     return rows
 
@@ -403,22 +449,15 @@ def _divide(total: float, num: int) -> float | None:
     return total / num if num else None
 
 
-def _write_nothing(folder: Path, settings: CauseSettings, reason: str) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "fill": settings.fill,
-        "direct": False,
-        "num_images": 0,
-        "num_random_sets": 0,
-        "num_words": 0,
-        "num_filters": 0,
-        "accuracy": None,
-        "notes": [reason],
-    }
+def _write_nothing(folder: Path, settings: CauseSettings, reason: str) -> Info:
+    summary = AblationSummary(settings.fill, direct=False, notes=[reason])
     _write(folder, summary, [], [])
-    return {**{k: v for k, v in summary.items() if k not in ("accuracy", "notes")}, "num_used": 0, "reason": reason}
+    return {**summary.list_facts(), "num_used": 0, "reason": reason}
 
 
-def _write(folder: Path, summary: dict[str, Any], words: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
-    write_json(folder / SUMMARY_FILE, summary)
-    write_rows(AblatedWord, make_rows(AblatedWord, words), folder / WORDS_FILE)
-    write_rows(AblatedFilter, make_rows(AblatedFilter, filters), folder / FILTERS_FILE)
+def _write(
+    folder: Path, summary: AblationSummary, words: Sequence[AblatedWord], filters: Sequence[AblatedFilter]
+) -> None:
+    write_json(folder / SUMMARY_FILE, asdict(summary))
+    write_rows(AblatedWord, words, folder / WORDS_FILE)
+    write_rows(AblatedFilter, filters, folder / FILTERS_FILE)

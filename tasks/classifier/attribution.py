@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,18 +21,20 @@ import torch
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ClassSettings
 from lavise.storage.array_types import FloatArray, IntArray
-from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.storage.table_rows import make_rows, write_rows
+from lavise.storage.table_rows import write_rows
 from lavise.tasks.activations.image_batches import read_batches
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.classifier.class_words import name_class
 from lavise.tasks.classifier.gradients import attribute_classes
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated
 from lavise.tasks.numerics.bootstrap import bootstrap_means
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
@@ -59,6 +61,23 @@ class ContributionRow:
     weight: float | None
 
 
+@dataclass(frozen=True)
+class ContributionInputs(StageInputs):
+    """What the contributions are made from.
+
+    Attributes:
+        pictures: by the digest of the pictures alone; the first `settings.max_images` of them are looked at, and those
+            that cannot be read are left out.
+        words: of each of the C filters, best first.
+    """
+
+    network: Annotated[AuditedClassifier, Spread(AuditedClassifier.describe)]
+    pictures: Given[Dataset]
+    words: Annotated[Sequence[Sequence[str]], Stated(by=digest_of)]
+    settings: ClassSettings
+    computing: Computing
+
+
 _MIN_IMAGES = 3
 _BLOCK_ENTRIES = 1 << 22
 
@@ -80,19 +99,8 @@ class Contributions:
     pooled: FloatArray
 
 
-def measure_contributions(
-    network: AuditedClassifier,
-    records: Sequence[ImageRecord],
-    words_of_filter: Sequence[Sequence[str]],
-    settings: ClassSettings,
-    folder: Path,
-    computing: Computing,
-) -> dict[str, Any]:
+def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
     """Write classes.json, classes.parquet and contributions.npz.
-
-    Args:
-        records: the first `settings.max_images` of them are looked at; pictures that cannot be read are left out.
-        words_of_filter: of each of the C filters, best first.
 
     Returns:
         facts; num_classes, of those that some picture is assigned to, is 0 where the network is no classifier.
@@ -100,7 +108,8 @@ def measure_contributions(
     Raises:
         UserError: class logits or contributions that are not finite.
     """
-    offered = records[: settings.max_images]
+    network, settings, computing, words_of_filter = inputs.network, inputs.settings, inputs.computing, inputs.words
+    offered = inputs.pictures.value.records[: settings.max_images]
     layer, head = network.layer, network.head
     found = attribute_pictures(network.model, layer, offered, network.batch_size, computing.device, computing.progress)
     reason = found if isinstance(found, str) else network.no_head
@@ -118,11 +127,19 @@ def measure_contributions(
         logit = float(found.logit[chosen].mean(dtype=np.float64))
         classes.append({"class": number, "name": name, "num_images": len(own), "mean_logit": logit})
         weights_C = head.weight[number].numpy() if head else None
-        opening = {"layer": layer, "class": number, "class_name": name, "num_images": len(own)}
         rng = make_rng(computing.seed, Stream.ATTRIBUTION_BOOTSTRAP, number)
-        for row in rank_filters(own, settings.num_filters, rng):
-            weight = float(weights_C[row["filter"]]) if weights_C is not None else None
-            rows.append({**opening, **row, "words": list(words_of_filter[row["filter"]]), "weight": weight})
+        for ranked in rank_filters(own, settings.num_filters, rng):
+            rows.append(
+                ContributionRow(
+                    layer=layer,
+                    class_=number,
+                    class_name=name,
+                    num_images=len(own),
+                    words=list(words_of_filter[ranked.filter]),
+                    weight=float(weights_C[ranked.filter]) if weights_C is not None else None,
+                    **vars(ranked),
+                )
+            )
     differs = _compare_with_weights(found, head)
     summary = {
         "num_images": len(found.assigned),
@@ -134,7 +151,7 @@ def measure_contributions(
         "classes": classes,
     }
     write_json(folder / SUMMARY_FILE, summary)
-    write_rows(ContributionRow, make_rows(ContributionRow, rows), folder / TABLE_FILE)
+    write_rows(ContributionRow, rows, folder / TABLE_FILE)
     arrays: dict[str, Any] = {"class": numbers[order], "contribution": means.astype(np.float32)}
     np.savez(folder / ARRAYS_FILE, **arrays)
     facts = {k: summary[k] for k in ("num_images", "num_pictures_offered", "direct", "reason", "max_abs_contribution")}
@@ -180,29 +197,38 @@ def attribute_pictures(
     return Contributions(*(np.concatenate([getattr(p, f) for p in parts]) for f in Contributions.__dataclass_fields__))
 
 
-def rank_filters(own_NC: FloatArray, num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class RankedFilter:
+    """A filter that a class leans on.
+
+    Attributes:
+        contribution: its mean over the class's pictures.
+        low, high: 95 % percentile bootstrap over pictures; None with fewer than three pictures.
+        share: of the sum of all positive mean contributions.
+    """
+
+    rank: int
+    filter: int
+    contribution: float
+    low: float | None
+    high: float | None
+    share: float
+
+
+def rank_filters(own_NC: FloatArray, num: int, rng: np.random.Generator) -> list[RankedFilter]:
     """The filters that a class leans on: those with the highest mean contribution above 0, at most `num`.
+
+    Equal ones go by filter.
 
     Args:
         own_NC: contributions on the class's pictures.
-
-    Returns:
-        rank, filter, contribution, low and high (95 % percentile bootstrap over pictures; None with fewer than three
-        pictures), share of the sum of all positive mean contributions. Equal ones go by filter.
     """
     mean_C = own_NC.mean(axis=0, dtype=np.float64)
     total = float(mean_C[mean_C > 0].sum())
     best = [int(u) for u in np.argsort(-mean_C, kind="stable")[:num] if mean_C[u] > 0]
     intervals = bootstrap_means(own_NC[:, best], rng) if len(own_NC) >= _MIN_IMAGES else [(None, None)] * len(best)
     return [
-        {
-            "rank": rank,
-            "filter": u,
-            "contribution": float(mean_C[u]),
-            "low": low,
-            "high": high,
-            "share": float(mean_C[u]) / total,
-        }
+        RankedFilter(rank, u, float(mean_C[u]), low, high, share=float(mean_C[u]) / total)
         for rank, (u, (low, high)) in enumerate(zip(best, intervals, strict=True), start=1)
     ]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.digest import digest_of
 
 
 @dataclass(frozen=True)
@@ -25,3 +27,15 @@ class AuditedClassifier:
     no_head: str
     class_names: ClassNames | None
     batch_size: int
+
+    def describe(self) -> dict[str, Any]:
+        """What its answers depend on, besides the pictures and how they are computed; the head follows from it."""
+        return {
+            "arch": self.model.arch,
+            "code": self.model.code,
+            "checkpoint": self.model.digest,
+            "layer": self.layer,
+            "preprocessing": self.model.describe_preprocessing(),
+            "classes": digest_of(self.class_names.names) if self.class_names else None,
+            "batch_size": self.batch_size,
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lavise.storage.state.progress import Progress, no_progress
 
@@ -14,3 +15,14 @@ class Computing:
     seed: int = 0
     device: str = "cpu"
     progress: Progress = no_progress
+
+    def describe(self) -> dict[str, Any]:
+        """What floating-point results and draws depend on besides their inputs."""
+        return {"seed": self.seed, **describe_arithmetic(self.device)}
+
+
+def describe_arithmetic(device: str) -> dict[str, str]:
+    """What floating-point results depend on besides their inputs."""
+    import torch
+
+    return {"device": device, "torch": torch.__version__}

@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
+from lavise.tasks.engine.stage_inputs import Request, StageInputs
 
 log = logging.getLogger("lavise")
 # An artefact's file of this name holds [metric, value, step] rows: the curves of its run.
@@ -51,14 +52,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One artefact that a stage is asked for: what it depends on, and nothing else."""
-
-    settings: Mapping[str, Any]
-    inputs: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class StageOutcome:
     """What came of a stage.
 
@@ -80,6 +73,7 @@ Info = Mapping[str, Any]
 # Fills the folders of the artefacts that are missing (by position in the requests) and returns facts about each.
 Compute = Callable[[Mapping[int, Path]], Mapping[int, Info]]
 Work = Callable[[], StageOutcome]
+Read = TypeVar("Read", bound=StageInputs)
 
 
 class Executor(Protocol):
@@ -137,15 +131,19 @@ class StageRunner:
         self,
         stage: Stage,
         title: str,
-        request: Request,
-        compute: Callable[[Path], Info],
+        inputs: Read,
+        compute: Callable[[Read, Path], Info],
         *,
         role: str = "",
         subject: str = "",
     ) -> Handle:
-        """The same for a single artefact."""
-        only = self.run(stage, title, [request], lambda folders: {0: compute(folders[0])}, role=role, subject=subject)
-        return only[0]
+        """A single artefact: of what is declared in `inputs`, by a function that gets just that and the folder."""
+        made = self.run(
+            *(stage, title, [inputs.request()], lambda folders: {0: compute(inputs, folders[0])}),
+            role=role,
+            subject=subject,
+        )
+        return made[0]
 
     def find(self, stage: Stage, role: str = "") -> StageOutcome:
         """What came of a stage of the audit itself.

@@ -10,21 +10,25 @@ Shape legend: N pictures, C filters, W words, T tests (filters or words), S stra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
 from lavise.configs.schema import BiasSettings
 from lavise.storage.activations import ActivationStore
-from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, HalfArray, IntArray
+from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
 from lavise.storage.datasets.groups import Grouping
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.storage.table_rows import make_rows, write_rows
-from lavise.tasks.engine.stage import Stage
+from lavise.storage.table_rows import write_rows
+from lavise.tasks.activations.thresholds import load_thresholds
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs, Stated
 from lavise.tasks.group_bias.contrasts import (
     Contrast,
     ContrastFigures,
@@ -43,6 +47,38 @@ STAGE = Stage("bias", version=2, libraries=("scipy",))
 BIAS_FILE, FILTERS_FILE, WORDS_FILE = "bias.json", "bias_filters.parquet", "bias_words.parquet"
 # At most so many times the permutations that were asked for, where fewer could not find a single word.
 _MORE_PERMUTATIONS = 10
+
+
+def _describe_settings(settings: BiasSettings) -> dict[str, Any]:
+    """Without what the groups are made by: they are stated themselves."""
+    return settings.model_dump(mode="json", exclude={"groups", "stratify_by"})
+
+
+def _describe_grouping(grouping: Grouping | None) -> dict[str, Any] | None:
+    if grouping is None:
+        return None
+    return {"title": grouping.title, "names": list(grouping.names), "of_image": digest_of(grouping.of_image.tolist())}
+
+
+@dataclass(frozen=True)
+class BiasInputs(StageInputs):
+    """What the comparison of groups is made from.
+
+    Attributes:
+        thresholds: T_u on the same pictures.
+        groups, strata: of the pictures of the activations, in their order.
+        words: of each filter; none where it is unexplained.
+    """
+
+    layer: str
+    activations: Handle
+    thresholds: Handle
+    groups: Annotated[Grouping, Stated(by=_describe_grouping)]
+    strata: Annotated[Grouping | None, Stated(by=_describe_grouping)]
+    words: Annotated[Sequence[Sequence[str]], Stated(by=digest_of)]
+    settings: Annotated[BiasSettings, Spread(_describe_settings)]
+    seed: int
+    progress: Annotated[Progress, HOW] = no_progress
 
 
 @dataclass(frozen=True)
@@ -93,24 +129,8 @@ class WordDifference(Difference):
     num_filters: int
 
 
-def analyse_bias(
-    layer: str,
-    store: ActivationStore,
-    thresholds_C: FloatArray,
-    groups: Grouping,
-    strata: Grouping | None,
-    words_of_filter: Sequence[Sequence[str]],
-    settings: BiasSettings,
-    seed: int,
-    folder: Path,
-    progress: Progress = no_progress,
-) -> dict[str, Any]:
+def analyse_bias(inputs: BiasInputs, folder: Path) -> Info:
     """Compare the groups and write bias.json, bias_filters.parquet and bias_words.parquet.
-
-    Args:
-        thresholds_C: T_u.
-        groups, strata: of the store's pictures, in their order.
-        words_of_filter: words of each filter; none where it is unexplained.
 
     Returns:
         facts: how many contrasts, tests, filters and words found, filters whose difference vanishes.
@@ -118,6 +138,8 @@ def analyse_bias(
     Raises:
         UserError: fewer than two groups of `settings.min_images` pictures.
     """
+    groups, strata, settings, words_of_filter = inputs.groups, inputs.strata, inputs.settings, inputs.words
+    store, thresholds_C = ActivationStore(inputs.activations.folder), load_thresholds(inputs.thresholds)
     peaks_NC = store.read_peaks()
     for grouping in (groups, strata):
         if grouping is not None and len(grouping.of_image) != len(peaks_NC):
@@ -129,36 +151,47 @@ def analyse_bias(
     words, member_CW = index_words(words_of_filter)
     by_filter = [compare_filters(qualified_NC, c, strata is not None) for c in contrasts]
     judged_filters = judge(by_filter, settings.false_discovery_rate, strata is not None)
-    by_word, permutations = _compare_words(qualified_NC, contrasts, member_CW, settings, seed, strata, progress)
+    by_word, permutations = _compare_words(qualified_NC, contrasts, member_CW, inputs)
     judged_words = judge(by_word, settings.false_discovery_rate, strata is not None)
     least_filters = _find_least_of_filters(by_filter, judged_filters, contrasts, settings)
     least_words = _find_least_of_words(qualified_NC, by_word, judged_words, contrasts, member_CW, settings)
 
     pictures = _PictureFinder(peaks_NC, qualified_NC, store.keys, settings.pictures)
-    filter_rows, word_rows, described = [], [], []
+    filter_rows: list[FilterDifference] = []
+    word_rows: list[WordDifference] = []
+    described: list[DescribedContrast] = []
     for number, contrast in enumerate(contrasts):
         own, judged = by_filter[number], judged_filters[number]
         counts = [(np.rint(share * num).astype(np.int64)) for share, num in _sides(own, contrast)]
-        for unit, row in enumerate(_make_rows(layer, contrast, own, judged, least_filters[number])):
-            row |= {"filter": unit, "words": list(words_of_filter[unit])}
-            row |= {"num_group": contrast.num_group, "num_other": contrast.num_other}
-            row |= {"qualified_group": int(counts[0][unit]), "qualified_other": int(counts[1][unit])}
-            row["pictures_group"] = pictures.find(unit, contrast.rows[contrast.in_group])
-            row["pictures_other"] = pictures.find(unit, contrast.rows[~contrast.in_group])
-            filter_rows.append(row)
-        rows = _make_rows(layer, contrast, by_word[number], judged_words[number], least_words[number])
-        for place, row in enumerate(rows):
+        for unit, shared in enumerate(_make_rows(inputs.layer, contrast, own, judged, least_filters[number])):
+            filter_rows.append(
+                FilterDifference(
+                    **vars(shared),
+                    filter=unit,
+                    words=list(words_of_filter[unit]),
+                    num_group=contrast.num_group,
+                    num_other=contrast.num_other,
+                    qualified_group=int(counts[0][unit]),
+                    qualified_other=int(counts[1][unit]),
+                    pictures_group=pictures.find(unit, contrast.rows[contrast.in_group]),
+                    pictures_other=pictures.find(unit, contrast.rows[~contrast.in_group]),
+                )
+            )
+        rows = _make_rows(inputs.layer, contrast, by_word[number], judged_words[number], least_words[number])
+        for place, shared in enumerate(rows):
             filters = np.flatnonzero(member_CW[:, place]).tolist()
-            word_rows.append(row | {"word": words[place], "filters": filters, "num_filters": len(filters)})
+            word_rows.append(
+                WordDifference(**vars(shared), word=words[place], filters=filters, num_filters=len(filters))
+            )
         described.append(
             _describe_contrast(contrast, own, judged, judged_words[number], least_filters[number], settings)
         )
-    write_rows(FilterDifference, make_rows(FilterDifference, filter_rows), folder / FILTERS_FILE)
-    write_rows(WordDifference, make_rows(WordDifference, word_rows), folder / WORDS_FILE)
+    write_rows(FilterDifference, filter_rows, folder / FILTERS_FILE)
+    write_rows(WordDifference, word_rows, folder / WORDS_FILE)
     summary = {
         "images": settings.images,
         **_describe_groups(groups, strata, contrasts, settings.min_images),
-        "contrasts": described,
+        "contrasts": [asdict(c) for c in described],
         "false_discovery_rate": settings.false_discovery_rate,
         "power": settings.power,
         "permutations": permutations,
@@ -166,10 +199,10 @@ def analyse_bias(
     write_json(folder / BIAS_FILE, summary)
     return {
         "num_contrasts": len(contrasts),
-        "num_filters_tested": sum(c["num_filters_tested"] for c in described),
-        "num_found": sum(c["num_filters_found"] for c in described),
-        "num_words_found": sum(c["num_words_found"] for c in described),
-        "num_vanishing": sum(c["num_vanishing"] for c in described),
+        "num_filters_tested": sum(c.num_filters_tested for c in described),
+        "num_found": sum(c.num_filters_found for c in described),
+        "num_words_found": sum(c.num_words_found for c in described),
+        "num_vanishing": sum(c.num_vanishing for c in described),
     }
 
 
@@ -177,16 +210,13 @@ def _compare_words(
     qualified_NC: BoolArray,
     contrasts: Sequence[Contrast],
     member_CW: BoolArray,
-    settings: BiasSettings,
-    seed: int,
-    strata: Grouping | None,
-    progress: Progress,
+    inputs: BiasInputs,
 ) -> tuple[list[ContrastFigures], int]:
     """Words of every contrast; and how many permutations were made.
 
     With P permutations p is at least 1 / (1 + P): more are made where a word that stands alone could not be found.
     """
-    scores_NW = count_scores(qualified_NC, member_CW)
+    settings, scores_NW = inputs.settings, count_scores(qualified_NC, member_CW)
     wanted = int(np.ceil(len(contrasts) * member_CW.shape[1] / settings.false_discovery_rate))
     permutations = max(settings.permutations, min(wanted, _MORE_PERMUTATIONS * settings.permutations))
     num_filters_W = member_CW.sum(axis=0)
@@ -195,10 +225,10 @@ def _compare_words(
             scores_NW,
             num_filters_W,
             c,
-            strata is not None,
+            inputs.strata is not None,
             permutations,
-            (seed, Stream.GROUP_PERMUTATIONS, number),
-            progress,
+            (inputs.seed, Stream.GROUP_PERMUTATIONS, number),
+            inputs.progress,
         )
         for number, c in enumerate(contrasts)
     ]
@@ -266,28 +296,58 @@ def _sides(comparison: ContrastFigures, contrast: Contrast) -> list[tuple[Double
 
 def _make_rows(
     layer: str, contrast: Contrast, comparison: ContrastFigures, judged: Judged, least: DoubleArray
-) -> Iterator[dict[str, Any]]:
+) -> list[Difference]:
     """The columns that filters and words share."""
-    columns = {
-        "share_group": comparison.share_group,
-        "share_other": comparison.share_other,
-        "difference": comparison.difference.value,
-        "low": comparison.difference.low,
-        "high": comparison.difference.high,
-        "effect_size": comparison.effect,
-        "p_value": comparison.p_value,
-        "q_value": judged.q_value,
-        "least_difference": least,
-        "stratified_difference": comparison.within.value,
-        "stratified_low": comparison.within.low,
-        "stratified_high": comparison.within.high,
-        "stratified_p_value": comparison.p_within,
-        "stratified_q_value": judged.q_within,
-    }
-    for t in range(len(least)):
-        numbers = {name: float(v[t]) if np.isfinite(v[t]) else None for name, v in columns.items()}
-        found = {"found": bool(judged.found[t]), "verdict": judged.verdict[t]}
-        yield {"layer": layer, "group": contrast.group, "other": contrast.other, **numbers, **found}
+
+    def read(values_T: DoubleArray, t: int) -> float | None:
+        return float(values_T[t]) if np.isfinite(values_T[t]) else None
+
+    return [
+        Difference(
+            layer=layer,
+            group=contrast.group,
+            other=contrast.other,
+            share_group=read(comparison.share_group, t),
+            share_other=read(comparison.share_other, t),
+            difference=read(comparison.difference.value, t),
+            low=read(comparison.difference.low, t),
+            high=read(comparison.difference.high, t),
+            effect_size=read(comparison.effect, t),
+            p_value=read(comparison.p_value, t),
+            q_value=read(judged.q_value, t),
+            found=bool(judged.found[t]),
+            least_difference=read(least, t),
+            stratified_difference=read(comparison.within.value, t),
+            stratified_low=read(comparison.within.low, t),
+            stratified_high=read(comparison.within.high, t),
+            stratified_p_value=read(comparison.p_within, t),
+            stratified_q_value=read(judged.q_within, t),
+            verdict=judged.verdict[t],
+        )
+        for t in range(len(least))
+    ]
+
+
+@dataclass(frozen=True)
+class DescribedContrast:
+    """A comparison of two groups in bias.json.
+
+    Attributes:
+        num_vanishing: filters whose difference is that of the strata.
+        num_only_within_strata: filters that differ within the strata only.
+        least_difference: that could have been shown, of the filter in the middle; None where none was tested.
+    """
+
+    group: str
+    other: str
+    num_group: int
+    num_other: int
+    num_filters_tested: int
+    num_filters_found: int
+    num_words_found: int
+    num_vanishing: int
+    num_only_within_strata: int
+    least_difference: float | None
 
 
 def _describe_contrast(
@@ -297,37 +357,67 @@ def _describe_contrast(
     judged_words: Judged,
     least: DoubleArray,
     settings: BiasSettings,
-) -> dict[str, Any]:
+) -> DescribedContrast:
     least = least[np.isfinite(least)]
     with np.errstate(invalid="ignore"):
         only_within = ~judged.found & (judged.q_within <= settings.false_discovery_rate)
-    return {
-        "group": contrast.group,
-        "other": contrast.other,
-        "num_group": contrast.num_group,
-        "num_other": contrast.num_other,
-        "num_filters_tested": int(comparison.tested.sum()),
-        "num_filters_found": int(judged.found.sum()),
-        "num_words_found": int(judged_words.found.sum()),
-        "num_vanishing": judged.verdict.count("vanishes"),
-        "num_only_within_strata": int(only_within.sum()),
-        "least_difference": float(np.median(least)) if len(least) else None,
-    }
+    return DescribedContrast(
+        group=contrast.group,
+        other=contrast.other,
+        num_group=contrast.num_group,
+        num_other=contrast.num_other,
+        num_filters_tested=int(comparison.tested.sum()),
+        num_filters_found=int(judged.found.sum()),
+        num_words_found=int(judged_words.found.sum()),
+        num_vanishing=judged.verdict.count("vanishes"),
+        num_only_within_strata=int(only_within.sum()),
+        least_difference=float(np.median(least)) if len(least) else None,
+    )
+
+
+class CountedGroup(TypedDict):
+    """A group of pictures in bias.json."""
+
+    name: str
+    num_images: int
+
+
+class LeftOut(TypedDict):
+    """Pictures that are in no group, and groups that are too small to be compared, by name."""
+
+    num_images_without_group: int
+    small_groups: Mapping[str, int]
+
+
+class CountedStrata(TypedDict):
+    """What is held fixed, and its groups."""
+
+    title: str
+    groups: Sequence[CountedGroup]
+
+
+class DescribedGroups(TypedDict):
+    """What bias.json says of the groups."""
+
+    grouping: str
+    groups: Sequence[CountedGroup]
+    left_out: LeftOut
+    strata: CountedStrata | None
 
 
 def _describe_groups(
     groups: Grouping, strata: Grouping | None, contrasts: Sequence[Contrast], min_images: int
-) -> dict[str, Any]:
+) -> DescribedGroups:
     counted = list(zip(groups.names, groups.num_images, strict=True))
-    described = None
+    described: CountedStrata | None = None
     if strata is not None:
         stratum = contrasts[0].stratum
         counts = np.bincount(stratum[stratum >= 0], minlength=len(strata.names)).tolist()
-        listed = [{"name": n, "num_images": c} for n, c in zip(strata.names, counts, strict=True)]
+        listed = [CountedGroup(name=n, num_images=c) for n, c in zip(strata.names, counts, strict=True)]
         described = {"title": strata.title, "groups": listed}
     return {
         "grouping": groups.title,
-        "groups": [{"name": n, "num_images": c} for n, c in counted if c >= min_images],
+        "groups": [CountedGroup(name=n, num_images=c) for n, c in counted if c >= min_images],
         "left_out": {
             "num_images_without_group": int((groups.of_image < 0).sum()),
             "small_groups": {n: c for n, c in counted if c < min_images},

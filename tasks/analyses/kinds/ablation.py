@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lavise.configs.roles import Role
-from lavise.storage.activations import ActivationStore
-from lavise.storage.state.digest import digest_of
 from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable, classifier_of
 from lavise.tasks.classifier import ablation
-from lavise.tasks.engine.stage import Request
 
 _NUM_WORDS = 10
 
 
-def _request(layer: ExplainedLayer) -> Request:
-    return Request(
-        {
-            **layer.config.causes.model_dump(mode="json"),
-            "words": digest_of(layer.words),
-            **layer.describe_network(),
-        },
-        {"data": layer.digest_data(Role.EVALUATION), "activations": layer.activations(Role.EVALUATION).digest},
-    )
-
-
-def _compute(layer: ExplainedLayer, folder: Path) -> dict[str, Any]:
-    config, data = layer.config, layer.data(Role.EVALUATION)
-    means = ActivationStore(layer.activations(Role.EVALUATION).folder).read_means()
-    return ablation.measure_causes(
-        classifier_of(layer),
-        data.records[: config.causes.max_images],
-        data.concepts,
-        layer.words,
-        means.mean(axis=0, dtype=np.float64).astype(np.float32),
-        config.causes,
-        folder,
-        layer.computing,
+def _read(layer: ExplainedLayer) -> ablation.CauseInputs:
+    return ablation.CauseInputs(
+        network=classifier_of(layer),
+        data=layer.data(Role.EVALUATION),
+        activations=layer.activations(Role.EVALUATION),
+        words=layer.words,
+        settings=layer.config.causes,
+        computing=layer.computing,
     )
 
 
@@ -75,8 +54,8 @@ ANALYSIS = Analysis(
     place=3,
     setting="causes.enabled",
     is_wanted=lambda config: config.causes.enabled,
-    request=_request,
-    compute=_compute,
+    inputs=_read,
+    compute=ablation.measure_causes,
     facts_file=ablation.SUMMARY_FILE,
     tables=(Table(ablation.WORDS_FILE, "causes"), Table(ablation.FILTERS_FILE, in_browser=False)),
     show=_show,

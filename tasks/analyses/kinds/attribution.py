@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
 from lavise.configs.roles import Role
-from lavise.storage.state.digest import digest_of
 from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable, classifier_of
 from lavise.tasks.classifier import attribution
-from lavise.tasks.engine.stage import Request
 
 _NUM_CLASSES, _NUM_FILTERS = 10, 3
 
 
-def _request(layer: ExplainedLayer) -> Request:
-    return Request(
-        {
-            **layer.config.classes.model_dump(mode="json"),
-            "words": digest_of(layer.words),
-            **layer.describe_network(),
-        },
-        {"pictures": layer.digest_pictures(Role.TARGET)},
-    )
-
-
-def _compute(layer: ExplainedLayer, folder: Path) -> dict[str, Any]:
-    config = layer.config
-    return attribution.measure_contributions(
-        classifier_of(layer),
-        layer.data(Role.TARGET).records[: config.classes.max_images],
-        layer.words,
-        config.classes,
-        folder,
-        layer.computing,
+def _read(layer: ExplainedLayer) -> attribution.ContributionInputs:
+    return attribution.ContributionInputs(
+        network=classifier_of(layer),
+        pictures=layer.pictures(Role.TARGET),
+        words=layer.words,
+        settings=layer.config.classes,
+        computing=layer.computing,
     )
 
 
@@ -66,8 +49,8 @@ ANALYSIS = Analysis(
     place=2,
     setting="classes.enabled",
     is_wanted=lambda config: config.classes.enabled,
-    request=_request,
-    compute=_compute,
+    inputs=_read,
+    compute=attribution.measure_contributions,
     facts_file=attribution.SUMMARY_FILE,
     tables=(Table(attribution.TABLE_FILE, "classes"),),
     show=_show,

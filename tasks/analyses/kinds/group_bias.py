@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lavise.configs.groups import CsvGroups, Groups
@@ -11,11 +10,8 @@ from lavise.configs.roles import Role
 from lavise.configs.schema import BiasSettings, Config
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset, require_file
-from lavise.storage.datasets.groups import Grouping, make_grouping
-from lavise.storage.state.digest import digest_of
-from lavise.tasks.activations.thresholds import load_thresholds
+from lavise.storage.datasets.groups import make_grouping
 from lavise.tasks.analyses.analysis import Analysis, ExplainedLayer, Rows, Table, TextTable
-from lavise.tasks.engine.stage import Request
 from lavise.tasks.group_bias import analysis
 
 _NUM_DIFFERENCES, _NUM_WORDS = 10, 5
@@ -27,51 +23,22 @@ def _list_groups(settings: BiasSettings) -> dict[str, Groups]:
     return {name: chosen for name, chosen in both.items() if chosen is not None}
 
 
-def _make_groupings(layer: ExplainedLayer) -> dict[str, Grouping]:
+def _read(layer: ExplainedLayer) -> analysis.BiasInputs:
     settings = layer.config.bias
     role = Role(settings.images)
-    keys = ActivationStore(layer.activations(role).folder).keys
-    return {
-        name: make_grouping(chosen, f"bias.{name}", layer.data(role), keys)
-        for name, chosen in _list_groups(settings).items()
-    }
-
-
-def _request(layer: ExplainedLayer) -> Request:
-    settings, groupings = layer.config.bias, _make_groupings(layer)
-    role = Role(settings.images)
-    strata = groupings.get("stratify_by")
-    return Request(
-        {
-            **settings.model_dump(mode="json", exclude={"groups", "stratify_by"}),
-            "groups": _describe_grouping(groupings["groups"]),
-            "strata": _describe_grouping(strata) if strata else None,
-            "words": digest_of(layer.words),
-            "layer": layer.layer,
-            "seed": layer.config.seed,
-        },
-        {"activations": layer.activations(role).digest, "thresholds": layer.thresholds(role).digest},
-    )
-
-
-def _describe_grouping(grouping: Grouping) -> dict[str, Any]:
-    return {"title": grouping.title, "names": list(grouping.names), "of_image": digest_of(grouping.of_image.tolist())}
-
-
-def _compute(layer: ExplainedLayer, folder: Path) -> dict[str, Any]:
-    settings, groupings = layer.config.bias, _make_groupings(layer)
-    role = Role(settings.images)
-    return analysis.analyse_bias(
-        layer.layer,
-        ActivationStore(layer.activations(role).folder),
-        load_thresholds(layer.thresholds(role)),
-        groupings["groups"],
-        groupings.get("stratify_by"),
-        layer.words,
-        settings,
-        layer.config.seed,
-        folder,
-        layer.computing.progress,
+    activations, data = layer.activations(role), layer.data(role).value
+    keys = ActivationStore(activations.folder).keys
+    groupings = {n: make_grouping(chosen, f"bias.{n}", data, keys) for n, chosen in _list_groups(settings).items()}
+    return analysis.BiasInputs(
+        layer=layer.layer,
+        activations=activations,
+        thresholds=layer.thresholds(role),
+        groups=groupings["groups"],
+        strata=groupings.get("stratify_by"),
+        words=layer.words,
+        settings=settings,
+        seed=layer.config.seed,
+        progress=layer.computing.progress,
     )
 
 
@@ -122,8 +89,8 @@ ANALYSIS = Analysis(
     place=1,
     setting="bias.groups",
     is_wanted=lambda config: config.bias.groups is not None,
-    request=_request,
-    compute=_compute,
+    inputs=_read,
+    compute=analysis.analyse_bias,
     facts_file=analysis.BIAS_FILE,
     tables=(
         Table(analysis.FILTERS_FILE, "differences", ("q_value", "filter"), found_only=True),

@@ -20,9 +20,10 @@ from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.datasets.image_folder import load_image_folder_target
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.files import write_json
-from lavise.storage.state.progress import no_progress
+from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.stage import StageRunner, describe_artefacts
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters, write_run_folder
 from tests.unit.tasks.helpers import make_model, write_picture
@@ -193,19 +194,9 @@ def make_audit_with_pictures(root: Path) -> Audit:
     config = make_config(root)
     data = load_image_folder_target(config.target)  # type: ignore[arg-type]
     runner = StageRunner(ArtefactStore(root))
-    settings = ExtractSettings(batch_size=2, shard_images=2)
-    extract_layers(
-        runner,
-        "extract target",
-        make_model(),
-        ("tail",),
-        data,
-        data.digest_pictures(),
-        settings,
-        "cpu",
-        no_progress,
-        role=Role.TARGET,
-    )
+    settings, pictures = ExtractSettings(batch_size=2, shard_images=2), Given(data, data.digest_pictures())
+    inputs = ExtractionInputs(make_model(), ("tail",), pictures, settings, "cpu")
+    extract_layers(runner, "extract target", inputs, role=Role.TARGET)
     audit = make_audit(root, stages=describe_artefacts(runner.outcomes)["stages"])
     rows = make_filters("tail", ["dog", None])
     rows[0] |= {"top_images": ["2.png", "0.png", "gone.png"], "threshold": 0.0}

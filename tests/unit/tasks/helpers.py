@@ -13,13 +13,16 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
-from lavise.storage.datasets.base import Annotation
+from lavise.storage.datasets.base import Annotation, Dataset
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.activations.extract import ExtractionInputs, extract_activations
+from lavise.tasks.engine.stage_inputs import Given
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -95,6 +98,31 @@ def publish(root: Path, stage: str, fill: Callable[[Path], Mapping[str, Any] | N
     store, digest = ArtefactStore(root), digest_of([stage])
     info = fill(store.partial_folder(stage, digest, keep=False))
     return store.publish(stage, 1, digest, {}, {}, info or {})
+
+
+def publish_maps(root: Path, maps_NCHW: AnyArray, stage: str = "extract", keys: Sequence[str] | None = None) -> Handle:
+    """The artefact of a layer's maps; the name of the stage is all that its digest depends on."""
+
+    def fill(folder: Path) -> None:
+        write_store(folder, maps_NCHW, keys=keys)
+
+    return publish(root, stage, fill)
+
+
+def publish_thresholds(root: Path, thresholds_C: AnyArray, stage: str = "thresholds") -> Handle:
+    """The artefact of the thresholds of a layer's filters, none of which is at its clip."""
+
+    def fill(folder: Path) -> None:
+        np.save(folder / "thresholds.npy", thresholds_C.astype(np.float32))
+        np.save(folder / "saturated.npy", np.zeros(len(thresholds_C), dtype=bool))
+
+    return publish(root, stage, fill)
+
+
+def extract_maps(model: TargetModel, data: Dataset, folders: Mapping[str, Path], settings: ExtractSettings) -> None:
+    """Activation stores of several layers, by layer, of real pictures."""
+    inputs = ExtractionInputs(model, tuple(folders), Given(data, data.digest_pictures()), settings, "cpu")
+    extract_activations(inputs, folders)
 
 
 def publish_regions(root: Path, features_RC: AnyArray, image_R: AnyArray, concept_R: AnyArray) -> Handle:

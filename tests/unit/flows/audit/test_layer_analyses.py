@@ -24,6 +24,7 @@ from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.progress import no_progress
+from lavise.tasks.analyses.analysis import classifier_of
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import StageRunner
 from lavise.tasks.words.tables import FILTERS_SCHEMA
@@ -108,11 +109,13 @@ def test_words_are_in_the_order_of_the_filters_and_believed_ones_only(tmp_path: 
 def test_each_part_of_the_data_is_its_own(tmp_path: Path) -> None:
     view = make_view(tmp_path)
     for role in Role:
-        assert view.data(role).name == f"{role} set"
-        assert (view.digest_data(role), view.digest_pictures(role)) == (f"data of {role}", f"pictures of {role}")
+        data, pictures = view.data(role), view.pictures(role)
+        assert data.value.name == f"{role} set"
+        assert data.value is pictures.value
+        assert (data.digest, pictures.digest) == (f"data of {role}", f"pictures of {role}")
         assert view.activations(role).stage == f"extract {role}"
         assert view.thresholds(role).stage == f"thresholds {role}"
-    assert view.data(Role.TARGET).concepts == ()
+    assert view.data(Role.TARGET).value.concepts == ()
     assert (view.layer, view.computing.device) == ("act", "cpu")
 
 
@@ -144,10 +147,15 @@ def test_the_head_is_the_classifiers_own(tmp_path: Path) -> None:
     assert torch.equal(head.weight, expected.weight)
 
 
+def describe_answers(view: LayerView) -> dict[str, Any]:
+    """What analyses of the network's answers state of it."""
+    return {**classifier_of(view).describe(), **view.computing.describe()}
+
+
 def test_description_of_the_network_tells_whatever_changes_its_answers(tmp_path: Path) -> None:
     model, _, _ = make_classifier()
-    base = make_view(tmp_path, model).describe_network()
-    assert base == make_view(tmp_path, model).describe_network()
+    base = describe_answers(make_view(tmp_path, model))
+    assert base == describe_answers(make_view(tmp_path, model))
     assert base["checkpoint"] == model.digest
     others = [
         make_view(tmp_path, make_classifier(seed=1)[0]),
@@ -157,10 +165,10 @@ def test_description_of_the_network_tells_whatever_changes_its_answers(tmp_path:
         make_view(tmp_path, model, seed=1),
         make_view(tmp_path, model, extract={"batch_size": 16}),
     ]
-    descriptions = [other.describe_network() for other in others]
+    descriptions = [describe_answers(other) for other in others]
     assert all(found != base for found in descriptions)
     # How many words are kept is not among it.
-    assert make_view(tmp_path, model, explain={"num_words": 3}).describe_network() == base
+    assert describe_answers(make_view(tmp_path, model, explain={"num_words": 3})) == base
 
 
 # What runs

@@ -30,13 +30,12 @@ from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.extract import extract_activations
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, load_explainer, save_explainer, scale_features
 from lavise.tasks.explainer.region_requests import shrink_box
 from lavise.tasks.inputs.vocabulary import load_vocabulary, make_vocabulary
 from lavise.tasks.masks.annotated_shards import AnnotatedShard
 from lavise.tasks.masks.region_pooling import pool_regions_of_shard
-from tests.unit.tasks.helpers import publish, write_picture
+from tests.unit.tasks.helpers import extract_maps, publish, write_picture
 
 CHANNELS, DIMENSIONS, NUM_WORDS = 7, 5, 30
 LAYER = "tail"
@@ -181,9 +180,7 @@ def pool_like_training(made: Made, paths: Sequence[Path], folder: Path) -> Float
         annotations = (*(Annotation("cat", boxes=(c,)) for c in corners), Annotation("whole"))
         records.append(ImageRecord(path.name, path, annotations))
     settings = ExtractSettings(batch_size=2, shard_images=8)
-    extract_activations(
-        made.network.model, Dataset("d", tuple(records), ("cat", "whole")), {LAYER: folder}, settings, "cpu"
-    )
+    extract_maps(made.network.model, Dataset("d", tuple(records), ("cat", "whole")), {LAYER: folder}, settings)
     store = ActivationStore(folder)
     shard = AnnotatedShard(store.shard_path(0), tuple(records), ("cat", "whole"), made.network.model.geometry)
     regions = pool_regions_of_shard(shard)

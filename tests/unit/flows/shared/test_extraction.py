@@ -20,8 +20,9 @@ from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
-from lavise.storage.state.progress import no_progress
+from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.classifiers import break_picture, load_images
 from tests.unit.tasks.helpers import TinyNetwork, make_model, write_picture
 
@@ -43,12 +44,9 @@ def extract(
     subject: str = "",
 ) -> tuple[tuple[Handle, ...], StageRunner]:
     runner = StageRunner(ArtefactStore(root))
-    pictures = data.digest_pictures()
-    used = model or make_model()
-    handles = extract_layers(
-        runner, TITLE, used, layers, data, pictures, settings, "cpu", no_progress, role=Role.TARGET, subject=subject
-    )
-    return handles, runner
+    pictures = Given(data, data.digest_pictures())
+    inputs = ExtractionInputs(model or make_model(), tuple(layers), pictures, settings, "cpu")
+    return extract_layers(runner, TITLE, inputs, role=Role.TARGET, subject=subject), runner
 
 
 def test_two_layers_are_what_the_network_computes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from lavise.storage.activations import ActivationStore, shard_name
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.activations.extract import check_broken, describe_extraction, extract_activations, normalise_pictures
-from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, write_picture
+from lavise.tasks.activations.extract import ExtractionInputs, check_broken, normalise_pictures
+from lavise.tasks.engine.stage_inputs import Given
+from tests.unit.tasks.helpers import MEAN, STD, AnyArray, extract_maps, make_model, write_picture
 
 SETTINGS = ExtractSettings(batch_size=2, shard_images=4, decode_threads=2, max_broken_share=0.3)
 LAYERS = ("stem", "body.1", "tail")
@@ -45,7 +47,7 @@ def extract(
     folders = {name: root / name for name in layers}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    extract_activations(model, dataset, folders, SETTINGS.model_copy(update=changes), "cpu")
+    extract_maps(model, dataset, folders, SETTINGS.model_copy(update=changes))
     return {name: ActivationStore(folder) for name, folder in folders.items()}
 
 
@@ -245,13 +247,24 @@ def test_activations_beyond_float16_are_named(tmp_path: Path) -> None:
 
 def test_description_names_what_the_bits_depend_on() -> None:
     model = make_model()
-    base = describe_extraction(model, "tail", SETTINGS, "cpu")
+    base = ExtractionInputs(model, ("stem", "tail"), Given(Dataset("pictures", ()), "p" * 64), SETTINGS, "cpu")
+
+    def changed(**settings: Any) -> ExtractionInputs:
+        return replace(base, settings=SETTINGS.model_copy(update=settings))
+
     others = [
-        describe_extraction(model, "stem", SETTINGS, "cpu"),
-        describe_extraction(model, "tail", SETTINGS, "cuda"),
-        describe_extraction(model, "tail", SETTINGS.model_copy(update={"batch_size": 4}), "cpu"),
-        describe_extraction(make_model(size_px=64), "tail", SETTINGS, "cpu"),
+        replace(base, device="cuda"),
+        replace(base, pictures=Given(Dataset("others", ()), "q" * 64)),
+        replace(base, model=make_model(size_px=64)),
+        replace(base, model=replace(model, digest="c" * 64)),
+        replace(base, model=replace(model, code="other code")),
+        changed(batch_size=4),
+        changed(shard_images=8),
     ]
-    assert base not in others
-    assert base == describe_extraction(model, "tail", SETTINGS.model_copy(update={"decode_threads": 7}), "cpu")
-    assert json.loads(json.dumps(base)) == base
+    stem, tail = base.list_requests()
+    assert (stem.settings["layer"], tail.settings["layer"]) == ("stem", "tail")
+    assert stem.inputs == tail.inputs == {"checkpoint": model.digest, "pictures": "p" * 64}
+    assert stem not in [other.list_requests()[0] for other in others]
+    for same in (changed(decode_threads=7), changed(max_broken_share=0.5), replace(base, layers=("tail", "stem"))):
+        assert stem in same.list_requests()
+    assert json.loads(json.dumps(stem.settings)) == stem.settings

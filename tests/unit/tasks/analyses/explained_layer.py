@@ -16,10 +16,10 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
-from lavise.tasks.activations.extract import extract_activations
 from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.classifiers import NUM_FILTERS, make_classifier, names
-from tests.unit.tasks.helpers import publish, write_picture
+from tests.unit.tasks.helpers import extract_maps, publish, publish_thresholds, write_picture
 
 BIAS = {"groups": "folder", "min_images": 2, "permutations": 1000}
 CAUSES = {"random_sets": 19, "max_words": 5}
@@ -33,30 +33,26 @@ class SmallLayer:
     model: TargetModel
     head: tuple[LinearHead | None, str]
     handles: dict[str, Handle]
-    pictures: Dataset
+    labelled: Dataset
     words: list[list[str]]
     layer: str = "act"
     computing: Computing = field(default_factory=Computing)
     class_names: ClassNames | None = None
-    network: dict[str, Any] = field(default_factory=lambda: {"checkpoint": "c" * 64})
 
-    def data(self, role: Role) -> Dataset:
-        return self.pictures if role is not Role.TARGET else self.pictures.without_labels()
+    def find(self, role: Role) -> Dataset:
+        return self.labelled if role is not Role.TARGET else self.labelled.without_labels()
 
-    def digest_data(self, role: Role) -> str:
-        return f"data of {role}"
+    def data(self, role: Role) -> Given[Dataset]:
+        return Given(self.find(role), f"data of {role}")
 
-    def digest_pictures(self, role: Role) -> str:
-        return f"pictures of {role}"
+    def pictures(self, role: Role) -> Given[Dataset]:
+        return Given(self.find(role), f"pictures of {role}")
 
     def activations(self, role: Role) -> Handle:
         return self.handles["extract"]
 
     def thresholds(self, role: Role) -> Handle:
         return self.handles["thresholds"]
-
-    def describe_network(self) -> dict[str, Any]:
-        return self.network
 
 
 def make_config(**sections: Any) -> Config:
@@ -88,13 +84,11 @@ def make_layer(root: Path, **sections: Any) -> SmallLayer:
     config = make_config(**sections)
 
     def extract(folder: Path) -> None:
-        extract_activations(model, pictures, {"act": folder}, config.extract, "cpu")
+        extract_maps(model, pictures, {"act": folder}, config.extract)
 
     activations = publish(root, "extract", extract)
     peaks = ActivationStore(activations.folder).read_peaks().astype(np.float32)
-    thresholds = publish(
-        root, "thresholds", lambda folder: np.save(folder / "thresholds.npy", np.median(peaks, axis=0))
-    )
+    thresholds = publish_thresholds(root, np.median(peaks, axis=0))
     words = [["cat"], ["dog", "puppy"], ["cat"], ["sky"]] + [[]] * (NUM_FILTERS - 4)
     found = {"extract": activations, "thresholds": thresholds}
     classes = names("tench", "cat, kitten", "dog", "ray", "cock")

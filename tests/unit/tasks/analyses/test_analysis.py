@@ -59,7 +59,7 @@ def test_each_has_its_section_of_the_report() -> None:
 
 
 @each_analysis
-def test_the_setting_that_is_named_switches_it_on_and_off(analysis: Analysis) -> None:
+def test_the_setting_that_is_named_switches_it_on_and_off(analysis: Analysis[Any]) -> None:
     section, _, key = analysis.setting.partition(".")
     on, off = {"groups": ("folder", None), "enabled": (True, False)}[key]
     assert analysis.is_wanted(make_config(**{section: {key: on}}))
@@ -67,7 +67,7 @@ def test_the_setting_that_is_named_switches_it_on_and_off(analysis: Analysis) ->
 
 
 @each_analysis
-def test_only_its_own_setting_switches_it(analysis: Analysis) -> None:
+def test_only_its_own_setting_switches_it(analysis: Analysis[Any]) -> None:
     off = {"bias": {"groups": None}, "classes": {"enabled": False}, "causes": {"enabled": False}}
     others = {section: value for section, value in off.items() if section != analysis.setting.partition(".")[0]}
     assert len(others) == len(off) - 1
@@ -75,23 +75,23 @@ def test_only_its_own_setting_switches_it(analysis: Analysis) -> None:
 
 
 @each_analysis
-def test_settings_without_a_fault_pass(analysis: Analysis, layer: SmallLayer) -> None:
+def test_settings_without_a_fault_pass(analysis: Analysis[Any], layer: SmallLayer) -> None:
     analysis.check_settings(layer.config)
-    analysis.check_data(layer.config, layer.data)
+    analysis.check_data(layer.config, layer.find)
 
 
 @each_analysis
-def test_what_it_depends_on_is_json_and_always_the_same(analysis: Analysis, layer: SmallLayer) -> None:
-    request = analysis.request(layer)
+def test_what_it_depends_on_is_json_and_always_the_same(analysis: Analysis[Any], layer: SmallLayer) -> None:
+    request = analysis.inputs(layer).request()
     assert json.loads(json.dumps(request.settings)) == request.settings
-    assert request == analysis.request(layer)
+    assert request == analysis.inputs(layer).request()
     assert request.inputs
 
 
 @each_analysis
-def test_other_words_are_another_artefact(analysis: Analysis, layer: SmallLayer) -> None:
+def test_other_words_are_another_artefact(analysis: Analysis[Any], layer: SmallLayer) -> None:
     renamed = SmallLayer(**{**vars(layer), "words": [["bird"], *layer.words[1:]]})
-    assert analysis.request(renamed) != analysis.request(layer)
+    assert analysis.inputs(renamed).request() != analysis.inputs(layer).request()
 
 
 # What it makes
@@ -103,7 +103,7 @@ def made(layer: SmallLayer, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     found = {}
     for analysis in ANALYSES:
         folder = tmp_path_factory.mktemp(analysis.name)
-        found[analysis.name] = (folder, dict(analysis.compute(layer, folder)))
+        found[analysis.name] = (folder, dict(analysis.compute(analysis.inputs(layer), folder)))
     return found
 
 
@@ -111,7 +111,7 @@ Made = dict[str, tuple[Path, dict[str, Any]]]
 
 
 @each_analysis
-def test_its_files_are_those_of_its_record(analysis: Analysis, made: Made) -> None:
+def test_its_files_are_those_of_its_record(analysis: Analysis[Any], made: Made) -> None:
     folder, _ = made[analysis.name]
     written = {p.name for p in folder.iterdir()}
     assert {analysis.facts_file, *(table.file for table in analysis.tables)} <= written
@@ -120,7 +120,7 @@ def test_its_files_are_those_of_its_record(analysis: Analysis, made: Made) -> No
 
 
 @each_analysis
-def test_its_tables_have_the_columns_that_it_speaks_of(analysis: Analysis, made: Made) -> None:
+def test_its_tables_have_the_columns_that_it_speaks_of(analysis: Analysis[Any], made: Made) -> None:
     for table in analysis.tables:
         found = parquet.read_table(made[analysis.name][0] / table.file)
         assert {*table.order, *(("found",) if table.found_only else ())} <= set(found.column_names)
@@ -128,7 +128,7 @@ def test_its_tables_have_the_columns_that_it_speaks_of(analysis: Analysis, made:
 
 
 @each_analysis
-def test_its_facts_are_told_in_a_line_of_json(analysis: Analysis, made: Made) -> None:
+def test_its_facts_are_told_in_a_line_of_json(analysis: Analysis[Any], made: Made) -> None:
     """Numbers among them become metrics."""
     _, facts = made[analysis.name]
     assert any(isinstance(value, int | float) for value in facts.values())
@@ -136,7 +136,7 @@ def test_its_facts_are_told_in_a_line_of_json(analysis: Analysis, made: Made) ->
 
 
 @each_analysis
-def test_its_rows_are_shown_as_text(analysis: Analysis, made: Made) -> None:
+def test_its_rows_are_shown_as_text(analysis: Analysis[Any], made: Made) -> None:
     folder, _ = made[analysis.name]
     rows = {table.file: parquet.read_table(folder / table.file).to_pylist() for table in analysis.tables}
     shown = list(analysis.show(rows))
@@ -149,11 +149,11 @@ def test_its_rows_are_shown_as_text(analysis: Analysis, made: Made) -> None:
 
 
 @each_analysis
-def test_without_rows_nothing_is_shown(analysis: Analysis) -> None:
+def test_without_rows_nothing_is_shown(analysis: Analysis[Any]) -> None:
     assert list(analysis.show({table.file: [] for table in analysis.tables})) == []
 
 
 @each_analysis
-def test_the_pictures_that_it_shows_are_a_part_of_the_data(analysis: Analysis) -> None:
+def test_the_pictures_that_it_shows_are_a_part_of_the_data(analysis: Analysis[Any]) -> None:
     role = analysis.shows_pictures(make_config())
     assert role is None or role in list(Role)

@@ -16,14 +16,16 @@ from torch import nn
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import CauseSettings
-from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.classifier.ablation import compute_p_value, measure_causes
+from lavise.storage.state.artefacts import Handle
+from lavise.tasks.classifier.ablation import CauseInputs, compute_p_value, measure_causes
 from lavise.tasks.classifier.ablation_runs import run_baseline
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
     break_picture,
@@ -35,12 +37,18 @@ from tests.unit.tasks.classifiers import (
     make_records,
     names,
 )
-from tests.unit.tasks.helpers import make_model
+from tests.unit.tasks.helpers import make_model, publish_maps
 
 CONCEPTS = ("dog", "cat", "bus")
 WORDS = [["dogs", "stuff"], ["dog"], ["cat", "dog"], [], ["stuff"], ["bus"], [], ["stuff", "dog"]]
 CLASSES = names("dog", "tabby cat", "bus", "thing", "N/A")
 Rows = list[dict[str, Any]]
+
+
+def publish_means(root: Path, mean_C: Any) -> Handle:
+    """Activations of one picture with these means, to seven digits: a large and a small cell of float16 each."""
+    large = (2 * mean_C).astype(np.float16)
+    return publish_maps(root, np.stack([large, 2 * mean_C - large], axis=1)[None, :, None])
 
 
 def measure(
@@ -59,14 +67,16 @@ def measure(
 ) -> tuple[dict[str, Any], dict[str, Any], Rows, Rows]:
     """(facts, causes.json, rows of causes.parquet, rows of causes_filters.parquet)."""
     folder.mkdir(parents=True, exist_ok=True)
-    mean_C = np.full(len(words), 0.5, np.float32) if mean is None else np.asarray(mean, np.float32)
-    facts = measure_causes(
-        AuditedClassifier(model, layer, head, "" if head else "not direct", class_names, batch_size),
-        *(records, concepts, words, mean_C),
-        CauseSettings(**{"random_sets": 19, **settings}),
-        folder,
-        Computing(seed),
+    mean_C = np.full(len(words), 0.5) if mean is None else np.asarray(mean)
+    inputs = CauseInputs(
+        network=AuditedClassifier(model, layer, head, "" if head else "not direct", class_names, batch_size),
+        data=Given(Dataset("pictures", tuple(records), tuple(concepts)), "d" * 64),
+        activations=publish_means(folder.parent / f"{folder.name} state", mean_C),
+        words=words,
+        settings=CauseSettings(**{"random_sets": 19, **settings}),
+        computing=Computing(seed),
     )
+    facts = dict(measure_causes(inputs, folder))
     tables = [parquet.read_table(folder / f"{n}.parquet").to_pylist() for n in ("causes", "causes_filters")]
     return facts, json.loads((folder / "causes.json").read_text("utf-8")), tables[0], tables[1]
 

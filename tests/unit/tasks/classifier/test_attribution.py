@@ -15,13 +15,14 @@ from torch import nn
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ClassSettings
-from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.classifier.attribution import STAGE, measure_contributions, rank_filters
+from lavise.tasks.classifier.attribution import STAGE, ContributionInputs, measure_contributions, rank_filters
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.numerics.bootstrap import bootstrap_means
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
@@ -53,10 +54,14 @@ def measure(
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
     """(facts, classes.json, rows of classes.parquet, contributions.npz)."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = measure_contributions(
-        AuditedClassifier(model, layer, head, "" if head else "not direct", class_names, batch_size),
-        *(records, words, ClassSettings(**settings), folder, Computing(seed)),
+    inputs = ContributionInputs(
+        network=AuditedClassifier(model, layer, head, "" if head else "not direct", class_names, batch_size),
+        pictures=Given(Dataset("pictures", tuple(records)), "p" * 64),
+        words=words,
+        settings=ClassSettings(**settings),
+        computing=Computing(seed),
     )
+    facts = dict(measure_contributions(inputs, folder))
     with np.load(folder / "contributions.npz", allow_pickle=False) as arrays:
         found = dict(arrays)
     rows = parquet.read_table(folder / "classes.parquet").to_pylist()
@@ -231,9 +236,9 @@ def test_interval_of_three_pictures_by_enumeration() -> None:
 def test_ranks_equal_filters_by_number_and_leaves_out_what_lowers() -> None:
     own = np.array([[1, 2, 2, -3, 0]] * 2, np.float32)
     rows = rank_filters(own, 10, np.random.default_rng(0))
-    assert [(r["rank"], r["filter"], r["share"]) for r in rows] == [(1, 1, 0.4), (2, 2, 0.4), (3, 0, 0.2)]
-    assert all(r["low"] is None and r["high"] is None for r in rows)
-    assert [r["filter"] for r in rank_filters(own, 1, np.random.default_rng(0))] == [1]
+    assert [(r.rank, r.filter, r.share) for r in rows] == [(1, 1, 0.4), (2, 2, 0.4), (3, 0, 0.2)]
+    assert all(r.low is None and r.high is None for r in rows)
+    assert [r.filter for r in rank_filters(own, 1, np.random.default_rng(0))] == [1]
 
 
 def test_stage() -> None:

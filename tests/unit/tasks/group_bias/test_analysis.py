@@ -22,6 +22,7 @@ from lavise.tasks.group_bias.analysis import (
     BIAS_FILE,
     FILTERS_FILE,
     WORDS_FILE,
+    BiasInputs,
     FilterDifference,
     WordDifference,
     analyse_bias,
@@ -38,7 +39,7 @@ from lavise.tasks.group_bias.contrasts import (
     make_contrasts,
 )
 from lavise.tasks.numerics.group_tests import Difference, least_difference, reached_level
-from tests.unit.tasks.helpers import AnyArray, write_store
+from tests.unit.tasks.helpers import AnyArray, publish, publish_thresholds, write_store
 
 RATE = 0.05
 
@@ -78,6 +79,12 @@ def store_of(folder: Path, qualified_NC: AnyArray, seed: int = 0) -> ActivationS
     return write_store(folder, maps, 16)
 
 
+def open_store(folder: Path) -> ActivationStore:
+    """The activations that `analyse` compared."""
+    (made,) = (folder / "artefacts" / "extract").iterdir()
+    return ActivationStore(made)
+
+
 def analyse(
     folder: Path,
     qualified_NC: AnyArray,
@@ -86,12 +93,19 @@ def analyse(
     words: Sequence[Sequence[str]] | None = None,
     **changed: Any,
 ) -> dict[str, Any]:
-    store = store_of(folder / "store", qualified_NC)
     num = qualified_NC.shape[1]
-    thresholds = np.full(num, 0.5, np.float32)
-    own = words if words is not None else [[]] * num
+    inputs = BiasInputs(
+        layer="body",
+        activations=publish(folder, "extract", lambda store: {"num": store_of(store, qualified_NC).shape[0]}),
+        thresholds=publish_thresholds(folder, np.full(num, 0.5)),
+        groups=groups,
+        strata=strata,
+        words=words if words is not None else [[]] * num,
+        settings=settings(**changed),
+        seed=3,
+    )
     (folder / "out").mkdir(exist_ok=True)
-    return analyse_bias("body", store, thresholds, groups, strata, own, settings(**changed), 3, folder / "out")
+    return dict(analyse_bias(inputs, folder / "out"))
 
 
 def make_data() -> tuple[AnyArray, Grouping, Grouping]:
@@ -137,7 +151,7 @@ def test_tables(tmp_path: Path) -> None:
     assert [found.filters[u]["q_value"] for u in (2, 3)] == [1, 1]
     assert [found.filters[u]["stratified_q_value"] for u in (2, 3)] == [None, None]
 
-    peaks = ActivationStore(tmp_path / "store").read_peaks()
+    peaks = open_store(tmp_path).read_peaks()
     for side, column in ((a, "pictures_group"), (b, "pictures_other")):
         own = sorted(np.flatnonzero(side & qualified[:, 0]), key=lambda i: -peaks[i, 0])[:3]
         assert found.filters[0][column] == [f"{i:03d}.png" for i in own]

@@ -65,7 +65,7 @@ def test_all_are_counted_and_ten_are_shown() -> None:
 
 def test_only_the_first_pictures_are_looked_at(tmp_path: Path) -> None:
     layer = make_layer(tmp_path, causes={"max_images": 9})
-    facts = ANALYSIS.compute(layer, tmp_path)
+    facts = ANALYSIS.compute(ANALYSIS.inputs(layer), tmp_path)
     assert facts["num_images"] == 9
     words = {r["word"]: r for r in parquet.read_table(tmp_path / WORDS).to_pylist()}
     assert {word: row["num_filters"] for word, row in words.items()} == {"cat": 2, "dog": 1, "puppy": 1, "sky": 1}
@@ -76,10 +76,10 @@ def test_only_the_first_pictures_are_looked_at(tmp_path: Path) -> None:
 def test_whatever_changes_the_networks_answers_is_another_artefact(tmp_path: Path) -> None:
     layer = make_layer(tmp_path)
     others = [
-        replace(layer, network={"checkpoint": "d" * 64}),
+        replace(layer, model=replace(layer.model, digest="d" * 64)),
         replace(layer, config=make_config(causes={"fill": "zero"})),
         replace(layer, handles={**layer.handles, "extract": layer.handles["thresholds"]}),
     ]
-    base = ANALYSIS.request(layer)
-    assert all(ANALYSIS.request(other) != base for other in others)
-    assert ANALYSIS.request(replace(layer, config=make_config(bias={"min_images": 3}))) == base
+    base = ANALYSIS.inputs(layer).request()
+    assert all(ANALYSIS.inputs(other).request() != base for other in others)
+    assert ANALYSIS.inputs(replace(layer, config=make_config(bias={"min_images": 3}))).request() == base

@@ -69,15 +69,16 @@ def test_a_class_is_shown_for_each_layer() -> None:
 
 def test_only_the_first_pictures_are_looked_at(tmp_path: Path) -> None:
     layer = make_layer(tmp_path, classes={"max_images": 7})
-    ANALYSIS.compute(layer, tmp_path)
+    ANALYSIS.compute(ANALYSIS.inputs(layer), tmp_path)
     rows = parquet.read_table(tmp_path / FILE).to_pylist()
     assert sum({r["class"]: r["num_images"] for r in rows}.values()) <= 7
-    assert ANALYSIS.request(layer) != ANALYSIS.request(replace(layer, config=make_config()))
+    assert ANALYSIS.inputs(layer).request() != ANALYSIS.inputs(replace(layer, config=make_config())).request()
 
 
 def test_whatever_changes_the_networks_answers_is_another_artefact(tmp_path: Path) -> None:
     layer = make_layer(tmp_path)
-    other = replace(layer, network={"checkpoint": "d" * 64})
-    assert ANALYSIS.request(other) != ANALYSIS.request(layer)
+    other = replace(layer, model=replace(layer.model, digest="d" * 64))
+    assert ANALYSIS.inputs(other).request() != ANALYSIS.inputs(layer).request()
     # The groups of another analysis are none of its settings.
-    assert ANALYSIS.request(replace(layer, config=make_config(bias={"min_images": 3}))) == ANALYSIS.request(layer)
+    same = replace(layer, config=make_config(bias={"min_images": 3}))
+    assert ANALYSIS.inputs(same).request() == ANALYSIS.inputs(layer).request()

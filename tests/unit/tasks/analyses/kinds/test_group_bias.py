@@ -125,8 +125,8 @@ def test_groups_by_annotations_need_annotations(tmp_path: Path) -> None:
     layer = make_layer(tmp_path)
     config = make_config(bias={"groups": "annotations:cat"})
     with pytest.raises(UserError, match=r"the pictures .* have none"):
-        ANALYSIS.check_data(config, layer.data)
-    ANALYSIS.check_data(make_config(bias={"groups": "annotations:cat", "images": "train"}), layer.data)
+        ANALYSIS.check_data(config, layer.find)
+    ANALYSIS.check_data(make_config(bias={"groups": "annotations:cat", "images": "train"}), layer.find)
 
 
 @pytest.fixture(scope="module")
@@ -146,16 +146,16 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> SmallLayer:
 )
 def test_other_settings_are_another_artefact(layer: SmallLayer, bias: dict[str, Any]) -> None:
     changed = replace(layer, config=make_config(bias=bias))
-    assert ANALYSIS.request(changed) != ANALYSIS.request(layer)
+    assert ANALYSIS.inputs(changed).request() != ANALYSIS.inputs(layer).request()
 
 
 def test_it_is_the_groups_that_count_and_not_how_they_are_written_down(layer: SmallLayer, tmp_path: Path) -> None:
     """Two files of the same content under the same heading."""
     requests = []
     for name in ("one.csv", "two.csv"):
-        lines = [f"{r.key},{r.key.partition('/')[0]}" for r in layer.pictures.records]
+        lines = [f"{r.key},{r.key.partition('/')[0]}" for r in layer.labelled.records]
         (tmp_path / name).write_text("\n".join(["picture,time", *lines]), "utf-8")
         config = make_config(bias={"groups": f"csv:{tmp_path / name}:time"})
-        requests.append(ANALYSIS.request(replace(layer, config=config)))
+        requests.append(ANALYSIS.inputs(replace(layer, config=config)).request())
     assert requests[0] == requests[1]
     assert requests[0].settings["groups"]["names"] == ["day", "night"]
