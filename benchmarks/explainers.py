@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from torch.nn import functional
 
 from benchmarks.common import save_result
 from lavise.configs.loading import load_config
+from lavise.configs.registry import OBJECTIVES
+from lavise.configs.roles import Role
 from lavise.configs.schema import CocoReference, ExplainerSettings, TrainSettings
+from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.coco import load_coco_reference
@@ -37,14 +40,18 @@ from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.words.visual_words import find_visual_words
-from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
-from lavise.tasks.activations.extract import extract_activations
+from lavise.storage.words.word_vectors import WordVectors, build_vocabulary, digest_vectors, load_word_vectors
+from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Request, Stage, StageRunner
+from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.engine.stage_inputs import Given
+from lavise.tasks.explainer import naming, training
 from lavise.tasks.explainer.class_head import measure_scale
-from lavise.tasks.explainer.naming import assemble_explainer, load_namer
-from lavise.tasks.explainer.training import Objective, train_explainer
-from lavise.tasks.masks.region_pooling import pool_regions
+from lavise.tasks.explainer.naming import AssemblyInputs, assemble_explainer, load_namer
+from lavise.tasks.explainer.training import Objective, TrainingInputs, train_explainer
+from lavise.tasks.masks.mask_inputs import MaskInputs
+from lavise.tasks.masks.region_pooling import REGIONS, make_regions
 
 AT = (1, 5, 10, 20)
 NUM_HELD_OUT = 15
@@ -54,15 +61,15 @@ HUB_NEIGHBOURS = 10
 FIRST_SEED = 0
 
 
-class SoftObjective(Objective):
+@OBJECTIVES.register("soft_targets")
+def find_soft_losses(objective: Objective, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
     """Softmax whose target gives a share of its mass to words that are close to the category's."""
-
-    def region_losses(self, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
-        logits = (output_RE / self.settings.temperature) @ self.vocabulary_VE.T
-        close = functional.softmax(self.vocabulary_VE[word_R] @ self.vocabulary_VE.T / SOFT_TEMPERATURE, dim=1)
-        soft = -(close * functional.log_softmax(logits, dim=1)).sum(dim=1)
-        hard = functional.cross_entropy(logits, word_R, reduction="none")
-        return (1 - SOFT_SHARE) * hard + SOFT_SHARE * soft
+    vocabulary_VE = objective.vocabulary_VE
+    logits = (output_RE / objective.settings.temperature) @ vocabulary_VE.T
+    close = functional.softmax(vocabulary_VE[word_R] @ vocabulary_VE.T / SOFT_TEMPERATURE, dim=1)
+    soft = -(close * functional.log_softmax(logits, dim=1)).sum(dim=1)
+    hard = functional.cross_entropy(logits, word_R, reduction="none")
+    return (1 - SOFT_SHARE) * hard + SOFT_SHARE * soft
 
 
 def correct_hubs(vectors_RE: torch.Tensor, words_VE: torch.Tensor, queries_QE: torch.Tensor) -> torch.Tensor:
@@ -84,27 +91,24 @@ class Bench:
         model = load_target_model(self.config.model, self.config.seed)
         size = model.geometry.size_px
         layer = select_layers(model.network, size, "auto")[0].name
-        self.vectors = load_word_vectors(self.config.words)
+        vectors = load_word_vectors(self.config.words)
+        self.vectors: Given[Callable[[], WordVectors]] = Given(lambda: vectors, digest_vectors(self.config.words))
         size_words = self.config.words.vocabulary_size
-        listed = find_visual_words(self.vectors)[:size_words] if vocabulary == "visual" else None
-        self.vocabulary = build_vocabulary(self.vectors, size_words, self.concepts, listed)
+        listed = find_visual_words(vectors)[:size_words] if vocabulary == "visual" else None
+        self.vocabulary = build_vocabulary(vectors, size_words, self.concepts, listed)
+        # This bench's artefacts are thrown away: its words need no digest of their own.
+        self.words = Given(self.vocabulary, vocabulary)
         self.head, self.no_head = find_linear_head(model.network, layer, size)
         self.classes = load_class_names(self.config.model, len(self.head.bias)) if self.head else None
         self.runner = StageRunner(ArtefactStore(folder))
         with StatisticsCluster(self.config.statistics) as cluster:
 
             def pool(name: str, data: Dataset) -> tuple[Handle, ActivationStore]:
-                activations = folder / f"activations {name}"
-                activations.mkdir()
-                extract_activations(model, data, {layer: activations}, self.config.extract, "cpu")
-                store = ActivationStore(activations)
-                handle = self.runner.run_one(
-                    Stage("regions", 1),
-                    name,
-                    Request({"name": name}),
-                    lambda out: pool_regions(store, data, model.geometry, out, cluster),
-                )
-                return handle, store
+                pictures = Given(data, data.digest_pictures())
+                extraction = ExtractionInputs(model, (layer,), pictures, self.config.extract, "cpu")
+                (activations,) = extract_layers(self.runner, f"extract {name}", extraction, role=Role.TRAIN)
+                inputs = MaskInputs(activations, Given(data, data.compute_digest()), model.geometry, cluster)
+                return self.runner.run_one(REGIONS, name, inputs, make_regions), ActivationStore(activations.folder)
 
             self.regions, store = pool("train", reference.train)
             judged, _ = pool("evaluation", reference.evaluation)
@@ -113,25 +117,26 @@ class Bench:
         self.concept = np.load(judged.path(file_names.REGION_CONCEPTS))
         self.row = np.array(self.vocabulary.positions_of(self.concepts))
 
-    def train(self, settings: TrainSettings, seed: int, objective: type[Objective] = Objective) -> Handle:
-        return self.runner.run_one(
-            Stage("train", 1),
-            f"{settings.objective} {seed}",
-            Request({**settings.model_dump(mode="json"), "seed": seed, "class": objective.__name__}),
-            lambda out: train_explainer(
-                *(self.regions, self.concepts, self.vocabulary, settings, seed, "cpu", out), make_objective=objective
-            ),
+    def train(self, settings: TrainSettings, seed: int) -> Handle:
+        inputs = TrainingInputs(self.regions, self.concepts, self.words, settings, Computing(seed))
+        return self.runner.run_one(training.STAGE, f"{settings.objective} {seed}", inputs, train_explainer)
+
+    def assemble(self, trained: Handle, kind: str) -> Handle:
+        inputs = AssemblyInputs(
+            trained=trained,
+            settings=ExplainerSettings.model_validate({"kind": kind}),
+            head=self.head,
+            no_head=self.no_head,
+            classes=self.classes,
+            scale=self.scale,
+            vectors=self.vectors,
+            vocabulary=self.words,
         )
+        return self.runner.run_one(naming.STAGE, kind, inputs, assemble_explainer)
 
     def measure(self, trained: Handle, kind: str, csls: bool = False) -> dict[str, dict[str, float]]:
         """R@k by group of categories."""
-        with tempfile.TemporaryDirectory() as folder:
-            settings = ExplainerSettings.model_validate({"kind": kind})
-            assemble_explainer(
-                *(trained, settings, self.head, self.no_head, self.classes, self.scale, self.vectors, self.vocabulary),
-                Path(folder),
-            )
-            namer = load_namer(Path(folder), self.vocabulary, "cpu")
+        namer = load_namer(self.assemble(trained, kind).folder, self.vocabulary, "cpu")
         if csls:
             with torch.inference_mode():
                 vectors = namer.score(self.features)[1]
@@ -164,7 +169,7 @@ class Bench:
         rows = np.tile(self.vocabulary.positions_of(frequent), (len(self.concept), 1))
         found["most frequent categories"] = self.count(rows, supervised)
         if with_soft_targets:
-            soft = self.train(base, seed, SoftObjective)
+            soft = self.train(base.model_copy(update={"objective": "soft_targets"}), seed)
             found["learned, softmax, soft targets"] = self.measure(soft, "learned")
         return found
 

@@ -32,7 +32,6 @@ from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find
 from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import open_inputs
-from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.layers import select_layers
 from lavise.storage.models.target_model import load_target_model
@@ -40,10 +39,11 @@ from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.environment import choose_device
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.storage.words.word_vectors import digest_vectors
+from lavise.storage.words.word_vectors import digest_vectors, load_word_vectors
 from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Request, StageRunner
+from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.evaluation import layer_panel
 from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.inputs import scenes, vocabulary
@@ -102,8 +102,9 @@ class PlantedAudit(LayerAudit):
     def name_masks(self) -> dict[str, float]:
         """Of each category, the share of the evaluation part's regions whose words have its name."""
         context, regions = self._context, self.result.regions[Role.EVALUATION]
+        vocabulary = context.vocabulary.value
         concepts = self._subject.inputs.evaluation.concepts
-        namer = load_namer(self.result.final_explainer.folder, context.words, context.device)
+        namer = load_namer(self.result.final_explainer.folder, vocabulary, context.device)
         features = torch.from_numpy(np.load(regions.path(file_names.REGION_FEATURES), allow_pickle=False)).to(
             context.device
         )
@@ -111,7 +112,7 @@ class PlantedAudit(LayerAudit):
         named = namer.name(features, self._config.explain.words_per_image).words.cpu().numpy()
         hits: dict[str, list[bool]] = {}
         for words, number in zip(named, number_R, strict=True):
-            place = planted_filters.find_named([context.words.words[w] for w in words], [concepts[number]])[0]
+            place = planted_filters.find_named([vocabulary.words[w] for w in words], [concepts[number]])[0]
             hits.setdefault(concepts[number], []).append(place >= 0)
         return {concept: sum(found) / len(found) for concept, found in sorted(hits.items())}
 
@@ -121,9 +122,7 @@ class PlantedAudit(LayerAudit):
         for role in stores:
             self.result.thresholds.pop(role, None)
             find_thresholds(self._context, self._subject, self.result, role)
-        self.result.keep(self._count_overlaps())
-        self.result.keep(self._measure_agreement())
-        self.result.keep(self._detect_concepts())
+        self._measure_masks()
         if RANKINGS.get(self._config.explain.ranking).needs_precision:
             self.result.keep(self._measure_naming(self._tuned))
         self.result.keep(self._explain())
@@ -159,44 +158,33 @@ def run_planted(
         for role in Role
     }
     categories, vectors = inputs.train.concepts, digest_vectors(config.words)
-    words = runner.run_one(
-        vocabulary.STAGE,
-        "vocabulary",
-        Request(vocabulary.describe_vocabulary(config.words, categories), {"vectors": vectors}),
-        lambda folder: vocabulary.make_vocabulary(config.words, categories, folder),
-    )
+    given = Given(lambda: load_word_vectors(config.words), vectors)
+    read = vocabulary.VocabularyInputs(config.words, categories, given)
+    made = runner.run_one(vocabulary.STAGE, "vocabulary", read, vocabulary.make_vocabulary)
+    words = Given(vocabulary.load_vocabulary(made), made.digest)
     with StatisticsCluster(config.statistics, progress) as cluster:
-        context = Context(config, device, runner, cluster, progress, vocabulary.load_vocabulary(words), words, vectors)
+        context = Context(config, device, runner, cluster, progress, words, vectors)
         audit = PlantedAudit(context, Subject(model, inputs), LayerResult(layer, dict(activations)))
         audit.teach()
         known = audit.name_masks()
         stores = {}
         for number, (role, data) in enumerate(labelled.items()):
-            stores[role] = _plant(runner, role, activations[role], data, model.geometry, plan, config.seed + number)
+            planting = planted_filters.PlantingInputs(
+                activations=activations[role],
+                data=Given(data, data.compute_digest()),
+                geometry=model.geometry,
+                plan=plan,
+                seed=config.seed + number,
+            )
+            stores[role] = runner.run_one(
+                planted_filters.STAGE, f"plant {role}", planting, planted_filters.make_planted
+            )
         audit.audit_planted(stores)
     filters = parquet.read_table(audit.result.of(explain.STAGE).path(file_names.FILTERS)).to_pylist()
     right_QK = load_detection(audit.result.of(DETECTION).folder).right[len(filters) - len(plan) :]
     groups = planted_filters.judge_planted(filters[len(filters) - len(plan) :], plan)
     detected = planted_filters.judge_detection(right_QK, plan, inputs.evaluation.concepts)
     return PlantedResult(plan, filters, groups, detected, known, audit.result)
-
-
-def _plant(
-    runner: StageRunner,
-    role: Role,
-    activations: Handle,
-    data: Dataset,
-    geometry: Any,
-    plan: Sequence[PlantedFilter],
-    seed: int,
-) -> Handle:
-    def compute(folder: Path) -> dict[str, Any]:
-        store = planted_filters.plant_filters(ActivationStore(activations.folder), data, geometry, plan, seed, folder)
-        return {"num_images": store.shape[0], "num_planted": len(plan)}
-
-    settings = {"plan": [asdict(p) for p in plan], "seed": seed}
-    inputs = {"activations": activations.digest, "data": data.compute_digest()}
-    return runner.run_one(planted_filters.STAGE, f"plant {role}", Request(settings, inputs), compute)
 
 
 def _open_labelled_target(config: Config, runner: StageRunner, evaluation: Dataset) -> Dataset:

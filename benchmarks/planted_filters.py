@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -23,8 +23,10 @@ from lavise.storage.activations import ActivationStore, ShardGrid, finish_store,
 from lavise.storage.array_types import FloatArray, HalfArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.state.artefacts import Handle
 from lavise.storage.words.lemmas import find_category, index_categories
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated
 from lavise.tasks.masks.agreement import unite_masks
 from lavise.tasks.masks.annotated_shards import annotate_shards
 
@@ -217,6 +219,28 @@ def measure_activation(store: ActivationStore) -> float:
     """How large activations of the layer are: the median over filters of the mean peak of those with any."""
     means = np.abs(store.read_peaks().astype(np.float32)).mean(axis=0)
     return float(np.median(means[means > 0])) if (means > 0).any() else 1.0
+
+
+def _describe_plan(plan: Sequence[PlantedFilter]) -> list[dict[str, Any]]:
+    return [asdict(planted) for planted in plan]
+
+
+@dataclass(frozen=True)
+class PlantingInputs(StageInputs):
+    """A store to plant filters in, and the masks of its pictures; see `plant_filters`."""
+
+    activations: Handle
+    data: Given[Dataset]
+    geometry: Annotated[Geometry, Unstated("the activations state it, with the preprocessing")]
+    plan: Annotated[Sequence[PlantedFilter], Stated(by=_describe_plan)]
+    seed: int
+
+
+def make_planted(inputs: PlantingInputs, folder: Path) -> Info:
+    """Write the store of `plant_filters`."""
+    given, data = ActivationStore(inputs.activations.folder), inputs.data.value
+    store = plant_filters(given, data, inputs.geometry, inputs.plan, inputs.seed, folder)
+    return {"num_images": store.shape[0], "num_planted": len(inputs.plan)}
 
 
 def plant_filters(

@@ -28,7 +28,7 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.state import file_names
 from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
 from lavise.tasks.report.page import write_page
-from lavise.tasks.report.pictures import LARGE_PER_FILTER, PictureBook, outline_region
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, PictureBook, ReportPictures, outline_region
 from tests.browser import find_browser
 
 FILTERS, PICTURES, WORDS, CLASSES = 2048, 25, 10, 8
@@ -111,7 +111,7 @@ def write(folder: Path, num_distinct: int, photos: list[Path]) -> Path:
     sections = {"layers": [layer], "qualities": [], "classes": [], "causes": [], "bias": [], "diff": None}
     facts = {"Audit": f"synthetic, {num_distinct} pictures"}
     settings = ReportSettings(images_per_filter=PICTURES)
-    write_page(facts, sections, [described], book, {TARGET: paths}, GEOMETRY, settings, folder)
+    write_page(facts, sections, [described], book, ReportPictures(GEOMETRY, {TARGET: paths}), settings, folder)
     return folder / file_names.REPORT
 
 

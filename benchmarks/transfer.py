@@ -21,31 +21,23 @@ import torch
 from benchmarks.common import save_result
 from benchmarks.explainers import Bench, to_markdown
 from benchmarks.photo_labels import chance_of_right, is_right, read_labels
-from lavise.configs.schema import ExplainerSettings, ImageFolderTarget, TrainSettings
+from lavise.configs.roles import Role
+from lavise.configs.schema import ImageFolderTarget, TrainSettings
+from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.image_folder import load_image_folder_target
 from lavise.storage.models.layers import select_layers
 from lavise.storage.models.target_model import load_target_model
-from lavise.storage.state.artefacts import Handle
-from lavise.tasks.activations.extract import extract_activations
-from lavise.tasks.engine.stage import Request, Stage
-from lavise.tasks.explainer.naming import assemble_explainer, load_namer
-from lavise.tasks.explainer.transfer import transfer_explainer
+from lavise.tasks.activations.extract import ExtractionInputs
+from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import Given
+from lavise.tasks.explainer import transfer
+from lavise.tasks.explainer.naming import load_namer
+from lavise.tasks.explainer.transfer import TransferInputs, transfer_explainer
 
 NUM_WORDS = 10
 METHODS = ("none", "renormalise", "align_covariance", "distil_head")
 SAMPLES = 2000
-
-
-def assemble(bench: Bench, trained: Handle, kind: str) -> Handle:
-    settings = ExplainerSettings.model_validate({"kind": kind})
-    inputs = (bench.head, bench.no_head, bench.classes, bench.scale, bench.vectors, bench.vocabulary)
-    return bench.runner.run_one(
-        Stage("explainer", 1),
-        kind,
-        Request({"kind": kind}, {"trained": trained.digest}),
-        lambda folder: assemble_explainer(trained, settings, *inputs, folder),
-    )
 
 
 def name_photos(bench: Bench, folder: Path, means_NC: torch.Tensor) -> list[list[str]]:
@@ -65,38 +57,33 @@ def main() -> None:
         model = load_target_model(bench.config.model, bench.config.seed)
         layer = select_layers(model.network, model.geometry.size_px, "auto")[0].name
         target = load_image_folder_target(ImageFolderTarget(root=arguments.photos))
-        activations = Path(scratch) / "activations target"
-        activations.mkdir()
-        extract_activations(model, target, {layer: activations}, bench.config.extract, "cpu")
-        store = ActivationStore(activations)
+        pictures = Given(target, target.digest_pictures())
+        extraction = ExtractionInputs(model, (layer,), pictures, bench.config.extract, "cpu")
+        (activations,) = extract_layers(bench.runner, "extract target", extraction, role=Role.TARGET)
+        store = ActivationStore(activations.folder)
         means = torch.from_numpy(store.read_means())
         truth = [labels[Path(key).name] for key in store.keys]
         right: dict[str, list[Any]] = {}
         for seed in range(arguments.seeds):
             trained = bench.train(bench.config.train, seed)
             for kind in ("learned", "head", "fused"):
-                explainer = assemble(bench, trained, kind)
+                explainer = bench.assemble(trained, kind)
                 for method in METHODS:
                     if (kind == "head" and method != "none") or (kind == "learned" and method == "distil_head"):
                         continue  # the head is not fitted; a learned explainer has no head to learn from
-                    folder = explainer.folder
+                    fitted = explainer
                     if method != "none":
-                        folder = Path(scratch) / f"{kind} {method} {seed}"
-                        folder.mkdir()
-                        transfer_explainer(
-                            *(
-                                method,
-                                explainer,
-                                store,
-                                bench.regions,
-                                bench.vocabulary,
-                                TrainSettings(),
-                                seed,
-                                "cpu",
-                                folder,
-                            )
+                        inputs = TransferInputs(
+                            method=method,
+                            explainer=explainer,
+                            activations=activations,
+                            regions=bench.regions,
+                            vocabulary=bench.vocabulary,
+                            training=TrainSettings(),
+                            computing=Computing(seed),
                         )
-                    named = name_photos(bench, folder, means)
+                        fitted = bench.runner.run_one(transfer.STAGE, f"{kind} {method}", inputs, transfer_explainer)
+                    named = name_photos(bench, fitted.folder, means)
                     hits = [is_right(t, words) for t, words in zip(truth, named, strict=True)]
                     right.setdefault(f"{kind}, {method}", []).append(hits)
                     print(seed, kind, method, round(float(np.mean(hits)), 3), flush=True)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
-
-import torch
+from functools import cache, cached_property
 
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.shared.inputs import Inputs
-from lavise.storage.activations import ActivationStore
 from lavise.storage.models.classifier_head import LinearHead, find_linear_head
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import Progress
 from lavise.storage.words.word_vectors import Vocabulary, WordVectors, load_word_vectors
-from lavise.tasks.activations.thresholds import THRESHOLDS, compute_thresholds, save_thresholds
+from lavise.tasks.activations.thresholds import THRESHOLDS, ThresholdInputs, make_thresholds
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.engine.stage import Request, Stage, StageRunner
+from lavise.tasks.engine.stage import Stage, StageRunner
+from lavise.tasks.engine.stage_inputs import Given
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,7 @@ class Context:
     runner: StageRunner
     cluster: StatisticsCluster
     progress: Progress
-    words: Vocabulary
-    vocabulary: Handle
+    vocabulary: Given[Vocabulary]
     vectors_digest: str
 
     @property
@@ -49,14 +45,9 @@ class Context:
         return Computing(self.config.seed, self.device, self.progress)
 
     @cached_property
-    def vectors(self) -> WordVectors:
-        """Read only where a stage has to be computed."""
-        return load_word_vectors(self.config.words)
-
-    @property
-    def arithmetic(self) -> dict[str, str]:
-        """What floating-point results depend on besides their inputs."""
-        return {"device": self.device, "torch": torch.__version__}
+    def vectors(self) -> Given[Callable[[], WordVectors]]:
+        """Read only where a stage has to be computed, and once."""
+        return Given(cache(lambda: load_word_vectors(self.config.words)), self.vectors_digest)
 
 
 @dataclass(frozen=True)
@@ -135,19 +126,7 @@ def find_head(subject: Subject, result: LayerResult) -> tuple[LinearHead | None,
 def find_thresholds(context: Context, subject: Subject, result: LayerResult, role: Role) -> Handle:
     """T_u of the filters on one part of the data; computed where the result has none yet."""
     if role not in result.thresholds:
-        activations, quantile = result.activations[role], context.config.statistics.quantile
-
-        def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations.folder)
-            found = compute_thresholds(store, quantile, context.cluster)
-            save_thresholds(found, folder)
-            return {
-                "num_filters": len(found.value),
-                "num_saturated": int(found.saturated.sum()),
-                "num_signed": found.count_signed(),
-            }
-
         title = subject.name(f"thresholds {role} {result.layer.name}")
-        request = Request({"quantile": quantile}, {"activations": activations.digest})
-        result.thresholds[role] = context.runner.run_one(THRESHOLDS, title, request, compute)
+        inputs = ThresholdInputs(result.activations[role], context.config.statistics.quantile, context.cluster)
+        result.thresholds[role] = context.runner.run_one(THRESHOLDS, title, inputs, make_thresholds)
     return result.thresholds[role]

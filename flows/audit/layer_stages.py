@@ -7,32 +7,25 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lavise.configs.registry import RANKINGS
 from lavise.configs.roles import Role
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
-from lavise.flows.audit.layer_judgement import find_worst_p_value, load_judged_layer, load_judgement
 from lavise.storage.activations import ActivationStore
-from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.class_names import load_class_names
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
-from lavise.storage.state.digest import digest_of, digest_tensors
-from lavise.tasks.activations.attention import MaskedForward
-from lavise.tasks.activations.layer_maps import LayerMaps
-from lavise.tasks.activations.thresholds import load_thresholds
-from lavise.tasks.engine.stage import Request
+from lavise.tasks.activations.layer_maps import MappedNetwork
+from lavise.tasks.engine.stage import Info, Read, Stage
+from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.evaluation import layer_panel, recall
+from lavise.tasks.evaluation.judged_layer import LayerArtefacts
 from lavise.tasks.explainer import naming, training, transfer, validation
 from lavise.tasks.explainer.class_head import measure_scale, shuffle_names
-from lavise.tasks.explainer.naming import load_namer
-from lavise.tasks.masks import agreement, region_pooling
-from lavise.tasks.masks.detection import DETECTION, detect_concepts, save_detection
-from lavise.tasks.masks.overlaps import OVERLAPS, count_overlaps, load_overlaps, save_overlaps
+from lavise.tasks.masks import agreement, detection, overlaps, region_pooling
+from lavise.tasks.masks.mask_inputs import MaskedRegionInputs, MaskInputs
 from lavise.tasks.words import explain, naming_check
+from lavise.tasks.words.judgement import find_worst_p_value
 
 log = logging.getLogger("lavise")
 
@@ -42,7 +35,7 @@ class LayerAudit:
 
     def __init__(self, context: Context, subject: Subject, result: LayerResult) -> None:
         self._context, self._subject, self.result = context, subject, result
-        self._config, self._runner = context.config, context.runner
+        self._config = context.config
 
     def measure(self) -> None:
         """Everything that knows no words: thresholds, regions, and what is where on the evaluation pictures."""
@@ -50,9 +43,7 @@ class LayerAudit:
             self.result.regions[role] = self._pool_regions(role)
         for role in (Role.EVALUATION, Role.TARGET):
             self._find_thresholds(role)
-        self.result.keep(self._count_overlaps())
-        self.result.keep(self._measure_agreement())
-        self.result.keep(self._detect_concepts())
+        self._measure_masks()
 
     def explain(self) -> None:
         """The explainer and the words of every filter."""
@@ -86,26 +77,28 @@ class LayerAudit:
     def _layer(self) -> str:
         return self.result.layer.name
 
-    def _title(self, stage: str) -> str:
-        return self._subject.name(f"{stage} {self._layer}")
+    @property
+    def _network(self) -> MappedNetwork:
+        return MappedNetwork(self._subject.model, self._layer, self._config.extract.batch_size)
 
-    def _data(self, role: Role) -> Dataset:
-        return self._subject.inputs.of(role)
+    def _run(self, stage: Stage, inputs: Read, compute: Callable[[Read, Path], Info], title: str = "") -> Handle:
+        """An artefact of this layer.
+
+        Args:
+            title: the stage's name unless given.
+        """
+        title = self._subject.name(f"{title or stage.name} {self._layer}")
+        return self._context.runner.run_one(stage, title, inputs, compute)
 
     def _pool_regions(self, role: Role) -> Handle:
-        activations, inputs = self.result.activations[role], self._subject.inputs
-        return self._runner.run_one(
-            region_pooling.REGIONS,
-            self._title("regions" if role == Role.TRAIN else f"regions {role}"),
-            Request({}, {"activations": activations.digest, "data": inputs.digests[role]}),
-            lambda folder: region_pooling.pool_regions(
-                ActivationStore(activations.folder),
-                self._data(role),
-                self._subject.model.geometry,
-                folder,
-                self._context.cluster,
-            ),
+        inputs = MaskInputs(
+            activations=self.result.activations[role],
+            data=self._subject.inputs.data(role),
+            geometry=self._subject.model.geometry,
+            cluster=self._context.cluster,
         )
+        title = "regions" if role == Role.TRAIN else f"regions {role}"
+        return self._run(region_pooling.REGIONS, inputs, region_pooling.make_regions, title)
 
     def _find_thresholds(self, role: Role) -> Handle:
         handle = find_thresholds(self._context, self._subject, self.result, role)
@@ -118,91 +111,31 @@ class LayerAudit:
             )
         return handle
 
-    def _request_on_evaluation(self) -> Request:
-        """Of statistics on the evaluation part's masks and regions."""
-        return Request(
-            {},
-            {
-                "activations": self.result.activations[Role.EVALUATION].digest,
-                "thresholds": self.result.thresholds[Role.EVALUATION].digest,
-                "data": self._subject.inputs.digests[Role.EVALUATION],
-            },
+    def _measure_masks(self) -> None:
+        """What is where on the evaluation pictures: masks and regions that overlap, and concepts that are detected."""
+        result = self.result
+        inputs = MaskedRegionInputs(
+            activations=result.activations[Role.EVALUATION],
+            data=self._subject.inputs.data(Role.EVALUATION),
+            geometry=self._subject.model.geometry,
+            cluster=self._context.cluster,
+            thresholds=result.thresholds[Role.EVALUATION],
         )
-
-    def _count_overlaps(self) -> Handle:
-        activations, thresholds = self.result.activations[Role.EVALUATION], self.result.thresholds[Role.EVALUATION]
-
-        def compute(folder: Path) -> dict[str, Any]:
-            found, skipped = count_overlaps(
-                ActivationStore(activations.folder),
-                self._data(Role.EVALUATION),
-                self._subject.model.geometry,
-                load_thresholds(thresholds),
-                self._context.cluster,
-            )
-            save_overlaps(found, folder)
-            return {"num_overlaps": len(found.image), "skipped": skipped}
-
-        request = self._request_on_evaluation()
-        return self._runner.run_one(OVERLAPS, self._title("overlaps"), request, compute)
-
-    def _measure_agreement(self) -> Handle:
-        activations, thresholds = self.result.activations[Role.EVALUATION], self.result.thresholds[Role.EVALUATION]
-
-        def compute(folder: Path) -> dict[str, Any]:
-            found, skipped = agreement.measure_agreement(
-                ActivationStore(activations.folder),
-                self._data(Role.EVALUATION),
-                self._subject.model.geometry,
-                load_thresholds(thresholds),
-                self._context.cluster,
-            )
-            agreement.save_agreement(found, folder)
-            return {"num_masks": len(found.masks.image), "num_concepts": found.num_concepts, "skipped": skipped}
-
-        request = self._request_on_evaluation()
-        return self._runner.run_one(agreement.AGREEMENT, self._title("agreement"), request, compute)
-
-    def _detect_concepts(self) -> Handle:
-        activations, measured = self.result.activations[Role.EVALUATION], self.result.of(agreement.AGREEMENT)
-
-        def compute(folder: Path) -> dict[str, Any]:
-            masks = agreement.load_agreement(measured.folder).masks
-            found = detect_concepts(ActivationStore(activations.folder), masks)
-            save_detection(found, folder)
-            return {"num_right": int(found.right.sum()), "num_concepts": int((found.num_images > 0).sum())}
-
-        request = Request({}, {"activations": activations.digest, "agreement": measured.digest})
-        return self._runner.run_one(DETECTION, self._title("detect"), request, compute)
+        result.keep(self._run(overlaps.OVERLAPS, inputs, overlaps.make_overlaps))
+        measured = result.keep(self._run(agreement.AGREEMENT, inputs, agreement.make_agreement))
+        detected = detection.DetectionInputs(inputs.activations, measured)
+        result.keep(self._run(detection.DETECTION, detected, detection.make_detection))
 
     def _train(self) -> Handle:
-        config, concepts = self._config, self._subject.inputs.train.concepts
-        regions, shuffled = self.result.regions[Role.TRAIN], self._subject.shuffled
-        request = Request(
-            {
-                **config.train.model_dump(mode="json"),
-                "seed": config.seed,
-                **({"shuffled_labels": True} if shuffled else {}),
-                **self._context.arithmetic,
-            },
-            {"regions": regions.digest, "vocabulary": self._context.vocabulary.digest},
+        inputs = training.TrainingInputs(
+            regions=self.result.regions[Role.TRAIN],
+            concepts=self._subject.inputs.train.concepts,
+            vocabulary=self._context.vocabulary,
+            settings=self._config.train,
+            computing=self._context.computing,
+            shuffled_labels=self._subject.shuffled,
         )
-        return self._runner.run_one(
-            training.STAGE,
-            self._title("train"),
-            request,
-            lambda folder: training.train_explainer(
-                regions,
-                concepts,
-                self._context.words,
-                config.train,
-                config.seed,
-                self._context.device,
-                folder,
-                self._context.progress,
-                shuffled,
-            ),
-        )
+        return self._run(training.STAGE, inputs, training.train_explainer)
 
     def _assemble(self, trained: Handle) -> Handle:
         config, layer = self._config, self._layer
@@ -210,192 +143,85 @@ class LayerAudit:
         classes = load_class_names(config.model, len(head.bias)) if head else None
         if classes and self._subject.shuffled:
             classes = shuffle_names(classes, config.seed)
-        means = ActivationStore(self.result.activations[Role.TRAIN].folder).read_means()
-        request = Request(
-            {
-                **config.explainer.model_dump(mode="json"),
-                "no_head": no_head,
-                "classes": digest_of(classes.names) if classes else None,
-                "head": digest_tensors(vars(head)) if head else None,
-                "scale": measure_scale(means),
-            },
-            {
-                "trained": trained.digest,
-                "vocabulary": self._context.vocabulary.digest,
-                "vectors": self._context.vectors_digest,
-            },
+        inputs = naming.AssemblyInputs(
+            trained=trained,
+            settings=config.explainer,
+            head=head,
+            no_head=no_head,
+            classes=classes,
+            scale=measure_scale(ActivationStore(self.result.activations[Role.TRAIN].folder).read_means()),
+            vectors=self._context.vectors,
+            vocabulary=self._context.vocabulary,
         )
-        handle = self._runner.run_one(
-            naming.STAGE,
-            self._title("explainer"),
-            request,
-            lambda folder: naming.assemble_explainer(
-                trained,
-                config.explainer,
-                head,
-                no_head,
-                classes,
-                measure_scale(means),
-                self._context.vectors,
-                self._context.words,
-                folder,
-            ),
-        )
+        handle = self._run(naming.STAGE, inputs, naming.assemble_explainer)
         if config.explainer.kind == "fused" and not handle.info["num_classes"] and not self._subject.title:
             reason = json.loads(handle.path(file_names.EXPLAINER_FACTS).read_text("utf-8"))["no_head"]
             log.info("  layer %s: named without the classifier head: %s", layer, reason)
         return handle
 
     def _transfer(self, role: Role, explainer: Handle) -> Handle:
-        method, activations = self._config.transfer.method, self.result.activations[role]
-        shuffled = self._subject.shuffled
+        method = self._config.transfer.method
         if method == "none":
             return explainer
-        return self._runner.run_one(
-            transfer.STAGE,
-            self._title(f"transfer {role}"),
-            Request(
-                {
-                    "method": method,
-                    "seed": self._config.seed,
-                    **transfer.describe_training(method, self._config.train),
-                    **self._context.arithmetic,
-                },
-                {
-                    "explainer": explainer.digest,
-                    "activations": activations.digest,
-                    "regions": self.result.regions[Role.TRAIN].digest,
-                },
-            ),
-            lambda folder: transfer.transfer_explainer(
-                method,
-                explainer,
-                ActivationStore(activations.folder),
-                self.result.regions[Role.TRAIN],
-                self._context.words,
-                self._config.train,
-                self._config.seed,
-                self._context.device,
-                folder,
-                self._context.progress,
-                shuffled,
-            ),
+        inputs = transfer.TransferInputs(
+            method=method,
+            explainer=explainer,
+            activations=self.result.activations[role],
+            regions=self.result.regions[Role.TRAIN],
+            vocabulary=self._context.vocabulary.value,
+            training=self._config.train,
+            computing=self._context.computing,
+            shuffled_labels=self._subject.shuffled,
         )
+        return self._run(transfer.STAGE, inputs, transfer.transfer_explainer, f"transfer {role}")
 
     def _validate(self, explainer: Handle) -> Handle:
-        config, regions = self._config, self.result.regions[Role.EVALUATION]
-        concepts = self._subject.inputs.evaluation.concepts
-        settings = config.evaluate
-        request = Request(
-            {
-                "recall_at": list(settings.recall_at),
-                "bootstrap_samples": settings.bootstrap_samples,
-                "seed": config.seed,
-                **self._context.arithmetic,
-            },
-            {
-                "regions": regions.digest,
-                "explainer": explainer.digest,
-                "vocabulary": self._context.vocabulary.digest,
-            },
+        inputs = validation.ValidationInputs(
+            regions=self.result.regions[Role.EVALUATION],
+            concepts=self._subject.inputs.evaluation.concepts,
+            explainer=explainer,
+            vocabulary=self._context.vocabulary,
+            recall_at=self._config.evaluate.recall_at,
+            bootstrap_samples=self._config.evaluate.bootstrap_samples,
+            computing=self._context.computing,
         )
-        return self._runner.run_one(
-            validation.STAGE,
-            self._title("validate"),
-            request,
-            lambda folder: validation.validate_explainer(
-                regions,
-                concepts,
-                load_namer(explainer.folder, self._context.words, self._context.device),
-                self._context.words,
-                settings,
-                config.seed,
-                self._context.device,
-                folder,
-            ),
-        )
+        return self._run(validation.STAGE, inputs, validation.validate_explainer)
 
     def _measure_naming(self, explainer: Handle) -> Handle:
         """How far the explainer's words can be believed."""
-        settings, context, result = self._config.explain, self._context, self.result
-        activations, thresholds = result.activations, result.thresholds[Role.EVALUATION]
-
-        def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations[Role.EVALUATION].folder)
-            return naming_check.measure_naming(
-                (store, self._data(Role.EVALUATION)),
-                (ActivationStore(activations[Role.TRAIN].folder), self._data(Role.TRAIN)),
-                load_thresholds(thresholds),
-                load_namer(explainer.folder, context.words, context.device),
-                context.words,
-                settings,
-                folder,
-                context.computing,
-                self._masked_forward(self._data(Role.EVALUATION), store),
-            )
-
-        request = Request(
-            {
-                "method": settings.method,
-                "top_images": settings.top_images,
-                "min_share": settings.min_share,
-                "seed": self._config.seed,
-                **context.arithmetic,
-            },
-            {
-                **{role: activations[role].digest for role in (Role.TRAIN, Role.EVALUATION)},
-                **{f"{role} data": self._subject.inputs.digests[role] for role in (Role.TRAIN, Role.EVALUATION)},
-                "thresholds": thresholds.digest,
-                "explainer": explainer.digest,
-                "vocabulary": context.vocabulary.digest,
-            },
+        activations, data = self.result.activations, self._subject.inputs.data
+        inputs = naming_check.NamingInputs(
+            train=activations[Role.TRAIN],
+            train_data=data(Role.TRAIN),
+            evaluation=activations[Role.EVALUATION],
+            evaluation_data=data(Role.EVALUATION),
+            thresholds=self.result.thresholds[Role.EVALUATION],
+            explainer=explainer,
+            vocabulary=self._context.vocabulary,
+            network=self._network,
+            rule=take_part(self._config.explain, naming_check.NamingRule),
+            computing=self._context.computing,
         )
-        return self._runner.run_one(naming_check.STAGE, self._title("precision"), request, compute)
+        return self._run(naming_check.STAGE, inputs, naming_check.check_naming)
 
     def _explain(self) -> Handle:
-        settings, context = self._config.explain, self._context
-        activations, thresholds = self.result.activations[Role.TARGET], self.result.thresholds[Role.TARGET]
-        explainer, naming = self.result.final_explainer, self.result.find(naming_check.STAGE)
-        detection, validated = self.result.of(DETECTION), self.result.of(validation.STAGE)
-
-        def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations.folder)
-            return explain.explain_filters(
-                LayerMaps(
-                    store,
-                    load_thresholds(thresholds),
-                    self._masked_forward(self._data(Role.TARGET), store),
-                    np.load(thresholds.path(file_names.SATURATED), allow_pickle=False),
-                ),
-                load_namer(explainer.folder, context.words, context.device),
-                context.words,
-                load_judgement(detection, validated, self._subject.inputs.evaluation),
-                settings,
-                self._layer,
-                folder,
-                context.computing,
-                naming_check.load_naming(naming.folder) if naming else None,
-            )
-
-        request = Request(
-            {
-                **settings.model_dump(mode="json"),
-                "layer": self._layer,
-                "seed": self._config.seed,
-                "concepts": digest_of(list(self._subject.inputs.evaluation.concepts)),
-                **context.arithmetic,
-            },
-            {
-                "activations": activations.digest,
-                "thresholds": thresholds.digest,
-                "explainer": explainer.digest,
-                "detection": detection.digest,
-                "validation": validated.digest,
-                "vocabulary": context.vocabulary.digest,
-                **({"naming": naming.digest} if naming else {}),
-            },
+        result, inputs = self.result, self._subject.inputs
+        validated = result.of(validation.STAGE)
+        read = explain.ExplainInputs(
+            network=self._network,
+            activations=result.activations[Role.TARGET],
+            thresholds=result.thresholds[Role.TARGET],
+            pictures=inputs.target,
+            explainer=result.final_explainer,
+            vocabulary=self._context.vocabulary,
+            detection=result.of(detection.DETECTION),
+            validation=validated,
+            concepts=inputs.evaluation.concepts,
+            naming=result.find(naming_check.STAGE),
+            settings=self._config.explain,
+            computing=self._context.computing,
         )
-        handle = self._runner.run_one(explain.STAGE, self._title("explain"), request, compute)
+        handle = self._run(explain.STAGE, read, explain.explain_layer)
         if not validated.info["is_valid"] and not self._subject.title:
             log.warning(
                 "  layer %s: the explainer names held-out regions no better than chance (p = %.3f), so that no filter "
@@ -405,90 +231,50 @@ class LayerAudit:
         return handle
 
     def _evaluate(self, explainer: Handle) -> Handle:
-        config, context = self._config, self._context
-        activations, thresholds = self.result.activations[Role.EVALUATION], self.result.thresholds[Role.EVALUATION]
-        overlaps, counts = self.result.of(OVERLAPS), self._subject.inputs.train.count_images_with()
-        settings = config.evaluate.model_dump(mode="json", exclude={"panel_at", "baselines", "baseline_images"})
-
-        def compute(folder: Path) -> dict[str, Any]:
-            store = ActivationStore(activations.folder)
-            found = recall.evaluate_words(
-                LayerMaps(store, load_thresholds(thresholds), self._masked_forward(self._data(Role.EVALUATION), store)),
-                load_overlaps(overlaps.folder),
-                self._subject.inputs.evaluation.concepts,
-                counts,
-                load_namer(explainer.folder, context.words, context.device),
-                context.words,
-                config.evaluate,
-                config.explain.top_images,
-                context.computing,
-            )
-            recall.save_evaluation(found, folder)
-            return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}
-
-        request = Request(
-            {
-                **settings,
-                "top_images": config.explain.top_images,
-                "seed": config.seed,
-                "concept_counts": digest_of(dict(counts)),
-                **context.arithmetic,
-            },
-            {
-                "activations": activations.digest,
-                "thresholds": thresholds.digest,
-                "overlaps": overlaps.digest,
-                "explainer": explainer.digest,
-                "vocabulary": context.vocabulary.digest,
-            },
+        result, inputs, config = self.result, self._subject.inputs, self._config
+        read = recall.RecallInputs(
+            activations=result.activations[Role.EVALUATION],
+            thresholds=result.thresholds[Role.EVALUATION],
+            overlaps=result.of(overlaps.OVERLAPS),
+            explainer=explainer,
+            vocabulary=self._context.vocabulary,
+            pictures=inputs.evaluation,
+            network=self._network,
+            concepts=inputs.evaluation.concepts,
+            concept_counts=inputs.train.count_images_with(),
+            settings=take_part(config.evaluate, recall.RecallSettings, top_images=config.explain.top_images),
+            computing=self._context.computing,
         )
-        return self._runner.run_one(recall.STAGE, self._title("evaluate"), request, compute)
+        return self._run(recall.STAGE, read, recall.measure_recall)
 
     def _judge(self, baselines: Mapping[str, LayerResult]) -> Handle:
-        settings, config = self._config.evaluate, self._config
-        concepts = self._subject.inputs.evaluation.concepts
-        counts = self._subject.inputs.train.count_images_with()
-        audited = {name: result for name, result in baselines.items() if name in settings.baselines}
-
-        def compute(folder: Path) -> dict[str, Any]:
-            own = load_judged_layer(self.result, concepts, config)
-            rows = layer_panel.collect_rows(
-                own.statements, own.explained, np.array([counts.get(c, 0) for c in concepts]), settings, config.seed
-            )
-            others: dict[str, layer_panel.JudgedLayer] = {}
-            for name, result in audited.items():
-                other = load_judged_layer(result, concepts, config)
-                if result.activations[Role.EVALUATION].digest == self.result.activations[Role.EVALUATION].digest:
-                    rows[name] = other.statements
-                others[name] = other
-            found = layer_panel.judge_layer(own, rows, others, settings, config.seed, self._context.progress)
-            layer_panel.save_panel(found, layer_panel.judge_filters(own, settings.panel_at), folder)
-            return layer_panel.describe_panel(found)
-
-        request = Request(
-            {
-                "at": list(settings.panel_at),
-                "baselines": sorted(settings.baselines),
-                "bootstrap_samples": settings.bootstrap_samples,
-                "min_iou": settings.min_iou,
-                "top_images": config.explain.top_images,
-                "seed": config.seed,
-                "concept_counts": digest_of(dict(counts)),
-            },
-            {
-                "activations": self.result.activations[Role.EVALUATION].digest,
-                "agreement": self.result.of(agreement.AGREEMENT).digest,
-                "overlaps": self.result.of(OVERLAPS).digest,
-                "explained": self.result.of(explain.STAGE).digest,
-                "detection": self.result.of(DETECTION).digest,
-                **{f"{n} explained": r.of(explain.STAGE).digest for n, r in audited.items()},
-                **{f"{n} agreement": r.of(agreement.AGREEMENT).digest for n, r in audited.items()},
-            },
+        config, inputs, settings = self._config, self._subject.inputs, self._config.evaluate
+        read = layer_panel.PanelInputs(
+            own=_collect_artefacts(self.result),
+            audited={n: _collect_artefacts(result) for n, result in baselines.items() if n in settings.baselines},
+            concepts=inputs.evaluation.concepts,
+            concept_counts=inputs.train.count_images_with(),
+            num_words=config.explain.num_words,
+            settings=take_part(
+                settings,
+                layer_panel.PanelSettings,
+                at=settings.panel_at,
+                baselines=tuple(sorted(settings.baselines)),
+                top_images=config.explain.top_images,
+            ),
+            seed=config.seed,
+            progress=self._context.progress,
         )
-        return self._runner.run_one(layer_panel.STAGE, self._title("panel"), request, compute)
+        return self._run(layer_panel.STAGE, read, layer_panel.make_panel)
 
-    def _masked_forward(self, data: Dataset, store: ActivationStore) -> MaskedForward:
-        path_of: Callable[[str], Path] = {r.key: r.path for r in data.records}.__getitem__
-        paths = [path_of(k) for k in store.keys]
-        batch_size = self._config.extract.batch_size
-        return MaskedForward(self._subject.model, self._layer, paths, batch_size, self._context.device)
+
+def _collect_artefacts(result: LayerResult) -> LayerArtefacts:
+    """What a layer's words are judged by."""
+    return LayerArtefacts(
+        explained=result.of(explain.STAGE),
+        activations=result.activations[Role.EVALUATION],
+        thresholds=result.thresholds[Role.EVALUATION],
+        agreement=result.of(agreement.AGREEMENT),
+        overlaps=result.of(overlaps.OVERLAPS),
+        detection=result.of(detection.DETECTION),
+    )

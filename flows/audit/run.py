@@ -22,7 +22,7 @@ from lavise.flows.audit.layer_context import Context, LayerResult, Subject
 from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
-from lavise.flows.past_audits.compare import AuditedLayer, Comparison, TargetPictures, compare_audits
+from lavise.flows.past_audits.compare import Comparison, TargetPictures, compare_audits
 from lavise.flows.past_audits.gate import GATE_TAG, judge_and_record
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
@@ -38,17 +38,19 @@ from lavise.storage.state.environment import choose_device, describe_environment
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Run, Tracker, without_credentials
-from lavise.storage.words.word_vectors import Vocabulary, digest_vectors
+from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, load_word_vectors
 from lavise.tasks.activations.extract import ExtractionInputs
-from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Executor, Request, StageRunner, end_after, flatten, run_inline
+from lavise.tasks.engine.stage import Executor, StageRunner, end_after, flatten, run_inline
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
+from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.inputs import vocabulary
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
+from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownPictures
 from lavise.tasks.report.summary import describe_audit
 from lavise.tasks.words import explain
 
@@ -189,9 +191,8 @@ class _Audit:
     def explain_layers(
         self, model: TargetModel, layers: list[Layer], inputs: Inputs, vectors: str
     ) -> list[LayerResult]:
-        words, handle = self._make_vocabulary(inputs, vectors)
-        config = self.config
-        context = Context(config, self.device, self.runner, self.cluster, self.progress, words, handle, vectors)
+        words, config = self._make_vocabulary(inputs, vectors), self.config
+        context = Context(config, self.device, self.runner, self.cluster, self.progress, words, vectors)
         subject = Subject(model, inputs)
         baselines = self._audit_random_network(context, model, layers, inputs)
         results = []
@@ -246,80 +247,58 @@ class _Audit:
             audit.explain()
         return {"random_network": results}
 
-    def _make_vocabulary(self, inputs: Inputs, vectors: str) -> tuple[Vocabulary, Handle]:
-        settings, categories = self.config.words, inputs.train.concepts
-        handle = self.runner.run_one(
-            vocabulary.STAGE,
-            "vocabulary",
-            Request(vocabulary.describe_vocabulary(settings, categories), {"vectors": vectors}),
-            lambda folder: vocabulary.make_vocabulary(settings, categories, folder),
+    def _make_vocabulary(self, inputs: Inputs, vectors: str) -> Given[Vocabulary]:
+        words = self.config.words
+        read = vocabulary.VocabularyInputs(
+            words, inputs.train.concepts, Given(lambda: load_word_vectors(words), vectors)
         )
-        return vocabulary.load_vocabulary(handle), handle
+        handle = self.runner.run_one(vocabulary.STAGE, "vocabulary", read, vocabulary.make_vocabulary)
+        return Given(vocabulary.load_vocabulary(handle), handle.digest)
 
     def write_report(
         self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
     ) -> Handle:
-        settings = self.config.report
         shown = {
-            a.name: role
+            a.name: ShownPictures(role, inputs.pictures(role))
             for a in list_analyses()
             if a.is_wanted(self.config) and (role := a.shows_pictures(self.config)) is not None
         }
-        parts = [
-            page.LayerPart(
-                layer=r.layer.name,
-                shape=(r.layer.channels, r.layer.height, r.layer.width),
-                explained=r.of(explain.STAGE).folder,
-                evaluated=r.of(recall.STAGE).folder,
-                panel=r.of(layer_panel.STAGE).folder,
-                validated=r.of(validation.STAGE).folder,
-                activations=r.activations[Role.TARGET].folder,
-                thresholds=load_thresholds(r.thresholds[Role.TARGET]),
-                explainer=r.final_explainer.folder,
-                histogram=r.thresholds[Role.TARGET].folder,
-                advice=str(r.of(explain.STAGE).info.get("advice", "")),
-                analyses={name: handle.folder for name, handle in r.find_analyses().items()},
-            )
-            for r in results
-        ]
         weights = f"weights {self._name_weights()} (sha256 {short(model.digest)})"
-        facts = describe_audit(self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target)
-        request = Request(
-            {**settings.model_dump(mode="json"), "facts": facts, "preprocessing": model.describe_preprocessing()},
-            {
-                "templates": page.digest_templates(),
-                "pictures": inputs.picture_digests[Role.TARGET],
-                **{f"explained {r.layer.name}": r.of(explain.STAGE).digest for r in results},
-                **{f"evaluated {r.layer.name}": r.of(recall.STAGE).digest for r in results},
-                **{f"panel {r.layer.name}": r.of(layer_panel.STAGE).digest for r in results},
-                **{f"validated {r.layer.name}": r.of(validation.STAGE).digest for r in results},
-                **{f"{name} {r.layer.name}": h.digest for r in results for name, h in r.find_analyses().items()},
-                **{f"{name} pictures": inputs.picture_digests[role] for name, role in shown.items()},
-                **({"diff": comparison.digest} if comparison else {}),
-            },
-        )
-        part = comparison.to_report_part(self.config.diff) if comparison else None
-        return self.runner.run_one(
-            page.STAGE,
-            "report",
-            request,
-            lambda folder: page.write_report(
-                parts,
-                inputs.target,
-                model.geometry,
-                facts,
-                settings,
-                folder,
-                part,
-                self.progress,
-                others={role: inputs.of(role) for role in shown.values()},
+        read = ReportInputs(
+            settings=self.config.report,
+            facts=describe_audit(
+                self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
             ),
+            preprocessing=model.describe_preprocessing(),
+            geometry=model.geometry,
+            pictures=inputs.pictures(Role.TARGET),
+            shown=shown,
+            layers=[_report_layer(result) for result in results],
+            diff=Given(comparison.to_report_part(self.config.diff), comparison.digest) if comparison else None,
+            progress=self.progress,
         )
+        return self.runner.run_one(page.STAGE, "report", read, page.make_report)
 
     def _name_weights(self) -> str:
         """Without the folder: the same checkpoint from another place gives the same page."""
         weights = self.config.model.weights
         return self.occasion.checkpoint_name or (weights if weights.startswith("package:") else Path(weights).name)
+
+
+def _report_layer(result: LayerResult) -> ReportedLayer:
+    layer = result.layer
+    return ReportedLayer(
+        layer=layer.name,
+        shape=(layer.channels, layer.height, layer.width),
+        explained=result.of(explain.STAGE),
+        evaluated=result.of(recall.STAGE),
+        panel=result.of(layer_panel.STAGE),
+        validated=result.of(validation.STAGE),
+        activations=result.activations[Role.TARGET],
+        thresholds=result.thresholds[Role.TARGET],
+        explainer=result.final_explainer,
+        analyses=result.find_analyses(),
+    )
 
 
 def describe_skipped(result: LayerResult) -> dict[str, Any]:

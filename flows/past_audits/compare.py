@@ -33,23 +33,14 @@ from lavise.storage.tracking import Tracker
 from lavise.tasks.activations import extract
 from lavise.tasks.charts.figures import draw_diff
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Executor, Request, StageRunner, describe_artefacts
+from lavise.tasks.engine.stage import Executor, StageRunner, describe_artefacts
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.history import filter_matching
+from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.report.page import DiffPart, render_diff_page
 from lavise.tasks.report.summary import Compared
 
 CHART_FILE, PAGE_FILE = "diff.png", "diff.html"
-
-
-@dataclass(frozen=True)
-class AuditedLayer:
-    """A layer of an audit: its activations on the target pictures, and its rows of filters.parquet, by filter."""
-
-    name: str
-    arch: str
-    activations: Handle
-    filters: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,8 @@ def compare_audits(
     handles = {}
     for first, (_, name) in zip(before, pairs, strict=True):
         second = by_name[name]
-        handles[name] = _compare_layer(first, second, config, runner, cluster)
+        inputs = filter_matching.DiffInputs(first, second, config.diff, config.seed, cluster)
+        handles[name] = runner.run_one(filter_matching.STAGE, f"diff {name}", inputs, filter_matching.compare_layer)
     return Comparison(old, handles)
 
 
@@ -188,32 +180,6 @@ def locate_layers(
         handles = list(extract_layers(runner, title, inputs, role=Role.TARGET, subject=past.run_id))
     arch = str(past.inputs["arch"])
     return [AuditedLayer(n, arch, h, past.read_filters(n)) for n, h in zip(names, handles, strict=True)]
-
-
-def _compare_layer(
-    old: AuditedLayer, new: AuditedLayer, config: Config, runner: StageRunner, cluster: StatisticsCluster
-) -> Handle:
-    request = Request(
-        {**config.diff.model_dump(mode="json"), "seed": config.seed, "old_layer": old.name, "new_layer": new.name},
-        {
-            "old_activations": old.activations.digest,
-            "new_activations": new.activations.digest,
-            "old_words": _digest_words(old),
-            "new_words": _digest_words(new),
-        },
-    )
-
-    def compute(folder: Path) -> dict[str, Any]:
-        first, second = (
-            filter_matching.AuditLayer(p.name, p.arch, p.activations.folder, p.filters) for p in (old, new)
-        )
-        return filter_matching.compare_layer(first, second, config.diff, config.seed, cluster, folder)
-
-    return runner.run_one(filter_matching.STAGE, f"diff {new.name}", request, compute)
-
-
-def _digest_words(layer: AuditedLayer) -> str:
-    return digest_of([layer.arch, [[r["filter"], r["explained"], list(r["words"])] for r in layer.filters]])
 
 
 @dataclass(frozen=True)

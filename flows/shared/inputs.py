@@ -99,14 +99,8 @@ def _open_reference(config: Config, runner: StageRunner, progress: Progress) -> 
     if not isinstance(settings, OpenMojiReference):
         return find_format(settings.kind).read(settings, config.seed)
     splits: dict[str, int] = {Role.TRAIN: settings.train_scenes, Role.EVALUATION: settings.evaluation_scenes}
-    size = settings.size_px
-    handle = runner.run_one(
-        scenes.STAGE,
-        "scenes reference",
-        scenes.request_scenes(splits, size, config.seed),
-        lambda folder: scenes.draw_scenes(splits, size, config.seed, folder, progress),
-        role=_REFERENCE,
-    )
+    inputs = scenes.SceneInputs(splits, settings.size_px, config.seed, progress)
+    handle = runner.run_one(scenes.STAGE, "scenes reference", inputs, scenes.draw_scenes, role=_REFERENCE)
     return Reference(scenes.load_scenes(handle, Role.TRAIN), scenes.load_scenes(handle, Role.EVALUATION))
 
 
@@ -115,13 +109,6 @@ def open_target(config: Config, runner: StageRunner, progress: Progress) -> Data
     settings = config.target
     if isinstance(settings, ImageFolderTarget):
         return load_image_folder_target(settings)
-    splits: dict[str, int] = {Role.TARGET: settings.scenes}
-    size = settings.size_px
-    handle = runner.run_one(
-        scenes.STAGE,
-        "scenes target",
-        scenes.request_scenes(splits, size, config.seed),
-        lambda folder: scenes.draw_scenes(splits, size, config.seed, folder, progress),
-        role=Role.TARGET,
-    )
+    inputs = scenes.SceneInputs({Role.TARGET: settings.scenes}, settings.size_px, config.seed, progress)
+    handle = runner.run_one(scenes.STAGE, "scenes target", inputs, scenes.draw_scenes, role=Role.TARGET)
     return scenes.load_scenes(handle, Role.TARGET).without_labels()

@@ -6,22 +6,20 @@ Shape legend: P pairs (filter, picture), U filters looked at on one picture, C f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lavise.configs.registry import ATTENTION
-from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.geometry import find_regions
 from lavise.storage.datasets.images import load_square
 from lavise.storage.models.layers import ActivationTap
-from lavise.storage.models.target_model import TargetModel
-from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.extract import normalise_pictures, run_network
+from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
 from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.engine.computing import Computing
 
 IMAGE_MASKING = "image_masking"
 # Of F [C, H·W], filters u [U] and their T_u [U] -> region features [U, C].
@@ -29,43 +27,23 @@ Pool = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _IMAGES_PER_BLOCK = 16
 
 
-@dataclass(frozen=True)
-class MaskedForward:
-    """What image masking needs: the network itself, and the pictures.
-
-    Attributes:
-        paths: of the store's pictures, in its order.
-    """
-
-    model: TargetModel
-    layer: str
-    paths: list[Path]
-    batch_size: int
-    device: str
-
-
 def pool_pairs(
-    store: ActivationStore,
-    pairs: Pairs,
-    method: str,
-    thresholds_C: FloatArray,
-    device: str,
-    forward: MaskedForward | None = None,
-    progress: Progress = no_progress,
+    maps: LayerMaps, pairs: Pairs, method: str, computing: Computing
 ) -> Iterator[tuple[IntArray, torch.Tensor]]:
     """Region features of all pairs (METHOD, explaining filter u), a few pictures at a time.
 
     Args:
+        maps: with the network, for image masking.
         method: of `explain.method`.
-        forward: for image masking.
 
     Yields:
         (positions in pairs int64 [B], features float32 [B, C] on the device).
     """
+    store, thresholds_C, forward, device = maps.store, maps.thresholds_C, maps.forward, computing.device
     images, inverse = np.unique(pairs.image, return_inverse=True)
     by_image = np.argsort(inverse, kind="stable")
     ends = np.searchsorted(inverse[by_image], np.arange(len(images) + 1))
-    with progress(f"features, {method.replace('_', ' ')}", len(images)) as bar:
+    with computing.progress(f"features, {method.replace('_', ' ')}", len(images)) as bar:
         for start in range(0, len(images), _IMAGES_PER_BLOCK):
             block = images[start : start + _IMAGES_PER_BLOCK]
             maps_BCHW = store.read_images(block.tolist())
@@ -86,23 +64,14 @@ def pool_pairs(
                 bar.advance()
 
 
-def pool_features(
-    store: ActivationStore,
-    pairs: Pairs,
-    method: str,
-    thresholds_C: FloatArray,
-    channels: int,
-    device: str,
-    forward: MaskedForward | None = None,
-    progress: Progress = no_progress,
-) -> FloatArray:
+def pool_features(maps: LayerMaps, pairs: Pairs, method: str, channels: int, computing: Computing) -> FloatArray:
     """Region features of all pairs, float32 [P, channels] (see `pool_pairs`).
 
     The store may have more filters than the explainer reads (benchmarks.planted_filters): they can be explained as any
     other, but what they are explained by are the filters that it was trained on, which come first.
     """
     features = np.zeros((len(pairs), channels), np.float32)
-    for positions, found in pool_pairs(store, pairs, method, thresholds_C, device, forward, progress):
+    for positions, found in pool_pairs(maps, pairs, method, computing):
         features[positions] = found[:, :channels].cpu().numpy()
     return features
 

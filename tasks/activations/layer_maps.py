@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, FloatArray
-from lavise.tasks.activations.attention import MaskedForward
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state import file_names
+from lavise.storage.state.artefacts import Handle
+from lavise.tasks.activations.thresholds import load_thresholds
+
+
+@dataclass(frozen=True)
+class MappedNetwork:
+    """The network that activations are of, for methods that run it again.
+
+    Attributes:
+        layer: that they are of.
+        batch_size: pictures in a forward pass, as when they were extracted.
+    """
+
+    model: TargetModel
+    layer: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class MaskedForward:
+    """What image masking needs: the network itself, and the pictures.
+
+    Attributes:
+        paths: of the store's pictures, in its order.
+    """
+
+    model: TargetModel
+    layer: str
+    paths: list[Path]
+    batch_size: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -24,3 +60,19 @@ class LayerMaps:
     thresholds_C: FloatArray
     forward: MaskedForward | None = None
     saturated_C: BoolArray | None = None
+
+
+def open_maps(
+    activations: Handle, thresholds: Handle, network: MappedNetwork, pictures: Dataset, device: str
+) -> LayerMaps:
+    """Read what the stages made.
+
+    Args:
+        pictures: that the activations are of, and maybe others.
+    """
+    store = ActivationStore(activations.folder)
+    path_of = {record.key: record.path for record in pictures.records}
+    paths = [path_of[key] for key in store.keys]
+    forward = MaskedForward(network.model, network.layer, paths, network.batch_size, device)
+    saturated = np.load(thresholds.path(file_names.SATURATED), allow_pickle=False)
+    return LayerMaps(store, load_thresholds(thresholds), forward, saturated)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -15,12 +16,22 @@ from lavise.storage.array_types import BoolArray, FloatArray, HalfArray, IntArra
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import HOW, StageInputs
 from lavise.tasks.numerics.float16_bits import order_bits, restore_bits
 
 THRESHOLDS = Stage("thresholds", version=1)
 _CHANNEL_BLOCK = 128
 _FIRST_NONNEGATIVE_BIN = 128
+
+
+@dataclass(frozen=True)
+class ThresholdInputs(StageInputs):
+    """What the thresholds of a layer are made from."""
+
+    activations: Handle
+    quantile: float
+    cluster: Annotated[StatisticsCluster, HOW]
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,21 @@ class Thresholds:
     def count_signed(self) -> int:
         """Number of filters with negative activations."""
         return int((self.histogram[:, :_FIRST_NONNEGATIVE_BIN].sum(axis=1) > 0).sum())
+
+
+def make_thresholds(inputs: ThresholdInputs, folder: Path) -> Info:
+    """Write what `save_thresholds` writes.
+
+    Returns:
+        facts: num_filters, num_saturated, num_signed.
+    """
+    found = compute_thresholds(ActivationStore(inputs.activations.folder), inputs.quantile, inputs.cluster)
+    save_thresholds(found, folder)
+    return {
+        "num_filters": len(found.value),
+        "num_saturated": int(found.saturated.sum()),
+        "num_signed": found.count_signed(),
+    }
 
 
 def count_high_bytes(path: Path) -> IntArray:

@@ -22,6 +22,7 @@ from lavise.storage.state.artefacts import Handle
 from lavise.tasks.engine.computing import Computing
 
 T = TypeVar("T")
+Part = TypeVar("Part", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,16 @@ class Unstated:
     """A mark: in no request, for a reason."""
 
     because: str
+
+
+def take_part(settings: Settings, part: type[Part], **more: Any) -> Part:
+    """The settings of the same names, and others beside them: what a stage reads of a section, and no more.
+
+    Args:
+        more: fields of the part that are called otherwise in the section, or not in it.
+    """
+    names = [name for name in part.model_fields if name not in more]
+    return part(**{name: getattr(settings, name) for name in names}, **more)
 
 
 HOW = Unstated("how it is computed, on which the result does not depend")
@@ -115,7 +126,7 @@ class StageInputs:
                 f"{type(self).__name__}.{name} is a {type(value).__name__}, which does not say how it is stated; "
                 "annotate it with Stated, Spread or Unstated (tasks/engine/stage_inputs.py)"
             )
-        return {key: value}, {}
+        return {key: list(value) if isinstance(value, tuple) else value}, {}
 
 
 def _read_marks(inputs: type[StageInputs]) -> dict[str, Mark]:

@@ -9,21 +9,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from lavise.configs.schema import EvaluateSettings
-from lavise.storage.activations import ActivationStore
+from lavise.configs.base import Settings
 from lavise.storage.array_types import BoolArray, IntArray
 from lavise.storage.state import file_names
+from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.table_rows import make_rows, write_rows
-from lavise.tasks.engine.stage import Stage
-from lavise.tasks.evaluation.ground_truth import GroundTruth
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs, Stated, Unstated
+from lavise.tasks.evaluation.judged_layer import JudgedLayer, LayerArtefacts, load_judged_layer
 from lavise.tasks.evaluation.panel import Statements, judge_word_sets, summarise_panel
-from lavise.tasks.masks.agreement import MaskAgreement
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("panel", version=3)
@@ -53,31 +53,82 @@ def repeat_frequent_statements(filters: IntArray, counts_K: IntArray, k: int) ->
     return Statements(np.asarray(filters, np.int64), np.tile(frequent.astype(np.int64), (len(filters), 1)))
 
 
-@dataclass(frozen=True)
-class JudgedLayer:
-    """Words of a layer's filters, and the evaluation pictures that they are judged on.
+class PanelSettings(Settings):
+    """Of `evaluate` and `explain`, what the panel depends on.
 
     Attributes:
-        statements: of all C filters, whether they are explained or not.
-        explained: bool [C].
-        right: bool [C, K], whether a filter detects a concept (tasks.masks.detection).
-        judged_K: bool [K], concepts that are in some evaluation picture.
+        at: the k of recall, precision and F1 at k.
+        baselines: sorted.
     """
 
-    statements: Statements
-    explained: BoolArray
-    store: ActivationStore
-    agreement: MaskAgreement
-    truth: GroundTruth
-    right: BoolArray
-    judged_K: BoolArray
+    at: tuple[int, ...]
+    baselines: tuple[str, ...]
+    bootstrap_samples: int
+    min_iou: float
+    top_images: int
 
-    def take(self, chosen_C: BoolArray) -> Statements:
-        return Statements(self.statements.filter[chosen_C], self.statements.words[chosen_C])
+
+def _digest_counts(counts: Mapping[str, int]) -> str:
+    return digest_of(dict(counts))
+
+
+def _state_layer(made: LayerArtefacts) -> dict[str, str]:
+    return {name: handle.digest for name, handle in vars(made).items() if name != "thresholds"}
+
+
+def _state_baselines(made: Mapping[str, LayerArtefacts]) -> dict[str, str]:
+    explained = {f"{name} explained": own.explained.digest for name, own in made.items()}
+    return explained | {f"{name} agreement": own.agreement.digest for name, own in made.items()}
+
+
+@dataclass(frozen=True)
+class PanelInputs(StageInputs):
+    """What a layer is judged by.
+
+    Attributes:
+        own: of the layer; its agreement states the thresholds.
+        audited: the same of baselines that were audited themselves; whatever else there is of them follows from their
+            words and their agreement.
+        concepts: of the evaluation part.
+        concept_counts: training pictures with each concept.
+        num_words: that a filter has at most.
+    """
+
+    own: Annotated[LayerArtefacts, Spread(inputs=_state_layer)]
+    audited: Annotated[Mapping[str, LayerArtefacts], Spread(inputs=_state_baselines)]
+    concepts: Annotated[tuple[str, ...], Unstated("the agreement is with their masks")]
+    concept_counts: Annotated[Mapping[str, int], Stated(by=_digest_counts)]
+    num_words: Annotated[int, Unstated("the explained filters have no more")]
+    settings: PanelSettings
+    seed: int
+    progress: Annotated[Progress, HOW] = no_progress
+
+    def load(self, made: LayerArtefacts) -> JudgedLayer:
+        """One of the layers."""
+        settings = self.settings
+        return load_judged_layer(made, self.concepts, self.num_words, settings.top_images, settings.min_iou)
+
+
+def make_panel(inputs: PanelInputs, folder: Path) -> Info:
+    """Write folder/panel.json and folder/judged_filters.parquet.
+
+    Returns:
+        facts: see `describe_panel`.
+    """
+    own, settings = inputs.load(inputs.own), inputs.settings
+    counts_K = np.array([inputs.concept_counts.get(concept, 0) for concept in inputs.concepts])
+    rows = collect_rows(own.statements, own.explained, counts_K, settings, inputs.seed)
+    others = {name: inputs.load(made) for name, made in inputs.audited.items()}
+    for name, made in inputs.audited.items():
+        if made.activations.digest == inputs.own.activations.digest:
+            rows[name] = others[name].statements
+    found = judge_layer(own, rows, others, settings, inputs.seed, inputs.progress)
+    save_panel(found, judge_filters(own, settings.at), folder)
+    return describe_panel(found)
 
 
 def collect_rows(
-    statements: Statements, explained_C: BoolArray, counts_K: IntArray, settings: EvaluateSettings, seed: int
+    statements: Statements, explained_C: BoolArray, counts_K: IntArray, settings: PanelSettings, seed: int
 ) -> dict[str, Statements]:
     """The rows of the panel that need no other explainer: explained filters, all filters, and simple baselines.
 
@@ -104,7 +155,7 @@ def judge_layer(
     own: JudgedLayer,
     rows: Mapping[str, Statements],
     others: Mapping[str, JudgedLayer],
-    settings: EvaluateSettings,
+    settings: PanelSettings,
     seed: int,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -119,7 +170,7 @@ def judge_layer(
         concept, and audited baselines have `share_explained`.
     """
     samples = settings.bootstrap_samples
-    found = summarise_panel(own.store, own.agreement, rows, own.truth, settings.panel_at, samples, seed, progress)
+    found = summarise_panel(own.store, own.agreement, rows, own.truth, settings.at, samples, seed, progress)
     for name, other in others.items():
         if name not in rows:
             alone = summarise_panel(
@@ -127,7 +178,7 @@ def judge_layer(
                 other.agreement,
                 {name: other.statements},
                 other.truth,
-                settings.panel_at,
+                settings.at,
                 samples,
                 seed,
                 progress,

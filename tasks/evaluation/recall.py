@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
+from lavise.configs.base import Settings
 from lavise.configs.errors import UserError
-from lavise.configs.schema import EvaluateSettings
 from lavise.storage.array_types import BoolArray, FloatArray, IntArray
+from lavise.storage.datasets.base import Dataset
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.layer_maps import LayerMaps
+from lavise.tasks.activations.layer_maps import LayerMaps, MappedNetwork, open_maps
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated
 from lavise.tasks.evaluation.ground_truth import find_ground_truth
-from lavise.tasks.explainer.naming import Namer
-from lavise.tasks.masks.overlaps import Overlaps
+from lavise.tasks.explainer.naming import Namer, load_namer
+from lavise.tasks.masks.overlaps import Overlaps, load_overlaps
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
 from lavise.tasks.words.explain import name_pairs
 
@@ -48,15 +53,69 @@ def compute_recall(words_Ps: IntArray, member_PK: BoolArray, at: Sequence[int]) 
     return recall
 
 
+class RecallSettings(Settings):
+    """Of `evaluate` and `explain`, what recall depends on."""
+
+    methods: tuple[str, ...]
+    recall_at: tuple[int, ...]
+    min_iou: float
+    bootstrap_samples: int
+    top_images: int
+
+
+def _digest_counts(counts: Mapping[str, int]) -> str:
+    return digest_of(dict(counts))
+
+
+@dataclass(frozen=True)
+class RecallInputs(StageInputs):
+    """What recall is measured on: all of the evaluation part.
+
+    Attributes:
+        concepts: names that the overlaps refer to.
+        concept_counts: training pictures with each concept; for the most-frequent-words baseline.
+    """
+
+    activations: Handle
+    thresholds: Handle
+    overlaps: Handle
+    explainer: Handle
+    vocabulary: Given[Vocabulary]
+    pictures: Annotated[Dataset, Unstated("the activations are of them")]
+    network: Annotated[MappedNetwork, Unstated("the activations are of it")]
+    concepts: Annotated[tuple[str, ...], Unstated("the overlaps are of them")]
+    concept_counts: Annotated[Mapping[str, int], Stated(by=_digest_counts)]
+    settings: RecallSettings
+    computing: Computing
+
+
+def measure_recall(inputs: RecallInputs, folder: Path) -> Info:
+    """Write folder/evaluation.json.
+
+    Returns:
+        facts: num_pairs, num_filters, num_images, recall (see `evaluate_words`).
+    """
+    device = inputs.computing.device
+    found = evaluate_words(
+        open_maps(inputs.activations, inputs.thresholds, inputs.network, inputs.pictures, device),
+        load_overlaps(inputs.overlaps.folder),
+        inputs.concepts,
+        inputs.concept_counts,
+        load_namer(inputs.explainer.folder, inputs.vocabulary.value, device),
+        inputs.settings,
+        inputs.computing,
+    )
+    save_evaluation(found, folder)
+    return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}
+
+
 def evaluate_words(
     maps: LayerMaps,
     overlaps: Overlaps,
     concepts: Sequence[str],
     concept_counts: Mapping[str, int],
     namer: Namer,
-    vocabulary: Vocabulary,
-    settings: EvaluateSettings,
-    top_images: int,
+    settings: RecallSettings,
     computing: Computing,
 ) -> dict[str, Any]:
     """Recall@s of every method, closed and open vocabulary, all filters, beside the baselines.
@@ -71,8 +130,8 @@ def evaluate_words(
         {num_pairs, num_filters, num_images, vocabularies: {closed: n, open: n}, recall: {vocabulary: {method: {s:
         {value, low, high}}}}, differences: [...]}; recall is empty where no pair has a ground truth.
     """
-    store, thresholds_C, device = maps.store, maps.thresholds_C, computing.device
-    pairs = select_top_images(store, thresholds_C, top_images)
+    vocabulary = namer.vocabulary
+    pairs = select_top_images(maps.store, maps.thresholds_C, settings.top_images)
     truth = find_ground_truth(pairs, overlaps, len(concepts), settings.min_iou)
     found: dict[str, Any] = {
         "num_pairs": len(truth.pairs),
@@ -95,15 +154,11 @@ def evaluate_words(
     rows = np.array(vocabulary.positions_of(concepts[i] for i in usable), dtype=np.int64)
     concept_of_row = np.full(len(vocabulary.words), -1, dtype=np.int64)
     concept_of_row[rows] = usable
-    vocabularies = {"closed": torch.from_numpy(rows).to(device), "open": None}
+    vocabularies = {"closed": torch.from_numpy(rows).to(computing.device), "open": None}
     most = max(settings.recall_at)
     values: dict[str, dict[str, FloatArray]] = {"closed": {}, "open": {}}
     for method in settings.methods:
-        named = name_pairs(
-            *(store, truth.pairs, method, thresholds_C, namer, most, device, vocabularies),
-            forward=maps.forward,
-            progress=computing.progress,
-        )
+        named = name_pairs(maps, truth.pairs, method, namer, most, computing, vocabularies)
         closed, opened = named["closed"].words, named["open"].words
         values["closed"][method] = compute_recall(np.array(usable)[closed], truth.member, settings.recall_at)
         values["open"][method] = compute_recall(concept_of_row[opened], truth.member, settings.recall_at)
@@ -123,7 +178,7 @@ def evaluate_words(
 
 
 def _compare_methods(
-    vocabulary: str, values: Mapping[str, FloatArray], settings: EvaluateSettings, bootstrap: ImageBootstrap
+    vocabulary: str, values: Mapping[str, FloatArray], settings: RecallSettings, bootstrap: ImageBootstrap
 ) -> list[dict[str, Any]]:
     """Paired difference of every two methods, and of each with the baseline; `supported` if 0 lies outside."""
     names = [*settings.methods, MOST_FREQUENT]

@@ -17,10 +17,11 @@ Shape legend: R regions, C filters, V words, E embedding, S supervised categorie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch.nn import functional
@@ -30,8 +31,10 @@ from lavise.configs.schema import ExplainerSettings
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of, digest_tensors
 from lavise.storage.words.word_vectors import Vocabulary, WordVectors
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated
 from lavise.tasks.explainer.class_head import ClassifierHead, build_head
 from lavise.tasks.explainer.network import (
     Explainer,
@@ -81,12 +84,12 @@ class Namer:
             raise ValueError(f"a head explainer without a head: {facts.no_head}")
         self.explainer, self.facts, self.head = explainer, facts, head
         self.matrix_VE = torch.from_numpy(vocabulary.matrix).to(device)
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
 
     @cached_property
     def _supervised_rows(self) -> torch.Tensor:
         """Rows of the supervised categories."""
-        rows = self._vocabulary.positions_of(self.facts.supervised)
+        rows = self.vocabulary.positions_of(self.facts.supervised)
         return torch.tensor(rows, dtype=torch.int64, device=self.matrix_VE.device)
 
     @property
@@ -178,23 +181,39 @@ def load_namer(folder: Path, vocabulary: Vocabulary, device: str) -> Namer:
     return Namer(explainer, facts, load_attached_head(folder, device), vocabulary, device)
 
 
-def assemble_explainer(
-    trained: Handle,
-    settings: ExplainerSettings,
-    head: LinearHead | None,
-    no_head: str,
-    classes: ClassNames | None,
-    scale: float,
-    vectors: WordVectors,
-    vocabulary: Vocabulary,
-    folder: Path,
-) -> dict[str, Any]:
-    """Write the trained explainer once more, with the kind that was asked for and what that needs of the head.
+def _digest_head(head: LinearHead | None) -> str | None:
+    return digest_tensors(vars(head)) if head else None
 
-    Args:
+
+def _digest_classes(classes: ClassNames | None) -> str | None:
+    return digest_of(classes.names) if classes else None
+
+
+@dataclass(frozen=True)
+class AssemblyInputs(StageInputs):
+    """What the explainer that names is assembled from.
+
+    Attributes:
+        trained: artefact of the trained explainer.
+        head: that the layer feeds; None where there is none.
         no_head: why there is no head; empty where there is one.
         classes: names of the head's classes; None where nobody knows them.
         scale: see tasks.explainer.class_head.HeadFacts.
+        vectors: reads the word vectors.
+    """
+
+    trained: Handle
+    settings: ExplainerSettings
+    head: Annotated[LinearHead | None, Stated(by=_digest_head)]
+    no_head: str
+    classes: Annotated[ClassNames | None, Stated(by=_digest_classes)]
+    scale: float
+    vectors: Given[Callable[[], WordVectors]]
+    vocabulary: Given[Vocabulary]
+
+
+def assemble_explainer(inputs: AssemblyInputs, folder: Path) -> Info:
+    """Write the trained explainer once more, with the kind that was asked for and what that needs of the head.
 
     Returns:
         facts: kind, num_classes, num_named_classes, num_class_words (0 without a head).
@@ -202,14 +221,15 @@ def assemble_explainer(
     Raises:
         UserError: a head explainer is asked for, and the head cannot be used.
     """
-    explainer, facts = load_explainer(trained.folder, "cpu")
-    reason = no_head or ("" if classes else "the names of its classes are not known (model.class_names)")
+    settings, head, classes = inputs.settings, inputs.head, inputs.classes
+    explainer, facts = load_explainer(inputs.trained.folder, "cpu")
+    reason = inputs.no_head or ("" if classes else "the names of its classes are not known (model.class_names)")
     attached = None
     facts = replace(facts, kind=settings.kind, open_share=settings.open_share)
     if settings.kind == "learned":
         facts = replace(facts, no_head="explainer.kind is learned")
     elif head is not None and classes is not None:
-        attached, head_facts = build_head(head, classes, vectors, vocabulary, scale)
+        attached, head_facts = build_head(head, classes, inputs.vectors.value(), inputs.vocabulary.value, inputs.scale)
         facts = replace(facts, head=head_facts)
     elif settings.kind == "head":
         raise UserError(f"explainer.kind: found 'head', but {reason}; allowed here: fused, learned")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from lavise.configs.schema import TrainSettings
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.files import write_json
-from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.engine.stage import HISTORY_FILE, Stage
+from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage import HISTORY_FILE, Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Unstated
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
@@ -135,26 +136,29 @@ def draw_supervised(concepts: Sequence[str], share: float, seed: int) -> tuple[t
     )
 
 
-def train_explainer(
-    regions: Handle,
-    concepts: Sequence[str],
-    vocabulary: Vocabulary,
-    settings: TrainSettings,
-    seed: int,
-    device: str,
-    folder: Path,
-    progress: Progress = no_progress,
-    shuffled_labels: bool = False,
-    make_objective: Callable[[TrainSettings, torch.Tensor, torch.Tensor], Objective] = Objective,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainingInputs(StageInputs):
+    """What an explainer is trained from.
+
+    Attributes:
+        regions: artefact of pooled region features.
+        concepts: of the data set, in the order that the regions refer to.
+        shuffled_labels: deal the regions' labels out at random, to see what an explainer says that learned nothing.
+    """
+
+    regions: Handle
+    concepts: Annotated[tuple[str, ...], Unstated("the regions are of them")]
+    vocabulary: Given[Vocabulary]
+    settings: TrainSettings
+    computing: Computing
+    shuffled_labels: Annotated[bool, Spread(lambda shuffled: {"shuffled_labels": True} if shuffled else {})] = False
+
+
+def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
     """Train with early stopping on held-out pictures and write the explainer of the best epoch.
 
     Args:
-        regions: artefact of pooled region features.
-        concepts: of the data set, in the order that the regions refer to.
         folder: gets explainer.safetensors, explainer.json and history.json.
-        shuffled_labels: deal the regions' labels out at random, to see what an explainer says that learned nothing.
-        make_objective: from the settings, the vocabulary [V, E] and the supervised words' rows.
 
     Returns:
         facts: best_epoch, num_epochs, losses, numbers of regions and pictures.
@@ -162,22 +166,24 @@ def train_explainer(
     Raises:
         UserError: too few regions, or a loss that is not finite (names the step).
     """
+    regions, concepts, vocabulary, settings = inputs.regions, inputs.concepts, inputs.vocabulary.value, inputs.settings
+    seed, device = inputs.computing.seed, inputs.computing.device
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
     present = set(np.unique(np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)).tolist())
     usable = tuple(c for i, c in enumerate(concepts) if c in known and i in present)
     supervised, held_out = draw_supervised(usable, settings.supervised_share, seed)
-    train, early = _load_sets(regions, concepts, supervised, vocabulary, settings, seed, device, shuffled_labels)
+    train, early = sets = _load_sets(inputs, supervised)
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
     rows = torch.tensor(vocabulary.positions_of(supervised), device=device)
-    objective = make_objective(settings, matrix, rows)
+    objective = Objective(settings, matrix, rows)
     with deterministic(seed):
         channels = train.features_RC.shape[1]
         explainer = Explainer(channels, matrix.shape[1], settings.dropout, len(supervised)).to(device)
-        history, best = _fit(explainer, explainer, objective, train, early, settings, seed, progress)
+        history, best = _fit(explainer, explainer, objective, sets, settings, inputs.computing)
         categories, classes = explainer.categories, CategoryObjective(rows, len(matrix))
         assert categories is not None
         linear = settings.model_copy(update={"learning_rate": _CATEGORY_LEARNING_RATE, "weight_decay": 0.0})
-        _fit(categories, explainer.category_logits, classes, train, early, linear, seed, progress)
+        _fit(categories, explainer.category_logits, classes, sets, linear, inputs.computing)
     facts = ExplainerFacts(
         channels=channels,
         dimensions=matrix.shape[1],
@@ -196,13 +202,17 @@ def train_explainer(
         },
     )
     save_explainer(explainer, facts, folder)
-    steps = [[name, row[name], row["epoch"]] for row in history for name in ("train_loss", "early_stopping_loss")]
+    steps = [
+        [name, loss, row.epoch]
+        for row in history
+        for name, loss in (("train_loss", row.train_loss), ("early_stopping_loss", row.early_stopping_loss))
+    ]
     write_json(folder / HISTORY_FILE, steps)
     return {
         "best_epoch": best,
         "num_epochs": len(history),
-        "train_loss": history[best]["train_loss"],
-        "early_stopping_loss": history[best]["early_stopping_loss"],
+        "train_loss": history[best].train_loss,
+        "early_stopping_loss": history[best].early_stopping_loss,
         "num_regions": len(train.word_R),
         "num_images": train.num_images,
         "num_supervised": len(supervised),
@@ -210,27 +220,39 @@ def train_explainer(
     }
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """Mean losses of an epoch, on what is trained on and on the held-out pictures."""
+
+    epoch: int
+    train_loss: float
+    early_stopping_loss: float
+
+
 def _fit(
     module: nn.Module,
     forward: Forward,
     objective: Loss,
-    train: TrainingSet,
-    early: TrainingSet,
+    sets: tuple[TrainingSet, TrainingSet],
     settings: TrainSettings,
-    seed: int,
-    progress: Progress,
-) -> tuple[list[dict[str, Any]], int]:
+    computing: Computing,
+) -> tuple[list[Epoch], int]:
     """Adam until the held-out loss has not fallen for `patience_epochs`; leaves the best weights in the module.
 
     Args:
         module: what is trained.
         forward: features [R, C] -> what the objective takes.
+        sets: to train on, and for early stopping.
+
+    Returns:
+        all epochs, and the position of the best.
     """
+    train, early = sets
     adam = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    shuffle = torch.Generator().manual_seed(seed)
-    history: list[dict[str, Any]] = []
+    shuffle = torch.Generator().manual_seed(computing.seed)
+    history: list[Epoch] = []
     best, best_loss, best_state = 0, math.inf, copy.deepcopy(module.state_dict())
-    with progress("train", settings.max_epochs) as bar:
+    with computing.progress("train", settings.max_epochs) as bar:
         for epoch in range(settings.max_epochs):
             module.train()
             total = weight = 0.0
@@ -248,7 +270,7 @@ def _fit(
             module.eval()
             early_loss = _mean_loss(forward, objective, early, settings.batch_images)
             _require_finite(early_loss, epoch, -1, settings)
-            history.append({"epoch": epoch, "train_loss": total / weight, "early_stopping_loss": early_loss})
+            history.append(Epoch(epoch, total / weight, early_loss))
             bar.advance()
             if early_loss < best_loss:
                 best, best_loss, best_state = epoch, early_loss, copy.deepcopy(module.state_dict())
@@ -298,21 +320,14 @@ def _require_finite(loss: float, epoch: int, step: int, settings: TrainSettings)
         )
 
 
-def _load_sets(
-    regions: Handle,
-    concepts: Sequence[str],
-    supervised: Sequence[str],
-    vocabulary: Vocabulary,
-    settings: TrainSettings,
-    seed: int,
-    device: str,
-    shuffled_labels: bool = False,
-) -> tuple[TrainingSet, TrainingSet]:
+def _load_sets(inputs: TrainingInputs, supervised: Sequence[str]) -> tuple[TrainingSet, TrainingSet]:
     """Supervised regions, split by picture: (to train on, for early stopping)."""
+    regions, concepts, vocabulary, settings = inputs.regions, inputs.concepts, inputs.vocabulary.value, inputs.settings
+    seed, device = inputs.computing.seed, inputs.computing.device
     features = np.load(regions.path(file_names.REGION_FEATURES), mmap_mode="r", allow_pickle=False)
     image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
     concept = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
-    if shuffled_labels:
+    if inputs.shuffled_labels:
         concept = make_rng(seed, Stream.SHUFFLED_LABELS).permutation(concept)
     row_of = np.full(len(concepts), -1, dtype=np.int64)
     position = {c: i for i, c in enumerate(concepts)}

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -33,10 +33,12 @@ from lavise.configs.schema import TrainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
-from lavise.storage.state.progress import Bar, Progress, no_progress
+from lavise.storage.state.progress import Bar
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.windows import pool_windows
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Request, StageInputs, Unstated
 from lavise.tasks.explainer.class_head import ClassifierHead
 from lavise.tasks.explainer.network import (
     Adapter,
@@ -124,32 +126,65 @@ def match_covariances(target: RowMoments, source: RowMoments) -> Adapter:
     return Adapter(weight.float(), (source.mean - target.mean @ weight).float())
 
 
+@dataclass(frozen=True)
+class TransferInputs(StageInputs):
+    """What an explainer is fitted to a target with.
+
+    Attributes:
+        method: of `transfer.method`, not `none`.
+        activations: of the target.
+        regions: artefact of the reference's pooled region features, which the explainer was trained on.
+        vocabulary: its categories are those that the regions refer to.
+        training: as the explainer was trained; distil_head goes on with its temperature and batches.
+        shuffled_labels: as in training (see tasks.explainer.training.TrainingInputs): the regions' own labels are not
+            to be seen.
+    """
+
+    method: str
+    explainer: Handle
+    activations: Handle
+    regions: Handle
+    vocabulary: Annotated[Vocabulary, Unstated("it is the explainer's")]
+    training: Annotated[TrainSettings, Unstated("the explainer states them; `request` adds what the method reads")]
+    computing: Computing
+    shuffled_labels: Annotated[bool, Unstated("the explainer states it")] = False
+
+    def request(self) -> Request:
+        """With what the method's result depends on of the explainer's training, besides the explainer itself."""
+        request = super().request()
+        if not TRANSFERS.get(self.method).needs_head:
+            return request
+        training = {"temperature": self.training.temperature, "batch_images": self.training.batch_images}
+        return replace(request, settings={**request.settings, **training})
+
+
 @dataclass
 class Fitting:
     """An explainer on its way to a target: what a method may read, and what it changes.
 
     Attributes:
+        inputs: what the stage was given; of its training no more than what `TransferInputs.request` states.
         explainer, facts: are changed in place; facts by being replaced.
         target: rows of the target's windows [R, C], as often as they are asked for.
         source: rows of the reference's regions.
         own, other: moments of both, once `measure` was called.
-        training: settings of the explainer's training.
     """
+
+    inputs: TransferInputs
 
     explainer: Explainer
     facts: ExplainerFacts
     head: ClassifierHead | None
     target: Rows
     source: Rows
-    regions: Handle
-    vocabulary: Vocabulary
-    training: TrainSettings
-    seed: int
-    device: str
-    shuffled_labels: bool
     bar: Bar
     own: RowMoments | None = None
     other: RowMoments | None = None
+
+    @property
+    def seed(self) -> int:
+        """Of whatever is drawn."""
+        return self.inputs.computing.seed
 
     def measure(self, how: Callable[[Rows], RowMoments]) -> tuple[RowMoments, RowMoments]:
         """Moments of the target and of the reference."""
@@ -168,35 +203,14 @@ class TransferMethod:
         needs_head: it learns from the network's classifier.
     """
 
-    fit: Callable[[Fitting], dict[str, Any]]
+    fit: Callable[[Fitting], Info]
     passes: int
     steps: int = 0
     needs_head: bool = False
 
 
-def transfer_explainer(
-    method: str,
-    explainer_handle: Handle,
-    store: ActivationStore,
-    regions: Handle,
-    vocabulary: Vocabulary,
-    training: TrainSettings,
-    seed: int,
-    device: str,
-    folder: Path,
-    progress: Progress = no_progress,
-    shuffled_labels: bool = False,
-) -> dict[str, Any]:
+def transfer_explainer(inputs: TransferInputs, folder: Path) -> Info:
     """Write a copy of the explainer that fits the target.
-
-    Args:
-        method: of `transfer.method`, not `none`.
-        store: the target's maps.
-        regions: artefact of the reference's pooled region features, which the explainer was trained on.
-        vocabulary: of the explainer; its categories are those that the regions refer to.
-        training: as the explainer was trained; distil_head goes on with its temperature and batches.
-        shuffled_labels: as in training (see tasks.explainer.training.train_explainer): the regions' own labels are not
-        to be seen.
 
     Returns:
         facts: num_windows; shift (mean over filters of |difference of means| / standard deviation on the reference);
@@ -207,28 +221,25 @@ def transfer_explainer(
         UserError: distil_head without a head, or windows that are all alike.
         ValueError: a method that nobody registered.
     """
+    method, store, device = inputs.method, ActivationStore(inputs.activations.folder), inputs.computing.device
     chosen: TransferMethod = TRANSFERS.get(method)
-    explainer, facts = load_explainer(explainer_handle.folder, device)
-    head = load_attached_head(explainer_handle.folder, device)
+    explainer, facts = load_explainer(inputs.explainer.folder, device)
+    head = load_attached_head(inputs.explainer.folder, device)
     if chosen.needs_head and head is None:
         reason = facts.no_head or "the explainer has no classifier head"
         others = [n for n in TRANSFERS.list_names() if n == "none" or not TRANSFERS.get(n).needs_head]
         raise UserError(f"transfer.method: found {method!r}, but {reason}; allowed here: {', '.join(others)}")
-    with deterministic(seed), progress("transfer", chosen.passes * store.num_shards + chosen.steps) as bar:
+    steps = chosen.passes * store.num_shards + chosen.steps
+    with deterministic(inputs.computing.seed), inputs.computing.progress("transfer", steps) as bar:
         how = facts.region_feature
         fitting = Fitting(
-            explainer,
-            facts,
-            head,
-            lambda: _read_windows(store, how, device, bar),
-            lambda: _read_regions(regions, how, device),
-            regions,
-            vocabulary,
-            training,
-            seed,
-            device,
-            shuffled_labels,
-            bar,
+            inputs=inputs,
+            explainer=explainer,
+            facts=facts,
+            head=head,
+            target=lambda: _read_windows(store, how, device, bar),
+            source=lambda: _read_regions(inputs.regions, how, device),
+            bar=bar,
         )
         found = chosen.fit(fitting)
     own, other = fitting.own, fitting.other
@@ -239,13 +250,7 @@ def transfer_explainer(
     return {"num_windows": own.count, "shift": float(shift), **found}
 
 
-def describe_training(method: str, training: TrainSettings) -> dict[str, Any]:
-    """What the method's result depends on of the explainer's training, besides the explainer itself."""
-    chosen: TransferMethod = TRANSFERS.get(method)
-    return {"temperature": training.temperature, "batch_images": training.batch_images} if chosen.needs_head else {}
-
-
-def _renormalise(fitting: Fitting) -> dict[str, Any]:
+def _renormalise(fitting: Fitting) -> Info:
     own, other = fitting.measure(measure_variances)
     _require_spread("renormalise", own)
     fitting.explainer.adapter = match_variances(own, other)
@@ -253,31 +258,17 @@ def _renormalise(fitting: Fitting) -> dict[str, Any]:
     return {}
 
 
-def _align_covariance(fitting: Fitting) -> dict[str, Any]:
+def _align_covariance(fitting: Fitting) -> Info:
     own, other = fitting.measure(measure_covariance)
     _require_spread("align_covariance", own)
     fitting.explainer.adapter = match_covariances(own, other)
     return {"shrinkage_target": own.shrinkage, "shrinkage_reference": other.shrinkage}
 
 
-def _distil_head(fitting: Fitting) -> dict[str, Any]:
-    assert fitting.head is not None
+def _distil_head(fitting: Fitting) -> Info:
     own, _ = fitting.measure(measure_variances)
-    reference = _load_reference(
-        fitting.regions, fitting.facts, fitting.vocabulary, fitting.seed, fitting.device, fitting.shuffled_labels
-    )
     windows = _draw_windows(fitting.target, own.count, fitting.seed)
-    found = _distil(
-        fitting.explainer,
-        fitting.head,
-        windows,
-        reference,
-        fitting.vocabulary,
-        fitting.facts,
-        fitting.training,
-        fitting.seed,
-        fitting.bar,
-    )
+    found = _distil(fitting, windows, _load_reference(fitting))
     fitting.facts = replace(fitting.facts, uses_learned=True)
     return found
 
@@ -349,23 +340,22 @@ def _draw_windows(target: Rows, count: int, seed: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _load_reference(
-    regions: Handle, facts: ExplainerFacts, vocabulary: Vocabulary, seed: int, device: str, shuffled_labels: bool
-) -> TrainingSet:
+def _load_reference(fitting: Fitting) -> TrainingSet:
     """All regions of supervised categories, as the explainer was trained on them.
 
     The regions refer to the data set's categories, which are those of the vocabulary, in its order.
     """
+    regions, vocabulary, device = fitting.inputs.regions, fitting.inputs.vocabulary, fitting.inputs.computing.device
     image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
     concept = np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)
-    if shuffled_labels:
-        concept = make_rng(seed, Stream.SHUFFLED_LABELS).permutation(concept)
+    if fitting.inputs.shuffled_labels:
+        concept = make_rng(fitting.seed, Stream.SHUFFLED_LABELS).permutation(concept)
     row_of = np.full(len(vocabulary.matches), -1, dtype=np.int64)
     position = {m.name: i for i, m in enumerate(vocabulary.matches)}
-    row_of[[position[c] for c in facts.supervised]] = vocabulary.positions_of(facts.supervised)
+    row_of[[position[c] for c in fitting.facts.supervised]] = vocabulary.positions_of(fitting.facts.supervised)
     chosen = np.flatnonzero(row_of[concept] >= 0)
     _, first, count = np.unique(image[chosen], return_index=True, return_counts=True)
-    features = torch.cat(list(_read_regions(regions, facts.region_feature, device)))
+    features = torch.cat(list(_read_regions(regions, fitting.facts.region_feature, device)))
     return TrainingSet(
         features_RC=features[torch.from_numpy(chosen).to(device)],
         word_R=torch.from_numpy(row_of[concept[chosen]]).to(device),
@@ -392,31 +382,23 @@ class HeadObjective:
         return (torch.logsumexp(scaled @ self._vocabulary.T, dim=1) - own).mean()
 
 
-def _distil(
-    explainer: Explainer,
-    head: ClassifierHead,
-    windows_RC: torch.Tensor,
-    reference: TrainingSet,
-    vocabulary: Vocabulary,
-    facts: ExplainerFacts,
-    training: TrainSettings,
-    seed: int,
-    bar: Bar,
-) -> dict[str, Any]:
+def _distil(fitting: Fitting, windows_RC: torch.Tensor, reference: TrainingSet) -> Info:
     """Train the published layers on; the classifier of categories stays as it is.
 
     An epoch goes once over the windows; each of its steps also takes the regions of so many reference pictures as a
     step of training does, in turn. Both go through the network together, and count alike.
     """
-    settings = training.model_copy(update={"objective": "softmax"})
+    assert fitting.head is not None
+    explainer, vocabulary = fitting.explainer, fitting.inputs.vocabulary
+    settings = fitting.inputs.training.model_copy(update={"objective": "softmax"})
     device = windows_RC.device
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
-    rows = torch.tensor(vocabulary.positions_of(facts.supervised), device=device)
-    teach, remind = HeadObjective(head, matrix, settings.temperature), Objective(settings, matrix, rows)
+    rows = torch.tensor(vocabulary.positions_of(fitting.facts.supervised), device=device)
+    teach, remind = HeadObjective(fitting.head, matrix, settings.temperature), Objective(settings, matrix, rows)
     with torch.inference_mode():
         has_words = [(teach.words_of(part).sum(dim=1) > 0) & part.any(dim=1) for part in windows_RC.split(_BLOCK_ROWS)]
     windows = windows_RC[torch.cat(has_words)]
-    found = {"num_distilled": len(windows), "num_epochs": _DISTIL_EPOCHS if len(windows) else 0}
+    num_epochs = _DISTIL_EPOCHS if len(windows) else 0
 
     def losses() -> tuple[float, float]:
         explainer.eval()
@@ -434,10 +416,10 @@ def _distil(
     before = losses()
     # Adam passes over what no loss reaches: the classifier of categories.
     adam = torch.optim.Adam(explainer.parameters(), lr=_DISTIL_LEARNING_RATE)
-    shuffle = torch.Generator().manual_seed(seed)
+    shuffle = torch.Generator().manual_seed(fitting.seed)
     images: list[int] = []
     explainer.train()
-    for _ in range(found["num_epochs"]):
+    for _ in range(num_epochs):
         for batch in torch.randperm(len(windows), generator=shuffle).split(_DISTIL_BATCH):
             if len(images) < settings.batch_images:
                 images += torch.randperm(reference.num_images, generator=shuffle).tolist()
@@ -451,10 +433,11 @@ def _distil(
             adam.zero_grad(set_to_none=True)
             loss.backward()
             adam.step()
-        bar.advance()
+        fitting.bar.advance()
     after = losses()
     return {
-        **found,
+        "num_distilled": len(windows),
+        "num_epochs": num_epochs,
         "target_loss_before": before[0],
         "target_loss": after[0],
         "reference_loss_before": before[1],

@@ -9,22 +9,23 @@ Shape legend: R regions, S categories, s words per region.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from scipy.stats import wilcoxon
 
-from lavise.configs.schema import EvaluateSettings
 from lavise.storage.array_types import IntArray
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.engine.stage import Stage
-from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, StageInputs, Unstated
+from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.explainer.permutation_test import judge_explainer
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
@@ -36,26 +37,36 @@ _TEST_AT = 5
 _ROWS = 2048
 
 
-def validate_explainer(
-    regions: Handle,
-    concepts: Sequence[str],
-    namer: Namer,
-    vocabulary: Vocabulary,
-    settings: EvaluateSettings,
-    seed: int,
-    device: str,
-    folder: Path,
-) -> dict[str, Any]:
-    """Write folder/validation.json.
+@dataclass(frozen=True)
+class ValidationInputs(StageInputs):
+    """What an explainer is judged by.
 
-    Args:
+    Attributes:
         regions: artefact of the evaluation part's pooled region features.
         concepts: that the regions refer to.
+        recall_at: s of recall@s.
+        bootstrap_samples: resamplings of the pictures.
+    """
+
+    regions: Handle
+    concepts: Annotated[tuple[str, ...], Unstated("the regions are of them")]
+    explainer: Handle
+    vocabulary: Given[Vocabulary]
+    recall_at: tuple[int, ...]
+    bootstrap_samples: int
+    computing: Computing
+
+
+def validate_explainer(inputs: ValidationInputs, folder: Path) -> Info:
+    """Write folder/validation.json.
 
     Returns:
         facts: num_regions, p_value, p_value_categories, is_valid; and in the file, for `all`, `supervised` and
         `held_out` categories, the recall@s with its interval (bootstrap over pictures), open vocabulary.
     """
+    regions, concepts, vocabulary = inputs.regions, inputs.concepts, inputs.vocabulary.value
+    seed, device = inputs.computing.seed, inputs.computing.device
+    namer = load_namer(inputs.explainer.folder, vocabulary, device)
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
     row_of = np.full(len(concepts), -1, dtype=np.int64)
     usable = [i for i, c in enumerate(concepts) if c in known]
@@ -64,11 +75,11 @@ def validate_explainer(
     image = np.load(regions.path(file_names.REGION_IMAGES), allow_pickle=False)
     chosen = np.flatnonzero(row_of[concept] >= 0)
     if not len(chosen):
-        found: dict[str, Any] = {"num_regions": 0, "p_value": 1.0, "is_valid": False, "recall": {}}
-        write_json(folder / VALIDATION_FILE, found)
-        return {k: v for k, v in found.items() if k != "recall"}
+        nothing: Info = {"num_regions": 0, "p_value": 1.0, "is_valid": False, "recall": {}}
+        write_json(folder / VALIDATION_FILE, nothing)
+        return {k: v for k, v in nothing.items() if k != "recall"}
     features = np.load(regions.path(file_names.REGION_FEATURES), mmap_mode="r", allow_pickle=False)
-    num = max(*settings.recall_at, _TEST_AT)
+    num = max(*inputs.recall_at, _TEST_AT)
     words = np.concatenate(
         [
             namer.name(torch.from_numpy(features[part]).to(device), num).words.cpu().numpy()
@@ -88,7 +99,7 @@ def validate_explainer(
         "p_value_categories": by_category,
         "is_valid": max(test.p_value, 0.0 if by_category is None else by_category) <= MAX_P_VALUE,
         "recall": {
-            name: _summarise(words[own], true[own], image[chosen][own], settings, seed)
+            name: _summarise(words[own], true[own], image[chosen][own], inputs)
             for name, own in groups.items()
             if own.any()
         },
@@ -118,16 +129,14 @@ def judge_categories(words_Rs: IntArray, true_R: IntArray, image_R: IntArray) ->
     return float(wilcoxon(differences, alternative="greater").pvalue)
 
 
-def _summarise(
-    words_Rs: IntArray, true_R: IntArray, image_R: IntArray, settings: EvaluateSettings, seed: int
-) -> dict[str, Any]:
-    bootstrap = ImageBootstrap(image_R, settings.bootstrap_samples, seed)
+def _summarise(words_Rs: IntArray, true_R: IntArray, image_R: IntArray, inputs: ValidationInputs) -> Info:
+    bootstrap = ImageBootstrap(image_R, inputs.bootstrap_samples, inputs.computing.seed)
     hit = words_Rs == true_R[:, None]
-    by_s = {str(s): bootstrap.summarise(hit[:, :s].any(axis=1).astype(np.float64)) for s in settings.recall_at}
+    by_s = {str(s): bootstrap.summarise(hit[:, :s].any(axis=1).astype(np.float64)) for s in inputs.recall_at}
     return {"num_regions": len(true_R), **by_s}
 
 
-def load_validation(folder: Path) -> Mapping[str, Any]:
+def load_validation(folder: Path) -> Info:
     """Read folder/validation.json."""
-    content: dict[str, Any] = json.loads((folder / VALIDATION_FILE).read_text("utf-8"))
+    content: Info = json.loads((folder / VALIDATION_FILE).read_text("utf-8"))
     return content

@@ -10,11 +10,11 @@ Shape legend: N pictures, C old filters, D new filters, P pairs, B resamplings, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,13 @@ from lavise.configs.schema import DiffSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
 from lavise.storage.datasets.geometry import area_weights
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.table_rows import Int32, make_rows, make_schema, write_rows
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs
 from lavise.tasks.numerics.bootstrap import draw_weights
 from lavise.tasks.numerics.correlation import correlate_spreads
 from lavise.tasks.numerics.random_streams import Stream, make_rng
@@ -46,20 +49,39 @@ _TIE = 1e-9
 
 
 @dataclass(frozen=True)
-class AuditLayer:
+class AuditedLayer:
     """One layer of one audit: what its filters did, and what was said of them.
 
     Attributes:
         name: of the layer.
         arch: of the network.
-        activations: folder of the activation store, on the pictures that both audits are compared on.
+        activations: on the pictures that both audits are compared on.
         filters: rows of filters.parquet that belong to the layer, by filter.
     """
 
     name: str
     arch: str
-    activations: Path
+    activations: Handle
     filters: Sequence[Mapping[str, Any]]
+
+    def digest_words(self) -> str:
+        """Of what was said of the filters."""
+        return digest_of([self.arch, [[r["filter"], r["explained"], list(r["words"])] for r in self.filters]])
+
+
+def _state_artefacts(which: str) -> Callable[[AuditedLayer], dict[str, str]]:
+    return lambda layer: {f"{which}_activations": layer.activations.digest, f"{which}_words": layer.digest_words()}
+
+
+@dataclass(frozen=True)
+class DiffInputs(StageInputs):
+    """Two audits of a layer to compare."""
+
+    old: Annotated[AuditedLayer, Spread(lambda layer: {"old_layer": layer.name}, _state_artefacts("old"))]
+    new: Annotated[AuditedLayer, Spread(lambda layer: {"new_layer": layer.name}, _state_artefacts("new"))]
+    settings: DiffSettings
+    seed: int
+    cluster: Annotated[StatisticsCluster, HOW]
 
 
 @dataclass(frozen=True)
@@ -323,9 +345,7 @@ class DiffRow:
 SCHEMA = make_schema(DiffRow)
 
 
-def compare_layer(
-    old: AuditLayer, new: AuditLayer, settings: DiffSettings, seed: int, cluster: StatisticsCluster, folder: Path
-) -> dict[str, Any]:
+def compare_layer(inputs: DiffInputs, folder: Path) -> Info:
     """Compare a layer of two audits; write diff.parquet and diff.json.
 
     Returns:
@@ -334,7 +354,8 @@ def compare_layer(
     Raises:
         UserError: the audits have no picture in common.
     """
-    old_store, new_store = ActivationStore(old.activations), ActivationStore(new.activations)
+    old, new, settings, cluster = inputs.old, inputs.new, inputs.settings, inputs.cluster
+    old_store, new_store = ActivationStore(old.activations.folder), ActivationStore(new.activations.folder)
     blocks = align_images(old_store, new_store)
     moments = merge_moments(cluster.map("correlations", sum_moments, blocks))
     slots = old.arch == new.arch and old.name == new.name and old_store.shape[1] == new_store.shape[1]
@@ -345,7 +366,7 @@ def compare_layer(
     parts = cluster.map("similarities", partial(sum_per_image, indices), blocks)
     constant = np.stack([_is_constant(moments.old_range)[indices[0]], _is_constant(moments.new_range)[indices[1]]])
     sums, cells = np.concatenate(parts, axis=1), _count_cells(blocks[0])
-    low, high = bootstrap_similarity(sums, constant, cells, settings.bootstrap_samples, seed)
+    low, high = bootstrap_similarity(sums, constant, cells, settings.bootstrap_samples, inputs.seed)
     # The two ways of summing round differently; an interval holds its own estimate.
     low, high = np.minimum(low, correlation[indices]), np.maximum(high, correlation[indices])
     intervals = {pair: (float(a), float(b)) for pair, a, b in zip(pairs, low, high, strict=True)}

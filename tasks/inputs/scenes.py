@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.coco import load_coco_instances
 from lavise.storage.datasets.openmoji import SCENES_VERSION, describe_sources, write_scenes
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.tasks.engine.stage import Request, Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs
 
 STAGE = Stage("scenes", version=SCENES_VERSION)
 OPENMOJI_ATTRIBUTION = (
@@ -20,22 +22,30 @@ OPENMOJI_ATTRIBUTION = (
 """Whoever shows the scenes has to say this."""
 
 
-def request_scenes(splits: Mapping[str, int], size_px: int, seed: int) -> Request:
-    """What the scenes depend on.
+def _describe_splits(splits: Mapping[str, int]) -> dict[str, Any]:
+    """With the pictures that scenes are made of."""
+    return {"splits": dict(splits), "sources": describe_sources()}
 
-    Args:
+
+@dataclass(frozen=True)
+class SceneInputs(StageInputs):
+    """What scenes are drawn from.
+
+    Attributes:
         splits: name of the split -> number of scenes.
     """
-    return Request({"splits": dict(splits), "size_px": size_px, "seed": seed, "sources": describe_sources()})
+
+    splits: Annotated[Mapping[str, int], Spread(_describe_splits)]
+    size_px: int
+    seed: int
+    progress: Annotated[Progress, HOW] = no_progress
 
 
-def draw_scenes(
-    splits: Mapping[str, int], size_px: int, seed: int, folder: Path, progress: Progress = no_progress
-) -> dict[str, Any]:
+def draw_scenes(inputs: SceneInputs, folder: Path) -> Info:
     """Write all splits below one COCO root."""
-    for split, num in splits.items():
-        write_scenes(folder, split, num, size_px, seed, progress)
-    return {"num_scenes": sum(splits.values())}
+    for split, num in inputs.splits.items():
+        write_scenes(folder, split, num, inputs.size_px, inputs.seed, inputs.progress)
+    return {"num_scenes": sum(inputs.splits.values())}
 
 
 def load_scenes(handle: Handle, split: str) -> Dataset:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -19,17 +21,18 @@ from lavise.storage.words.word_vectors import (
     WORD_RULE,
     PhraseMatch,
     Vocabulary,
+    WordVectors,
     build_vocabulary,
-    load_word_vectors,
     read_word_list,
 )
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs
 
 STAGE = Stage("vocabulary", version=1, libraries=("gensim", "simplemma"))
 
 
-def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> dict[str, Any]:
-    """What V depends on, besides the vectors themselves."""
+def _describe_words(settings: WordSettings) -> dict[str, Any]:
+    """Which words are taken; the vectors themselves are among the inputs."""
     listed = settings.vocabulary_file
     rule = f"{WORD_RULE}; gensim {metadata.version('gensim')}"
     if settings.vocabulary == "visual":
@@ -40,22 +43,36 @@ def describe_vocabulary(settings: WordSettings, categories: tuple[str, ...]) -> 
         "suffix": Path(settings.vectors).suffix,
         "size": None if listed else settings.vocabulary_size,
         "word_list": digest_file(listed) if listed and listed.is_file() else None,
-        "categories": list(categories),
     }
 
 
-def make_vocabulary(settings: WordSettings, categories: tuple[str, ...], folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class VocabularyInputs(StageInputs):
+    """What V is made from.
+
+    Attributes:
+        categories: of the reference.
+        vectors: reads the word vectors, which are known by the digest of their files.
+    """
+
+    settings: Annotated[WordSettings, Spread(_describe_words)]
+    categories: tuple[str, ...]
+    vectors: Given[Callable[[], WordVectors]]
+
+
+def make_vocabulary(inputs: VocabularyInputs, folder: Path) -> Info:
     """Write folder/matrix.npy (float32 [V, E], rows of length 1) and folder/vocabulary.json.
 
     Returns:
         facts: num_words, num_all, dimensions, and how many categories were found in which way.
     """
-    vectors, listed = load_word_vectors(settings), None
+    settings = inputs.settings
+    vectors, listed = inputs.vectors.value(), None
     if settings.vocabulary_file:
         listed = read_word_list(settings.vocabulary_file)
     elif settings.vocabulary == "visual":
         listed = find_visual_words(vectors)[: settings.vocabulary_size]
-    vocabulary = build_vocabulary(vectors, settings.vocabulary_size, categories, listed)
+    vocabulary = build_vocabulary(vectors, settings.vocabulary_size, inputs.categories, listed)
     np.save(folder / file_names.VOCABULARY_MATRIX, vocabulary.matrix)
     matches = [[m.name, m.how, list(m.tokens)] for m in vocabulary.matches]
     content = {"words": list(vocabulary.words), "num_words": vocabulary.num_words, "matches": matches}

@@ -28,9 +28,11 @@ from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry, find_regions
+from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
+from lavise.tasks.masks.mask_inputs import MaskedRegionInputs
 
 AGREEMENT = Stage("agreement", version=2)
 
@@ -193,6 +195,23 @@ def _meet_regions(
         # Sums of ones in float32 are exact up to 2^24 pixels.
         shared[block] = regions_AS.astype(np.float32) @ masks_MS.T
     return region_px, shared
+
+
+def make_agreement(inputs: MaskedRegionInputs, folder: Path) -> Info:
+    """Write what `save_agreement` writes.
+
+    Returns:
+        facts: num_masks, num_concepts, skipped by reason.
+    """
+    found, skipped = measure_agreement(
+        ActivationStore(inputs.activations.folder),
+        inputs.data.value,
+        inputs.geometry,
+        load_thresholds(inputs.thresholds),
+        inputs.cluster,
+    )
+    save_agreement(found, folder)
+    return {"num_masks": len(found.masks.image), "num_concepts": found.num_concepts, "skipped": skipped}
 
 
 def measure_agreement(

@@ -10,8 +10,10 @@ import numpy as np
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BitArray, BoolArray, FloatArray, IntArray
 from lavise.storage.state import file_names
-from lavise.tasks.engine.stage import Stage
-from lavise.tasks.masks.agreement import ConceptMasks
+from lavise.storage.state.artefacts import Handle
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import StageInputs
+from lavise.tasks.masks.agreement import ConceptMasks, load_agreement
 from lavise.tasks.numerics.float16_bits import order_bits
 from lavise.tasks.numerics.mann_whitney import RankedRows
 
@@ -36,6 +38,26 @@ class Detection:
     p_value: FloatArray
     right: BoolArray
     num_images: IntArray
+
+
+@dataclass(frozen=True)
+class DetectionInputs(StageInputs):
+    """What the detection is made from: activations, and the masks of the same pictures."""
+
+    activations: Handle
+    agreement: Handle
+
+
+def make_detection(inputs: DetectionInputs, folder: Path) -> Info:
+    """Write what `save_detection` writes.
+
+    Returns:
+        facts: num_right, pairs of a filter and a concept that it detects; num_concepts that are in some picture.
+    """
+    masks = load_agreement(inputs.agreement.folder).masks
+    found = detect_concepts(ActivationStore(inputs.activations.folder), masks)
+    save_detection(found, folder)
+    return {"num_right": int(found.right.sum()), "num_concepts": int((found.num_images > 0).sum())}
 
 
 def detect_concepts(

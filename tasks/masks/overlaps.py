@@ -15,9 +15,11 @@ from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry, find_regions
 from lavise.storage.state import file_names
+from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
+from lavise.tasks.masks.mask_inputs import MaskedRegionInputs
 
 OVERLAPS = Stage("overlaps", version=2)
 _REGION_BLOCK = 256
@@ -94,6 +96,23 @@ def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> 
                     ).astype(np.int64)
                 )
     return (np.concatenate(rows) if rows else np.zeros((0, 6), np.int64)), dict(skipped)
+
+
+def make_overlaps(inputs: MaskedRegionInputs, folder: Path) -> Info:
+    """Write what `save_overlaps` writes.
+
+    Returns:
+        facts: num_overlaps, skipped by reason.
+    """
+    found, skipped = count_overlaps(
+        ActivationStore(inputs.activations.folder),
+        inputs.data.value,
+        inputs.geometry,
+        load_thresholds(inputs.thresholds),
+        inputs.cluster,
+    )
+    save_overlaps(found, folder)
+    return {"num_overlaps": len(found.image), "skipped": skipped}
 
 
 def count_overlaps(

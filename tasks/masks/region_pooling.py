@@ -20,8 +20,9 @@ from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.state import file_names
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
+from lavise.tasks.masks.mask_inputs import MaskInputs
 
 REGIONS = Stage("regions", version=2)
 
@@ -95,9 +96,15 @@ def save_regions_of_shard(folder: Path, item: tuple[int, AnnotatedShard]) -> tup
     return len(found.image), dict(found.skipped)
 
 
+def make_regions(inputs: MaskInputs, folder: Path) -> Info:
+    """Write what `pool_regions` writes, and return its facts."""
+    store = ActivationStore(inputs.activations.folder)
+    return pool_regions(store, inputs.data.value, inputs.geometry, folder, inputs.cluster)
+
+
 def pool_regions(
     store: ActivationStore, dataset: Dataset, geometry: Geometry, folder: Path, cluster: StatisticsCluster
-) -> dict[str, Any]:
+) -> Info:
     """Pool all regions of a data set into folder/{features,coverage,image,concept}.npy.
 
     Returns:

@@ -13,16 +13,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lavise.configs.schema import ReportSettings
-from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.state import file_names
-from lavise.storage.state.digest import digest_of
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.report.chart_files import write_figures
 from lavise.tasks.report.filter_entries import (
     TARGET,
@@ -39,9 +35,11 @@ from lavise.tasks.report.pictures import (
     EncodedPictures,
     OverviewSource,
     PictureBook,
+    ReportPictures,
     draw_confident_filters,
     encode_pictures,
 )
+from lavise.tasks.report.report_inputs import ReportInputs
 from lavise.tasks.report.sections.diff import describe_diff
 from lavise.tasks.report.sections.layers import describe_layer
 from lavise.tasks.report.sections.quality import describe_quality
@@ -56,37 +54,42 @@ _PICTURES_MARK = "<!--pictures-->"
 _MB = 1_000_000
 
 
-def digest_templates() -> str:
-    """Of the page's own files: another layout is another report."""
-    folder = resources.files("lavise.tasks.report") / "templates"
-    return digest_of({f.name: f.read_text("utf-8") for f in folder.iterdir() if f.is_file()})
+def make_report(inputs: ReportInputs, folder: Path) -> Info:
+    """Write what `write_report` writes, and return its facts."""
+    shown = {own.role: own.pictures.value for own in inputs.shown.values()}
+    return write_report(
+        [layer.open() for layer in inputs.layers],
+        ReportPictures.of(inputs.geometry, {TARGET: inputs.pictures.value, **shown}),
+        inputs.facts,
+        inputs.settings,
+        folder,
+        inputs.diff.value if inputs.diff else None,
+        inputs.progress,
+    )
 
 
 def write_report(
     parts: Sequence[LayerPart],
-    target: Dataset,
-    geometry: Geometry,
+    pictures: ReportPictures,
     facts: Mapping[str, str],
     settings: ReportSettings,
     folder: Path,
     diff: DiffPart | None = None,
     progress: Progress = no_progress,
-    *,
-    others: Mapping[str, Dataset] = MappingProxyType({}),
-) -> dict[str, Any]:
+) -> Info:
     """Write folder/report.html, folder/overview.png and the charts in folder/figures.
 
     Args:
+        pictures: of the target, and of data sets whose pictures a section of an analysis shows.
         facts: lines of the heading, label -> text.
         diff: the comparison with an earlier audit, where there is one.
-        others: data sets besides the target, by role, whose pictures a section of an analysis shows.
 
     Returns:
         facts: num_filters, num_pictures, size_bytes.
     """
+    paths = pictures.paths
     tables = [read_layer(part, settings.images_per_filter) for part in parts]
     analyses = describe_sections([(part.layer, part.analyses) for part in parts])
-    paths = {role: {r.key: r.path for r in data.records} for role, data in {TARGET: target, **others}.items()}
     book = PictureBook()
     listed = [picture for own in analyses for found in own.found for picture in own.section.list_pictures(found)]
     number_pictures(tables, [(role, key) for role, key in listed if key in paths.get(role, {})], book)
@@ -105,9 +108,9 @@ def write_report(
         "analyses": analyses,
         "diff": describe_diff(diff, with_links=True) if diff else None,
     }
-    size = write_page(facts, sections, described, book, paths, geometry, settings, folder, progress)
+    size = write_page(facts, sections, described, book, pictures, settings, folder, progress)
     sources = [OverviewSource(t.filters, t.store, t.part.thresholds) for t in tables]
-    overview = draw_confident_filters(sources, paths[TARGET], geometry, facts["Audit"])
+    overview = draw_confident_filters(sources, paths[TARGET], pictures.geometry, facts["Audit"])
     (folder / file_names.OVERVIEW).write_bytes(overview)
     write_figures(parts, folder)
     num_filters = sum(len(d.entries) for d in described)
@@ -119,8 +122,7 @@ def write_page(
     sections: Mapping[str, Any],
     described: Sequence[DescribedFilters],
     book: PictureBook,
-    paths: Mapping[str, Mapping[str, Path]],
-    geometry: Geometry,
+    pictures: ReportPictures,
     settings: ReportSettings,
     folder: Path,
     progress: Progress = no_progress,
@@ -148,7 +150,7 @@ def write_page(
     page = render_page(facts, sections, data, packed, {**asked, "encoded": None})
     names = sum(len(json.dumps(key)) + 4 for _, key in book.addresses)
     room = settings.max_size_mb * _MB - len(_to_bytes(page)) - names - 1000
-    encoded = encode_pictures(book, paths, geometry, settings.thumbnail_px, room, progress)
+    encoded = encode_pictures(book, pictures.paths, pictures.geometry, settings.thumbnail_px, room, progress)
     page = render_page(facts, sections, data, packed, {**asked, "encoded": encoded})
     before, mark, after = page.partition(_PICTURES_MARK)
     assert mark

@@ -19,6 +19,7 @@ from PIL import Image
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
+from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry, area_weights, upsample_maps
 from lavise.storage.datasets.images import BrokenImageError, load_square
 from lavise.storage.state.progress import Progress, no_progress
@@ -69,6 +70,23 @@ class PictureBook:
     def end_large(self) -> None:
         """What is new from here on is small."""
         self.num_large = len(self.addresses)
+
+
+@dataclass(frozen=True)
+class ReportPictures:
+    """Where the report's pictures are, and how the network sees them.
+
+    Attributes:
+        paths: by role and key.
+    """
+
+    geometry: Geometry
+    paths: Mapping[str, Mapping[str, Path]]
+
+    @classmethod
+    def of(cls, geometry: Geometry, data: Mapping[str, Dataset]) -> ReportPictures:
+        """Of data sets by their role."""
+        return cls(geometry, {role: {r.key: r.path for r in own.records} for role, own in data.items()})
 
 
 @dataclass(frozen=True)

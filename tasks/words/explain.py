@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,23 +22,27 @@ from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.datasets.base import Dataset
 from lavise.storage.state import file_names
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
-from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.table_rows import write_rows
 from lavise.storage.words import lemmas
 from lavise.storage.words.lemmas import covers
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.attention import MaskedForward, pool_features
-from lavise.tasks.activations.layer_maps import LayerMaps
+from lavise.tasks.activations.attention import pool_features
+from lavise.tasks.activations.layer_maps import LayerMaps, MappedNetwork, open_maps
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from lavise.tasks.charts.figures import draw_reliability
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.engine.stage import Stage
-from lavise.tasks.explainer.naming import NamedRegions, Namer
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated, Unstated
+from lavise.tasks.explainer.naming import NamedRegions, Namer, load_namer
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.evidence import count_votes
-from lavise.tasks.words.naming_check import MeasuredNaming
+from lavise.tasks.words.judgement import load_judgement
+from lavise.tasks.words.naming_check import MeasuredNaming, load_naming
 from lavise.tasks.words.polysemanticity import find_meanings
 from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
 from lavise.tasks.words.tables import FilterRow, MeaningRow, WordRow
@@ -66,16 +70,13 @@ class NamedPairs:
 
 
 def name_pairs(
-    store: ActivationStore,
+    maps: LayerMaps,
     pairs: Pairs,
     method: str,
-    thresholds_C: FloatArray,
     namer: Namer,
     num: int,
-    device: str,
+    computing: Computing,
     vocabularies: Mapping[str, torch.Tensor | None] = OPEN,
-    forward: MaskedForward | None = None,
-    progress: Progress = no_progress,
 ) -> dict[str, NamedPairs]:
     """Region features of all pairs by one method, and their words.
 
@@ -83,24 +84,23 @@ def name_pairs(
         num: s.
         vocabularies: by name, rows of the vocabulary to choose from; None is all of it.
     """
-    features = pool_features(store, pairs, method, thresholds_C, namer.facts.channels, device, forward, progress)
-    return name_features(features, namer, num, device, vocabularies, f"words, {method.replace('_', ' ')}", progress)
+    features = pool_features(maps, pairs, method, namer.facts.channels, computing)
+    return name_features(features, namer, num, computing, vocabularies, f"words, {method.replace('_', ' ')}")
 
 
 def name_features(
     features_PC: FloatArray,
     namer: Namer,
     num: int,
-    device: str,
+    computing: Computing,
     vocabularies: Mapping[str, torch.Tensor | None] = OPEN,
     title: str = "words",
-    progress: Progress = no_progress,
 ) -> dict[str, NamedPairs]:
     """The `num` best words of region features, out of each vocabulary."""
     parts: dict[str, list[NamedRegions]] = {name: [] for name in vocabularies}
-    with progress(title, len(features_PC)) as bar:
+    with computing.progress(title, len(features_PC)) as bar:
         for start in range(0, max(len(features_PC), 1), _NAME_ROWS):
-            block = torch.from_numpy(features_PC[start : start + _NAME_ROWS]).to(device)
+            block = torch.from_numpy(features_PC[start : start + _NAME_ROWS]).to(computing.device)
             for name, rows in vocabularies.items():
                 parts[name].append(namer.name(block, num, rows))
             bar.advance(len(block))
@@ -114,17 +114,56 @@ def _join(parts: Sequence[NamedRegions]) -> NamedPairs:
     return NamedPairs(words, scores, vectors)
 
 
+@dataclass(frozen=True)
+class ExplainInputs(StageInputs):
+    """What the filters of a layer are explained from.
+
+    Attributes:
+        activations, thresholds: of the target, whose pictures these are.
+        detection, validation: what the evaluation part says about words.
+        concepts: of the evaluation part.
+        naming: how far the explainer can be believed; only the ranking by preference asks.
+    """
+
+    network: Annotated[MappedNetwork, Spread(lambda network: {"layer": network.layer})]
+    activations: Handle
+    thresholds: Handle
+    pictures: Annotated[Dataset, Unstated("the activations are of them")]
+    explainer: Handle
+    vocabulary: Given[Vocabulary]
+    detection: Handle
+    validation: Handle
+    concepts: Annotated[tuple[str, ...], Stated(by=digest_of)]
+    naming: Handle | None
+    settings: ExplainSettings
+    computing: Computing
+
+
+def explain_layer(inputs: ExplainInputs, folder: Path) -> Info:
+    """Write what `explain_filters` writes, and return its facts."""
+    device = inputs.computing.device
+    return explain_filters(
+        open_maps(inputs.activations, inputs.thresholds, inputs.network, inputs.pictures, device),
+        load_namer(inputs.explainer.folder, inputs.vocabulary.value, device),
+        load_judgement(inputs.detection, inputs.validation, inputs.concepts),
+        inputs.settings,
+        inputs.network.layer,
+        folder,
+        inputs.computing,
+        load_naming(inputs.naming.folder) if inputs.naming else None,
+    )
+
+
 def explain_filters(
     maps: LayerMaps,
     namer: Namer,
-    vocabulary: Vocabulary,
     judgement: Judgement,
     settings: ExplainSettings,
     layer: str,
     folder: Path,
     computing: Computing,
     naming: MeasuredNaming | None = None,
-) -> dict[str, Any]:
+) -> Info:
     """Explain every filter; write explanations.parquet, filters.parquet, pairs.npz, calibration.json, reliability.png.
 
     Args:
@@ -135,18 +174,15 @@ def explain_filters(
         facts: num_filters, num_explained, num_pairs, num_words_found, share_novel and others; `advice`, what would
         help where little is explained.
     """
-    store, thresholds_C = maps.store, maps.thresholds_C
-    device, progress = computing.device, computing.progress
+    store, thresholds_C, vocabulary = maps.store, maps.thresholds_C, namer.vocabulary
     peaks_NC = store.read_peaks()
     qualified_C = (peaks_NC > thresholds_C).sum(axis=0)
     pairs = select_top_images(store, thresholds_C, settings.top_images)
-    features = pool_features(
-        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, maps.forward, progress
-    )
+    features = pool_features(maps, pairs, settings.method, namer.facts.channels, computing)
     title = f"words, {settings.method.replace('_', ' ')}"
-    named = name_features(features, namer, settings.words_per_image, device, OPEN, title, progress)["open"]
+    named = name_features(features, namer, settings.words_per_image, computing, OPEN, title)["open"]
     votes = count_votes(named.words, pairs.filter, len(thresholds_C), named.scores)
-    whole = _name_whole_pictures(store, thresholds_C, namer, settings.words_per_image, device)
+    whole = _name_whole_pictures(maps, namer, settings.words_per_image, computing.device)
     ranking: Ranking = RANKINGS.get(settings.ranking)
     if ranking.needs_precision and naming is None:
         raise ValueError(f"the ranking {settings.ranking} needs to know how far the explainer can be believed")
@@ -165,7 +201,7 @@ def explain_filters(
             whole_V=whole,
             settings=settings,
             seed=computing.seed,
-            device=device,
+            device=computing.device,
         )
     )
     reliability = Reliability.from_json(found.calibration["reliability"])
@@ -180,18 +216,16 @@ def explain_filters(
     return {**_summarise(filter_rows, word_rows, len(pairs), reliability), **found.facts}
 
 
-def _name_whole_pictures(
-    store: ActivationStore, thresholds_C: FloatArray, namer: Namer, num: int, device: str
-) -> DoubleArray:
+def _name_whole_pictures(maps: LayerMaps, namer: Namer, num: int, device: str) -> DoubleArray:
     """Share of the target's pictures that each word is named for as a whole: float64 [V].
 
     A filter without any preference attends to everything: its words are those of whole pictures, which other filters,
     who look at parts, name far less often. Of many pictures a sample at even distances is taken.
     """
-    num_images = store.shape[0]
+    num_images = maps.store.shape[0]
     chosen = np.unique(np.linspace(0, num_images - 1, min(num_images, _WHOLE_PICTURES)).astype(np.int64))
     pairs = Pairs(np.zeros(len(chosen), np.int64), chosen, np.ones(len(chosen), np.float32))
-    words = name_pairs(store, pairs, "original", thresholds_C, namer, num, device)["open"].words
+    words = name_pairs(maps, pairs, "original", namer, num, Computing(device=device))["open"].words
     return np.bincount(words.ravel(), minlength=len(namer.matrix_VE)) / len(chosen)
 
 
@@ -300,7 +334,7 @@ def _or_none(value: float) -> float | None:
 
 def _summarise(
     filters: Sequence[FilterRow], words: Sequence[WordRow], num_pairs: int, reliability: Reliability
-) -> dict[str, Any]:
+) -> Info:
     explained = [r for r in filters if r.explained]
     found = [w for w in words if w.significant]
     return {

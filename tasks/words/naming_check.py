@@ -12,21 +12,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from lavise.configs.schema import ExplainSettings
+from lavise.configs.base import Settings
 from lavise.storage.activations import ActivationStore
-from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.storage.datasets.base import Dataset
+from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
-from lavise.tasks.activations.attention import MaskedForward, pool_features
+from lavise.tasks.activations.attention import pool_features
+from lavise.tasks.activations.layer_maps import LayerMaps, MappedNetwork, open_maps
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.engine.stage import Stage
-from lavise.tasks.explainer.naming import Namer
+from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated
+from lavise.tasks.explainer.naming import Namer, load_namer
 from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.numerics.reliability import Reliability, measure_reliability
 from lavise.tasks.words.confidence import state_confidence
@@ -46,50 +49,87 @@ STAGE = Stage("precision", version=1, uses_device=True, libraries=("scipy", "sim
 PRECISION_FILE = "precision.json"
 
 
+class NamingRule(Settings):
+    """Of `explain`, what decides on the words that a filter is named by here."""
+
+    method: str
+    top_images: int
+    min_share: float
+
+
+@dataclass(frozen=True)
+class NamingInputs(StageInputs):
+    """What the explainer's words are judged by.
+
+    Attributes:
+        train, evaluation: activations of both parts of the reference, whose labels are in the data.
+        thresholds: of the evaluation part.
+    """
+
+    train: Handle
+    train_data: Annotated[Given[Dataset], Stated(under="train data")]
+    evaluation: Handle
+    evaluation_data: Annotated[Given[Dataset], Stated(under="evaluation data")]
+    thresholds: Handle
+    explainer: Handle
+    vocabulary: Given[Vocabulary]
+    network: Annotated[MappedNetwork, Unstated("the activations are of it")]
+    rule: NamingRule
+    computing: Computing
+
+
+def check_naming(inputs: NamingInputs, folder: Path) -> Info:
+    """Write what `measure_naming` writes, and return its facts."""
+    computing, data = inputs.computing, inputs.evaluation_data.value
+    return measure_naming(
+        open_maps(inputs.evaluation, inputs.thresholds, inputs.network, data, computing.device),
+        data,
+        (ActivationStore(inputs.train.folder), inputs.train_data.value),
+        load_namer(inputs.explainer.folder, inputs.vocabulary.value, computing.device),
+        inputs.rule,
+        folder,
+        computing,
+    )
+
+
 def measure_naming(
-    evaluation: tuple[ActivationStore, Dataset],
+    maps: LayerMaps,
+    labelled: Dataset,
     train: tuple[ActivationStore, Dataset],
-    thresholds_C: FloatArray,
     namer: Namer,
-    vocabulary: Vocabulary,
-    settings: ExplainSettings,
+    rule: NamingRule,
     folder: Path,
     computing: Computing,
-    forward: MaskedForward | None = None,
-) -> dict[str, Any]:
+) -> Info:
     """Write folder/precision.json: precision of the explainer's words, and the reliability of the confidence.
 
     Args:
-        evaluation, train: pictures of both parts with their labels; the classifier of categories is judged on the
-            evaluation part alone, the network's own classes on both.
-        thresholds_C: of the evaluation part.
+        maps, labelled: of the evaluation part. The classifier of categories is judged on it alone, the network's own
+            classes on both parts.
 
     Returns:
         facts: num_category_statements, num_class_statements, num_judged, num_right, calibration_error.
     """
-    seed, device = computing.seed, computing.device
-    concepts = evaluation[1].concepts
-    words = list_words(namer, vocabulary, concepts)
-    told, truth = ask_witnesses(evaluation[0], namer, words, device), find_truth(*evaluation)
+    seed, device, store = computing.seed, computing.device, maps.store
+    concepts = labelled.concepts
+    words = list_words(namer, namer.vocabulary, concepts)
+    told, truth = ask_witnesses(store, namer, words, device), find_truth(store, labelled)
     taught = (ask_witnesses(train[0], namer, words, device), find_truth(*train))
     precision = measure_precision(words, (told, truth), taught, concepts)
 
-    store = evaluation[0]
     witnesses, frequent = keep_frequent(told, words, LEAST_PICTURES)
     named = NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
     chosen = np.flatnonzero(frequent.truth >= 0)
-    pairs = select_top_images(store, thresholds_C, settings.top_images)
-    features = pool_features(
-        store, pairs, settings.method, thresholds_C, namer.facts.channels, device, forward, computing.progress
-    )
-    found = prefer_words(store, named.take(chosen), pairs, features, namer, settings.min_share, seed, device)
+    pairs = select_top_images(store, maps.thresholds_C, rule.top_images)
+    features = pool_features(maps, pairs, rule.method, namer.facts.channels, computing)
+    found = prefer_words(store, named.take(chosen), pairs, features, namer, rule.min_share, seed, device)
     trust = np.zeros(len(chosen))
     folds = deal_folds(frequent.truth[chosen], seed)
     for fold in np.unique(folds):
         left_out = frozenset(frequent.truth[chosen[folds == fold]].tolist())
         others = measure_precision(words, (told, truth), taught, concepts, left_out)
         stated = state_presence(witnesses, frequent, others)
-        trust[folds == fold] = trust_words(stated, frequent, others, vocabulary.words, counts=False)[1][
+        trust[folds == fold] = trust_words(stated, frequent, others, namer.vocabulary.words, counts=False)[1][
             chosen[folds == fold]
         ]
     reliability = _judge_statements(store, found, trust, truth, frequent.truth[chosen])

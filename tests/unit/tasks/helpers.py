@@ -100,11 +100,17 @@ def publish(root: Path, stage: str, fill: Callable[[Path], Mapping[str, Any] | N
     return store.publish(stage, 1, digest, {}, {}, info or {})
 
 
-def publish_maps(root: Path, maps_NCHW: AnyArray, stage: str = "extract", keys: Sequence[str] | None = None) -> Handle:
+def publish_maps(
+    root: Path,
+    maps_NCHW: AnyArray,
+    stage: str = "extract",
+    shard_images: int = 4,
+    keys: Sequence[str] | None = None,
+) -> Handle:
     """The artefact of a layer's maps; the name of the stage is all that its digest depends on."""
 
     def fill(folder: Path) -> None:
-        write_store(folder, maps_NCHW, keys=keys)
+        write_store(folder, maps_NCHW, shard_images, keys)
 
     return publish(root, stage, fill)
 

@@ -28,6 +28,7 @@ from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, save_evaluatio
 from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.numerics.reliability import measure_reliability
 from lavise.tasks.report.page import DiffPart, LayerPart, write_report
+from lavise.tasks.report.pictures import ReportPictures
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
@@ -376,5 +377,6 @@ def write_rich_report(
     }
     settings = ReportSettings(**{"images_per_filter": 10, "thumbnail_px": 64, **changes})
     diff = make_rich_diff() if extras else None
-    write_report(parts, Dataset("target", tuple(records)), GEOMETRY, facts, settings, folder, diff)
+    pictures = ReportPictures.of(GEOMETRY, {"target": Dataset("target", tuple(records))})
+    write_report(parts, pictures, facts, settings, folder, diff)
     return folder / "report.html"

@@ -27,6 +27,7 @@ from lavise.storage.state.progress import no_progress
 from lavise.tasks.analyses.analysis import classifier_of
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.words.tables import FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters
 from tests.unit.tasks.classifiers import make_classifier
@@ -53,10 +54,10 @@ def make_inputs(root: Path, keys: Sequence[str] = KEYS) -> Inputs:
 
 
 def make_context(root: Path, config: Config) -> Context:
-    vocabulary = publish(root, "vocabulary", lambda _: {})
+    vocabulary = Given(make_vocabulary(4, ["cat"]), "w" * 64)
     runner = StageRunner(ArtefactStore(root))
     cluster = StatisticsCluster(config.statistics)
-    return Context(config, "cpu", runner, cluster, no_progress, make_vocabulary(4, ["cat"]), vocabulary, "v" * 64)
+    return Context(config, "cpu", runner, cluster, no_progress, vocabulary, "v" * 64)
 
 
 def publish_explained(root: Path, rows: Sequence[dict[str, Any]]) -> Handle:

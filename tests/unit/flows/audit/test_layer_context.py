@@ -22,6 +22,7 @@ from lavise.storage.state.progress import no_progress
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Stage, StageRunner
+from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.flows.helpers import make_config
 from tests.unit.tasks.classifiers import make_classifier
 from tests.unit.tasks.helpers import AnyArray, make_model, make_vocabulary, publish, write_store
@@ -43,11 +44,10 @@ def cluster() -> Iterator[StatisticsCluster]:
 
 def make_context(root: Path, config: Config | None = None, cluster: StatisticsCluster | None = None) -> Context:
     settings = config or make_config(root)
-    words = make_vocabulary(4, ["cat"])
-    vocabulary = publish(root, "vocabulary", lambda _: {})
+    vocabulary = Given(make_vocabulary(4, ["cat"]), "w" * 64)
     runner = StageRunner(ArtefactStore(root))
     statistics = cluster or StatisticsCluster(settings.statistics)
-    return Context(settings, "cpu", runner, statistics, no_progress, words, vocabulary, "v" * 64)
+    return Context(settings, "cpu", runner, statistics, no_progress, vocabulary, "v" * 64)
 
 
 def make_subject(model: TargetModel | None = None, title: str = "") -> Subject:
@@ -76,15 +76,15 @@ def test_vectors_are_read_when_asked_for_and_once(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     context = make_context(tmp_path, make_config(tmp_path, words={"vectors": str(path)}))
     path.write_text("cat 1.0 0.0\ndog 0.0 1.0\n", "utf-8")
-    np.testing.assert_array_equal(context.vectors.matrix, [[1, 0], [0, 1]])
+    assert context.vectors.digest == "v" * 64
+    np.testing.assert_array_equal(context.vectors.value().matrix, [[1, 0], [0, 1]])
     path.unlink()
-    assert context.vectors.matrix.shape == (2, 2)
+    assert context.vectors.value().matrix.shape == (2, 2)
 
 
-def test_arithmetic_tells_devices_apart(tmp_path: Path) -> None:
-    context = make_context(tmp_path)
-    assert context.arithmetic == {"device": "cpu", "torch": torch.__version__}
-    assert replace(context, device="cuda").arithmetic != context.arithmetic
+def test_all_stages_compute_alike(tmp_path: Path) -> None:
+    computing = replace(make_context(tmp_path, make_config(tmp_path, seed=3)), device="cuda").computing
+    assert (computing.seed, computing.device, computing.progress) == (3, "cuda", no_progress)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import torch
 from lavise.configs.errors import UserError
 from lavise.configs.schema import Config, ImageFolderTarget, StatisticsSettings
 from lavise.flows.past_audits.compare import (
-    AuditedLayer,
     Comparison,
     DiffResult,
     TargetPictures,
@@ -36,6 +35,7 @@ from lavise.storage.state.progress import no_progress
 from lavise.storage.tracking import NullTracker
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import StageRunner, describe_artefacts, run_inline
+from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.report.summary import describe_run
 from tests.unit.flows.helpers import ARCH, make_config, make_filters, write_run_folder
 from tests.unit.tasks.helpers import TinyNetwork, write_picture

@@ -29,10 +29,11 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.models.target_model import load_target_model
-from lavise.storage.words.word_vectors import Vocabulary
+from lavise.storage.words.word_vectors import Vocabulary, load_word_vectors
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, load_explainer, save_explainer, scale_features
 from lavise.tasks.explainer.region_requests import shrink_box
-from lavise.tasks.inputs.vocabulary import load_vocabulary, make_vocabulary
+from lavise.tasks.inputs.vocabulary import VocabularyInputs, load_vocabulary, make_vocabulary
 from lavise.tasks.masks.annotated_shards import AnnotatedShard
 from lavise.tasks.masks.region_pooling import pool_regions_of_shard
 from tests.unit.tasks.helpers import extract_maps, publish, write_picture
@@ -106,7 +107,8 @@ def write_vocabulary(root: Path) -> tuple[Path, Vocabulary]:
     root.mkdir(parents=True)
     (root / "glove.txt").write_text("\n".join(lines) + "\n", "utf-8")
     settings = WordSettings(vectors=str(root / "glove.txt"), vocabulary_size=NUM_WORDS)
-    handle = publish(root, "vocabulary", lambda folder: make_vocabulary(settings, ("cat",), folder))
+    inputs = VocabularyInputs(settings, ("cat",), Given(lambda: load_word_vectors(settings), "v" * 64))
+    handle = publish(root, "vocabulary", lambda folder: make_vocabulary(inputs, folder))
     return handle.folder, load_vocabulary(handle)
 
 

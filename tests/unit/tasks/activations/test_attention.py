@@ -15,8 +15,10 @@ from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.layers import ActivationTap
-from lavise.tasks.activations.attention import MaskedForward, pool_features, pool_maps, pool_pairs
+from lavise.tasks.activations.attention import pool_features, pool_maps, pool_pairs
+from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
 from lavise.tasks.activations.top_images import Pairs, select_top_images
+from lavise.tasks.engine.computing import Computing
 from tests.unit.tasks.activations.feature_maps import THRESHOLDS, make_maps
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, upsample_with_torch, write_picture, write_store
 
@@ -96,7 +98,7 @@ def collect(
 ) -> AnyArray:
     """Features in the order of the pairs; each position must come exactly once."""
     found = np.full((len(pairs), store.shape[1]), np.nan)
-    for rows, features in pool_pairs(store, pairs, method, thresholds, "cpu", forward):
+    for rows, features in pool_pairs(LayerMaps(store, thresholds, forward), pairs, method, Computing()):
         assert np.isnan(found[rows]).all()
         found[rows] = features.numpy()
     return found
@@ -119,7 +121,7 @@ def test_pool_pairs_vs_loops(tmp_path: Path, method: str) -> None:
 def test_no_pairs_no_features(tmp_path: Path) -> None:
     store = write_store(tmp_path, make_maps())
     nothing = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    assert list(pool_pairs(store, nothing, "original", THRESHOLDS, "cpu")) == []
+    assert list(pool_pairs(LayerMaps(store, THRESHOLDS), nothing, "original", Computing())) == []
 
 
 def test_image_masking_vs_separate_forward_passes(tmp_path: Path) -> None:
@@ -190,6 +192,6 @@ def test_a_new_method_is_one_registered_function(tmp_path: Path, monkeypatch: py
     maps = make_maps(6)
     store = write_store(tmp_path, maps)
     pairs = select_top_images(store, THRESHOLDS, 2)
-    found = pool_features(store, pairs, settings.method, THRESHOLDS, maps.shape[1], "cpu")
+    found = pool_features(LayerMaps(store, THRESHOLDS), pairs, settings.method, maps.shape[1], Computing())
     expected = maps.astype(np.float16).max(axis=(2, 3)).astype(np.float32)[pairs.image]
     np.testing.assert_array_equal(found, expected)

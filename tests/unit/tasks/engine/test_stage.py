@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,18 @@ import pytest
 from lavise.configs.schema import TrackingSettings
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.tracking import open_tracker
-from lavise.tasks.engine.stage import Request, Stage, StageOutcome, StageRunner, Work, describe_artefacts, flatten
+from lavise.tasks.engine.stage import Stage, StageOutcome, StageRunner, Work, describe_artefacts, flatten
+from lavise.tasks.engine.stage_inputs import Given, Request, StageInputs
 
 STAGE = Stage("sum", version=1)
+
+
+@dataclass(frozen=True)
+class Number(StageInputs):
+    """What asks for the same as `requests_of`."""
+
+    number: int
+    data: Given[None] = field(default_factory=lambda: Given(None, "abc"))
 
 
 class Counter:
@@ -145,7 +155,7 @@ def test_only_resumable_stages_find_what_was_left(tmp_path: Path, resumable: boo
     stage = Stage("parts", version=1, resumable=resumable)
     seen: list[list[str]] = []
 
-    def fail_once(folder: Path) -> dict[str, Any]:
+    def fail_once(inputs: Number, folder: Path) -> dict[str, Any]:
         seen.append(sorted(p.name for p in folder.iterdir()))
         (folder / f"part{len(seen)}").write_text("x", "utf-8")
         if len(seen) == 1:
@@ -154,10 +164,27 @@ def test_only_resumable_stages_find_what_was_left(tmp_path: Path, resumable: boo
 
     runner = make_runner(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        runner.run_one(stage, "parts", Request({}), fail_once)
-    handle = runner.run_one(stage, "parts", Request({}), fail_once)
+        runner.run_one(stage, "parts", Number(1), fail_once)
+    handle = runner.run_one(stage, "parts", Number(1), fail_once)
     assert seen == [[], ["part1"] if resumable else []]
     assert sorted(handle.files) == (["part1", "part2"] if resumable else ["part2"])
+
+
+def test_a_single_artefact_is_made_of_what_is_declared(tmp_path: Path) -> None:
+    """The computation gets the very value that the request is made from."""
+    seen: list[Number] = []
+
+    def compute(inputs: Number, folder: Path) -> dict[str, Any]:
+        seen.append(inputs)
+        (folder / "value.txt").write_text(str(inputs.number), "utf-8")
+        return {"twice": 2 * inputs.number}
+
+    inputs = Number(21)
+    handle = make_runner(tmp_path).run_one(STAGE, "one", inputs, compute)
+    assert (handle.settings, handle.inputs, handle.info) == ({"number": 21}, {"data": "abc"}, {"twice": 42})
+    assert seen[0] is inputs
+    (same,) = make_runner(tmp_path).run(STAGE, "same", requests_of(21), Counter())
+    assert same == handle
 
 
 def test_moved_state_folder_is_still_found(tmp_path: Path) -> None:
@@ -180,12 +207,12 @@ def test_executor_runs_the_work_and_knows_whether_it_uses_the_device(tmp_path: P
     compute = Counter()
     runner.run(STAGE, "sum", requests_of(1), compute)
     runner.run(Stage("train", version=1, uses_device=True), "train", requests_of(1), compute)
-    runner.run_one(Stage("train", version=1, uses_device=True), "again", requests_of(1)[0], _must_not_run)
+    runner.run_one(Stage("train", version=1, uses_device=True), "again", Number(1), _must_not_run)
     assert asked == [("sum", False), ("train", True), ("again", True)]
     assert len(compute.calls) == 2
 
 
-def _must_not_run(folder: Path) -> dict[str, Any]:
+def _must_not_run(inputs: Number, folder: Path) -> dict[str, Any]:
     raise AssertionError("it is stored")
 
 

@@ -13,10 +13,12 @@ import pytest
 
 from lavise.configs.schema import EvaluateSettings
 from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.evaluation.ground_truth import GroundTruth
+from lavise.tasks.evaluation.judged_layer import JudgedLayer
 from lavise.tasks.evaluation.layer_panel import (
     JUDGED_FILE,
-    JudgedLayer,
+    PanelSettings,
     collect_rows,
     describe_panel,
     draw_random_statements,
@@ -68,10 +70,15 @@ def make_layer(scene: Scene, explained: list[bool], words: AnyArray = OWN_WORDS,
     return JudgedLayer(statements, np.array(explained), scene.store, scene.agreement, make_truth(seed), right, judged)
 
 
+def settings_of(**changed: Any) -> PanelSettings:
+    chosen = EvaluateSettings(**changed)
+    return take_part(chosen, PanelSettings, at=chosen.panel_at, top_images=6)
+
+
 def judge(
     own: JudgedLayer, others: dict[str, JudgedLayer], as_rows: tuple[str, ...] = (), seed: int = 0
 ) -> dict[str, Any]:
-    settings = EvaluateSettings(bootstrap_samples=100, panel_at=(1, 2), baselines=SIMPLE)
+    settings = settings_of(bootstrap_samples=100, panel_at=(1, 2), baselines=SIMPLE)
     rows = collect_rows(own.statements, own.explained, COUNTS, settings, seed)
     rows |= {name: others[name].statements for name in as_rows}
     return judge_layer(own, rows, others, settings, seed)
@@ -80,7 +87,7 @@ def judge(
 def test_rows_of_a_layer() -> None:
     statements = Statements(np.arange(5), OWN_WORDS)
     explained = np.array([True, False, True, True, False])
-    rows = collect_rows(statements, explained, COUNTS, EvaluateSettings(), 3)
+    rows = collect_rows(statements, explained, COUNTS, settings_of(), 3)
     # Shuffled labels and the random network are other audits.
     assert list(rows) == ["explained", "all_filters", *SIMPLE]
     assert rows["all_filters"] is statements
@@ -97,9 +104,7 @@ def test_words_are_dealt_to_other_filters() -> None:
     words = np.arange(80).reshape(40, 2)
     statements = Statements(np.arange(40), words)
     dealt, again, other = (
-        collect_rows(statements, np.ones(40, bool), np.zeros(80, np.int64), EvaluateSettings(), seed)[
-            "dealt_words"
-        ].words
+        collect_rows(statements, np.ones(40, bool), np.zeros(80, np.int64), settings_of(), seed)["dealt_words"].words
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(dealt, again)
@@ -112,14 +117,14 @@ def test_words_are_dealt_to_other_filters() -> None:
 def test_only_the_baselines_that_are_asked_for() -> None:
     statements = Statements(np.arange(5), OWN_WORDS)
     for chosen in ((), ("dealt_words",), ("shuffled_labels", "random_words")):
-        settings = EvaluateSettings.model_validate({"baselines": chosen})
+        settings = take_part(EvaluateSettings(), PanelSettings, at=(1, 2), baselines=chosen, top_images=6)
         rows = collect_rows(statements, np.ones(5, bool), COUNTS, settings, 0)
         assert set(rows) == {"explained", "all_filters", *(set(chosen) & set(SIMPLE))}
 
 
 def test_baselines_speak_about_all_filters_where_none_is_explained(scene: Scene) -> None:
     own = make_layer(scene, [False] * 5)
-    rows = collect_rows(own.statements, own.explained, COUNTS, EvaluateSettings(), 0)
+    rows = collect_rows(own.statements, own.explained, COUNTS, settings_of(), 0)
     assert {name: len(row.filter) for name, row in rows.items()} == {
         "explained": 0,
         "all_filters": 5,
@@ -152,7 +157,7 @@ def test_layer_and_its_baselines(scene: Scene, tmp_path: Path) -> None:
     others = {"shuffled_labels": shuffled, "random_network": network}
     found = judge(own, others, as_rows=("shuffled_labels",))
     assert list(found["rows"]) == ["explained", "all_filters", *SIMPLE, "shuffled_labels", "random_network"]
-    settings = EvaluateSettings(bootstrap_samples=100, baselines=SIMPLE)
+    settings = settings_of(bootstrap_samples=100, baselines=SIMPLE)
     rows = collect_rows(own.statements, own.explained, COUNTS, settings, 0)
     rows["shuffled_labels"] = shuffled.statements
     alone = summarise_panel(scene.store, scene.agreement, rows, own.truth, (1, 2), 100, 0)

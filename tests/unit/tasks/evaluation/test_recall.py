@@ -17,9 +17,11 @@ from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.evaluation.recall import (
     MOST_FREQUENT,
     RANDOM,
+    RecallSettings,
     compute_recall,
     evaluate_words,
     load_evaluation,
@@ -102,9 +104,7 @@ class Scene:
             CONCEPTS,
             COUNTS,
             Namer(self.explainer, self.facts, None, self.vocabulary, "cpu"),
-            self.vocabulary,
-            settings,
-            6,
+            take_part(settings, RecallSettings, top_images=6),
             Computing(seed),
         )
 

@@ -16,9 +16,10 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.words.word_vectors import WordVectors
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.explainer import naming
 from lavise.tasks.explainer.class_head import ClassifierHead, build_head
-from lavise.tasks.explainer.naming import Namer, assemble_explainer, load_namer
+from lavise.tasks.explainer.naming import AssemblyInputs, Namer, assemble_explainer, load_namer
 from lavise.tasks.explainer.network import (
     Adapter,
     Explainer,
@@ -237,8 +238,17 @@ def publish_trained(root: Path) -> Handle:
 def assemble(tmp_path: Path, kind: str, no_head: str = "", classes: ClassNames | None = CLASSES) -> dict[str, object]:
     trained = publish_trained(tmp_path / "artefacts")
     settings = ExplainerSettings.model_validate({"kind": kind, "open_share": OPEN_SHARE})
-    head = None if no_head else make_linear()
-    return assemble_explainer(trained, settings, head, no_head, classes, SCALE, VECTORS, VOCABULARY, tmp_path)
+    inputs = AssemblyInputs(
+        trained=trained,
+        settings=settings,
+        head=None if no_head else make_linear(),
+        no_head=no_head,
+        classes=classes,
+        scale=SCALE,
+        vectors=Given(lambda: VECTORS, "e" * 64),
+        vocabulary=Given(VOCABULARY, "v" * 64),
+    )
+    return dict(assemble_explainer(inputs, tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["learned", "head", "fused"])

@@ -16,12 +16,14 @@ from lavise.configs.errors import UserError
 from lavise.configs.registry import OBJECTIVES
 from lavise.configs.schema import TrainSettings
 from lavise.storage.state.artefacts import Handle
-from lavise.storage.state.progress import no_progress
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
+from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.explainer.network import Explainer, deterministic, load_explainer, scale_features
 from lavise.tasks.explainer.training import (
     CategoryObjective,
     Objective,
+    TrainingInputs,
     TrainingSet,
     _batches,
     _fit,
@@ -44,6 +46,19 @@ def regions_of(root: Path, num_images: int = 40, channels: int = 8, noise: float
     return publish_regions(root, centres[concept] + noise * rng.normal(size=(len(image), channels)), image, concept)
 
 
+def inputs_of(
+    regions: Handle,
+    settings: TrainSettings,
+    seed: int = 0,
+    vocabulary: Vocabulary | None = None,
+    shuffled_labels: bool = False,
+) -> TrainingInputs:
+    words = make_vocabulary(30, CONCEPTS) if vocabulary is None else vocabulary
+    return TrainingInputs(
+        regions, CONCEPTS, Given(words, "v" * 64), settings, Computing(seed), shuffled_labels=shuffled_labels
+    )
+
+
 def train(
     folder: Path,
     regions: Handle,
@@ -53,8 +68,7 @@ def train(
     shuffled_labels: bool = False,
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    words = make_vocabulary(30, CONCEPTS) if vocabulary is None else vocabulary
-    return train_explainer(regions, CONCEPTS, words, settings, seed, "cpu", folder, shuffled_labels=shuffled_labels)
+    return dict(train_explainer(inputs_of(regions, settings, seed, vocabulary, shuffled_labels), folder))
 
 
 # ---------------------------------------------------------------- losses
@@ -169,7 +183,7 @@ def test_sets_are_split_by_picture(tmp_path: Path, scaling: Any) -> None:
     settings = TrainSettings(early_stopping_share=0.25, region_feature=scaling)
     vocabulary = make_vocabulary(30, CONCEPTS)
     supervised = ("cat", "sky")
-    parts = _load_sets(regions, CONCEPTS, supervised, vocabulary, settings, 0, "cpu")
+    parts = _load_sets(inputs_of(regions, settings, vocabulary=vocabulary), supervised)
     pictures = []
     for part in parts:
         numbers = (part.features_RC[:, 0] / part.features_RC[:, 1]).round().int().numpy() - 1
@@ -295,7 +309,7 @@ def test_early_stopping_loss_is_that_of_the_stored_explainer(tmp_path: Path) -> 
     facts = train(tmp_path / "t", regions, settings)
     explainer, stored = load_explainer(tmp_path / "t", "cpu")
     vocabulary = make_vocabulary(30, CONCEPTS)
-    _, early = _load_sets(regions, CONCEPTS, stored.supervised, vocabulary, settings, 0, "cpu")
+    _, early = _load_sets(inputs_of(regions, settings, vocabulary=vocabulary), stored.supervised)
     with torch.inference_mode():
         out = explainer(early.features_RC).double().numpy()
     rows = vocabulary.positions_of(CONCEPTS)
@@ -358,7 +372,7 @@ def test_weights_of_the_categories_are_those_of_their_best_epoch(tmp_path: Path)
         folder = tmp_path / str(max_epochs)
         train(folder, regions, settings.model_copy(update={"max_epochs": max_epochs}))
         explainer, facts = load_explainer(folder, "cpu")
-        _, early = _load_sets(regions, CONCEPTS, facts.supervised, vocabulary, settings, 0, "cpu")
+        _, early = _load_sets(inputs_of(regions, settings, vocabulary=vocabulary), facts.supervised)
         with torch.inference_mode():
             logits = explainer.category_logits(early.features_RC).double()
         column = [vocabulary.positions_of(facts.supervised).index(w) for w in early.word_R.tolist()]
@@ -378,14 +392,14 @@ def test_categories_change_nothing_of_the_published_part(tmp_path: Path, dropout
     regions, vocabulary = regions_of(tmp_path), make_vocabulary(30, CONCEPTS)
     settings = TrainSettings(dropout=dropout, max_epochs=5, weight_decay=0.01)
     train(tmp_path / "t", regions, settings, seed=3)
-    sets = _load_sets(regions, CONCEPTS, CONCEPTS, vocabulary, settings, 3, "cpu")
+    sets = _load_sets(inputs_of(regions, settings, 3, vocabulary), CONCEPTS)
     matrix = torch.from_numpy(vocabulary.matrix)
     objective = Objective(settings, matrix, torch.tensor(vocabulary.positions_of(CONCEPTS)))
     with deterministic(3):
         alone = Explainer(8, 6, dropout)
         if dropout:
             torch.nn.Linear(8, len(CONCEPTS))
-        _fit(alone, alone, objective, *sets, settings, 3, no_progress)
+        _fit(alone, alone, objective, sets, settings, Computing(3))
     found, expected = published_part(tmp_path / "t"), alone.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
@@ -397,7 +411,7 @@ def test_categories_change_nothing_of_the_published_part(tmp_path: Path, dropout
 def test_shuffled_labels_are_the_same_labels_on_other_regions(tmp_path: Path) -> None:
     regions, vocabulary = regions_of(tmp_path), make_vocabulary(30, CONCEPTS)
     plain, dealt, again, other = (
-        _load_sets(regions, CONCEPTS, CONCEPTS, vocabulary, TrainSettings(), seed, "cpu", shuffled)
+        _load_sets(inputs_of(regions, TrainSettings(), seed, vocabulary, shuffled), CONCEPTS)
         for seed, shuffled in ((0, False), (0, True), (0, True), (1, True))
     )
     words = [torch.cat([part.word_R for part in sets]) for sets in (plain, dealt, again, other)]

@@ -22,6 +22,7 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.words.word_vectors import WordVectors
+from lavise.tasks.engine.computing import Computing
 from lavise.tasks.explainer import transfer
 from lavise.tasks.explainer.class_head import ClassifierHead, build_head
 from lavise.tasks.explainer.network import (
@@ -37,8 +38,8 @@ from lavise.tasks.explainer.transfer import (
     Fitting,
     HeadObjective,
     RowMoments,
+    TransferInputs,
     TransferMethod,
-    describe_training,
     match_covariances,
     match_variances,
     measure_covariance,
@@ -46,7 +47,7 @@ from lavise.tasks.explainer.transfer import (
     transfer_explainer,
 )
 from tests.unit.tasks.activations.test_windows import windows_by_loops
-from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_regions, write_store
+from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_maps, publish_regions
 
 CHANNELS, DIMENSIONS = 5, 6
 CATEGORIES = ("dog", "cat", "unseen", "zebra")
@@ -103,12 +104,35 @@ def publish_reference(root: Path, seed: int = 1) -> Handle:
     return publish_regions(root, features, np.repeat(np.arange(30), 3), concept)
 
 
-def make_store(folder: Path, shard_images: int = 4) -> ActivationStore:
+def publish_target(root: Path, shard_images: int = 4) -> Handle:
     maps = np.random.default_rng(3).normal(size=(9, CHANNELS, 4, 7))
     maps[:, 0] = np.maximum(maps[:, 0], 0)
     maps[:, 1] = 0
     maps[:, 2] = 3
-    return write_store(folder, maps, shard_images)
+    return publish_maps(root, maps, shard_images=shard_images)
+
+
+def transfer_to(
+    folder: Path,
+    method: str,
+    explainer: Handle,
+    activations: Handle,
+    regions: Handle,
+    computing: Computing | None = None,
+    shuffled_labels: bool = False,
+) -> dict[str, Any]:
+    """Facts of a transfer that is written to `folder`."""
+    inputs = TransferInputs(
+        method=method,
+        explainer=explainer,
+        activations=activations,
+        regions=regions,
+        vocabulary=VOCABULARY,
+        training=TRAINING,
+        computing=computing or Computing(),
+        shuffled_labels=shuffled_labels,
+    )
+    return dict(transfer_explainer(inputs, folder))
 
 
 @dataclass(frozen=True)
@@ -137,15 +161,13 @@ def run(
     shuffled_labels: bool = False,
 ) -> Run:
     handle = publish_explainer(root / "a", how)
-    regions, store = publish_reference(root / "a"), make_store(root / "s", shard_images)
+    regions, target = publish_reference(root / "a"), publish_target(root / "a", shard_images)
     folder = root / "out"
     folder.mkdir()
-    found = transfer_explainer(
-        method, handle, store, regions, VOCABULARY, TRAINING, seed, "cpu", folder, shuffled_labels=shuffled_labels
-    )
+    found = transfer_to(folder, method, handle, target, regions, Computing(seed), shuffled_labels)
     before, old_facts = load_explainer(handle.folder, "cpu")
     after, facts = load_explainer(folder, "cpu")
-    return Run(before, after, old_facts, facts, found, store, regions, folder)
+    return Run(before, after, old_facts, facts, found, ActivationStore(target.folder), regions, folder)
 
 
 def scale(row: AnyArray, how: str) -> AnyArray:
@@ -312,8 +334,8 @@ def test_repeated_transfer_is_identical(tmp_path: Path, method: str) -> None:
 def test_one_image_with_one_cell(tmp_path: Path, method: str) -> None:
     """All windows of a single cell are shares of it: finite, if they are not brought to the same length."""
     handle, regions = publish_explainer(tmp_path / "a", "raw"), publish_reference(tmp_path / "a")
-    store = write_store(tmp_path / "s", np.arange(5.0).reshape(1, 5, 1, 1))
-    transfer_explainer(method, handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
+    target = publish_maps(tmp_path / "a", np.arange(5.0).reshape(1, 5, 1, 1))
+    transfer_to(tmp_path, method, handle, target, regions)
     state = load_explainer(tmp_path, "cpu")[0].state_dict()
     assert all(v.isfinite().all() for v in state.values())
 
@@ -321,10 +343,10 @@ def test_one_image_with_one_cell(tmp_path: Path, method: str) -> None:
 @pytest.mark.parametrize("method", AFFINE)
 def test_windows_that_are_all_alike(tmp_path: Path, method: str) -> None:
     handle, regions = publish_explainer(tmp_path / "a", "l2"), publish_reference(tmp_path / "a")
-    store = write_store(tmp_path / "s", np.arange(5.0).reshape(1, 5, 1, 1))
+    target = publish_maps(tmp_path / "a", np.arange(5.0).reshape(1, 5, 1, 1))
     expected = f"transfer.method: found '{method}', but the 14 windows of the pictures are all alike; "
     with pytest.raises(UserError, match=re.escape(expected)):
-        transfer_explainer(method, handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
+        transfer_to(tmp_path, method, handle, target, regions)
     assert not (tmp_path / "explainer.safetensors").exists()
 
 
@@ -334,9 +356,7 @@ def test_windows_that_are_all_alike(tmp_path: Path, method: str) -> None:
 def test_distillation_without_a_head(tmp_path: Path) -> None:
     handle, regions = publish_explainer(tmp_path / "a", with_head=False), publish_reference(tmp_path / "a")
     with pytest.raises(UserError) as error:
-        transfer_explainer(
-            "distil_head", handle, make_store(tmp_path / "s"), regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path
-        )
+        transfer_to(tmp_path, "distil_head", handle, publish_target(tmp_path / "a"), regions)
     assert str(error.value) == (
         "transfer.method: found 'distil_head', but the network does not end in one; "
         "allowed here: none, renormalise, align_covariance"
@@ -448,15 +468,15 @@ def test_windows_without_a_word_do_not_teach(tmp_path: Path) -> None:
     handle, regions = publish_explainer(tmp_path / "a"), publish_reference(tmp_path / "a")
     maps = np.random.default_rng(0).uniform(size=(5, CHANNELS, 3, 3))
     maps[2:] = 0
-    store = write_store(tmp_path / "s", maps)
-    found = transfer_explainer("distil_head", handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
+    target = publish_maps(tmp_path / "a", maps)
+    found = transfer_to(tmp_path, "distil_head", handle, target, regions)
     assert (found["num_windows"], found["num_distilled"]) == (70, 28)
 
 
 def test_nothing_to_learn_from_leaves_the_network(tmp_path: Path) -> None:
     handle, regions = publish_explainer(tmp_path / "a"), publish_reference(tmp_path / "a")
-    store = write_store(tmp_path / "s", np.zeros((2, CHANNELS, 3, 3)))
-    found = transfer_explainer("distil_head", handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path)
+    target = publish_maps(tmp_path / "a", np.zeros((2, CHANNELS, 3, 3)))
+    found = transfer_to(tmp_path, "distil_head", handle, target, regions)
     assert (found["num_distilled"], found["num_epochs"]) == (0, 0)
     (before, _), (after, _) = load_explainer(handle.folder, "cpu"), load_explainer(tmp_path, "cpu")
     assert all(torch.equal(v, after.state_dict()[n]) for n, v in before.state_dict().items())
@@ -475,8 +495,9 @@ def test_progress_is_complete(tmp_path: Path, method: str) -> None:
         totals.append(total)
         yield Count()
 
-    handle, regions, store = publish_explainer(tmp_path / "a"), publish_reference(tmp_path / "a"), make_store(tmp_path)
-    transfer_explainer(method, handle, store, regions, VOCABULARY, TRAINING, 0, "cpu", tmp_path, progress)
+    root = tmp_path / "a"
+    handle, regions, target = publish_explainer(root), publish_reference(root), publish_target(root)
+    transfer_to(tmp_path, method, handle, target, regions, Computing(progress=progress))
     assert sum(steps) == totals[0]
 
 
@@ -493,4 +514,23 @@ def test_a_new_method_is_one_registration(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.found["moved"] == 1.0
     assert found.after.adapter is not None
     assert found.before.adapter is None
-    assert describe_training("shift", TRAINING) == {}
+
+
+def test_of_the_training_only_what_the_method_reads_is_stated(tmp_path: Path) -> None:
+    root = tmp_path / "a"
+    inputs = TransferInputs(
+        method="renormalise",
+        explainer=publish_explainer(root),
+        activations=publish_target(root),
+        regions=publish_reference(root),
+        vocabulary=VOCABULARY,
+        training=TRAINING,
+        computing=Computing(),
+    )
+    hotter = TRAINING.model_copy(update={"temperature": TRAINING.temperature * 2})
+    assert replace(inputs, training=hotter).request() == inputs.request()
+    assert not {"temperature", "batch_images"} & set(inputs.request().settings)
+    taught = replace(inputs, method="distil_head")
+    assert replace(taught, training=hotter).request() != taught.request()
+    longer = TRAINING.model_copy(update={"max_epochs": TRAINING.max_epochs + 1})
+    assert replace(taught, training=longer).request() == taught.request()

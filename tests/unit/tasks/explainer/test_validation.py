@@ -15,19 +15,22 @@ import torch
 from lavise.configs.schema import EvaluateSettings, TrainSettings
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
-from lavise.tasks.explainer.naming import Namer, load_namer
+from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import Given
+from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.explainer.permutation_test import judge_explainer
-from lavise.tasks.explainer.training import train_explainer
+from lavise.tasks.explainer.training import TrainingInputs, train_explainer
 from lavise.tasks.explainer.validation import (
     MAX_P_VALUE,
     MIN_CATEGORIES,
     VALIDATION_FILE,
+    ValidationInputs,
     judge_categories,
     load_validation,
     validate_explainer,
 )
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
-from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish_regions
+from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_regions
 
 CONCEPTS = tuple(f"category {letter}" for letter in "abcdefghij")
 UNKNOWN = "nothing"
@@ -49,17 +52,22 @@ def regions_of(root: Path, concepts: tuple[str, ...], num_images: int, seed: int
     return publish_regions(root, centre + rng.normal(scale=0.5, size=centre.shape), image, concept)
 
 
-def train(folder: Path, shuffled: bool = False, seed: int = 0, **changes: Any) -> Namer:
-    folder.mkdir(parents=True)
-    regions = regions_of(folder / "artefacts", CONCEPTS, 120, seed=1)
-    settings = TrainSettings(max_epochs=30, **changes)
-    train_explainer(regions, CONCEPTS, VOCABULARY, settings, seed, "cpu", folder, shuffled_labels=shuffled)
-    return load_namer(folder, VOCABULARY, "cpu")
+def train(root: Path, shuffled: bool = False, seed: int = 0, **changes: Any) -> Handle:
+    """The artefact of an explainer."""
+    inputs = TrainingInputs(
+        regions=regions_of(root, CONCEPTS, 120, seed=1),
+        concepts=CONCEPTS,
+        vocabulary=Given(VOCABULARY, "v" * 64),
+        settings=TrainSettings(max_epochs=30, **changes),
+        computing=Computing(seed),
+        shuffled_labels=shuffled,
+    )
+    return publish(root, "train", lambda folder: train_explainer(inputs, folder))
 
 
 def validate(
     folder: Path,
-    namer: Namer,
+    explainer: Handle,
     regions: Handle,
     concepts: tuple[str, ...] = EVALUATED,
     vocabulary: Vocabulary = WITH_UNKNOWN,
@@ -68,7 +76,16 @@ def validate(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is returned, and what the file has."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = validate_explainer(regions, concepts, namer, vocabulary, settings, seed, "cpu", folder)
+    inputs = ValidationInputs(
+        regions=regions,
+        concepts=concepts,
+        explainer=explainer,
+        vocabulary=Given(vocabulary, "v" * 64),
+        recall_at=settings.recall_at,
+        bootstrap_samples=settings.bootstrap_samples,
+        computing=Computing(seed),
+    )
+    found = dict(validate_explainer(inputs, folder))
     written = dict(load_validation(folder))
     assert written == json.loads((folder / VALIDATION_FILE).read_text("utf-8"))
     assert found == {k: v for k, v in written.items() if k != "recall"}
@@ -76,7 +93,7 @@ def validate(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Namer:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Handle:
     return train(tmp_path_factory.mktemp("explainer") / "e", supervised_share=0.8)
 
 
@@ -85,7 +102,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Handle:
     return regions_of(tmp_path_factory.mktemp("evaluation"), EVALUATED, 60, seed=2)
 
 
-def test_explainer_that_learned_is_valid(tmp_path: Path, trained: Namer, evaluation: Handle) -> None:
+def test_explainer_that_learned_is_valid(tmp_path: Path, trained: Handle, evaluation: Handle) -> None:
     found, _ = validate(tmp_path, trained, evaluation)
     assert found["is_valid"] is True
     assert max(found["p_value"], found["p_value_categories"]) <= MAX_P_VALUE
@@ -99,7 +116,7 @@ def test_explainer_of_shuffled_labels_is_not(tmp_path: Path, evaluation: Handle)
     assert found["hit_rate"] < 0.35
 
 
-def test_pictures_alone_do_not_make_it_valid(tmp_path: Path, trained: Namer) -> None:
+def test_pictures_alone_do_not_make_it_valid(tmp_path: Path, trained: Handle) -> None:
     """Two names of ten are right, and the others those of other categories."""
     called = (*CONCEPTS[:2], *CONCEPTS[4:], *CONCEPTS[2:4])
     found, _ = validate(tmp_path / "v", trained, regions_of(tmp_path, CONCEPTS, 300, seed=2), called)
@@ -107,20 +124,21 @@ def test_pictures_alone_do_not_make_it_valid(tmp_path: Path, trained: Namer) -> 
     assert found["is_valid"] is False
 
 
-def test_figures_vs_loops(tmp_path: Path, trained: Namer, evaluation: Handle) -> None:
+def test_figures_vs_loops(tmp_path: Path, trained: Handle, evaluation: Handle) -> None:
     """Only regions whose category has a vector; open vocabulary; trained on, held out, and all."""
     found, written = validate(tmp_path, trained, evaluation)
+    namer = load_namer(trained.folder, VOCABULARY, "cpu")
     concept, image, features = (np.load(evaluation.path(f"{n}.npy")) for n in ("concept", "image", "features"))
     with torch.inference_mode():
-        scores = trained.explainer(torch.nn.functional.normalize(torch.from_numpy(features), dim=1)).numpy()
+        scores = namer.explainer(torch.nn.functional.normalize(torch.from_numpy(features), dim=1)).numpy()
     order = np.argsort(-(scores @ VOCABULARY.matrix.T), axis=1)
     rows = [n for n in range(len(concept)) if EVALUATED[concept[n]] != UNKNOWN]
     assert found["num_regions"] == len(rows) < len(concept)
     true = {n: VOCABULARY.words.index(EVALUATED[concept[n]]) for n in rows}
     groups = {
         "all": rows,
-        "supervised": [n for n in rows if EVALUATED[concept[n]] in trained.facts.supervised],
-        "held_out": [n for n in rows if EVALUATED[concept[n]] in trained.facts.held_out],
+        "supervised": [n for n in rows if EVALUATED[concept[n]] in namer.facts.supervised],
+        "held_out": [n for n in rows if EVALUATED[concept[n]] in namer.facts.held_out],
     }
     assert {name: cell["num_regions"] for name, cell in written["recall"].items()} == {
         name: len(own) for name, own in groups.items()
@@ -140,7 +158,7 @@ def test_figures_vs_loops(tmp_path: Path, trained: Namer, evaluation: Handle) ->
 
 
 def test_test_looks_at_five_words_whatever_recall_is_asked_for(
-    tmp_path: Path, trained: Namer, evaluation: Handle
+    tmp_path: Path, trained: Handle, evaluation: Handle
 ) -> None:
     plain, _ = validate(tmp_path / "a", trained, evaluation)
     other, written = validate(
@@ -150,7 +168,7 @@ def test_test_looks_at_five_words_whatever_recall_is_asked_for(
     assert set(written["recall"]["all"]) == {"num_regions", "1"}
 
 
-def test_validation_repeats(tmp_path: Path, trained: Namer, evaluation: Handle) -> None:
+def test_validation_repeats(tmp_path: Path, trained: Handle, evaluation: Handle) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         validate(tmp_path / name, trained, evaluation, seed=seed)
     first, again, other = ((tmp_path / n / VALIDATION_FILE).read_bytes() for n in "abc")
@@ -165,7 +183,7 @@ def test_group_without_regions_is_absent(tmp_path: Path, evaluation: Handle) -> 
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_nothing_to_judge_by_is_not_valid(tmp_path: Path, trained: Namer, known: bool) -> None:
+def test_nothing_to_judge_by_is_not_valid(tmp_path: Path, trained: Handle, known: bool) -> None:
     """No regions at all; and regions of categories that the vocabulary lacks."""
     if known:
         regions, concepts = regions_of(tmp_path, EVALUATED, 0, seed=0), EVALUATED
@@ -176,7 +194,7 @@ def test_nothing_to_judge_by_is_not_valid(tmp_path: Path, trained: Namer, known:
     assert written["recall"] == {}
 
 
-def test_too_few_categories_are_judged_by_pictures_alone(tmp_path: Path, trained: Namer) -> None:
+def test_too_few_categories_are_judged_by_pictures_alone(tmp_path: Path, trained: Handle) -> None:
     concepts = CONCEPTS[: MIN_CATEGORIES - 1]
     found, _ = validate(tmp_path / "v", trained, regions_of(tmp_path, concepts, 60, seed=2), concepts)
     assert found["p_value_categories"] is None

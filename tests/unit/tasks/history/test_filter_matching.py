@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from lavise.configs.errors import UserError
 from lavise.configs.schema import DiffSettings
 from lavise.storage.activations import ActivationStore
+from lavise.storage.state.artefacts import Handle
+from lavise.storage.state.digest import digest_of
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.history import filter_matching
 from lavise.tasks.history.filter_matching import (
     SCHEMA,
     SUMMARY_FILE,
     TABLE_FILE,
-    AuditLayer,
+    AuditedLayer,
+    DiffInputs,
     Match,
     PairMoments,
     align_images,
@@ -62,20 +65,30 @@ def make_layer(
     words: Mapping[int, Sequence[str]] | None = None,
     name: str = "conv",
     arch: str = "timm:net",
-) -> AuditLayer:
-    return AuditLayer(name, arch, store.folder, make_filters(store.shape[1], words))
+) -> AuditedLayer:
+    activations = Handle(
+        stage="extract",
+        version=1,
+        digest=digest_of(store.folder),
+        folder=store.folder,
+        settings={},
+        inputs={},
+        files={},
+        info={},
+    )
+    return AuditedLayer(name, arch, activations, make_filters(store.shape[1], words))
 
 
 def compare(
     folder: Path,
-    old: AuditLayer,
-    new: AuditLayer,
+    old: AuditedLayer,
+    new: AuditedLayer,
     cluster: StatisticsCluster,
     settings: DiffSettings = SETTINGS,
     seed: int = 0,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
-    summary = compare_layer(old, new, settings, seed, cluster, folder)
+    summary = dict(compare_layer(DiffInputs(old, new, settings, seed, cluster), folder))
     table, stored = load_diff(folder)
     assert stored == summary
     assert table.schema == SCHEMA
@@ -579,7 +592,7 @@ def test_uncertain_is_what_could_as_well_be_the_other(tmp_path: Path, cluster: S
 # ---------------------------------------------------------------- the same bits
 
 
-def changed_pair(root: Path) -> tuple[AuditLayer, AuditLayer]:
+def changed_pair(root: Path) -> tuple[AuditedLayer, AuditedLayer]:
     """Two layers of 30 filters of which some drifted, some are new and some moved; 45 pictures."""
     old = make_maps(45, 30).astype(np.float64)
     new = old[:, np.random.default_rng(0).permutation(30)] + 0.3 * make_maps(45, 30, seed=1)

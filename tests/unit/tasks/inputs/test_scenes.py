@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +11,33 @@ from PIL import Image
 
 from lavise.storage.datasets.openmoji import GRADIENT
 from lavise.storage.state.artefacts import Handle, compute_stage_digest
-from lavise.tasks.engine.stage import Request
-from lavise.tasks.inputs.scenes import STAGE, draw_scenes, load_scenes, request_scenes
+from lavise.tasks.inputs.scenes import STAGE, SceneInputs, draw_scenes, load_scenes
 from tests.unit.tasks.helpers import publish
 
 SPLITS = {"train": 4, "evaluation": 3}
 
 
-def digest(request: Request) -> str:
+def digest(splits: Mapping[str, int], size_px: int, seed: int) -> str:
+    request = SceneInputs(splits, size_px, seed).request()
     return compute_stage_digest(STAGE.name, STAGE.version, request.settings, request.inputs)
 
 
 def test_digest_follows_what_the_scenes_depend_on() -> None:
-    requests = [
-        request_scenes(SPLITS, 64, 0),
-        request_scenes(SPLITS, 96, 0),
-        request_scenes(SPLITS, 64, 1),
-        request_scenes({**SPLITS, "train": 5}, 64, 0),
-        request_scenes({"target": 4, "evaluation": 3}, 64, 0),
+    digests = [
+        digest(SPLITS, 64, 0),
+        digest(SPLITS, 96, 0),
+        digest(SPLITS, 64, 1),
+        digest({**SPLITS, "train": 5}, 64, 0),
+        digest({"target": 4, "evaluation": 3}, 64, 0),
     ]
-    assert len({digest(r) for r in requests}) == len(requests)
-    assert digest(request_scenes(dict(SPLITS), 64, 0)) == digest(requests[0])
+    assert len(set(digests)) == len(digests)
+    assert digest(dict(sorted(SPLITS.items())), 64, 0) == digests[0]
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Handle:
     root = tmp_path_factory.mktemp("scenes")
-    return publish(root, "scenes", lambda folder: draw_scenes(SPLITS, 64, 0, folder))
+    return publish(root, "scenes", lambda folder: draw_scenes(SceneInputs(SPLITS, 64, 0), folder))
 
 
 def test_all_splits_are_there(drawn: Handle) -> None:
@@ -62,8 +63,8 @@ def test_masks_fit_the_pictures_and_do_not_overlap(drawn: Handle) -> None:
 
 
 def test_same_seed_same_bytes_and_other_seed_other_pictures(tmp_path: Path, drawn: Handle) -> None:
-    again = publish(tmp_path / "again", "scenes", lambda folder: draw_scenes(SPLITS, 64, 0, folder))
-    other = publish(tmp_path / "other", "scenes", lambda folder: draw_scenes(SPLITS, 64, 1, folder))
+    again = publish(tmp_path / "again", "scenes", lambda folder: draw_scenes(SceneInputs(SPLITS, 64, 0), folder))
+    other = publish(tmp_path / "other", "scenes", lambda folder: draw_scenes(SceneInputs(SPLITS, 64, 1), folder))
     assert again.files == drawn.files
     pictures = [n for n in drawn.files if n.endswith(".png")]
     assert len(pictures) == 7

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lavise.configs.schema import WordSettings
 from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
-from lavise.tasks.inputs.vocabulary import describe_vocabulary, load_vocabulary, make_vocabulary, read_vocabulary
+from lavise.tasks.engine.stage_inputs import Given
+from lavise.tasks.inputs.vocabulary import VocabularyInputs, load_vocabulary, make_vocabulary, read_vocabulary
 from tests.unit.tasks.helpers import publish
 
 CATEGORIES = ("hot dog", "traffic light", "cat", "zyzzyva", "<b>bold</b>")
@@ -29,8 +32,19 @@ def settings(tmp_path: Path) -> WordSettings:
     return WordSettings(vectors=str(tmp_path / "glove.txt"), vocabulary_size=10)
 
 
+def inputs_of(settings: WordSettings, categories: tuple[str, ...]) -> VocabularyInputs:
+    return VocabularyInputs(settings, categories, Given(lambda: load_word_vectors(settings), "v" * 64))
+
+
+def describe(settings: WordSettings, categories: tuple[str, ...]) -> Mapping[str, Any]:
+    """What the artefact depends on besides the vectors."""
+    request = inputs_of(settings, categories).request()
+    assert request.inputs == {"vectors": "v" * 64}
+    return request.settings
+
+
 def test_round_trip(tmp_path: Path, settings: WordSettings) -> None:
-    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(settings, CATEGORIES, folder))
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(inputs_of(settings, CATEGORIES), folder))
     found = load_vocabulary(handle)
     expected = build_vocabulary(load_word_vectors(settings), 10, CATEGORIES)
     assert (found.words, found.num_words, found.matches) == (expected.words, expected.num_words, expected.matches)
@@ -39,7 +53,7 @@ def test_round_trip(tmp_path: Path, settings: WordSettings) -> None:
 
 
 def test_content_by_hand(tmp_path: Path, settings: WordSettings) -> None:
-    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(settings, CATEGORIES, folder))
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(inputs_of(settings, CATEGORIES), folder))
     found = load_vocabulary(handle)
     plain = ["cat", "dog", "hot", "light", "traffic", "tree", "house", "river", "mountain", "cloud"]
     assert list(found.words) == [*plain, "hot dog", "traffic light"]
@@ -66,11 +80,11 @@ def test_content_by_hand(tmp_path: Path, settings: WordSettings) -> None:
 
 
 def test_description_follows_size_and_categories(settings: WordSettings) -> None:
-    base = describe_vocabulary(settings, CATEGORIES)
-    assert base == describe_vocabulary(settings, CATEGORIES)
-    assert base != describe_vocabulary(settings.model_copy(update={"vocabulary_size": 11}), CATEGORIES)
-    assert base != describe_vocabulary(settings, CATEGORIES[:-1])
-    assert base != describe_vocabulary(settings, CATEGORIES[::-1])
+    base = describe(settings, CATEGORIES)
+    assert base == describe(settings, CATEGORIES)
+    assert base != describe(settings.model_copy(update={"vocabulary_size": 11}), CATEGORIES)
+    assert base != describe(settings, CATEGORIES[:-1])
+    assert base != describe(settings, CATEGORIES[::-1])
 
 
 def test_description_follows_the_content_of_the_word_list(tmp_path: Path, settings: WordSettings) -> None:
@@ -79,7 +93,7 @@ def test_description_follows_the_content_of_the_word_list(tmp_path: Path, settin
     for content, size in (("cat\ndog\n", 10), ("cat\ndog\n", 20), ("cat\nboat\n", 10)):
         listed.write_text(content, "utf-8")
         chosen = settings.model_copy(update={"vocabulary_file": listed, "vocabulary_size": size})
-        described.append(describe_vocabulary(chosen, CATEGORIES))
+        described.append(describe(chosen, CATEGORIES))
     assert described[0] == described[1] != described[2]
 
 
@@ -87,26 +101,26 @@ def test_word_list_replaces_the_frequent_words(tmp_path: Path, settings: WordSet
     listed = tmp_path / "words.txt"
     listed.write_text("boat\nhot dog\n# comment\nnothing\nboat\n", "utf-8")
     chosen = settings.model_copy(update={"vocabulary_file": listed})
-    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(chosen, ("cat",), folder))
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(inputs_of(chosen, ("cat",)), folder))
     assert load_vocabulary(handle).words == ("boat", "hot dog", "cat")
     assert load_vocabulary(handle).num_words == 2
 
 
 def test_visual_words(tmp_path: Path, settings: WordSettings) -> None:
     chosen = settings.model_copy(update={"vocabulary": "visual"})
-    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(chosen, CATEGORIES, folder))
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(inputs_of(chosen, CATEGORIES), folder))
     found = load_vocabulary(handle)
     # So few vectors say nothing about visualness: the uses in WordNet decide. `light` is mostly an adjective, `cloud`
     # a cloud of something, and ImageNet has no `river`.
     assert found.words == ("cat", "dog", "tree", "house", "mountain", "boat", *CATEGORIES[:2])
     assert found.num_words == 6
     fewer = chosen.model_copy(update={"vocabulary_size": 3})
-    cut = publish(tmp_path / "cut", "vocabulary", lambda folder: make_vocabulary(fewer, CATEGORIES, folder))
+    cut = publish(tmp_path / "cut", "vocabulary", lambda folder: make_vocabulary(inputs_of(fewer, CATEGORIES), folder))
     assert load_vocabulary(cut).words == ("cat", "dog", "tree", *CATEGORIES[:2])
 
 
 def test_a_folder_is_read_as_its_artefact_is(tmp_path: Path, settings: WordSettings) -> None:
-    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(settings, CATEGORIES, folder))
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(inputs_of(settings, CATEGORIES), folder))
     found, expected = read_vocabulary(handle.folder), load_vocabulary(handle)
     assert (found.words, found.num_words, found.matches) == (expected.words, expected.num_words, expected.matches)
     np.testing.assert_array_equal(found.matrix, expected.matrix)
@@ -114,13 +128,13 @@ def test_a_folder_is_read_as_its_artefact_is(tmp_path: Path, settings: WordSetti
 
 def test_description_follows_the_rule_and_a_word_list_goes_before_it(tmp_path: Path, settings: WordSettings) -> None:
     visual = settings.model_copy(update={"vocabulary": "visual"})
-    described = describe_vocabulary(visual, CATEGORIES)
-    assert described != describe_vocabulary(settings, CATEGORIES)
-    assert described != describe_vocabulary(visual.model_copy(update={"vocabulary_size": 3}), CATEGORIES)
+    described = describe(visual, CATEGORIES)
+    assert described != describe(settings, CATEGORIES)
+    assert described != describe(visual.model_copy(update={"vocabulary_size": 3}), CATEGORIES)
     assert f"timm {metadata.version('timm')}" in described["rule"]
     listed = tmp_path / "words.txt"
     listed.write_text("boat\ncat\n", "utf-8")
     given = [s.model_copy(update={"vocabulary_file": listed}) for s in (settings, visual)]
-    assert describe_vocabulary(given[0], CATEGORIES) == describe_vocabulary(given[1], CATEGORIES)
-    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(given[1], ("dog",), folder))
+    assert describe(given[0], CATEGORIES) == describe(given[1], CATEGORIES)
+    handle = publish(tmp_path, "vocabulary", lambda folder: make_vocabulary(inputs_of(given[1], ("dog",)), folder))
     assert load_vocabulary(handle).words == ("boat", "cat", "dog")

@@ -39,6 +39,7 @@ from lavise.tasks.explainer.network import Explainer, ExplainerFacts, save_expla
 from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.report import chart_files
 from lavise.tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
+from lavise.tasks.report.pictures import ReportPictures
 from lavise.tasks.report.sections import diff, quality
 from lavise.tasks.words.explain import explain_filters
 from lavise.tasks.words.ranking import Judgement
@@ -127,7 +128,7 @@ def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPar
     vocabulary = Vocabulary(full.words, full.matrix, 0, full.matches)
     settings = ExplainSettings(ranking="evidence", top_images=5, words_per_image=2, min_images=2)
     namer = Namer(explainer, facts, None, vocabulary, "cpu")
-    explain(store, namer, vocabulary, settings, layer, folder / "explained")
+    explain(store, namer, settings, layer, folder / "explained")
     save_evaluation(evaluation_of(recall), folder / "evaluated")
     save_panel(panel_of(), [], folder / "panel")
     write_json(folder / "validated" / VALIDATION_FILE, validation_of())
@@ -144,13 +145,11 @@ def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPar
     )
 
 
-def explain(
-    store: ActivationStore, namer: Namer, vocabulary: Vocabulary, settings: ExplainSettings, layer: str, folder: Path
-) -> None:
+def explain(store: ActivationStore, namer: Namer, settings: ExplainSettings, layer: str, folder: Path) -> None:
     """The first word is a category of the reference, which every filter detects."""
     judgement = Judgement(HOSTILE[:1], np.ones((4, 1), bool), np.array([True]))
     maps = LayerMaps(store, THRESHOLDS)
-    explain_filters(maps, namer, vocabulary, judgement, settings, layer, folder, Computing())
+    explain_filters(maps, namer, judgement, settings, layer, folder, Computing())
 
 
 def write_page(
@@ -170,7 +169,7 @@ def write_page(
     target = Dataset("target", tuple(records))
     facts = {"Audit": "test", "Target domain": HOSTILE[0], HOSTILE[1]: HOSTILE[2]}
     chosen = [make_part(root / "part")] if parts is None else parts
-    info = write_report(chosen, target, GEOMETRY, facts, settings, root, diff)
+    info = write_report(chosen, ReportPictures.of(GEOMETRY, {"target": target}), facts, settings, root, diff)
     page = (root / "report.html").read_text("utf-8")
     assert info["size_bytes"] == (root / "report.html").stat().st_size
     return page
@@ -459,7 +458,7 @@ def test_layer_of_dead_filters_makes_a_page(tmp_path: Path) -> None:
     explainer, facts = Explainer(4, 6, 0.1).eval(), ExplainerFacts(4, 6, 0.1, "l2", "cosine", (), (), {})
     vocabulary = make_vocabulary(3, ())
     namer = Namer(explainer, facts, None, vocabulary, "cpu")
-    explain(store, namer, vocabulary, ExplainSettings(ranking="evidence"), LAYER, part.explained)
+    explain(store, namer, ExplainSettings(ranking="evidence"), LAYER, part.explained)
     reader = parse(write_page(tmp_path, [part]))
     assert [f["i"] for f in data_of(reader)["filters"]] == [[]] * 4
     assert pictures_of(reader) == {}
@@ -544,7 +543,8 @@ def test_regions_of_the_overview_are_those_of_the_filter(tmp_path: Path) -> None
     Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "grey.png")
     target = Dataset("target", tuple(ImageRecord(name, tmp_path / "grey.png") for name in NAMES))
     part = explain_all(make_part(tmp_path / "part"), (0, 0, 0.9, 0))
-    write_report([part], target, GEOMETRY, {"Audit": "test"}, ReportSettings(), tmp_path)
+    pictures = ReportPictures.of(GEOMETRY, {"target": target})
+    write_report([part], pictures, {"Audit": "test"}, ReportSettings(), tmp_path)
     pixels = read_overview(tmp_path)
     yellow = (pixels[..., 0] > 180) & (pixels[..., 1] > 160) & (pixels[..., 2] < 80)
     maps = np.random.default_rng(0).normal(size=(6, 4, 4, 5)).astype(np.float16)

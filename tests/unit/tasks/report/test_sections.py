@@ -30,7 +30,7 @@ from lavise.tasks.report.filter_entries import (
     spread_histogram,
 )
 from lavise.tasks.report.page import render_page, write_report
-from lavise.tasks.report.pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook, ReportPictures
 from lavise.tasks.report.sections.bias import describe_bias, list_bias_pictures
 from lavise.tasks.report.sections.causes import describe_causes
 from lavise.tasks.report.sections.classes import describe_classes
@@ -208,7 +208,7 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
         data[name] = Dataset(name, tuple(ImageRecord(key, tmp_path / f"{name}.png") for key in keys))
     own = replace(part, analyses={"bias": bias})
     settings = ReportSettings(thumbnail_px=32)
-    write_report([own], data["target"], GEOMETRY, {"Audit": "x"}, settings, tmp_path, others={"train": data["train"]})
+    write_report([own], ReportPictures.of(GEOMETRY, data), {"Audit": "x"}, settings, tmp_path)
     page = (tmp_path / "report.html").read_text("utf-8")
     contents = [c for text in re.findall(r'id="pictures-\d+">(.*?)</script>', page) for c in json.loads(text)[1]]
     numbers = [int(n) for n in re.findall(r'data-picture="(\d+)"', page)]

@@ -85,7 +85,9 @@ def test_words_of_pairs_vs_loops(tmp_path: Path, method: str, scaling: str) -> N
     namer = make_namer(vocabulary, scaling)
     pairs = select_top_images(store, THRESHOLDS, 20)
     closed = torch.tensor([27, 25, 26])
-    found = name_pairs(store, pairs, method, THRESHOLDS, namer, 4, "cpu", {"closed": closed, "open": None})
+    found = name_pairs(
+        LayerMaps(store, THRESHOLDS), pairs, method, namer, 4, Computing(), {"closed": closed, "open": None}
+    )
     assert list(found) == ["closed", "open"]
     maps = store.read_images(range(20))
     for row, (u, i) in enumerate(zip(pairs.filter.tolist(), pairs.image.tolist(), strict=True)):
@@ -114,10 +116,10 @@ def test_pairs_of_more_filters_than_the_explainer_reads(tmp_path: Path) -> None:
     namer = make_namer(make_vocabulary(25, CATEGORIES))
     store = write_store(tmp_path / "b", added)
     pairs = select_top_images(store, thresholds, 6)
-    found = name_pairs(store, pairs, "filter_attention", thresholds, namer, 4, "cpu")["open"]
+    found = name_pairs(LayerMaps(store, thresholds), pairs, "filter_attention", namer, 4, Computing())["open"]
     known = pairs.take(np.flatnonzero(pairs.filter < CHANNELS))
     plain = write_store(tmp_path / "a", maps)
-    expected = name_pairs(plain, known, "filter_attention", THRESHOLDS, namer, 4, "cpu")["open"]
+    expected = name_pairs(LayerMaps(plain, THRESHOLDS), known, "filter_attention", namer, 4, Computing())["open"]
     np.testing.assert_array_equal(found.words[: len(known)], expected.words)
     # The double of filter 0 has its pictures and, as attention is a cosine, its words.
     double, first = (found.words[pairs.filter == u] for u in (CHANNELS, 0))
@@ -128,9 +130,9 @@ def test_pairs_of_more_filters_than_the_explainer_reads(tmp_path: Path) -> None:
 def test_words_of_pairs_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, namer = write_store(tmp_path, make_maps(12)), make_namer(make_vocabulary(25, CATEGORIES))
     pairs = select_top_images(store, THRESHOLDS, 8)
-    whole = name_pairs(store, pairs, "original", THRESHOLDS, namer, 3, "cpu")["open"]
+    whole = name_pairs(LayerMaps(store, THRESHOLDS), pairs, "original", namer, 3, Computing())["open"]
     monkeypatch.setattr(explain_module, "_NAME_ROWS", 7)
-    parts = name_pairs(store, pairs, "original", THRESHOLDS, namer, 3, "cpu")["open"]
+    parts = name_pairs(LayerMaps(store, THRESHOLDS), pairs, "original", namer, 3, Computing())["open"]
     np.testing.assert_array_equal(parts.words, whole.words)
     np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
 
@@ -138,7 +140,7 @@ def test_words_of_pairs_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
 def test_no_pairs_have_no_words(tmp_path: Path) -> None:
     store, namer = write_store(tmp_path, make_maps(3)), make_namer(make_vocabulary(25, CATEGORIES))
     nothing = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    found = name_pairs(store, nothing, "original", THRESHOLDS, namer, 5, "cpu")["open"]
+    found = name_pairs(LayerMaps(store, THRESHOLDS), nothing, "original", namer, 5, Computing())["open"]
     assert (found.words.shape, found.scores.shape, found.vectors.shape) == ((0, 5), (0, 5), (0, 6))
 
 
@@ -158,10 +160,9 @@ class Scene:
         self, folder: Path, judgement: Judgement | None = None, seed: int = 0, **changes: Any
     ) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
-        return explain_filters(
+        facts = explain_filters(
             LayerMaps(self.store, self.thresholds),
             self.namer,
-            self.vocabulary,
             judgement or make_judgement(len(self.thresholds)),
             ExplainSettings.model_validate(
                 {
@@ -177,6 +178,7 @@ class Scene:
             folder,
             Computing(seed),
         )
+        return dict(facts)
 
 
 def make_noisy(folder: Path) -> Scene:
@@ -419,12 +421,12 @@ def test_words_of_whole_pictures_vs_loops(
     """Of no more pictures than so many, at even distances; no filter has a say."""
     monkeypatch.setattr(explain_module, "_WHOLE_PICTURES", most)
     scene = make_noisy(tmp_path)
-    floor = explain_module._name_whole_pictures(scene.store, scene.thresholds, scene.namer, 4, "cpu")
+    floor = explain_module._name_whole_pictures(LayerMaps(scene.store, scene.thresholds), scene.namer, 4, "cpu")
     assert floor.shape == (28,)
     shares = floor_by_loops(scene, list(expected), 4)
     np.testing.assert_allclose(floor, [shares.get(word, 0) for word in range(28)])
-    never = np.full(CHANNELS, 1000, np.float32)
-    np.testing.assert_array_equal(explain_module._name_whole_pictures(scene.store, never, scene.namer, 4, "cpu"), floor)
+    never = LayerMaps(scene.store, np.full(CHANNELS, 1000, np.float32))
+    np.testing.assert_array_equal(explain_module._name_whole_pictures(never, scene.namer, 4, "cpu"), floor)
 
 
 def test_a_filter_without_preference_is_not_explained_by_what_whole_pictures_are_named(tmp_path: Path) -> None:
@@ -445,7 +447,9 @@ def test_a_filter_without_preference_is_not_explained_by_what_whole_pictures_are
 
 def words_of_filters(scene: Scene, method: str, top_images: int) -> tuple[AnyArray, AnyArray]:
     pairs = select_top_images(scene.store, scene.thresholds, top_images)
-    return name_pairs(scene.store, pairs, method, scene.thresholds, scene.namer, 4, "cpu")["open"].words, pairs.filter
+    return name_pairs(LayerMaps(scene.store, scene.thresholds), pairs, method, scene.namer, 4, Computing())[
+        "open"
+    ].words, pairs.filter
 
 
 def make_whole(folder: Path) -> Scene:

@@ -12,8 +12,10 @@ import pytest
 
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
+from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.engine.computing import Computing
-from lavise.tasks.words.naming_check import PRECISION_FILE, MeasuredNaming, load_naming, measure_naming
+from lavise.tasks.engine.stage_inputs import take_part
+from lavise.tasks.words.naming_check import PRECISION_FILE, MeasuredNaming, NamingRule, load_naming, measure_naming
 from tests.unit.tasks.words.test_preferred_words import (
     CHANNELS,
     CONCEPTS,
@@ -37,12 +39,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 def measure(
     scene: Scene, folder: Path, truthful: bool = True, seed: int = 0
 ) -> tuple[Mapping[str, Any], MeasuredNaming]:
-    namer, vocabulary = make_namer(truthful)
-    settings = ExplainSettings(top_images=10)
+    namer, _ = make_namer(truthful)
+    (store, labelled), rule = scene.evaluation, take_part(ExplainSettings(top_images=10), NamingRule)
     folder.mkdir(exist_ok=True)
-    facts = measure_naming(
-        scene.evaluation, scene.train, THRESHOLDS, namer, vocabulary, settings, folder, Computing(seed)
-    )
+    maps = LayerMaps(store, THRESHOLDS)
+    facts = measure_naming(maps, labelled, scene.train, namer, rule, folder, Computing(seed))
     return facts, load_naming(folder)
 
 
@@ -111,10 +112,9 @@ def test_the_same_again_to_the_byte_and_the_seed_counts(scene: Scene, tmp_path: 
 
 def test_filters_above_no_threshold_are_judged_by_their_peaks_alone(scene: Scene, tmp_path: Path) -> None:
     """No top pictures, no regions: the words are stated all the same, and nothing breaks."""
-    namer, vocabulary = make_namer()
+    namer, _ = make_namer()
     (tmp_path / "out").mkdir()
-    never = np.full(CHANNELS, 1e4, np.float32)
-    facts = measure_naming(
-        scene.evaluation, scene.train, never, namer, vocabulary, ExplainSettings(), tmp_path / "out", Computing()
-    )
+    (store, labelled), rule = scene.evaluation, take_part(ExplainSettings(), NamingRule)
+    never = LayerMaps(store, np.full(CHANNELS, 1e4, np.float32))
+    facts = measure_naming(never, labelled, scene.train, namer, rule, tmp_path / "out", Computing())
     assert facts["num_judged"] == CHANNELS

@@ -19,11 +19,12 @@ from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.words.evidence import Evidence
 from lavise.tasks.words.explain import explain_filters
-from lavise.tasks.words.naming_check import PRECISION_FILE, load_naming, measure_naming
+from lavise.tasks.words.naming_check import PRECISION_FILE, NamingRule, load_naming, measure_naming
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision, WordCount
 from lavise.tasks.words.preferred_words import REGIONS, _add_told_by_regions
 from lavise.tasks.words.ranking import Judgement
@@ -101,15 +102,15 @@ def explain(
     target: ActivationStore | None = None,
     **changes: Any,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    namer, vocabulary = make_namer(truthful)
+    namer, _ = make_namer(truthful)
     settings = ExplainSettings.model_validate({"top_images": 10, "num_words": 3, **changes})
     folder.mkdir(parents=True, exist_ok=True)
-    measure_naming(scene.evaluation, scene.train, THRESHOLDS, namer, vocabulary, settings, folder, Computing())
+    (store, labelled), rule = scene.evaluation, take_part(settings, NamingRule)
+    measure_naming(LayerMaps(store, THRESHOLDS), labelled, scene.train, namer, rule, folder, Computing())
     right = np.zeros((CHANNELS, 4), dtype=bool)
     info = explain_filters(
         LayerMaps(target or scene.target, THRESHOLDS, saturated_C=np.arange(CHANNELS) == 2),
         namer,
-        vocabulary,
         Judgement(CONCEPTS, right, np.ones(4, bool), invalid),
         settings,
         "body",
@@ -118,7 +119,7 @@ def explain(
         load_naming(folder),
     )
     filters, words = (parquet.read_table(folder / f"{n}.parquet").to_pylist() for n in ("filters", "explanations"))
-    return filters, words, info
+    return filters, words, dict(info)
 
 
 def test_filters_get_what_they_follow(scene: Scene, tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""What the evaluation part says about words, read from what its stages made."""
+
+from __future__ import annotations
+
+from lavise.storage.state.artefacts import Handle
+from lavise.tasks.masks.detection import load_detection
+from lavise.tasks.words.ranking import Judgement
+
+
+def load_judgement(detection: Handle, validated: Handle, concepts: tuple[str, ...]) -> Judgement:
+    """The verdict on words.
+
+    Args:
+        concepts: of the evaluation part.
+    """
+    found = load_detection(detection.folder)
+    invalid = ""
+    if not validated.info["is_valid"]:
+        invalid = (
+            f"the explainer names held-out regions no better than chance (p = {find_worst_p_value(validated):.3f})"
+        )
+    return Judgement(concepts, found.right, found.num_images > 0, invalid)
+
+
+def find_worst_p_value(validated: Handle) -> float:
+    """The larger of the two tests' that an explainer has to pass."""
+    return float(max(validated.info["p_value"], validated.info.get("p_value_categories") or 0.0))
