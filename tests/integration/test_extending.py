@@ -16,20 +16,29 @@ from tests.integration.tiny import make_arguments, run_here
 pytestmark = pytest.mark.slow
 
 _STAGE = """
+from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from lavise.storage.activations import ActivationStore
+from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.files import write_json
 from lavise.configs.roles import Role
 from lavise.tasks.analyses.analysis import Analysis, Table, TextTable
-from lavise.tasks.engine.stage import Request, Stage
+from lavise.tasks.engine.stage import Stage
+from lavise.tasks.engine.stage_inputs import StageInputs
 
 STAGE = Stage("loudness", version=1)
 
 
-def compute(layer, folder):
-    peaks = ActivationStore(layer.activations(Role.TARGET).folder).read_peaks().max(axis=0)
-    rows = [{"layer": layer.layer, "filter": u, "loudness": float(p)} for u, p in enumerate(peaks)]
+@dataclass(frozen=True)
+class LoudnessInputs(StageInputs):
+    layer: str
+    activations: Handle
+
+
+def compute(inputs, folder):
+    peaks = ActivationStore(inputs.activations.folder).read_peaks().max(axis=0)
+    rows = [{"layer": inputs.layer, "filter": u, "loudness": float(p)} for u, p in enumerate(peaks)]
     parquet.write_table(pa.Table.from_pylist(rows), folder / "loudness.parquet")
     write_json(folder / "loudness.json", {"loudest": float(peaks.max())})
     return {"loudest": float(peaks.max())}
@@ -43,7 +52,7 @@ def show(rows):
 
 ANALYSIS = Analysis(
     stage=STAGE, place=9, setting="none", is_wanted=lambda config: True,
-    request=lambda layer: Request({}, {"activations": layer.activations(Role.TARGET).digest}),
+    inputs=lambda layer: LoudnessInputs(layer.layer, layer.activations(Role.TARGET)),
     compute=compute, facts_file="loudness.json", tables=(Table("loudness.parquet", "loudness"),), show=show,
 )
 """
