@@ -29,6 +29,7 @@ from lavise.storage.state import file_names
 from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
 from lavise.tasks.report.page import write_page
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, PictureBook, ReportPictures, outline_region
+from lavise.tasks.report.sections.layers import LayerCard
 from tests.browser import find_browser
 
 FILTERS, PICTURES, WORDS, CLASSES = 2048, 25, 10, 8
@@ -106,8 +107,19 @@ def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, PictureBook]:
 def write(folder: Path, num_distinct: int, photos: list[Path]) -> Path:
     paths = make_pictures(folder, num_distinct, photos)
     described, book = describe(paths)
-    layer = {"name": "layer4", "shape": "2048 x 7 x 7", "num_filters": FILTERS, "num_explained": FILTERS,
-             "num_several": 0, "num_novel": 0, "num_never": 0, "num_supervised": 80, "num_held_out": 0}  # fmt: skip
+    layer = LayerCard(
+        name="layer4",
+        shape="2048 x 7 x 7",
+        num_filters=FILTERS,
+        num_explained=FILTERS,
+        num_several=0,
+        num_novel=0,
+        num_never=0,
+        num_saturated=0,
+        advice="",
+        num_supervised=80,
+        num_held_out=0,
+    )
     sections = {"layers": [layer], "qualities": [], "classes": [], "causes": [], "bias": [], "diff": None}
     facts = {"Audit": f"synthetic, {num_distinct} pictures"}
     settings = ReportSettings(images_per_filter=PICTURES)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import h5py
 import numpy as np
@@ -107,12 +107,19 @@ def has_shard(folder: Path, shard: int) -> bool:
     return (folder / shard_name(shard)).is_file()
 
 
-def finish_store(folder: Path, grid: ShardGrid) -> dict[str, Any]:
-    """Check that every shard is there, then write the index and the virtual data set.
+class StoreIndex(TypedDict):
+    """index.json of a store: its pictures in their order, [C, H, W] of the maps, pictures in each shard, and by key
+    why a picture could not be read."""
 
-    Returns:
-        the index: num_images, shape [C, H, W], shards, broken.
-    """
+    num_images: int
+    shape: list[int]
+    shards: list[int]
+    keys: list[str]
+    broken: dict[str, str]
+
+
+def finish_store(folder: Path, grid: ShardGrid) -> StoreIndex:
+    """Check that every shard is there, then write the index and the virtual data set."""
     missing = [shard_name(s) for s in range(grid.num_shards) if not has_shard(folder, s)]
     if missing:
         raise FileNotFoundError(f"{len(missing)} of {grid.num_shards} shards are missing in {folder}: {missing[:3]}")
@@ -127,7 +134,13 @@ def finish_store(folder: Path, grid: ShardGrid) -> dict[str, Any]:
             keys += [k.decode("utf-8") for k in file["keys"][:]]
             broken.update(json.loads(file.attrs["broken"]))
     _write_virtual(folder / VIRTUAL_FILE, counts, chw)
-    index = {"num_images": sum(counts), "shape": list(chw), "shards": counts, "keys": keys, "broken": broken}
+    index: StoreIndex = {
+        "num_images": sum(counts),
+        "shape": list(chw),
+        "shards": counts,
+        "keys": keys,
+        "broken": broken,
+    }
     write_json(folder / INDEX_FILE, index)
     return index
 

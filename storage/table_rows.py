@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -24,16 +24,6 @@ R = TypeVar("R")
 def make_schema(row: type) -> pa.Schema:
     """The columns of a table of such rows, in the order of their fields."""
     return pa.schema([(_name_column(name), kind) for name, kind in _list_types(row)])
-
-
-def make_rows(row: type[R], given: Iterable[Mapping[str, Any]]) -> list[R]:
-    """Rows from mappings of columns.
-
-    Raises:
-        TypeError: a column that is missing, or one too many.
-    """
-    names = {_name_column(field.name): field.name for field in fields(row)}  # type: ignore[arg-type]
-    return [row(**{names.get(column, column): value for column, value in one.items()}) for one in given]
 
 
 def write_rows(row: type, rows: Sequence[Any], path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow.parquet as parquet
 
@@ -301,7 +301,21 @@ def _report_layer(result: LayerResult) -> ReportedLayer:
     )
 
 
-def describe_skipped(result: LayerResult) -> dict[str, Any]:
+class SkippedMasks(TypedDict):
+    """Masks that were left out, by reason."""
+
+    train: dict[str, int]
+    evaluation: dict[str, int]
+
+
+class Skipped(TypedDict):
+    """Pictures that could not be read, by part and name, with the reason; and masks."""
+
+    pictures: dict[Role, dict[str, str]]
+    masks: SkippedMasks
+
+
+def describe_skipped(result: LayerResult) -> Skipped:
     """Pictures that could not be read, by name, and masks that were left out, by reason; the same for every layer."""
     index = {role: h.path(INDEX_FILE).read_text("utf-8") for role, h in result.activations.items()}
     return {

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -18,13 +18,13 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import dump_config
 from lavise.configs.roles import Role
 from lavise.flows.past_audits.compare import Comparison, not_same
-from lavise.flows.shared.results import RunResult
+from lavise.flows.shared.results import RunResult, StageFacts
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker, hide_credentials
-from lavise.tasks.analyses.analysis import list_analyses
-from lavise.tasks.engine.stage import describe_artefacts
+from lavise.tasks.analyses.analysis import Rows, list_analyses
+from lavise.tasks.engine.stage import Info, describe_artefacts
 from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.history.metric_names import flatten_metrics
@@ -57,13 +57,13 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
         for table in analysis.tables if found else ():
             _write_table(folder / table.file, [handle.path(table.file) for handle in found])
     by_layer = {r.layer.name: _measure(r) for r in results}
-    stages = {t: {"digest": o.digest, "cached": o.cached, "seconds": o.seconds} for t, o in ended.outcomes.items()}
+    stages = {t: StageFacts(digest=o.digest, cached=o.cached, seconds=o.seconds) for t, o in ended.outcomes.items()}
     write_json(folder / file_names.METRICS, {"layers": by_layer})
     write_json(folder / file_names.STAGES, stages)
     write_json(folder / file_names.SKIPPED, ended.skipped)
     write_json(folder / file_names.INPUTS, ended.inputs)
     snapshot = {"checkpoint_file": find_snapshot(config.model.weights, root)}
-    write_json(folder / file_names.ARTEFACTS, describe_artefacts(ended.outcomes) | snapshot)
+    write_json(folder / file_names.ARTEFACTS, {**describe_artefacts(ended.outcomes), **snapshot})
     _write_explainers(folder, results)
     write_atomically(folder / file_names.CONFIG, dump_config(config))
     write_json(folder / file_names.ENVIRONMENT, {**ended.environment, "seed": config.seed})
@@ -126,7 +126,7 @@ def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:
         run.log_table(not_same(comparison.read_table().to_pylist()), "tables/changes.json")
 
 
-def _read_analyses(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_analyses(folder: Path) -> dict[str, Rows]:
     """What is worth reading in a browser, by the table's name."""
     found = {}
     for table in (t for a in list_analyses() for t in a.tables if t.in_browser):
@@ -136,13 +136,18 @@ def _read_analyses(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: rows for name, rows in found.items() if rows}
 
 
-def _measure(result: LayerResult) -> dict[str, Any]:
+def _measure(result: LayerResult) -> Info:
     explained, evaluated = result.of(explain.STAGE), recall.load_evaluation(result.of(recall.STAGE).folder)
     thresholds = result.thresholds[Role.TARGET].info
     return {
         **explained.info,
         "num_saturated": thresholds["num_saturated"],
-        "evaluation": {k: evaluated[k] for k in ("num_pairs", "num_filters", "num_images", "vocabularies")},
+        "evaluation": {
+            "num_pairs": evaluated["num_pairs"],
+            "num_filters": evaluated["num_filters"],
+            "num_images": evaluated["num_images"],
+            "vocabularies": evaluated["vocabularies"],
+        },
         "recall": evaluated["recall"],
         "differences": evaluated["differences"],
         "regions": dict(validation.load_validation(result.of(validation.STAGE).folder)),

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import typer
 from rich.console import Console
@@ -166,8 +166,27 @@ def group_entries(plan: Plan) -> list[tuple[Reason, str, int, int]]:
     return sorted(rows, key=lambda r: (order.index(r[0]), -r[3], r[1]))
 
 
-def _to_json(plan: Plan, uses: Sequence[StageUse], dry_run: bool) -> dict[str, Any]:
-    entries = [
+class JsonEntry(TypedDict):
+    """A folder that is, or would be, removed."""
+
+    path: str
+    reason: str
+    stage: str
+    bytes: int
+
+
+class JsonPlan(TypedDict):
+    """What `lavise gc --json` prints."""
+
+    root: str
+    dry_run: bool
+    disk_use: list[dict[str, int | str]]
+    entries: list[JsonEntry]
+    num_bytes: int
+
+
+def _to_json(plan: Plan, uses: Sequence[StageUse], dry_run: bool) -> JsonPlan:
+    entries: list[JsonEntry] = [
         {
             "path": e.path.relative_to(plan.root).as_posix(),
             "reason": e.reason.value,

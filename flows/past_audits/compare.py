@@ -36,7 +36,7 @@ from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, StageRunner, describe_artefacts
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.history import filter_matching
-from lavise.tasks.history.filter_matching import AuditedLayer
+from lavise.tasks.history.filter_matching import AuditedLayer, DiffSummary
 from lavise.tasks.report.page import DiffPart, render_diff_page
 from lavise.tasks.report.summary import Compared
 
@@ -68,7 +68,7 @@ class Comparison:
         """Rows of all layers."""
         return pa.concat_tables([filter_matching.load_diff(h.folder)[0] for h in self.handles.values()])
 
-    def read_summary(self) -> dict[str, dict[str, Any]]:
+    def read_summary(self) -> dict[str, DiffSummary]:
         """By layer."""
         return {layer: filter_matching.load_diff(h.folder)[1] for layer, h in self.handles.items()}
 
@@ -261,7 +261,7 @@ def _write_folder(found: Comparison, new: PastRun, config: Config, runner: Stage
         "Compared with": f"{found.old.title}, run {found.old.run_id}",
     }
     write_atomically(folder / PAGE_FILE, render_diff_page(heading, found.to_report_part(config.diff)))
-    write_json(folder / file_names.ARTEFACTS, describe_artefacts(runner.outcomes) | {"checkpoint_file": None})
+    write_json(folder / file_names.ARTEFACTS, {**describe_artefacts(runner.outcomes), "checkpoint_file": None})
     shutil.rmtree(final, ignore_errors=True)
     os.replace(folder, final)
     return final

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+
+class StageFacts(TypedDict):
+    """What came of a stage: the digest of its artefacts, and whether they were there already."""
+
+    digest: str
+    cached: bool
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class RunResult:
     tracking_uri: str | None
     run_dir: Path
     metrics: dict[str, float]
-    stages: dict[str, dict[str, Any]]
+    stages: dict[str, StageFacts]
     images_decoded: int
     predecessor: str | None = None
     gate: str | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -82,10 +82,10 @@ def write_scenes(
     folder.mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)
     split_key = int(digest_of(split)[:15], 16)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[CocoImage] = []
+    annotations: list[CocoAnnotation] = []
 
-    def draw(index: int) -> list[dict[str, Any]]:
+    def draw(index: int) -> list[_Drawn]:
         rng = np.random.default_rng([seed, split_key, index])
         picture, objects = _compose(rng, sprites, backgrounds, size_px)
         picture.save(folder / f"{index:06d}.png", compress_level=1)
@@ -179,7 +179,40 @@ def _draw_background(rng: np.random.Generator, backgrounds: list[Image.Image], s
     return which, patch.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1))))
 
 
-def _describe(image_id: int, category_id: int, mask: npt.NDArray[np.uint8]) -> dict[str, Any]:
+class CocoImage(TypedDict):
+    """A picture in COCO's annotations."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class RunLengths(TypedDict):
+    """A mask: [height, width], and COCO's compressed run lengths."""
+
+    size: list[int]
+    counts: str
+
+
+class _Drawn(TypedDict):
+    """An object of a scene, before it has a number; `bbox` is x, y, width, height in pixels."""
+
+    image_id: int
+    category_id: int
+    iscrowd: int
+    area: float
+    bbox: list[float]
+    segmentation: RunLengths
+
+
+class CocoAnnotation(_Drawn):
+    """The same in COCO's annotations."""
+
+    id: int
+
+
+def _describe(image_id: int, category_id: int, mask: npt.NDArray[np.uint8]) -> _Drawn:
     from pycocotools import mask as coco_mask
 
     rle = coco_mask.encode(np.asfortranarray(mask))

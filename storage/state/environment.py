@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
@@ -33,8 +33,27 @@ _PACKAGES = (
 )
 
 
-def describe_environment(device: str) -> dict[str, Any]:
-    """Versions, machine, device and git state, as JSON-like values."""
+class GitState(TypedDict, total=False):
+    """Commit of a checkout, and whether it was changed; empty where nothing is known."""
+
+    commit: str
+    dirty: bool
+
+
+class Environment(TypedDict):
+    """Versions, machine, device and git state, as in environment.json."""
+
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    device: str
+    gpu: str | None
+    cpu_threads: int
+    git: GitState
+
+
+def describe_environment(device: str) -> Environment:
+    """Where an audit runs."""
     import torch
 
     return {
@@ -48,7 +67,7 @@ def describe_environment(device: str) -> dict[str, Any]:
     }
 
 
-def read_git_state(folder: Path) -> dict[str, Any]:
+def read_git_state(folder: Path) -> GitState:
     """Commit of the checkout that the code runs from, and whether it was changed; empty for an installed wheel."""
     git = shutil.which("git")
     if git is None or not (folder / ".git").exists():

@@ -43,7 +43,7 @@ def _describe_model(model: TargetModel) -> dict[str, Any]:
     return {"arch": model.arch, "code": model.code, "preprocessing": model.describe_preprocessing()}
 
 
-def _describe_batches(settings: ExtractSettings) -> dict[str, Any]:
+def _describe_batches(settings: ExtractSettings) -> dict[str, int]:
     """The order of pictures in a batch can change the last bits; threads and what is allowed to be broken cannot."""
     return {"batch_size": settings.batch_size, "shard_images": settings.shard_images}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from lavise.storage.state.progress import Progress, no_progress
 
@@ -16,7 +15,7 @@ class Computing:
     device: str = "cpu"
     progress: Progress = no_progress
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, int | str]:
         """What floating-point results and draws depend on besides their inputs."""
         return {"seed": self.seed, **describe_arithmetic(self.device)}
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.digest import digest_of, short
@@ -219,7 +219,23 @@ class StageRunner:
         run.log_metrics(metrics)
 
 
-def describe_artefacts(outcomes: Mapping[str, StageOutcome]) -> dict[str, Any]:
+class DescribedArtefact(TypedDict):
+    """What a stage made, and the sha256 of every file; stage, role and subject as in StageOutcome."""
+
+    stage: str
+    role: str
+    subject: str
+    digest: str
+    files: dict[str, str]
+
+
+class DescribedArtefacts(TypedDict):
+    """By the title of the stage, in the order of execution."""
+
+    stages: dict[str, list[DescribedArtefact]]
+
+
+def describe_artefacts(outcomes: Mapping[str, StageOutcome]) -> DescribedArtefacts:
     """Of each stage, in the order of execution: what it made, and the sha256 of every file."""
     return {
         "stages": {

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -19,11 +19,11 @@ from lavise.storage.state import file_names
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
-from lavise.storage.table_rows import make_rows, write_rows
+from lavise.storage.table_rows import write_rows
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs, Stated, Unstated
 from lavise.tasks.evaluation.judged_layer import JudgedLayer, LayerArtefacts, load_judged_layer
-from lavise.tasks.evaluation.panel import Statements, judge_word_sets, summarise_panel
+from lavise.tasks.evaluation.panel import Panel, Statements, judge_word_sets, summarise_panel
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("panel", version=3)
@@ -158,7 +158,7 @@ def judge_layer(
     settings: PanelSettings,
     seed: int,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Panel:
     """The panel of a layer, with all its baselines.
 
     Args:
@@ -199,8 +199,8 @@ def share_right(statements: Statements, layer: JudgedLayer) -> float | None:
     return float(layer.right[unit[known], concept[known]].mean()) if known.any() else None
 
 
-def judge_filters(layer: JudgedLayer, at: Sequence[int]) -> list[dict[str, Any]]:
-    """Recall and F1 of each filter that masks can judge: filter, num_pairs, recall, f1.
+def judge_filters(layer: JudgedLayer, at: Sequence[int]) -> list[JudgedRow]:
+    """Recall and F1 of each filter that masks can judge.
 
     Means over its pairs with |G| > 0, of its first k words, k the largest of `at`
     (`tasks.evaluation.panel.judge_word_sets`).
@@ -211,12 +211,11 @@ def judge_filters(layer: JudgedLayer, at: Sequence[int]) -> list[dict[str, Any]]
     filters, row, count = np.unique(unit, return_inverse=True, return_counts=True)
     recall, f1 = (np.bincount(row, values[f"{n}@{k}"], minlength=len(filters)) / count for n in ("recall", "f1"))
     return [
-        {"filter": int(u), "num_pairs": int(n), "recall": float(r), "f1": float(f)}
-        for u, n, r, f in zip(filters, count, recall, f1, strict=True)
+        JudgedRow(int(u), int(n), float(r), float(f)) for u, n, r, f in zip(filters, count, recall, f1, strict=True)
     ]
 
 
-def describe_panel(found: Mapping[str, Any]) -> dict[str, float]:
+def describe_panel(found: Panel) -> dict[str, float]:
     """The numbers of a panel, under names as `explained/pearson_image`."""
     flat: dict[str, float] = {}
     for row, content in found["rows"].items():
@@ -225,17 +224,17 @@ def describe_panel(found: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def save_panel(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def save_panel(found: Panel, judged: Sequence[JudgedRow], folder: Path) -> None:
     """Write folder/panel.json and folder/judged_filters.parquet.
 
     Args:
         judged: of `judge_filters`.
     """
     write_json(folder / PANEL_FILE, found)
-    write_rows(JudgedRow, make_rows(JudgedRow, judged), folder / JUDGED_FILE)
+    write_rows(JudgedRow, judged, folder / JUDGED_FILE)
 
 
-def load_panel(folder: Path) -> dict[str, Any]:
+def load_panel(folder: Path) -> Panel:
     """Read what `save_panel` wrote."""
-    content: dict[str, Any] = json.loads((folder / PANEL_FILE).read_text("utf-8"))
+    content: Panel = json.loads((folder / PANEL_FILE).read_text("utf-8"))
     return content

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -43,7 +43,7 @@ from lavise.tasks.numerics.average_precision import (
     expect_precision,
     sum_tied_shares,
 )
-from lavise.tasks.numerics.bootstrap import draw_image_weights
+from lavise.tasks.numerics.bootstrap import Estimate, draw_image_weights
 from lavise.tasks.numerics.correlation import correlate
 from lavise.tasks.numerics.float16_bits import order_bits
 
@@ -286,6 +286,45 @@ def _drop_repeated(words_Fs: IntArray) -> IntArray:
     return out
 
 
+class PanelRow(TypedDict):
+    """A row of the panel: counts, and the mean of each figure with its 95 % interval.
+
+    A figure is absent where there is nothing to take the mean of. tasks.evaluation.layer_panel adds `share_right`, the
+    share of its statements whose filter detects the concept, and for audited rows `share_explained`.
+    """
+
+    num_filters: int
+    num_statements: int
+    num_judged: int
+    num_pairs: int
+    figures: dict[str, Estimate]
+    share_right: NotRequired[float | None]
+    share_explained: NotRequired[float]
+
+
+class PanelDifference(Estimate):
+    """The first row's mean less another's; supported if the interval leaves out 0."""
+
+    figure: str
+    first: str
+    second: str
+    supported: bool
+
+
+class Panel(TypedDict):
+    """panel.json.
+
+    Attributes:
+        samples_by_figure: resamples of each figure.
+    """
+
+    num_images: int
+    samples: int
+    samples_by_figure: dict[str, int]
+    rows: dict[str, PanelRow]
+    differences: list[PanelDifference]
+
+
 def summarise_panel(
     store: ActivationStore,
     agreement: MaskAgreement,
@@ -295,7 +334,7 @@ def summarise_panel(
     samples: int,
     seed: int,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Panel:
     """The panel: the mean of every figure for every row, with its 95 % interval by bootstrap over pictures.
 
     Ends of intervals are percentiles of the resamples, less the resamples' bias (their mean less the value): a picture
@@ -312,27 +351,22 @@ def summarise_panel(
         truth: G_{u,i} of the evaluation pictures (`tasks.evaluation.ground_truth.find_ground_truth`).
         at: the k of the figures of sets.
         samples: resamples; auprc_position and skill_position use the first POSITION_SAMPLES of them at most.
-
-    Returns:
-        {num_images, samples, samples_by_figure: {figure: n}, rows: {row: {num_filters, num_statements, num_judged,
-        num_pairs, figures: {figure: {value, low, high}}}}, differences: [{figure, first, second, value, low, high,
-        supported}]}. Differences are the first row's mean less each other row's; supported if the interval leaves out
-        0. A figure is absent where a row has nothing to take the mean of.
     """
     num_position = min(samples, POSITION_SAMPLES)
     draws_NB = draw_image_weights(agreement.num_images, samples, seed)
     # The first weighting is the data set as it is, so that value and interval come from the same sums.
     weights_NB = np.concatenate([np.ones((agreement.num_images, 1)), draws_NB], axis=1)
     facts, means = _average_statements(store, agreement, rows, weights_NB, num_position + 1, progress)
+    num_pairs: dict[str, int] = {}
     for name, statements in rows.items():
         pairs, values = judge_word_sets(statements, truth, at)
-        facts[name]["num_pairs"] = len(pairs)
+        num_pairs[name] = len(pairs)
         image = truth.pairs.image[pairs]
         sizes = np.bincount(image, minlength=agreement.num_images).astype(np.float64) @ weights_NB
         for figure, value in values.items():
             sums = np.bincount(image, value, minlength=agreement.num_images) @ weights_NB
             means[name][figure] = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
-    found: dict[str, Any] = {
+    found: Panel = {
         "num_images": agreement.num_images,
         "samples": samples,
         "samples_by_figure": {figure: num_position if figure in _BY_POSITION_ORDER else samples for figure in FIGURES},
@@ -341,7 +375,14 @@ def summarise_panel(
     }
     for name in rows:
         figures = {figure: summary for figure, mean in means[name].items() if (summary := _summarise(mean))}
-        found["rows"][name] = {**facts[name], "figures": figures}
+        filters, stated, judged = facts[name]
+        found["rows"][name] = {
+            "num_filters": filters,
+            "num_statements": stated,
+            "num_judged": judged,
+            "num_pairs": num_pairs[name],
+            "figures": figures,
+        }
     first, *others = rows
     for second in others:
         for figure, mean in means[first].items():
@@ -360,8 +401,9 @@ def _average_statements(
     weights_NB: DoubleArray,
     num_position: int,
     progress: Progress,
-) -> tuple[dict[str, dict[str, int]], dict[str, _Values]]:
-    """Counts of each row, and the mean of each figure over its statements under each weighting.
+) -> tuple[dict[str, tuple[int, int, int]], dict[str, _Values]]:
+    """Counts of each row (filters, statements, judged ones), and the mean of each figure over its statements, under
+    each weighting.
 
     A statement that is in several rows is judged once.
     """
@@ -385,11 +427,7 @@ def _average_statements(
                 judged[figure] += times_RS[:, block] @ ~np.isnan(value)
     facts, means = {}, {}
     for n, (name, statements) in enumerate(rows.items()):
-        facts[name] = {
-            "num_filters": len(statements.filter),
-            "num_statements": len(keys_of[name]),
-            "num_judged": int(judged["iou"][n, 0]),
-        }
+        facts[name] = (len(statements.filter), len(keys_of[name]), int(judged["iou"][n, 0]))
         means[name] = {
             figure: np.where(judged[figure][n] > 0, sums[figure][n] / np.maximum(judged[figure][n], 1), np.nan)
             for figure in FIGURES
@@ -397,10 +435,10 @@ def _average_statements(
     return facts, means
 
 
-def _summarise(means_B: DoubleArray) -> dict[str, float]:
-    """Value (first) and the ends of its 95 % interval, from the others; empty if there is no value."""
+def _summarise(means_B: DoubleArray) -> Estimate | None:
+    """Value (first) and the ends of its 95 % interval, from the others; None if there is no value."""
     value, resampled = means_B[0], means_B[1:][~np.isnan(means_B[1:])]
     if np.isnan(value) or not len(resampled):
-        return {}
+        return None
     low, high = value + np.quantile(resampled, [0.025, 0.975]) - resampled.mean()
     return {"value": float(value), "low": float(low), "high": float(high)}

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstate
 from lavise.tasks.evaluation.ground_truth import find_ground_truth
 from lavise.tasks.explainer.naming import Namer, load_namer
 from lavise.tasks.masks.overlaps import Overlaps, load_overlaps
-from lavise.tasks.numerics.bootstrap import ImageBootstrap
+from lavise.tasks.numerics.bootstrap import Estimate, ImageBootstrap
 from lavise.tasks.words.explain import name_pairs
 
 STAGE = Stage("evaluate", version=3, uses_device=True)
@@ -106,7 +106,34 @@ def measure_recall(inputs: RecallInputs, folder: Path) -> Info:
         inputs.computing,
     )
     save_evaluation(found, folder)
-    return {k: found[k] for k in ("num_pairs", "num_filters", "num_images", "recall")}
+    return {
+        "num_pairs": found["num_pairs"],
+        "num_filters": found["num_filters"],
+        "num_images": found["num_images"],
+        "recall": found["recall"],
+    }
+
+
+class MethodDifference(Estimate):
+    """Paired difference of the recall of two methods; supported if its interval leaves out 0."""
+
+    vocabulary: str
+    at: int
+    first: str
+    second: str
+    supported: bool
+
+
+class Evaluation(TypedDict):
+    """evaluation.json: recall by vocabulary, method and s, empty where no pair has a ground truth; and how many words
+    each vocabulary has, those of the evaluation part's categories (closed) or all (open)."""
+
+    num_pairs: int
+    num_filters: int
+    num_images: int
+    vocabularies: dict[str, int]
+    recall: dict[str, dict[str, dict[str, Estimate]]]
+    differences: list[MethodDifference]
 
 
 def evaluate_words(
@@ -117,7 +144,7 @@ def evaluate_words(
     namer: Namer,
     settings: RecallSettings,
     computing: Computing,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Recall@s of every method, closed and open vocabulary, all filters, beside the baselines.
 
     Args:
@@ -125,15 +152,11 @@ def evaluate_words(
         overlaps: of the evaluation pictures' masks and the filters' regions.
         concepts: names that `overlaps` refers to.
         concept_counts: training pictures with each concept; for the most-frequent-words baseline.
-
-    Returns:
-        {num_pairs, num_filters, num_images, vocabularies: {closed: n, open: n}, recall: {vocabulary: {method: {s:
-        {value, low, high}}}}, differences: [...]}; recall is empty where no pair has a ground truth.
     """
     vocabulary = namer.vocabulary
     pairs = select_top_images(maps.store, maps.thresholds_C, settings.top_images)
     truth = find_ground_truth(pairs, overlaps, len(concepts), settings.min_iou)
-    found: dict[str, Any] = {
+    found: Evaluation = {
         "num_pairs": len(truth.pairs),
         "num_filters": len(np.unique(truth.pairs.filter)),
         "num_images": len(np.unique(truth.pairs.image)),
@@ -179,10 +202,10 @@ def evaluate_words(
 
 def _compare_methods(
     vocabulary: str, values: Mapping[str, FloatArray], settings: RecallSettings, bootstrap: ImageBootstrap
-) -> list[dict[str, Any]]:
+) -> list[MethodDifference]:
     """Paired difference of every two methods, and of each with the baseline; `supported` if 0 lies outside."""
     names = [*settings.methods, MOST_FREQUENT]
-    rows = []
+    rows: list[MethodDifference] = []
     for n, s in enumerate(settings.recall_at):
         for i, first in enumerate(names):
             for second in names[i + 1 :]:
@@ -201,18 +224,18 @@ def _compare_methods(
     return rows
 
 
-def save_evaluation(found: Mapping[str, Any], folder: Path) -> None:
+def save_evaluation(found: Evaluation, folder: Path) -> None:
     """Write folder/evaluation.json."""
     write_json(folder / EVALUATION_FILE, found)
 
 
-def load_evaluation(folder: Path) -> dict[str, Any]:
+def load_evaluation(folder: Path) -> Evaluation:
     """Read what `save_evaluation` wrote."""
-    content: dict[str, Any] = json.loads((folder / EVALUATION_FILE).read_text("utf-8"))
+    content: Evaluation = json.loads((folder / EVALUATION_FILE).read_text("utf-8"))
     return content
 
 
-def state_supported_order(found: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
+def state_supported_order(found: Evaluation, methods: Sequence[str]) -> list[str]:
     """Sentences on which method is better, only where the 95 % interval of the paired difference leaves out 0."""
     sentences = []
     for row in found["differences"]:

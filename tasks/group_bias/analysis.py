@@ -54,7 +54,15 @@ def _describe_settings(settings: BiasSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"groups", "stratify_by"})
 
 
-def _describe_grouping(grouping: Grouping | None) -> dict[str, Any] | None:
+class StatedGrouping(TypedDict):
+    """A grouping by its content: the digest stands for the group of each picture."""
+
+    title: str
+    names: list[str]
+    of_image: str
+
+
+def _describe_grouping(grouping: Grouping | None) -> StatedGrouping | None:
     if grouping is None:
         return None
     return {"title": grouping.title, "names": list(grouping.names), "of_image": digest_of(grouping.of_image.tolist())}

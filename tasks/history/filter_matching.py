@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ from lavise.storage.datasets.geometry import area_weights
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
-from lavise.storage.table_rows import Int32, make_rows, make_schema, write_rows
+from lavise.storage.table_rows import Int32, make_schema, write_rows
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs
@@ -345,6 +345,36 @@ class DiffRow:
 SCHEMA = make_schema(DiffRow)
 
 
+class DiffCounts(TypedDict):
+    """Numbers of one layer; shares of kept, changed and lost are of the old filters, of new ones of the new filters.
+
+    The words of a network are the first words of its explained filters.
+    """
+
+    num_old: int
+    num_new: int
+    num_same: int
+    num_changed: int
+    num_lost: int
+    num_new_filters: int
+    num_moved: int
+    num_uncertain: int
+    share_kept: float
+    share_changed: float
+    share_lost: float
+    share_new: float
+    mean_similarity: float
+    words_gained: list[str]
+    words_lost: list[str]
+
+
+class DiffSummary(DiffCounts):
+    """diff.json of one layer, with the pictures that it was compared on and the name that it had before."""
+
+    num_images: int
+    old_layer: str
+
+
 def compare_layer(inputs: DiffInputs, folder: Path) -> Info:
     """Compare a layer of two audits; write diff.parquet and diff.json.
 
@@ -372,14 +402,17 @@ def compare_layer(inputs: DiffInputs, folder: Path) -> Info:
     intervals = {pair: (float(a), float(b)) for pair, a, b in zip(pairs, low, high, strict=True)}
     matches = match_filters(correlation, assigned, {p: a for p, (a, _) in intervals.items()}, slots, settings)
     rows = [_make_row(new.name, m, old.filters, new.filters, intervals, settings) for m in matches]
-    summary = summarise(rows, old.filters, new.filters)
-    summary |= {"num_images": sum(len(b.old_images) for b in blocks), "old_layer": old.name}
-    write_rows(DiffRow, make_rows(DiffRow, rows), folder / TABLE_FILE)
+    summary = DiffSummary(
+        **summarise(rows, old.filters, new.filters),
+        num_images=sum(len(b.old_images) for b in blocks),
+        old_layer=old.name,
+    )
+    write_rows(DiffRow, rows, folder / TABLE_FILE)
     write_json(folder / SUMMARY_FILE, summary)
-    return summary
+    return dict(summary)
 
 
-def load_diff(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
+def load_diff(folder: Path) -> tuple[pa.Table, DiffSummary]:
     """Table and summary of one layer."""
     return parquet.read_table(folder / TABLE_FILE), json.loads((folder / SUMMARY_FILE).read_text("utf-8"))
 
@@ -391,7 +424,7 @@ def _make_row(
     new_filters: Sequence[Mapping[str, Any]],
     intervals: Mapping[tuple[int, int], tuple[float, float]],
     settings: DiffSettings,
-) -> dict[str, Any]:
+) -> DiffRow:
     old = old_filters[match.old] if match.old is not None else None
     new = new_filters[match.new] if match.new is not None else None
     low, high = None, None
@@ -401,35 +434,36 @@ def _make_row(
     new_words = list(new["words"]) if new and new["explained"] else []
     union = set(old_words) | set(new_words)
     certain = low is None or high is None or not low < settings.same_at <= high
-    return {
-        "layer": layer,
-        "status": match.status,
-        "old_filter": match.old,
-        "new_filter": match.new,
-        "similarity": match.similarity,
-        "similarity_low": low,
-        "similarity_high": high,
-        "certain": certain,
-        "old_explained": bool(old and old["explained"]) if old else None,
-        "new_explained": bool(new and new["explained"]) if new else None,
-        "old_words": old_words,
-        "new_words": new_words,
-        "words_shared": len(set(old_words) & set(new_words)) / len(union) if union and old and new else None,
-    }
+    return DiffRow(
+        layer=layer,
+        status=match.status,
+        old_filter=match.old,
+        new_filter=match.new,
+        similarity=match.similarity,
+        similarity_low=low,
+        similarity_high=high,
+        certain=certain,
+        old_explained=bool(old and old["explained"]) if old else None,
+        new_explained=bool(new and new["explained"]) if new else None,
+        old_words=old_words,
+        new_words=new_words,
+        words_shared=len(set(old_words) & set(new_words)) / len(union) if union and old and new else None,
+    )
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Numbers of one layer; shares of kept, changed and lost are of the old filters, of new ones of the new filters.
+    rows: Sequence[DiffRow], old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
+) -> DiffCounts:
+    """Numbers of one layer.
 
-    The words of a network are the first words of its explained filters.
+    Args:
+        old, new: rows of filters.parquet.
     """
-    count = {s: sum(r["status"] == s for r in rows) for s in ("same", "changed", "lost", "new")}
-    similarities = [r["similarity"] for r in rows if r["similarity"] is not None]
+    count = {s: sum(r.status == s for r in rows) for s in ("same", "changed", "lost", "new")}
+    similarities = [r.similarity for r in rows if r.similarity is not None]
     old_words = {f["words"][0] for f in old if f["explained"]}
     new_words = {f["words"][0] for f in new if f["explained"]}
-    moved = sum(r["status"] == "same" and r["old_filter"] != r["new_filter"] for r in rows)
+    moved = sum(r.status == "same" and r.old_filter != r.new_filter for r in rows)
     return {
         "num_old": len(old),
         "num_new": len(new),
@@ -438,7 +472,7 @@ def summarise(
         "num_lost": count["lost"],
         "num_new_filters": count["new"],
         "num_moved": moved,
-        "num_uncertain": sum(not r["certain"] for r in rows),
+        "num_uncertain": sum(not r.certain for r in rows),
         "share_kept": count["same"] / len(old),
         "share_changed": count["changed"] / len(old),
         "share_lost": count["lost"] / len(old),

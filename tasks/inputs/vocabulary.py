@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs
 STAGE = Stage("vocabulary", version=1, libraries=("gensim", "simplemma"))
 
 
-def _describe_words(settings: WordSettings) -> dict[str, Any]:
+def _describe_words(settings: WordSettings) -> dict[str, str | int | None]:
     """Which words are taken; the vectors themselves are among the inputs."""
     listed = settings.vocabulary_file
     rule = f"{WORD_RULE}; gensim {metadata.version('gensim')}"

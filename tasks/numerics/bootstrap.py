@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,14 @@ from lavise.tasks.numerics.random_streams import Stream, make_rng
 RESAMPLINGS = 2000
 _INTERVAL = (0.025, 0.975)
 _BLOCK_ENTRIES = 1 << 22
+
+
+class Estimate(TypedDict):
+    """A mean, and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def draw_weights(num: int, samples: int, rng: np.random.Generator) -> DoubleArray:
@@ -82,7 +90,7 @@ class ImageBootstrap:
         means: DoubleArray = (self._draws @ sums) / (self._draws @ self._sizes)
         return means
 
-    def summarise(self, values_P: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
+    def summarise(self, values_P: npt.NDArray[np.floating[Any]]) -> Estimate:
         """Mean and the ends of its 95 % percentile interval."""
         means = self.sample_means(values_P)
         low, high = np.quantile(means, [0.025, 0.975])

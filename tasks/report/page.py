@@ -139,7 +139,7 @@ def write_page(
     data = {
         "audit": facts["Audit"],
         "grid": OUTLINE_GRID,
-        "layers": [layer["name"] for layer in sections["layers"]],
+        "layers": [layer.name for layer in sections["layers"]],
         "chunk": CHUNK_PICTURES,
         "part": _REST_FILTERS,
         "large": book.num_large,

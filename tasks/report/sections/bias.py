@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lavise.tasks.analyses.analysis import Rows
 from lavise.tasks.charts.figures import (
     PNG,
     SVG,
@@ -22,7 +23,7 @@ _MAX_BIAS_ROWS, _BIAS_PICTURE_ROWS, _BIAS_CHART_ROWS, _BIAS_CHARTS = 50, 12, 14,
 _WORDS = 3
 
 
-def describe_bias(layer: str, folder: Path) -> dict[str, Any]:
+def describe_bias(layer: str, folder: Path) -> Found:
     """Where groups of pictures differ."""
     facts = json.loads((folder / analysis.BIAS_FILE).read_text("utf-8"))
     filters, words = read_contrasts(folder)
@@ -47,7 +48,7 @@ def describe_bias(layer: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def read_contrasts(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_contrasts(folder: Path) -> tuple[Rows, Rows]:
     """Rows of filters and of words, the strongest evidence first."""
     files = (analysis.FILTERS_FILE, analysis.WORDS_FILE)
     filters, words = (_order_contrasts(read_rows(folder / file)) for file in files)
@@ -76,7 +77,7 @@ def draw_contrasts(folder: Path) -> Iterator[tuple[str, bytes]]:
         yield f"bias-{number}" if len(contrasts) > 1 else "bias", draw_contrast(contrast, filters, words)
 
 
-def _order_contrasts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _order_contrasts(rows: Rows) -> Rows:
     """What was found first, then the smallest q values, then the largest differences; ties as they come."""
 
     def place(row: Mapping[str, Any]) -> tuple[bool, float, float]:

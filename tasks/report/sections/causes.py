@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lavise.tasks.charts.figures import (
     SVG,
@@ -14,10 +13,10 @@ from lavise.tasks.charts.figures import (
 from lavise.tasks.classifier import ablation
 from lavise.tasks.report.filter_entries import read_changes, read_rows
 from lavise.tasks.report.sections.common import make_anchor, make_chart
-from lavise.tasks.report.sections.section import Section
+from lavise.tasks.report.sections.section import Found, Section
 
 
-def describe_causes(layer: str, folder: Path) -> dict[str, Any]:
+def describe_causes(layer: str, folder: Path) -> Found:
     """What happens where a word's filters are taken away."""
     facts = json.loads((folder / ablation.SUMMARY_FILE).read_text("utf-8"))
     rows = [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lavise.tasks.analyses.analysis import Rows
 from lavise.tasks.charts.figures import (
     SVG,
     draw_classes,
@@ -14,15 +16,15 @@ from lavise.tasks.charts.figures import (
 from lavise.tasks.classifier import attribution
 from lavise.tasks.report.filter_entries import read_rows
 from lavise.tasks.report.sections.common import make_anchor, make_chart
-from lavise.tasks.report.sections.section import Section
+from lavise.tasks.report.sections.section import Found, Section
 
 _MAX_CLASSES, _CLASS_WORDS, _CLASS_FILTERS = 30, 2, 3
 
 
-def describe_classes(layer: str, folder: Path) -> dict[str, Any]:
+def describe_classes(layer: str, folder: Path) -> Found:
     """Which filters the classes lean on."""
     facts = json.loads((folder / attribution.SUMMARY_FILE).read_text("utf-8"))
-    rows_of: dict[int, list[dict[str, Any]]] = {}
+    rows_of: dict[int, Rows] = {}
     for row in read_rows(folder / attribution.TABLE_FILE):
         rows_of.setdefault(row["class"], []).append({**row, "href": make_anchor(layer, row["filter"])})
     highest = max((abs(r["contribution"]) for rows in rows_of.values() for r in rows), default=1.0) or 1.0
@@ -41,9 +43,17 @@ def describe_classes(layer: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _name_filter(row: Mapping[str, Any]) -> dict[str, Any]:
-    words = ", ".join(list(row["words"] or [])[:_CLASS_WORDS])
-    return {"filter": row["filter"], "href": row["href"], "words": words}
+@dataclass(frozen=True)
+class LeanedOn:
+    """A filter that a class leans on: its link, and its first words."""
+
+    filter: int
+    href: str
+    words: str
+
+
+def _name_filter(row: Mapping[str, Any]) -> LeanedOn:
+    return LeanedOn(row["filter"], row["href"], ", ".join(list(row["words"] or [])[:_CLASS_WORDS]))
 
 
 def draw_chart(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
 
 from lavise.storage.state import file_names
 from lavise.tasks.report.filter_entries import LayerTables
 
 
-def describe_layer(tables: LayerTables) -> dict[str, Any]:
+@dataclass(frozen=True)
+class LayerCard:
+    """Numbers of a layer's filters.
+
+    Attributes:
+        shape: of its maps, as text.
+        num_several: explained by several meanings; num_novel: by a word that is none of the explainer's categories.
+        num_never: above their threshold on no picture; num_saturated: at their clip.
+        advice: what would help where few are explained.
+        num_supervised, num_held_out: categories of the explainer.
+    """
+
+    name: str
+    shape: str
+    num_filters: int
+    num_explained: int
+    num_several: int
+    num_novel: int
+    num_never: int
+    num_saturated: int
+    advice: str
+    num_supervised: int
+    num_held_out: int
+
+
+def describe_layer(tables: LayerTables) -> LayerCard:
     part, filters = tables.part, tables.filters
     facts = json.loads((part.explainer / file_names.EXPLAINER_FACTS).read_text("utf-8"))
     explained = [f for f in filters if not f["reason"]]
-    return {
-        "name": part.layer,
-        "shape": " x ".join(str(n) for n in part.shape),
-        "num_filters": len(filters),
-        "num_explained": len(explained),
-        "num_several": sum(len(f["meanings"]) > 1 for f in explained),
-        "num_novel": sum(
+    return LayerCard(
+        name=part.layer,
+        shape=" x ".join(str(n) for n in part.shape),
+        num_filters=len(filters),
+        num_explained=len(explained),
+        num_several=sum(len(f["meanings"]) > 1 for f in explained),
+        num_novel=sum(
             any(w["novel"] and w["significant"] for w in tables.words_of.get(f["filter"], [])) for f in explained
         ),
-        "num_never": sum(f["num_images"] == 0 for f in filters),
-        "num_saturated": sum(bool(f["saturated"]) for f in filters),
-        "advice": part.advice,
-        "num_supervised": len(facts["supervised"]),
-        "num_held_out": len(facts["held_out"]),
-    }
+        num_never=sum(f["num_images"] == 0 for f in filters),
+        num_saturated=sum(bool(f["saturated"]) for f in filters),
+        advice=part.advice,
+        num_supervised=len(facts["supervised"]),
+        num_held_out=len(facts["held_out"]),
+    )

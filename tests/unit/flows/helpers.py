@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from mlflow.tracking import MlflowClient
 from lavise.configs.loading import dump_config
 from lavise.configs.schema import Config
 from lavise.storage.state.files import write_json
+from lavise.storage.table_rows import write_rows
 from lavise.storage.tracking import MlflowTracker
 from lavise.tasks.history import filter_matching
 from lavise.tasks.words.tables import FILTERS_SCHEMA
+from tests.unit.tasks.helpers import make_diff_row
 
 ARCH = "tests.unit.tasks.helpers:TinyNetwork"
 UNKNOWN_RUN = "0" * 32
@@ -139,17 +142,14 @@ def write_run_folder(
 
 def write_diff(folder: Path, old_run: str, statuses: Sequence[str], layer: str = "tail") -> None:
     """diff.json and diff.parquet of a comparison in which each filter kept its index."""
-    rows = [
-        {"layer": layer, "status": status, "old_filter": u, "new_filter": u, "similarity": 0.95, "certain": True}
-        for u, status in enumerate(statuses)
-    ]
+    rows = [replace(make_diff_row(status, u, u, 0.95, True), layer=layer) for u, status in enumerate(statuses)]
     old, new = make_filters(layer, ["word"] * len(rows)), make_filters(layer, ["word"] * len(rows))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(
         folder / filter_matching.SUMMARY_FILE,
         {"old_run": old_run, "layers": {layer: filter_matching.summarise(rows, old, new)}},
     )
-    parquet.write_table(pa.Table.from_pylist(rows, filter_matching.SCHEMA), folder / filter_matching.TABLE_FILE)
+    write_rows(filter_matching.DiffRow, rows, folder / filter_matching.TABLE_FILE)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from lavise.storage.table_rows import Int32, make_rows, make_schema, write_rows
+from lavise.storage.table_rows import Int32, make_schema, write_rows
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,6 @@ def test_same_bytes_as_from_mappings(tmp_path: Path) -> None:
 def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
     write_rows(Row, [], tmp_path / "rows.parquet")
     assert parquet.read_table(tmp_path / "rows.parquet").schema == make_schema(Row)
-
-
-def test_columns_that_do_not_fit_are_named() -> None:
-    whole = {"name": "a", "class": 1, "count": 2, "is_right": True}
-    assert make_rows(Row, [whole]) == [Row("a", 1, 2, True)]
-    with pytest.raises(TypeError, match="colour"):
-        make_rows(Row, [{**whole, "colour": "red"}])
-    with pytest.raises(TypeError, match="count"):
-        make_rows(Row, [{k: v for k, v in whole.items() if k != "count"}])
 
 
 def test_a_type_without_a_column_type() -> None:

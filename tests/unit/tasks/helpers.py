@@ -23,6 +23,7 @@ from lavise.storage.state.digest import digest_of, digest_tensors
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.activations.extract import ExtractionInputs, extract_activations
 from lavise.tasks.engine.stage_inputs import Given
+from lavise.tasks.history.filter_matching import DiffRow
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -91,6 +92,25 @@ def make_vocabulary(num_words: int, categories: Sequence[str], dimensions: int =
     words = (*(f"word{i}" for i in range(num_words)), *categories)
     matches = tuple(PhraseMatch(c, "exact", (c,)) for c in categories)
     return Vocabulary(words, matrix.astype(np.float32), num_words, matches)
+
+
+def make_diff_row(status: str, old: int | None, new: int | None, similarity: float | None, certain: bool) -> DiffRow:
+    """A filter of either audit, without words."""
+    return DiffRow(
+        layer="tail",
+        status=status,
+        old_filter=old,
+        new_filter=new,
+        similarity=similarity,
+        similarity_low=similarity,
+        similarity_high=similarity,
+        certain=certain,
+        old_explained=None,
+        new_explained=None,
+        old_words=(),
+        new_words=(),
+        words_shared=None,
+    )
 
 
 def publish(root: Path, stage: str, fill: Callable[[Path], Mapping[str, Any] | None]) -> Handle:

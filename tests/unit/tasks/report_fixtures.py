@@ -24,8 +24,10 @@ from lavise.storage.state.files import write_json
 from lavise.tasks.activations.thresholds import count_high_bytes
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.evaluation.layer_panel import JUDGED_FILE, save_panel
-from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, save_evaluation
+from lavise.tasks.evaluation.panel import Panel, PanelRow
+from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, Evaluation, MethodDifference, save_evaluation
 from lavise.tasks.explainer.validation import VALIDATION_FILE
+from lavise.tasks.numerics.bootstrap import Estimate
 from lavise.tasks.numerics.reliability import measure_reliability
 from lavise.tasks.report.page import DiffPart, LayerPart, write_report
 from lavise.tasks.report.pictures import ReportPictures
@@ -65,32 +67,53 @@ def fill_outline(path: str, grid: int = 64) -> AnyArray:
     return inside
 
 
-def evaluation_of(recall: bool = True) -> dict[str, Any]:
-    cell = {"value": 0.5, "low": 0.25, "high": 0.75}
-    row = {"5": cell, "10": {**cell, "value": 0.625}}
+def evaluation_of(recall: bool = True) -> Evaluation:
+    cell = Estimate(value=0.5, low=0.25, high=0.75)
+    row = {"5": cell, "10": Estimate(value=0.625, low=0.25, high=0.75)}
     methods = {"original": row, "filter_attention": row, MOST_FREQUENT: row, RANDOM: row}
-    difference = {"first": "original", "second": "filter_attention", "value": -0.1, "low": -0.2, "high": -0.05}
+    difference = MethodDifference(
+        vocabulary="open",
+        at=5,
+        first="original",
+        second="filter_attention",
+        supported=True,
+        value=-0.1,
+        low=-0.2,
+        high=-0.05,
+    )
     return {
         "num_pairs": 12,
         "num_filters": 3,
         "num_images": 5,
         "vocabularies": {"closed": 3, "open": 65000},
         "recall": {"closed": methods, "open": methods} if recall else {},
-        "differences": [{**difference, "vocabulary": "open", "at": 5, "supported": True}] if recall else [],
+        "differences": [difference] if recall else [],
     }
 
 
-def panel_of() -> dict[str, Any]:
+def panel_of() -> Panel:
     """What is judged, with all figures and with one, and a baseline that has nothing to judge."""
     figures = ("iou", "pearson_position", "pearson_image", "auprc_position", "auprc_image", "lift", "f1@1", "f1@5")
-    cells = {figure: {"value": n / 8, "low": n / 16, "high": n / 4} for n, figure in enumerate(figures)}
-    counts = {"num_filters": 4, "num_statements": 3, "num_judged": 2, "num_pairs": 12}
+    cells = {figure: Estimate(value=n / 8, low=n / 16, high=n / 4) for n, figure in enumerate(figures)}
+
+    def make_row(num: int, figures: dict[str, Estimate], share_right: float | None) -> PanelRow:
+        return {
+            "num_filters": 4 * num,
+            "num_statements": 3 * num,
+            "num_judged": 2 * num,
+            "num_pairs": 12 * num,
+            "figures": figures,
+            "share_right": share_right,
+        }
+
     return {
         "num_images": 17,
+        "samples": 100,
+        "samples_by_figure": dict.fromkeys(figures, 100),
         "rows": {
-            "explained": {**counts, "figures": cells, "share_right": 0.875, "share_explained": 0.8125},
-            "all_filters": {**counts, "figures": {"iou": cells["lift"]}, "share_right": 0.5},
-            "dealt_words": {**dict.fromkeys(counts, 0), "figures": {}, "share_right": None},
+            "explained": {**make_row(1, cells, 0.875), "share_explained": 0.8125},
+            "all_filters": make_row(1, {"iou": cells["lift"]}, 0.5),
+            "dealt_words": make_row(0, {}, None),
         },
         "differences": [],
     }

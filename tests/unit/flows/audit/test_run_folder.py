@@ -9,7 +9,7 @@ import pytest
 
 from lavise.flows.audit.layer_context import LayerResult
 from lavise.flows.audit.run_folder import _copy_evidence
-from lavise.flows.shared.results import RunResult
+from lavise.flows.shared.results import RunResult, StageFacts
 from lavise.storage.models.layers import Layer
 from tests.unit.tasks.helpers import publish
 
@@ -17,7 +17,7 @@ EVIDENCE = {"calibration.json", "reliability.png", "panel.json"}
 
 
 def test_json_is_one_line_that_reads_back() -> None:
-    stage = {"digest": "ab", "cached": True, "seconds": 0.0}
+    stage = StageFacts(digest="ab", cached=True, seconds=0.0)
     result = RunResult("id", None, Path("/runs/id"), {"a/b": 1.0}, {"extract train": stage}, 0)
     line = result.to_json()
     assert "\n" not in line

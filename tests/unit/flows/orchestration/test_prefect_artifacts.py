@@ -13,7 +13,7 @@ import pytest
 from lavise.flows.orchestration import prefect_artifacts
 from lavise.flows.orchestration.prefect_artifacts import publish_audit, publish_reaudit
 from lavise.flows.repeats.reaudit import CheckpointOutcome, ReauditResult
-from lavise.flows.shared.results import RunResult
+from lavise.flows.shared.results import RunResult, StageFacts
 from lavise.storage.tracking import NullTracker
 
 RUN = "a" * 32
@@ -52,8 +52,8 @@ def make_result(folder: Path) -> RunResult:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "overview.png").write_bytes(b"\x89PNG picture")
     stages = {
-        "extract target": {"digest": "0123456789abcdef" * 4, "cached": False, "seconds": 12.345},
-        "report": {"digest": "f" * 64, "cached": True, "seconds": 0.04},
+        "extract target": StageFacts(digest="0123456789abcdef" * 4, cached=False, seconds=12.345),
+        "report": StageFacts(digest="f" * 64, cached=True, seconds=0.04),
     }
     return RunResult(RUN, None, folder, {}, stages, 0)
 

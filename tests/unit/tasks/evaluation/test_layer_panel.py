@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.evaluation.judged_layer import JudgedLayer
 from lavise.tasks.evaluation.layer_panel import (
     JUDGED_FILE,
+    JudgedRow,
     PanelSettings,
     collect_rows,
     describe_panel,
@@ -29,7 +30,7 @@ from lavise.tasks.evaluation.layer_panel import (
     save_panel,
     share_right,
 )
-from lavise.tasks.evaluation.panel import Statements, summarise_panel
+from lavise.tasks.evaluation.panel import Panel, Statements, summarise_panel
 from tests.unit.tasks.helpers import AnyArray
 from tests.unit.tasks.panel_scenes import Scene, make_scene, make_truth
 
@@ -75,9 +76,7 @@ def settings_of(**changed: Any) -> PanelSettings:
     return take_part(chosen, PanelSettings, at=chosen.panel_at, top_images=6)
 
 
-def judge(
-    own: JudgedLayer, others: dict[str, JudgedLayer], as_rows: tuple[str, ...] = (), seed: int = 0
-) -> dict[str, Any]:
+def judge(own: JudgedLayer, others: dict[str, JudgedLayer], as_rows: tuple[str, ...] = (), seed: int = 0) -> Panel:
     settings = settings_of(bootstrap_samples=100, panel_at=(1, 2), baselines=SIMPLE)
     rows = collect_rows(own.statements, own.explained, COUNTS, settings, seed)
     rows |= {name: others[name].statements for name in as_rows}
@@ -165,8 +164,8 @@ def test_layer_and_its_baselines(scene: Scene, tmp_path: Path) -> None:
         drawn.store, drawn.agreement, {"random_network": network.statements}, network.truth, (1, 2), 100, 0
     )
     for name, row in (alone["rows"] | other["rows"]).items():
-        shares = {k: found["rows"][name][k] for k in ("share_right", "share_explained") if k in found["rows"][name]}
-        assert found["rows"][name] == row | shares
+        described = dict(found["rows"][name])
+        assert {k: v for k, v in described.items() if k not in ("share_right", "share_explained")} == row
         assert row["num_judged"] > 0
     # Only what was judged on the same filters can be subtracted.
     assert found["differences"] == alone["differences"]
@@ -185,9 +184,9 @@ def test_layer_and_its_baselines(scene: Scene, tmp_path: Path) -> None:
 
 def test_panel_comes_back_and_is_described_by_numbers(scene: Scene, tmp_path: Path) -> None:
     found = judge(make_layer(scene, [False] * 5), {})
-    judged = [{"filter": 3, "num_pairs": 2, "recall": 0.5, "f1": 0.25}]
+    judged = [JudgedRow(filter=3, num_pairs=2, recall=0.5, f1=0.25)]
     save_panel(found, judged, tmp_path)
-    assert parquet.read_table(tmp_path / JUDGED_FILE).to_pylist() == judged
+    assert parquet.read_table(tmp_path / JUDGED_FILE).to_pylist() == [asdict(row) for row in judged]
     assert load_panel(tmp_path) == json.loads(json.dumps(found)) == found
     flat = describe_panel(found)
     assert flat["all_filters/iou"] == found["rows"]["all_filters"]["figures"]["iou"]["value"]
@@ -202,7 +201,7 @@ def test_recall_and_f1_of_filters_by_hand(scene: Scene) -> None:
     member = np.array([[1, 0, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0]], bool)
     pairs = Pairs(np.array([0, 0, 2]), np.array([0, 1, 4]), np.ones(3, np.float32))
     layer = replace(make_layer(scene, [True] * 5), truth=GroundTruth(pairs, member))
-    assert judge_filters(layer, (1, 2)) == [
+    assert [asdict(row) for row in judge_filters(layer, (1, 2))] == [
         {"filter": 0, "num_pairs": 2, "recall": 0.5, "f1": pytest.approx(1 / 3)},
         {"filter": 2, "num_pairs": 1, "recall": 0.5, "f1": pytest.approx(2 / 3)},
     ]

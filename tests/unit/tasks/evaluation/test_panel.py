@@ -277,6 +277,7 @@ def test_intervals_of_precision_cover_though_resamples_are_biased() -> None:
             figures.append(average_precision(order_bits(scores[:, t])[:, None], owners, ones, weights))
         means = np.nanmean(figures, axis=0)
         summary = panel._summarise(means)
+        assert summary is not None
         values.append(summary["value"])
         centred.append((summary["low"], summary["high"]))
         bare.append(np.nanquantile(means[1:], [0.025, 0.975]))

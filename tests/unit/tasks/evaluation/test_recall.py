@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,8 @@ from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.evaluation.recall import (
     MOST_FREQUENT,
     RANDOM,
+    Evaluation,
+    MethodDifference,
     RecallSettings,
     compute_recall,
     evaluate_words,
@@ -31,6 +32,7 @@ from lavise.tasks.evaluation.recall import (
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.masks.overlaps import count_overlaps
+from lavise.tasks.numerics.bootstrap import Estimate
 from tests.unit.tasks.activations.test_attention import feature_by_loops
 from tests.unit.tasks.helpers import (
     AnyArray,
@@ -97,7 +99,7 @@ class Scene:
         dataset = Dataset("scene", tuple(records), CONCEPTS)
         self.overlaps, _ = count_overlaps(self.store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
 
-    def evaluate(self, settings: EvaluateSettings, seed: int = 0) -> dict[str, Any]:
+    def evaluate(self, settings: EvaluateSettings, seed: int = 0) -> Evaluation:
         return evaluate_words(
             LayerMaps(self.store, THRESHOLDS),
             self.overlaps,
@@ -212,13 +214,29 @@ def test_saved_evaluation_comes_back(tmp_path: Path, scene: Scene) -> None:
 
 
 def test_sentences_only_where_the_interval_leaves_out_zero() -> None:
-    base: dict[str, Any] = {"vocabulary": "open", "at": 5}
-    rows: list[dict[str, Any]] = [
-        {**base, "first": "original", "second": "filter_attention", "value": -0.2, "low": -0.3, "high": -0.1},
-        {**base, "first": "original", "second": "activation_masking", "value": 0.1, "low": -0.1, "high": 0.3},
-        {**base, "first": "original", "second": MOST_FREQUENT, "value": 0.1, "low": 0.05, "high": 0.3},
+    given = [
+        ("filter_attention", Estimate(value=-0.2, low=-0.3, high=-0.1)),
+        ("activation_masking", Estimate(value=0.1, low=-0.1, high=0.3)),
+        (MOST_FREQUENT, Estimate(value=0.1, low=0.05, high=0.3)),
     ]
-    found = {"differences": [{**r, "supported": r["low"] > 0 or r["high"] < 0} for r in rows]}
+    found = Evaluation(
+        num_pairs=1,
+        num_filters=1,
+        num_images=1,
+        vocabularies={},
+        recall={},
+        differences=[
+            MethodDifference(
+                **e,
+                vocabulary="open",
+                at=5,
+                first="original",
+                second=second,
+                supported=e["low"] > 0 or e["high"] < 0,
+            )
+            for second, e in given
+        ],
+    )
     assert state_supported_order(found, ["original", "filter_attention", "activation_masking"]) == [
         "open vocabulary, recall@5: filter attention above original by 0.200 [0.100, 0.300]"
     ]

@@ -40,7 +40,7 @@ from lavise.tasks.history.filter_matching import (
     summarise,
 )
 from lavise.tasks.numerics.random_streams import Stream, make_rng
-from tests.unit.tasks.helpers import AnyArray, write_store
+from tests.unit.tasks.helpers import AnyArray, make_diff_row, write_store
 
 SETTINGS = DiffSettings(bootstrap_samples=100)
 # What a store holds of these numbers.
@@ -90,7 +90,7 @@ def compare(
     folder.mkdir(exist_ok=True)
     summary = dict(compare_layer(DiffInputs(old, new, settings, seed, cluster), folder))
     table, stored = load_diff(folder)
-    assert stored == summary
+    assert dict(stored) == summary
     assert table.schema == SCHEMA
     return table.to_pylist(), summary
 
@@ -658,19 +658,14 @@ def test_words_of_a_pair(tmp_path: Path, cluster: StatisticsCluster) -> None:
 
 
 def test_numbers_of_a_layer() -> None:
-    def row(status: str, old: int | None, new: int | None, similarity: float | None, certain: bool) -> dict[str, Any]:
-        return {
-            "status": status, "old_filter": old, "new_filter": new, "similarity": similarity, "certain": certain,
-        }  # fmt: skip
-
     rows = [
-        row("same", 0, 0, 1.0, True),
-        row("same", 2, 1, 0.95, False),
-        row("changed", 3, 2, 0.6, True),
-        row("changed", 1, 3, -0.25, False),
-        row("lost", 4, None, None, True),
-        row("new", None, 4, None, True),
-        row("new", None, 5, None, True),
+        make_diff_row("same", 0, 0, 1.0, True),
+        make_diff_row("same", 2, 1, 0.95, False),
+        make_diff_row("changed", 3, 2, 0.6, True),
+        make_diff_row("changed", 1, 3, -0.25, False),
+        make_diff_row("lost", 4, None, None, True),
+        make_diff_row("new", None, 4, None, True),
+        make_diff_row("new", None, 5, None, True),
     ]
     old = make_filters(5, {0: ["dog"], 1: ["cat"], 2: ["dog"]})
     new = make_filters(6, {0: ["cat"], 3: ["bird", "dog"], 5: ["ant"]})
@@ -683,10 +678,7 @@ def test_numbers_of_a_layer() -> None:
 
 
 def test_numbers_of_layers_that_share_nothing() -> None:
-    rows: list[dict[str, Any]] = [
-        {"status": "lost", "old_filter": 0, "new_filter": None, "similarity": None, "certain": True},
-        {"status": "new", "old_filter": None, "new_filter": 0, "similarity": None, "certain": True},
-    ]
+    rows = [make_diff_row("lost", 0, None, None, True), make_diff_row("new", None, 0, None, True)]
     found = summarise(rows, make_filters(1, {}), make_filters(1, {}))
     assert (found["mean_similarity"], found["share_lost"], found["share_new"], found["share_kept"]) == (0, 1, 1, 0)
     assert (found["words_gained"], found["words_lost"]) == ([], [])

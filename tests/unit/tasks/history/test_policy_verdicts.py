@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from lavise.configs.errors import UserError
 from lavise.configs.policy import MetricRule, Policy, WordRule, load_policy
-from lavise.tasks.history.filter_matching import summarise
+from lavise.tasks.history.filter_matching import DiffSummary, summarise
 from lavise.tasks.history.policy_verdicts import DIFF_METRICS, Outcome, RuleVerdict, collect_metrics, has_passed, judge
 from lavise.tasks.words.tables import FILTERS_SCHEMA
+from tests.unit.tasks.helpers import make_diff_row
 
 CELL = {"value": 0.5, "low": 0.4, "high": 0.6}
 MEASURED = {
@@ -125,8 +126,9 @@ def test_share_of_no_filters_is_no_number() -> None:
 
 
 def test_known_names_are_those_that_the_comparison_gives() -> None:
-    row = {"status": "same", "old_filter": 0, "new_filter": 0, "similarity": 1.0, "certain": True}
-    summary = summarise([row], [make_filter(0, "cat")], [make_filter(0, "cat")]) | {"num_images": 3}
+    row = make_diff_row("same", 0, 0, 1.0, True)
+    counts = summarise([row], [make_filter(0, "cat")], [make_filter(0, "cat")])
+    summary = DiffSummary(**counts, num_images=3, old_layer="bn2")
     metrics = collect_metrics({"layers": {"bn2": MEASURED}}, {"layers": {"bn2": summary}})
     assert {n.removeprefix("diff/") for n in metrics["bn2"] if n.startswith("diff/")} == set(DIFF_METRICS)
 

@@ -158,7 +158,7 @@ def test_classes_lean_on_their_first_filters(part: LayerPart) -> None:
     assert [c["name"] for c in found["shown"]][:2] == [MARKUP, "teapot"]
     rows = parquet.read_table(part.analyses["classes"] / "classes.parquet").to_pylist()
     own = [r["filter"] for r in rows if r["class"] == 11]
-    assert [e["filter"] for e in found["shown"][1]["leans"]] == own[:3]
+    assert [lean.filter for lean in found["shown"][1]["leans"]] == own[:3]
     assert [r["rank"] for r in found["shown"][1]["rows"]] == list(range(1, 11))
     assert found["highest"] == max(abs(r["contribution"]) for r in rows)
 
