@@ -68,10 +68,6 @@ class PanelSettings(Settings):
     top_images: int
 
 
-def _digest_counts(counts: Mapping[str, int]) -> str:
-    return digest_of(dict(counts))
-
-
 def _state_layer(made: LayerArtefacts) -> dict[str, str]:
     return {name: handle.digest for name, handle in vars(made).items() if name != "thresholds"}
 
@@ -97,7 +93,7 @@ class PanelInputs(StageInputs):
     own: Annotated[LayerArtefacts, Spread(inputs=_state_layer)]
     audited: Annotated[Mapping[str, LayerArtefacts], Spread(inputs=_state_baselines)]
     concepts: Annotated[tuple[str, ...], Unstated("the agreement is with their masks")]
-    concept_counts: Annotated[Mapping[str, int], Stated(by=_digest_counts)]
+    concept_counts: Annotated[Mapping[str, int], Stated(by=digest_of)]
     num_words: Annotated[int, Unstated("the explained filters have no more")]
     settings: PanelSettings
     seed: int

@@ -63,10 +63,6 @@ class RecallSettings(Settings):
     top_images: int
 
 
-def _digest_counts(counts: Mapping[str, int]) -> str:
-    return digest_of(dict(counts))
-
-
 @dataclass(frozen=True)
 class RecallInputs(StageInputs):
     """What recall is measured on: all of the evaluation part.
@@ -84,7 +80,7 @@ class RecallInputs(StageInputs):
     pictures: Annotated[Dataset, Unstated("the activations are of them")]
     network: Annotated[MappedNetwork, Unstated("the activations are of it")]
     concepts: Annotated[tuple[str, ...], Unstated("the overlaps are of them")]
-    concept_counts: Annotated[Mapping[str, int], Stated(by=_digest_counts)]
+    concept_counts: Annotated[Mapping[str, int], Stated(by=digest_of)]
     settings: RecallSettings
     computing: Computing
 
