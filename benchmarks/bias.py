@@ -38,7 +38,7 @@ from lavise.flows.shared.inputs import open_target
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.storage.datasets.groups import Grouping
-from lavise.storage.models.layers import select_layers
+from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.environment import choose_device
@@ -88,7 +88,7 @@ def measure_scenes(config: Config, root: Path) -> Scenes:
     data = open_target(config, runner, no_progress)
     labelled = scenes.load_scenes(runner.find(scenes.STAGE, Role.TARGET).handles[0], Role.TARGET)
     model = load_target_model(config.model, config.seed)
-    layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
+    layer = select_layers(model.survey, config.model.layers)[0]
     digest = data.digest_pictures()
     handle = extract_layers(
         *(runner, "extract", model, [layer.name], data, digest, config.extract, device, no_progress), role=Role.TARGET

@@ -24,7 +24,7 @@ from benchmarks.photo_labels import chance_of_right, is_right, read_labels
 from lavise.configs.schema import ExplainerSettings, ImageFolderTarget, TrainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.image_folder import load_image_folder_target
-from lavise.storage.models.layers import select_layers
+from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations.extract import extract_activations
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(arguments.root, Path(scratch), "frequent")
         model = load_target_model(bench.config.model, bench.config.seed)
-        layer = select_layers(model.network, model.geometry.size_px, "auto")[0].name
+        layer = select_layers(model.survey, "auto")[0].name
         target = load_image_folder_target(ImageFolderTarget(root=arguments.photos))
         activations = Path(scratch) / "activations target"
         activations.mkdir()

@@ -33,12 +33,24 @@ class PathUnless:
         return value not in self.names and not value.startswith("package:")
 
 
+@dataclass(frozen=True)
+class CallableOfFile:
+    """Marks a text that may be `path/to/file.py:callable`."""
+
+    def is_path(self, value: str) -> bool:
+        return value.rpartition(":")[0].endswith(".py")
+
+
 class _Mark:
     """Something that a field is marked with."""
 
 
 NOT_IDENTITY = _Mark()
 """Marks a field on which the words of an audit do not depend, or that differs between audits of one series."""
+
+
+SINCE_DEFAULT = _Mark()
+"""Marks a field that came later: at its default an audit is the same as before there was the field."""
 
 
 class Settings(BaseModel):

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings
+from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config
@@ -95,7 +95,7 @@ def _make_absolute(settings: Settings) -> Settings:
             changed[name] = _make_absolute(value)
         elif isinstance(value, Path):
             changed[name] = value.absolute()
-        elif any(isinstance(mark, PathUnless) and mark.is_path(value) for mark in field.metadata):
+        elif any(isinstance(mark, PathUnless | CallableOfFile) and mark.is_path(value) for mark in field.metadata):
             changed[name] = str(expand_home(value).absolute())
     return settings.model_copy(update=changed)
 
@@ -117,7 +117,7 @@ def _describe_identity(settings: Settings) -> dict[str, Any]:
     data = settings.model_dump(mode="json")
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if NOT_IDENTITY in field.metadata:
+        if NOT_IDENTITY in field.metadata or (SINCE_DEFAULT in field.metadata and value == field.default):
             del data[name]
         elif isinstance(value, Settings):
             data[name] = _describe_identity(value)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings, UserPath
+from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
 from lavise.configs.groups import Groups
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
@@ -33,12 +33,23 @@ class PreprocessingSettings(Settings):
 class ModelSettings(Settings):
     """The target model f and its target layers."""
 
-    arch: str = Field(min_length=1)
-    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), or `package.module:callable`."""
+    arch: Annotated[str, CallableOfFile()] = Field(min_length=1)
+    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), `package.module:callable`, or
+    `path/to/file.py:callable` with a file of yours."""
+    options: Annotated[dict[str, str | int | float | bool | None], SINCE_DEFAULT] = Field(default={})
+    """Keyword arguments of what builds the network, for example {transform_input: true} of an Inception network that
+    was fine-tuned from torchvision's weights."""
     weights: Annotated[str, PathUnless(("random", "pretrained")), NOT_IDENTITY] = Field(default="random", min_length=1)
-    """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a .pt/.pth/.safetensors."""
-    num_classes: int | None = Field(default=None, ge=1)
-    """Size of the classifier head, where it is not the library's default."""
+    """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a checkpoint: a file of torch
+    (.pt, .pth, .ckpt, .bin, .pth.tar), safetensors (also in shards: their .index.json), an exported program (.pt2), or
+    a folder with one of these."""
+    weights_key: Annotated[tuple[str, ...], SINCE_DEFAULT] = ()
+    """Where a file holds several networks that fit (raw weights and their average): the dotted key of the one to audit,
+    or several keys of which the first that is there counts; `.` is the whole file, `auto` the only one that fits."""
+    weights_prefix: Annotated[str | None, SINCE_DEFAULT] = None
+    """Before the network's names in the file, for example `encoder_q.`; None: the only one that fits."""
+    num_classes: int | None = Field(default=None, ge=0)
+    """Size of the classifier head, where it is not the library's default; 0: the network has none."""
     layers: tuple[str, ...] | Literal["auto"] = "auto"
     """Names of modules whose output is a map [N, C, H, W]; `auto` is the last such module of the forward pass."""
     class_names: Literal["auto", "none"] | tuple[str, ...] | UserPath = "auto"
@@ -54,6 +65,12 @@ class ModelSettings(Settings):
         if not is_list and (not isinstance(value, str | Path) or not str(value).strip()):
             raise ValueError(f"class_names must be 'auto', 'none', a list of names or a text file, found {value!r}")
         return value
+
+    @field_validator("weights_key", mode="before")
+    @classmethod
+    def _one_key(cls, value: object) -> object:
+        """A single key stands for a list of one."""
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("layers", mode="before")
     @classmethod

@@ -52,14 +52,14 @@ def check_demo() -> Iterator[Check]:
 
 def check_model(config: Config) -> Iterator[Check]:
     """The target model loads, and its target layers exist."""
-    from lavise.storage.models.layers import select_layers
+    from lavise.storage.models.layer_survey import select_layers
     from lavise.storage.models.target_model import load_target_model
 
     settings, note = config.model, f"weights {config.model.weights}"
     if settings.weights == "pretrained":  # looking must not download
         settings, note = settings.model_copy(update={"weights": "random"}), "pretrained weights: fetched by the run"
     target = load_target_model(settings, config.seed)
-    layers = select_layers(target.network, target.geometry.size_px, settings.layers)
+    layers = select_layers(target.survey, settings.layers)
     shown = "; ".join(f"{la.name}: {la.channels} filters of {la.height} x {la.width}" for la in layers)
     yield ok("target model", f"{target.arch}, {note}; {shown}")
 

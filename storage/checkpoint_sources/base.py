@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import printable
 from lavise.storage.tracking import hide_credentials
 
 if TYPE_CHECKING:
@@ -77,11 +78,6 @@ SCANNERS: dict[str, Callable[[Any, Looking], Scan]] = {}
 
 class UnusableError(Exception):
     """What stands where a checkpoint is wanted is none; the message says why."""
-
-
-def printable(name: str) -> str:
-    """A name from outside, fit for a terminal and a log: control characters and broken UTF-8 are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def shorten(names: list[str]) -> str:

@@ -19,11 +19,11 @@ from lavise.storage.checkpoint_sources.base import (
     Scan,
     UnusableError,
     describe_error,
-    printable,
 )
 from lavise.storage.checkpoint_sources.snapshots import open_regular_file
 from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import printable
 
 _HASH_THREADS = 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.layers import ActivationTap, Layer
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class LinearHead:
     bias: torch.Tensor
 
 
-def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[LinearHead | None, str]:
+def find_linear_head(network: nn.Module, layer: Layer, size_px: int) -> tuple[LinearHead | None, str]:
     """The linear layer that a target layer feeds through nothing but mean pooling, and whose output is the network's.
 
     It is not guessed by name: noise goes through the network, and input and output of every linear layer are compared
@@ -56,7 +56,7 @@ def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[Line
     try:
         with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
             logits = network(images)
-            pooled = tap.maps[layer].float().mean(dim=(2, 3))
+            pooled = tap.maps[layer.name].float().mean(dim=(2, 3))
     finally:
         for handle in handles:
             handle.remove()
@@ -68,7 +68,7 @@ def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[Line
                 module = linear[name]
                 bias = module.bias if module.bias is not None else torch.zeros(len(module.weight), device=device)
                 return LinearHead(module.weight.detach().float().cpu(), bias.detach().float().cpu()), ""
-            return None, f"layer {layer} does not feed the classifier head {name} directly"
+            return None, f"layer {layer.name} does not feed the classifier head {name} directly"
     return None, "the network does not end in a linear classifier"
 
 

@@ -170,7 +170,7 @@ def _pool_masked_images(
     image_13SS = normalise_pictures(load_square(path, model.geometry)[None], model, device)
     network = model.network.to(device)
     parts = []
-    with ActivationTap(network, (forward.layer,)) as tap:
+    with ActivationTap(network, (model.find_layer(forward.layer),)) as tap:
         for start in range(0, len(filters), forward.batch_size):
             block = filters[start : start + forward.batch_size]
             regions = find_regions(maps_CHW[block], thresholds_C[block], size)

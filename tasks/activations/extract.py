@@ -44,6 +44,7 @@ def describe_extraction(model: TargetModel, layer: str, settings: ExtractSetting
         "arch": model.arch,
         "code": model.code,
         "layer": layer,
+        **_describe_layout(model, layer),
         "preprocessing": model.describe_preprocessing(),
         "batch_size": settings.batch_size,
         "shard_images": settings.shard_images,
@@ -51,6 +52,12 @@ def describe_extraction(model: TargetModel, layer: str, settings: ExtractSetting
         "pillow": PIL.__version__,
         "device": device,
     }
+
+
+def _describe_layout(model: TargetModel, layer: str) -> dict[str, str]:
+    """How the output lies, where it is not as in most networks."""
+    found = model.find_layer(layer)
+    return {} if found.layout == "NCHW" else {"layout": found.describe_layout()}
 
 
 def describe_provenance(model: TargetModel, layer: str) -> dict[str, str]:
@@ -85,7 +92,7 @@ def extract_activations(
     open_shards = [s for s in range(grid.num_shards) if not all(has_shard(f, s) for f in folders.values())]
     num_open = sum(len(grid.images_of(s)) for s in open_shards)
     with (
-        ActivationTap(network, tuple(folders)) as tap,
+        ActivationTap(network, [model.find_layer(name) for name in folders]) as tap,
         ThreadPoolExecutor(settings.decode_threads) as pool,
         progress("extract", num_open) as bar,
     ):

@@ -125,7 +125,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         device: tpu
         model:
           arch: "timm:resnet18"
-          num_classes: 0
+          num_classes: -1
           preprocessing: {fit: crop, size_px: 3}
         reference: {kind: openmoji, train_scene: 3}
         target: {kind: image_folder}
@@ -136,7 +136,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
     assert lines == [
         "name: found '../up'; allowed: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'",
         "device: found 'tpu'; allowed: 'auto', 'cpu' or 'cuda'",
-        "model.num_classes: found 0; allowed: input should be greater than or equal to 1",
+        "model.num_classes: found -1; allowed: input should be greater than or equal to 0",
         "model.preprocessing.size_px: found 3; allowed: input should be greater than or equal to 8",
         "model.preprocessing.fit: found 'crop'; allowed: 'squash' or 'center_crop'",
         "reference.train_scene: unknown key; allowed: kind, train_scenes, evaluation_scenes, size_px; "
@@ -467,12 +467,20 @@ def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, part in data.items() for k, v in leaves_of(part, f"{prefix}.{key}".strip(".")).items()}
 
 
+# Settings that came later: at their defaults, an audit is what it was before there were any.
+_AT_DEFAULT = ("model.weights_key", "model.weights_prefix")
+
+
 def test_identity_holds_every_setting_that_results_depend_on(tmp_path: Path) -> None:
     """All of them, but for those of this list; a new setting has to be put on one side or the other."""
     config = load_config(write(tmp_path, _SMALL_CONFIG))
     every, kept = leaves_of(config.model_dump(mode="json")), leaves_of(describe_identity(config))
     first_names = {".".join(new): ".".join(old) for old, new in RENAMED.items()}
-    assert kept == {first_names.get(k, k): value for k, value in every.items() if k not in _WITHOUT_INFLUENCE}
+    left_out = {*_WITHOUT_INFLUENCE, *_AT_DEFAULT}
+    assert kept == {first_names.get(k, k): value for k, value in every.items() if k not in left_out}
+    asked = load_config(write(tmp_path, _SMALL_CONFIG), ["model.weights_key=ema", "model.weights_prefix=net"])
+    added = {"model.weights_key": ["ema"], "model.weights_prefix": "net"}
+    assert leaves_of(describe_identity(asked)) == {**kept, **added}
     assert set(_WITHOUT_INFLUENCE) <= every.keys()
     assert {"seed", "device", "target.root", "model.arch", "statistics.quantile", "words.vectors"} <= kept.keys()
 

@@ -208,10 +208,12 @@ def test_presets_are_the_yaml_files_that_come_along() -> None:
 def test_layers_of_a_network_with_their_maps() -> None:
     done = invoke("layers", "tests.unit.tasks.helpers:TinyNetwork", "--json")
     assert done.exit_code == 0
+    assert json.loads(done.stdout.splitlines()[-1])["auto"] == "tail"
     found = {layer["name"]: layer for layer in json.loads(done.stdout.splitlines()[-1])["layers"]}
     side = 4 * found["tail"]["height"]
     assert {name: (layer["channels"], side // layer["width"]) for name, layer in found.items()} == {
         "stem": (6, 2),
+        "functional.relu": (6, 2),
         "body": (8, 4),
         "body.0": (8, 4),
         "body.1": (8, 4),

@@ -43,7 +43,7 @@ def test_weights_files_at_any_depth(folder: Path) -> None:
     write(folder / "a.pt", b"a", age=3)
     write(folder / "run 1" / "b.pth", b"b", age=2)
     write(folder / "run 1" / "fold" / "c.safetensors", b"c", age=1)
-    for other in ("README.md", "model.pt2", "model.onnx", "pt", "log.pt.txt", "d.PT.gz"):
+    for other in ("README.md", "model.pt3", "model.onnx", "pt", "log.pt.txt", "d.PT.gz"):
         write(folder / other)
     result = scan(folder)
     assert names(result) == ["a.pt", "run 1/b.pth", "run 1/fold/c.safetensors"]

@@ -133,7 +133,7 @@ def test_image_masking_vs_separate_forward_passes(tmp_path: Path) -> None:
             square = picture.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
         inputs.append((np.asarray(square, np.float64) / 255 - MEAN) / STD)
     images = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).float().contiguous()
-    with ActivationTap(model.network, ("layer2",)) as tap, torch.inference_mode():
+    with ActivationTap(model.network, (model.find_layer("layer2"),)) as tap, torch.inference_mode():
         model.network(images)
         maps = tap.maps["layer2"].numpy().astype(np.float16)
         store = write_store(tmp_path / "s", maps)
@@ -161,7 +161,7 @@ def test_image_masking_crops_as_extraction_does(tmp_path: Path) -> None:
     with Image.open(path) as picture:
         square = picture.resize((32, 32), Image.Resampling.BILINEAR, box=(35.0, 10.0, 55.0, 30.0))
     image = torch.from_numpy((np.asarray(square, np.float64) / 255 - MEAN) / STD).permute(2, 0, 1)[None].float()
-    with ActivationTap(model.network, ("tail",)) as tap, torch.inference_mode():
+    with ActivationTap(model.network, (model.find_layer("tail"),)) as tap, torch.inference_mode():
         model.network(image)
         maps = tap.maps["tail"].numpy()
     store = write_store(tmp_path / "s", maps)
