@@ -50,8 +50,10 @@ class ModelSettings(Settings):
     """Before the network's names in the file, for example `encoder_q.`; None: the only one that fits."""
     num_classes: int | None = Field(default=None, ge=0)
     """Size of the classifier head, where it is not the library's default; 0: the network has none."""
+    precision: Annotated[Literal["as_built", "float32"], SINCE_DEFAULT] = "as_built"
+    """Of a network that was built in half precision: as it is, or computed in float32."""
     layers: tuple[str, ...] | Literal["auto"] = "auto"
-    """Names of modules whose output is a map [N, C, H, W]; `auto` is the last such module of the forward pass."""
+    """Names of modules whose output is a map, as `lavise layers` lists them; `auto` is the last of the forward pass."""
     class_names: Literal["auto", "none"] | tuple[str, ...] | UserPath = "auto"
     """Of the classifier's outputs, in their order: `auto` (ImageNet's, where the library's head is of such a size),
     `none`, a list, or a text file with a class per line. Synonyms of a class are separated by commas, primary first."""

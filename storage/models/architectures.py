@@ -177,11 +177,17 @@ def _callable_architecture(home: str, attribute: str, options: Options) -> _Arch
         )
 
     def build(pretrained: bool) -> Any:
+        import torch
         from torch import nn
 
         if pretrained:
             raise UserError("model.weights: 'pretrained' is for timm and torchvision; allowed here: random, or a file")
         network = _call(arch, lambda: factory(**options), options)
+        if isinstance(network, torch.jit.ScriptModule):
+            raise UserError(
+                f"model.arch: {arch!r} returned a ScriptModule, whose layers cannot be read; allowed: the module that "
+                "it was made from"
+            )
         if not isinstance(network, nn.Module):
             raise UserError(f"model.arch: {arch!r} returned {type(network).__name__}; allowed: a torch.nn.Module")
         return network

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
-from lavise.storage.models.layers import FUNCTIONAL, ForwardVisitor, Layer, Layout, Point, name_call
+from lavise.storage.models.layers import FUNCTIONAL, ForwardVisitor, Layer, Layout, Point, name_call, to_input
 from lavise.storage.models.locality import find_misplaced
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_NUM_SHOWN = 12
+_NUM_SHOWN, _MAX_REASON_CHARS = 12, 160
 _IMAGES = (1, 2)
 _LARGER_PX = 64
 _LARGE_PX = 128
@@ -98,7 +99,7 @@ def survey_layers(network: nn.Module, size_px: int, channels: int = 3) -> LayerS
         with torch.inference_mode():
             first, error = _record(network, (_IMAGES[0], channels, size_px, size_px))
             if error:
-                raise UserError(_explain_failure(error, channels, size_px)) from None
+                raise UserError(_explain_failure(network, error, channels, size_px)) from None
             larger, same = _record_again(network, channels, size_px)
             for name, _ in network.named_modules():
                 if name:
@@ -167,12 +168,10 @@ def _record(network: nn.Module, shape: Shape) -> tuple[dict[_Call, _Output], Exc
             functions[id(output)] = ((point, call), output)  # held, so that no other tensor gets its id
 
     kinds = {name: type(module).__name__ for name, module in network.named_modules()}
-    parameter = next(network.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    images = torch.linspace(-1, 1, shape[-1] * shape[-2]).view(1, 1, *shape[2:]).expand(shape).contiguous().to(device)
+    images = torch.linspace(-1, 1, shape[-1] * shape[-2]).view(1, 1, *shape[2:]).expand(shape).contiguous()
     try:
         with ForwardVisitor(network, visit, None):
-            network(images)
+            network(to_input(network, images))
     except Exception as err:  # noqa: BLE001 - the network may be anybody's, and fail in any way
         return found, err
     return found, None
@@ -370,12 +369,26 @@ def _is_worth_explaining(layer: Layer) -> bool:
     return layer.channels > 1 and layer.height * layer.width > 1 and not is_projection
 
 
-def _explain_failure(error: Exception, channels: int, size_px: int) -> str:
-    text = " ".join(str(error).split())[:160]
+def _explain_failure(network: nn.Module, error: Exception, channels: int, size_px: int) -> str:
+    from torch import nn
+
+    text = " ".join(str(error).split())[:_MAX_REASON_CHARS]
+    if any(isinstance(module, nn.Conv3d) for module in network.modules()):
+        return f"model.arch: the network takes videos or volumes, not pictures ({text}); allowed: a network of pictures"
     if isinstance(error, TypeError) and "argument" in text:
         return (
-            f"model.arch: the network cannot be called with one picture ({text}); wrap it: model.arch=module:callable, "
-            "which returns a network that takes pictures alone"
+            f"model.arch: the network cannot be called with one picture ({text}); wrap it: "
+            "model.arch=path/to/file.py:callable, which returns a network that takes pictures alone"
+        )
+    wanted = re.search(r"to have (\d+) channels", text)
+    if wanted and wanted[1] != str(channels):
+        return (
+            f"model.arch: the network takes pictures of {wanted[1]} channels, not of {channels} ({text}); wrap it: "
+            "model.arch=path/to/file.py:callable, which makes its channels of red, green and blue"
+        )
+    if "conv3d" in text:
+        return (
+            f"model.arch: the network takes videos or volumes, not pictures of {shape} ({text}); allowed: a 2-D network"
         )
     return (
         f"model.preprocessing.size_px: the network does not take a picture of {channels} x {size_px} x {size_px} "

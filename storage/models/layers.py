@@ -98,6 +98,14 @@ def parse_name(name: str, modules: Mapping[str, Any]) -> tuple[Point, int]:
     return Point(module, function), call
 
 
+def to_input(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images on the network's device, in the precision of its parameters."""
+    import torch
+
+    parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
+    return images.to("cpu", torch.float32) if parameter is None else images.to(parameter.device, parameter.dtype)
+
+
 # Gets the point, the number of its call in this forward pass, and the output; what it returns replaces the output,
 # unless it is None.
 Visit = Callable[[Point, int, Any], Any]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lavise.storage.models.layers import ActivationTap, Layer
+from lavise.storage.models.layers import ActivationTap, Layer, to_input
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +35,7 @@ def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: int, ch
     tried = [layer for layer in layers if min(layer.height, layer.width) >= _LEAST_SIDE]
     if not tried:
         return []
-    parameter = next(network.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    images = _make_probes(size_px, channels).to(device)
+    images = to_input(network, _make_probes(size_px, channels))
     with torch.inference_mode(), ActivationTap(network, tried) as tap:
         network(images)
         return [layer.name for layer in tried if not _is_placed(tap.maps[layer.name].float())]

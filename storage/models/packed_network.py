@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
-from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.layers import ActivationTap, to_input
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
 from lavise.storage.state.files import write_json
@@ -107,9 +107,8 @@ def _probe_layer(model: TargetModel, layer: str) -> list[float]:
     import torch
 
     network, size_px = model.network, model.geometry.size_px
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
     noise = torch.arange(3 * size_px**2) * 7919 % 257
-    images = (noise / 64 - 2).view(1, 3, size_px, size_px).to(device)
+    images = (noise / 64 - 2).view(1, 3, size_px, size_px)
     with torch.inference_mode(), ActivationTap(network, (model.find_layer(layer),)) as tap:
-        network(images)
+        network(to_input(network, images))
         return [float(v) for v in tap.maps[layer][0].float().mean(dim=(1, 2))]

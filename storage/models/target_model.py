@@ -14,10 +14,12 @@ from lavise.storage.models.architectures import digest_code, find_architecture
 from lavise.storage.models.layer_survey import LayerSurvey, select_layers, survey_layers
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES, load_weights, read_weights
+from lavise.storage.models.steadiness import check_steadiness
 from lavise.storage.state.digest import digest_tensors
 from lavise.storage.state.text import one_line
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -47,9 +49,26 @@ class TargetModel:
         """What can be explained of it; found by probing, once."""
         return survey_layers(self.network, self.geometry.size_px, len(self.mean))
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Precision of its parameters, and so of its input."""
+        import torch
+
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
     def find_layer(self, name: str) -> Layer:
         """Raises: UserError: no such layer."""
         return select_layers(self.survey, (name,))[0]
+
+    def select_layers(self, names: tuple[str, ...] | str) -> list[Layer]:
+        """The target layers, of which one picture's maps are always the same.
+
+        Raises:
+            UserError: no such layer, or a network that draws at random or looks at all pictures of a batch.
+        """
+        layers = select_layers(self.survey, names)
+        check_steadiness(self.network, layers, self.geometry.size_px, len(self.mean))
+        return layers
 
     def describe_preprocessing(self) -> dict[str, Any]:
         """What the input depends on besides the picture; part of every digest of activations."""
@@ -95,6 +114,8 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
             settings.weights_prefix,
             by_order=settings.weights.startswith("package:"),
         )
+    if settings.precision == "float32":
+        network.float()
     network.eval().requires_grad_(False)
     chosen = settings.preprocessing
     return TargetModel(

@@ -128,7 +128,7 @@ def extract_activations(
 
 
 def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel, device: str) -> torch.Tensor:
-    """uint8 [N, S, S, 3] -> float32 [N, 3, S, S], (x / 255 - mean) / std, channels-last in memory."""
+    """uint8 [N, S, S, 3] -> [N, 3, S, S], (x / 255 - mean) / std, channels-last, in the network's precision."""
     import torch
 
     # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
@@ -140,7 +140,7 @@ def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel,
     )
     mean = torch.tensor(model.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(model.std, device=device).view(1, 3, 1, 1)
-    return images.div_(255).sub_(mean).div_(std)
+    return images.div_(255).sub_(mean).div_(std).to(model.dtype)
 
 
 def run_network(network: torch.nn.Module, images_N3SS: torch.Tensor) -> None:

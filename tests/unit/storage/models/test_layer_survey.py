@@ -325,3 +325,23 @@ def test_auto_on_real_architectures(arch: str, size_px: int, expected: Layer) ->
     library, name = arch.split(":")
     network = timm.create_model(name) if library == "timm" else torchvision.models.get_model(name, weights=None)
     assert select_layers(survey_layers(network.eval(), size_px), "auto") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (nn.Conv2d(1, 4, 3), r"^model\.arch: the network takes pictures of 1 channels, not of 3 \(.* wrap it: "),
+        (nn.Conv2d(11, 4, 3), r"^model\.arch: the network takes pictures of 11 channels, not of 3 "),
+        (nn.Conv3d(3, 4, 3), r"^model\.arch: the network takes videos or volumes, not pictures "),
+        (nn.Conv2d(3, 4, 17), r"^model\.preprocessing\.size_px: the network does not take a picture of 3 x 16 x 16 "),
+    ],
+)
+def test_network_that_takes_something_else_is_told_apart(network: nn.Module, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        survey_layers(nn.Sequential(network), 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_network_in_half_precision_is_probed_as_it_is(dtype: torch.dtype) -> None:
+    network = Small().to(dtype)
+    assert [layer.name for layer in select_layers(survey_layers(network, 12), "auto")] == ["block"]
