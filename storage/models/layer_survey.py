@@ -386,10 +386,6 @@ def _explain_failure(network: nn.Module, error: Exception, channels: int, size_p
             f"model.arch: the network takes pictures of {wanted[1]} channels, not of {channels} ({text}); wrap it: "
             "model.arch=path/to/file.py:callable, which makes its channels of red, green and blue"
         )
-    if "conv3d" in text:
-        return (
-            f"model.arch: the network takes videos or volumes, not pictures of {shape} ({text}); allowed: a 2-D network"
-        )
     return (
         f"model.preprocessing.size_px: the network does not take a picture of {channels} x {size_px} x {size_px} "
         f"({text}); set the size that it was trained with"
