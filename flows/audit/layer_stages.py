@@ -21,7 +21,7 @@ from lavise.storage.models.class_names import load_class_names
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
-from lavise.tasks.activations.attention import MaskedForward
+from lavise.tasks.activations.attention import MaskedForward, describe_unfit_maps
 from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.stage import Request
@@ -109,13 +109,9 @@ class LayerAudit:
 
     def _find_thresholds(self, role: Role) -> Handle:
         handle = find_thresholds(self._context, self._subject, self.result, role)
-        uses_attention = self._config.explain.method.startswith("filter_attention")
-        if role == Role.TARGET and not self._subject.title and handle.info["num_signed"] and uses_attention:
-            log.warning(
-                "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
-                "(after the activation): explain.method=activation_masking is safer here",
-                *(self._layer, handle.info["num_signed"], handle.info["num_filters"]),
-            )
+        warning = describe_unfit_maps(self._config.explain.method, handle.info)
+        if warning and role == Role.TARGET and not self._subject.title:
+            log.warning("  layer %s has %s", self._layer, warning)
         return handle
 
     def _request_on_evaluation(self) -> Request:
