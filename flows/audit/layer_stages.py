@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lavise.configs.registry import RANKINGS
+from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 from lavise.configs.roles import Role
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
 from lavise.flows.audit.layer_judgement import find_worst_p_value, load_judged_layer, load_judgement
@@ -177,6 +177,7 @@ class LayerAudit:
         request = Request(
             {
                 **config.train.model_dump(mode="json"),
+                **OBJECTIVES.describe_code(config.train.objective),
                 "seed": config.seed,
                 **({"shuffled_labels": True} if shuffled else {}),
                 **self._context.arithmetic,
@@ -255,6 +256,7 @@ class LayerAudit:
                     "method": method,
                     "seed": self._config.seed,
                     **transfer.describe_training(method, self._config.train),
+                    **TRANSFERS.describe_code(method),
                     **self._context.arithmetic,
                 },
                 {
@@ -333,6 +335,7 @@ class LayerAudit:
         request = Request(
             {
                 "method": settings.method,
+                **ATTENTION.describe_code(settings.method),
                 "top_images": settings.top_images,
                 "min_share": settings.min_share,
                 "seed": self._config.seed,
@@ -376,6 +379,8 @@ class LayerAudit:
         request = Request(
             {
                 **settings.model_dump(mode="json"),
+                **ATTENTION.describe_code(settings.method),
+                **RANKINGS.describe_code(settings.ranking),
                 "layer": self._layer,
                 "seed": self._config.seed,
                 "concepts": digest_of(list(self._subject.inputs.evaluation.concepts)),
@@ -425,6 +430,7 @@ class LayerAudit:
         request = Request(
             {
                 **settings,
+                **ATTENTION.describe_code(*config.evaluate.methods),
                 "top_images": config.explain.top_images,
                 "seed": config.seed,
                 "concept_counts": digest_of(dict(counts)),
