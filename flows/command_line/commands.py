@@ -163,6 +163,10 @@ def reaudit(
     stable: Annotated[float, typer.Option(help="Take files unchanged for so many seconds.", min=0)] = 30.0,
     model: Annotated[str | None, typer.Option(help="Registered model in MLflow, instead of a folder.")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Only versions of the model with this alias.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Settings of any kind of source, e.g. --source kind=folder."),
+    ] = None,
     set_: SetOption = None,
     policy: PolicyOption = None,
     as_json: JsonOption = False,
@@ -172,8 +176,8 @@ def reaudit(
     from lavise.flows.repeats.reaudit import make_source, reaudit_here
     from lavise.storage.state.progress import default_progress
 
-    source = make_source(folder, pattern, stable, model, alias or [])
-    result = reaudit_here(config, set_ or [], source, policy, default_progress())
+    chosen = make_source(folder, pattern, stable, model, alias or [], source or [])
+    result = reaudit_here(config, set_ or [], chosen, policy, default_progress())
     show_reaudit(result)
     if as_json:
         print(result.to_json(), flush=True)

@@ -36,7 +36,7 @@ MISTAKES = [
     (["layers", "other.yaml"], "cannot read 'other.yaml'"),
     (["up", "--prefect-port", "0"], "--prefect-port"),
     (["up", "--watch", ".", "--every", "1"], "--every"),
-    (["reaudit", "demo"], "--folder, --model: give one of the two"),
+    (["reaudit", "demo"], "--folder, --model, --source: give one of them"),
     (["reaudit", "demo", "--folder", ".", "--alias", "new"], "--alias: found new with a folder"),
     (["reaudit", "demo", "--folder", ".", "--stable", "-1"], "--stable"),
     (["diff", "a"], "Missing argument"),

@@ -8,11 +8,13 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from lavise.configs import sources
+from lavise.configs.base import UserPath
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.configs.policy import load_policy
 from lavise.configs.schema import Config
@@ -27,13 +29,12 @@ from lavise.flows.repeats.reaudit import (
     CheckpointOutcome,
     Reaudit,
     ReauditResult,
-    describe_source,
     failed_outcomes,
     make_source,
-    open_registry,
     reaudit_here,
 )
 from lavise.flows.shared.results import RunResult
+from lavise.storage.checkpoint_sources.base import SCANNERS, FoundCheckpoint, Looking, Scan
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state.digest import digest_file, digest_tensors
 from lavise.storage.state.locks import try_lock
@@ -111,9 +112,8 @@ class Watched:
     ) -> Reaudit:
         chosen = source or FolderSource(folder=self.folder, stable_seconds=0)
         rules = load_policy(policy) if policy else None
-        client = open_registry(chosen, self.tracker)
         doing = audit or self.audits
-        return Reaudit(config or self.config, chosen, rules, self.tracker, client, self.root, no_progress, doing)
+        return Reaudit(config or self.config, chosen, rules, self.tracker, self.root, no_progress, doing)
 
     def look(self, **changes: Any) -> dict[str, CheckpointOutcome]:
         """By name, in the order of the result."""
@@ -577,9 +577,7 @@ def test_a_version_that_cannot_be_downloaded_stops_none_of_the_others(watched: W
 
 def test_without_tracking_there_is_no_memory(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     source = FolderSource(folder=watched.folder)
-    reaudit = Reaudit(
-        watched.config, source, None, NullTracker(), None, watched.root, no_progress, audit=watched.audits
-    )
+    reaudit = Reaudit(watched.config, source, None, NullTracker(), watched.root, no_progress, audit=watched.audits)
     with pytest.raises(UserError, match=r"tracking\.enabled: .* set it to true"):
         reaudit.run()
     monkeypatch.setenv("LAVISE_HOME", str(watched.root))
@@ -627,15 +625,15 @@ def test_the_source_of_the_command_line(tmp_path: Path) -> None:
     assert every == RegisteredModelSource(model="classifier", select="all")
     some = make_source(None, "**/*", 30.0, "classifier", ["champion"])
     assert some == RegisteredModelSource(model="classifier", select="aliases", aliases=("champion",))
-    assert (describe_source(folder), describe_source(every)) == (tmp_path.name, "classifier")
-    assert describe_source(FolderSource(folder=Path())) == "."
+    assert (folder.describe(), every.describe()) == (tmp_path.name, "classifier")
+    assert FolderSource(folder=Path()).describe() == "."
 
 
 @pytest.mark.parametrize(
     ("folder", "model", "stable", "pattern", "message"),
     [
-        (None, None, 30.0, "**/*", "--folder, --model: give one of the two"),
-        (Path("a"), "b", 30.0, "**/*", "--folder, --model: give one of the two"),
+        (None, None, 30.0, "**/*", "--folder, --model, --source: give one of them"),
+        (Path("a"), "b", 30.0, "**/*", "--folder, --model, --source: give one of them"),
         (Path("a"), None, -1.0, "**/*", "source: stable_seconds: found -1"),
         (Path("a"), None, 30.0, "../*", "source: pattern: .* without '..'"),
         (None, "models:/a/1", 30.0, "**/*", "source: model: .* without / and :"),
@@ -647,3 +645,57 @@ def test_a_source_that_is_none(
     with pytest.raises(UserError, match=message) as caught:
         make_source(folder, pattern, stable, model, [])
     assert "\n" not in str(caught.value)
+
+
+def test_any_source_by_its_settings(tmp_path: Path) -> None:
+    folder = make_source(None, "**/*", 30.0, None, [], ["kind=folder", f"folder={tmp_path}", "stable_seconds=5"])
+    assert folder == FolderSource(folder=tmp_path, stable_seconds=5)
+    some = make_source(
+        None, "**/*", 30.0, None, [], ["kind=registered_model", "model=cnn", "select=aliases", "aliases=[champion]"]
+    )
+    assert some == RegisteredModelSource(model="cnn", select="aliases", aliases=("champion",))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["folder=x"], "--source kind: found None; allowed: 'folder' or 'registered_model'"),
+        (["kind=bucket"], "--source kind: found 'bucket'; allowed: 'folder' or 'registered_model'"),
+        (["kind=[folder]"], "--source kind: found ['folder']; allowed: 'folder' or 'registered_model'"),
+        (["kind"], "--source: found 'kind'; allowed: key=value"),
+        (["kind=["], "--source kind: '[' is not valid YAML; quote it"),
+        (["kind=folder"], "source: folder: missing; give a value, on the command line (--source folder=...)"),
+        (
+            ["kind=folder", "folder=x", "patern=y"],
+            "source: patern: unknown key; allowed: kind, folder, pattern, stable_seconds; did you mean pattern?",
+        ),
+    ],
+)
+def test_settings_that_are_no_source(settings: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_source(None, "**/*", 30.0, None, [], settings)
+    assert str(caught.value) == message
+
+
+def test_a_new_kind_of_source_is_one_registration(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings and a look, from which the audits are made as from any other."""
+    monkeypatch.setattr(sources, "_SOURCES", dict(sources._SOURCES))
+    asked: list[str] = []
+
+    @sources.register_source
+    class OneFile(CheckpointSource):
+        kind: Literal["one_file"] = "one_file"
+        file: UserPath
+
+    def look_up(source: OneFile, look: Looking) -> Scan:
+        client = look.open_registry()
+        assert client is not None
+        asked.append(client.tracking_uri)
+        return Scan((FoundCheckpoint(source.file.name, source.file, digest_file(source.file)),), (), ())
+
+    monkeypatch.setitem(SCANNERS, "one_file", look_up)
+    path = watched.drop("epoch1.pth", make_weights(1))
+    source = make_source(None, "**/*", 30.0, None, [], ["kind=one_file", f"file={path}"])
+    assert watched.outcomes(source=source) == {"epoch1.pth": "audited"}
+    assert watched.outcomes(source=source) == {"epoch1.pth": "known"}
+    assert asked == [watched.tracker.uri] * 2
