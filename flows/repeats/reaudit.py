@@ -276,7 +276,7 @@ def make_source(
             "of any source (--source kind=...)"
         )
     if aliases and model is None:
-        raise UserError(f"--alias: found {', '.join(aliases)} without a model; allowed: with --model")
+        raise UserError(f"--alias: found {', '.join(aliases)} without --model; allowed: with it")
     given: dict[str, Any]
     if folder is not None:
         given = {"kind": "folder", "folder": folder, "pattern": pattern, "stable_seconds": stable}
