@@ -25,7 +25,7 @@ from lavise.configs.sources import CheckpointSource, list_sources
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import digest_identity, run_audit
 from lavise.flows.audit.run_folder import SNAPSHOTS_FOLDER
-from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_if_judged
+from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_outcome
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.shared.results import RunResult
 from lavise.flows.shared.retries import run_with_retries
@@ -313,7 +313,7 @@ def reaudit_here(
 
     def audit(chosen: Config, occasion: Occasion) -> RunResult:
         result = run_audit(chosen, tracker, progress, run_with_retries, occasion)
-        announce_if_judged(result)
+        announce_outcome(result)
         return result
 
     return Reaudit(settings, source, rules, tracker, root, progress, audit).run()
