@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 
 
-def _expand(path: Path) -> Path:
+def _expand(path: object) -> object:
+    """Before it becomes a Path, which forgets the dot of `./~`; what is no path is left to pydantic."""
+    if not isinstance(path, str | Path):
+        return path
     try:
-        return expand_home(path)
+        return type(path)(expand_home(path))  # JSON has no Path, and strict pydantic takes none there
     except UserError as err:
         raise ValueError(str(err)) from None
 
 
-UserPath = Annotated[Path, AfterValidator(_expand)]
+UserPath = Annotated[Path, BeforeValidator(_expand)]
 """A path in which a leading `~` is the home folder. Whatever holds a Path is made absolute before it is kept."""
 
 

@@ -189,15 +189,31 @@ def parse_yaml(label: str, text: str, expected: str) -> dict[str, Any]:
     return data
 
 
-def _apply_override(data: dict[str, Any], item: str) -> None:
+def read_overrides(items: Iterable[str], option: str, form: str) -> dict[str, Any]:
+    """Settings that options of the command line give.
+
+    Args:
+        items: `key=value`, with dots for sections; the value is read as YAML.
+        option, form: for messages.
+
+    Raises:
+        UserError: one of them is not of that form.
+    """
+    data: dict[str, Any] = {}
+    for item in items:
+        _apply_override(data, item, option, form)
+    return data
+
+
+def _apply_override(data: dict[str, Any], item: str, option: str = "--set", form: str = "section.key=value") -> None:
     key, sep, raw = item.partition("=")
     parts = key.strip().split(".")
     if not sep or not all(parts):
-        raise UserError(f"--set: found {item!r}; allowed: section.key=value")
+        raise UserError(f"{option}: found {item!r}; allowed: {form}")
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
-        raise UserError(f"--set {key}: {raw!r} is not valid YAML; quote it") from None
+        raise UserError(f"{option} {key}: {raw!r} is not valid YAML; quote it") from None
     node = data
     for part in parts[:-1]:
         child = node.get(part)

@@ -277,20 +277,13 @@ class ExplainSettings(Settings):
     too."""
     min_confidence: float | None = Field(default=None, ge=0, lt=1)
     """A word with less is none of the filter's; the best one is shown as a guess. 0 keeps whatever has evidence. None:
-    0.3 with auroc, 0.1 with the other rankings."""
+    what the ranking says (0.3 with auroc, 0.1 with the other rankings)."""
     min_share: float = Field(default=0.3, ge=0, le=1)
     """With auroc: a word that a smaller share of the filter's top pictures have, or a smaller one than of all pictures,
     is none of the filter's, so that its pictures do not contradict it. Of a word on fewer pictures than a filter has
     top ones, the share is of these."""
     max_meanings: int = Field(default=3, ge=1, le=10)
     """Groups of a filter's regions that are told apart at most; 1 looks for none."""
-
-    @property
-    def least_confidence(self) -> float:
-        """`min_confidence`, or what stands for None."""
-        if self.min_confidence is not None:
-            return self.min_confidence
-        return 0.3 if self.ranking == "auroc" else 0.1
 
 
 Baseline = Literal["random_words", "dealt_words", "most_frequent_words", "shuffled_labels", "random_network"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lavise.configs.registry import RANKINGS
+from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 from lavise.configs.roles import Role
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
 from lavise.flows.audit.layer_judgement import find_worst_p_value, load_judged_layer, load_judgement
@@ -21,7 +21,7 @@ from lavise.storage.models.class_names import load_class_names
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
-from lavise.tasks.activations.attention import MaskedForward
+from lavise.tasks.activations.attention import MaskedForward, describe_unfit_maps
 from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.stage import Request
@@ -109,13 +109,9 @@ class LayerAudit:
 
     def _find_thresholds(self, role: Role) -> Handle:
         handle = find_thresholds(self._context, self._subject, self.result, role)
-        uses_attention = self._config.explain.method.startswith("filter_attention")
-        if role == Role.TARGET and not self._subject.title and handle.info["num_signed"] and uses_attention:
-            log.warning(
-                "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
-                "(after the activation): explain.method=activation_masking is safer here",
-                *(self._layer, handle.info["num_signed"], handle.info["num_filters"]),
-            )
+        warning = describe_unfit_maps(self._config.explain.method, handle.info)
+        if warning and role == Role.TARGET and not self._subject.title:
+            log.warning("  layer %s has %s", self._layer, warning)
         return handle
 
     def _request_on_evaluation(self) -> Request:
@@ -181,6 +177,7 @@ class LayerAudit:
         request = Request(
             {
                 **config.train.model_dump(mode="json"),
+                **OBJECTIVES.describe_code(config.train.objective),
                 "seed": config.seed,
                 **({"shuffled_labels": True} if shuffled else {}),
                 **self._context.arithmetic,
@@ -259,6 +256,7 @@ class LayerAudit:
                     "method": method,
                     "seed": self._config.seed,
                     **transfer.describe_training(method, self._config.train),
+                    **TRANSFERS.describe_code(method),
                     **self._context.arithmetic,
                 },
                 {
@@ -337,6 +335,7 @@ class LayerAudit:
         request = Request(
             {
                 "method": settings.method,
+                **ATTENTION.describe_code(settings.method),
                 "top_images": settings.top_images,
                 "min_share": settings.min_share,
                 "seed": self._config.seed,
@@ -380,6 +379,8 @@ class LayerAudit:
         request = Request(
             {
                 **settings.model_dump(mode="json"),
+                **ATTENTION.describe_code(settings.method),
+                **RANKINGS.describe_code(settings.ranking),
                 "layer": self._layer,
                 "seed": self._config.seed,
                 "concepts": digest_of(list(self._subject.inputs.evaluation.concepts)),
@@ -429,6 +430,7 @@ class LayerAudit:
         request = Request(
             {
                 **settings,
+                **ATTENTION.describe_code(*config.evaluate.methods),
                 "top_images": config.explain.top_images,
                 "seed": config.seed,
                 "concept_counts": digest_of(dict(counts)),

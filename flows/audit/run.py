@@ -23,7 +23,7 @@ from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
 from lavise.flows.past_audits.compare import AuditedLayer, Comparison, TargetPictures, compare_audits
-from lavise.flows.past_audits.gate import GATE_TAG, judge_and_record
+from lavise.flows.past_audits.gate import GATE_TAG, record_verdict
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
@@ -99,7 +99,7 @@ def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_mis
     """
     try:
         folder, compared_with = result.run_dir, result.predecessor
-        return judge_and_record(policy, folder, result.run_id, name, compared_with, run, is_missing=is_missing).outcome
+        return record_verdict(policy, folder, result.run_id, name, compared_with, run, is_missing=is_missing).outcome
     except UserError as err:
         log.error("the policy %s cannot be applied: %s", policy.name, err)
         run.set_tags({GATE_TAG: "invalid"})

@@ -174,7 +174,7 @@ def show_rerun(result: RerunResult) -> None:
 
 
 def _list_words(words: Sequence[str]) -> str:
-    shown = ", ".join(escape(w) for w in words[:_NUM_WORDS])
+    shown = escape(", ".join(words[:_NUM_WORDS]))
     return f"{shown}, ... ({len(words)})" if len(words) > _NUM_WORDS else shown
 
 
@@ -194,7 +194,7 @@ def _filters_table(layer: str, rows: list[dict[str, Any]], num_filters: int) -> 
     for heading in ("filter", "words", "confidence", "AUROC", "pictures"):
         table.add_column(heading, justify="left" if heading == "words" else "right")
     for row in shown:
-        named = ", ".join(escape(w) for w in row["words"][:_NUM_WORDS])
+        named = escape(", ".join(row["words"][:_NUM_WORDS]))
         auroc = "" if row["auroc"] is None else f"{row['auroc']:.2f}"
         table.add_row(str(row["filter"]), named, f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
     for row in guesses:

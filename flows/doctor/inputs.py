@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from lavise.configs.schema import (
     Config,
-    ImageFolderTarget,
     OpenMojiReference,
     OpenMojiTarget,
     ReferenceSettings,
@@ -18,7 +17,7 @@ from lavise.configs.schema import (
     WordSettings,
 )
 from lavise.flows.doctor.check import Check, ok
-from lavise.storage.datasets.formats import find_format
+from lavise.storage.datasets.formats import find_format, find_target_format
 
 if TYPE_CHECKING:
     from lavise.storage.models.layers import Layer
@@ -94,7 +93,8 @@ def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) ->
     root = settings.root.absolute()
     if not root.is_dir():
         return {f"{role}.root": f"{str(root)!r} is no folder"}
-    needed = {} if isinstance(settings, ImageFolderTarget) else find_format(settings.kind).list_files(settings)
+    find = find_target_format if role == "target" else find_format
+    needed = find(settings.kind).list_files(settings)
     if not needed:
         return {} if _has_picture(root) else {f"{role}.root": f"no pictures below {str(root)!r}"}
     missing = {key: [str(root / name) for name in names if not (root / name).exists()] for key, names in needed.items()}

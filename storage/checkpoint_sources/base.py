@@ -56,17 +56,20 @@ class Scan:
     unusable: tuple[tuple[str, str], ...]
 
 
+OpenRegistry = Callable[[], "MlflowClient | None"]
+
+
 @dataclass(frozen=True)
 class Looking:
     """What a look at a source has at hand.
 
     Attributes:
-        client: of the MLflow registry; None where there is none.
+        open_registry: a client of the MLflow registry, for a source that needs one; None where there is no registry.
         cache: where files that had to be fetched are kept, and what was learned about them.
         now: seconds since the epoch.
     """
 
-    client: MlflowClient | None
+    open_registry: OpenRegistry
     cache: Path
     now: float
     progress: Progress

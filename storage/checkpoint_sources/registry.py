@@ -314,9 +314,10 @@ def download_weights(client: MlflowClient, origin: tuple[str, str], cache: Path)
 
 
 def _scan(source: RegisteredModelSource, look: Looking) -> Scan:
-    if look.client is None:
+    client = look.open_registry()
+    if client is None:
         raise UserError("source.model: a registered model needs MLflow; set tracking.enabled=true, or name a folder")
-    return scan_registered_model(source, look.client, look.cache, look.progress)
+    return scan_registered_model(source, client, look.cache, look.progress)
 
 
 SCANNERS["registered_model"] = _scan

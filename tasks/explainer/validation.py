@@ -25,7 +25,7 @@ from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.explainer.naming import Namer
-from lavise.tasks.explainer.permutation_test import judge_explainer
+from lavise.tasks.explainer.permutation_test import compare_with_chance
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
 STAGE = Stage("validate", version=2, uses_device=True, libraries=("scipy",))
@@ -76,7 +76,7 @@ def validate_explainer(
         ]
     )
     true = row_of[concept[chosen]]
-    test = judge_explainer(words[:, :_TEST_AT], true, image[chosen], seed=seed)
+    test = compare_with_chance(words[:, :_TEST_AT], true, image[chosen], seed=seed)
     by_category = judge_categories(words[:, :_TEST_AT], true, image[chosen])
     supervised = np.isin(concept[chosen], [i for i, c in enumerate(concepts) if c in set(namer.facts.supervised)])
     groups = {"all": np.ones(len(chosen), bool), "supervised": supervised, "held_out": ~supervised}

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
@@ -40,7 +39,7 @@ from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.evidence import count_votes
 from lavise.tasks.words.naming_check import MeasuredNaming
 from lavise.tasks.words.polysemanticity import find_meanings
-from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
+from lavise.tasks.words.ranking import Judgement, NamedFilters, find_ranking
 from lavise.tasks.words.tables import FilterRow, MeaningRow, WordRow
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 
@@ -147,7 +146,7 @@ def explain_filters(
     named = name_features(features, namer, settings.words_per_image, device, OPEN, title, progress)["open"]
     votes = count_votes(named.words, pairs.filter, len(thresholds_C), named.scores)
     whole = _name_whole_pictures(store, thresholds_C, namer, settings.words_per_image, device)
-    ranking: Ranking = RANKINGS.get(settings.ranking)
+    ranking = find_ranking(settings.ranking)
     if ranking.needs_precision and naming is None:
         raise ValueError(f"the ranking {settings.ranking} needs to know how far the explainer can be believed")
     found = ranking.find(

@@ -100,10 +100,10 @@ def test_the_same_content_twice_is_listed_twice(folder: Path) -> None:
 def test_a_file_is_stable_when_it_has_not_changed_for_so_long(folder: Path) -> None:
     changed = write(folder / "last.pt").stat().st_ctime
     source = FolderSource(folder=folder, stable_seconds=30)
-    assert scan_checkpoints(source, None, folder, changed + 29.5).waiting == ("last.pt",)
-    assert names(scan_checkpoints(source, None, folder, changed + 30.5)) == ["last.pt"]
+    assert scan_checkpoints(source, lambda: None, folder, changed + 29.5).waiting == ("last.pt",)
+    assert names(scan_checkpoints(source, lambda: None, folder, changed + 30.5)) == ["last.pt"]
     at_once = FolderSource(folder=folder, stable_seconds=0)
-    assert names(scan_checkpoints(at_once, None, folder, changed + 0.5)) == ["last.pt"]
+    assert names(scan_checkpoints(at_once, lambda: None, folder, changed + 0.5)) == ["last.pt"]
 
 
 def test_an_old_time_set_by_a_copy_does_not_make_a_file_stable(folder: Path) -> None:
@@ -340,4 +340,4 @@ def test_a_new_kind_of_source_is_one_registration(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(SCANNERS, "list", look_up)
     path = write(tmp_path / "a.pt")
     source: Any = ListSource(files=(path,))
-    assert names(scan_checkpoints(source, None, tmp_path, 0.0)) == ["a.pt"]
+    assert names(scan_checkpoints(source, lambda: None, tmp_path, 0.0)) == ["a.pt"]

@@ -90,7 +90,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def scan_model(registry: Registry, cache: Path, model: str, **settings: Any) -> Scan:
-    return scan_checkpoints(RegisteredModelSource(model=model, **settings), registry.client, cache, time.time())
+    return scan_checkpoints(RegisteredModelSource(model=model, **settings), lambda: registry.client, cache, time.time())
 
 
 def contents(scan: Scan) -> list[bytes]:
@@ -160,7 +160,7 @@ def test_a_registry_without_models(registry: Registry, tmp_path: Path, cache: Pa
             connection.execute(f"DELETE FROM {table}")
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'empty.db'}")
     with pytest.raises(UserError, match="allowed: none, since no model is registered"):
-        scan_checkpoints(RegisteredModelSource(model="cnn"), client, cache, 0)
+        scan_checkpoints(RegisteredModelSource(model="cnn"), lambda: client, cache, 0)
 
 
 def test_a_model_without_versions(registry: Registry, cache: Path) -> None:
@@ -182,12 +182,12 @@ def test_a_registry_that_does_not_answer(cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = MlflowClient(tracking_uri="http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"source\.model: the model registry does not work"):
-        scan_checkpoints(RegisteredModelSource(model="cnn"), client, cache, 0)
+        scan_checkpoints(RegisteredModelSource(model="cnn"), lambda: client, cache, 0)
 
 
 def test_a_registered_model_needs_a_client(cache: Path) -> None:
     with pytest.raises(UserError, match="needs MLflow"):
-        scan_checkpoints(RegisteredModelSource(model="cnn"), None, cache, 0)
+        scan_checkpoints(RegisteredModelSource(model="cnn"), lambda: None, cache, 0)
 
 
 def test_every_kind_of_source(registry: Registry, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +362,7 @@ def test_a_known_version_is_not_downloaded_again(registry: Registry, cache: Path
     second = scan_model(registry, cache, "known")
     assert second == first
     with pytest.raises(UserError, match="cannot download known version 1"):
-        fetch_checkpoint(second.found[0], registry.client)
+        fetch_checkpoint(second.found[0], lambda: registry.client)
     with pytest.raises(CheckpointChangedError, match="gone"):
         take_snapshot(second.found[0], tmp_path / "snapshots")
 
@@ -376,20 +376,20 @@ def test_a_file_missing_in_the_cache_is_fetched_again(
     registry.register(model, f"runs:/{run_id}/m")
     (found,) = scan_model(registry, cache, model).found
     damage(found.path)
-    assert fetch_checkpoint(found, registry.client) == found
+    assert fetch_checkpoint(found, lambda: registry.client) == found
     assert found.path.read_bytes() == b"a"
     before = found.path.stat().st_ino
-    fetch_checkpoint(found, registry.client)
+    fetch_checkpoint(found, lambda: registry.client)
     assert found.path.stat().st_ino == before
     found.path.unlink()
     (registry.artifacts_of(run_id) / "m" / "a.pt").write_bytes(b"changed")
     with pytest.raises(CheckpointChangedError, match="was changed after it was registered"):
-        fetch_checkpoint(found, registry.client)
+        fetch_checkpoint(found, lambda: registry.client)
 
 
 def test_a_file_of_a_folder_needs_no_fetching(folder: Path) -> None:
     found = found_at(write(folder / "a.pt"))
-    assert fetch_checkpoint(found, None) is found
+    assert fetch_checkpoint(found, lambda: None) is found
 
 
 def test_a_damaged_memory_is_made_anew(registry: Registry, cache: Path, tmp_path: Path) -> None:
