@@ -70,9 +70,14 @@ class CheckpointOutcome:
 
 @dataclass(frozen=True)
 class ReauditResult:
-    """What `lavise reaudit --json` prints."""
+    """What `lavise reaudit --json` prints.
+
+    Attributes:
+        num_skipped: files beside checkpoints that hold no network.
+    """
 
     checkpoints: tuple[CheckpointOutcome, ...]
+    num_skipped: int = 0
 
     def count(self, outcome: Outcome) -> int:
         return sum(c.outcome == outcome for c in self.checkpoints)
@@ -82,11 +87,12 @@ class ReauditResult:
         outcomes = dict.fromkeys(c.outcome for c in self.checkpoints)
         gates = [c for c in self.checkpoints if c.gate and c.gate != "passed"]
         parts = [f"{self.count(o)} {o}" for o in outcomes] or ["no checkpoint found"]
+        parts += [f"{self.num_skipped} without a network"] if self.num_skipped else []
         return ", ".join(parts) + (f"; {len(gates)} did not pass the policy" if gates else "")
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({"checkpoints": [asdict(c) for c in self.checkpoints]})
+        return json.dumps({"checkpoints": [asdict(c) for c in self.checkpoints], "num_skipped": self.num_skipped})
 
 
 @dataclass(frozen=True)
@@ -118,9 +124,15 @@ class Reaudit:
         outcomes = [self._consider(found) for found in scan.found]
         outcomes += [CheckpointOutcome(name, "waiting", detail="still being written") for name in scan.waiting]
         outcomes += [CheckpointOutcome(name, "unusable", detail=reason) for name, reason in scan.unusable]
+        if scan.skipped or scan.num_other:
+            log.info(
+                "%d files without a network and %d with other endings are passed over",
+                len(scan.skipped),
+                scan.num_other,
+            )
         for outcome in outcomes:
             log.info("%s: %s%s", outcome.name, outcome.outcome, f" ({outcome.detail})" if outcome.detail else "")
-        return ReauditResult(tuple(outcomes))
+        return ReauditResult(tuple(outcomes), len(scan.skipped))
 
     def _consider(self, found: FoundCheckpoint) -> CheckpointOutcome:
         known = self._look_up(found)

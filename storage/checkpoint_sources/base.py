@@ -30,7 +30,8 @@ class FoundCheckpoint:
     Attributes:
         name: for people: the path below the folder, or `MODEL version 3`; printable, whatever the file is called.
         path: where its bytes are; of a registered version after `fetch_checkpoint`.
-        sha256: of the file's bytes.
+        sha256: of the file's bytes; of a checkpoint in shards, over those of its index and its shards.
+        shards: of a checkpoint in several files, whose index `path` is.
         origin: of a registered version: artifact location, and the file below it.
     """
 
@@ -38,6 +39,7 @@ class FoundCheckpoint:
     path: Path
     sha256: str
     origin: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    shards: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,15 @@ class Scan:
             two names is listed twice.
         waiting: names of those that are still being written or registered.
         unusable: names and reasons.
+        skipped: names of files beside checkpoints that hold no network: optimizers, random states, settings.
+        num_other: files whose endings no weights have.
     """
 
     found: tuple[FoundCheckpoint, ...]
     waiting: tuple[str, ...]
     unusable: tuple[tuple[str, str], ...]
+    skipped: tuple[str, ...] = ()
+    num_other: int = 0
 
 
 OpenRegistry = Callable[[], "MlflowClient | None"]

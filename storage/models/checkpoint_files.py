@@ -48,8 +48,11 @@ class NoNetworkError(CheckpointError):
     """A file that is beside checkpoints, and none itself: of an optimizer, of random states, a part of one."""
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path, values: bool = True) -> Any:
     """What a checkpoint file holds: tensors in nested mappings, with stand-ins for whatever else there is.
+
+    Args:
+        values: False: tensors have their shapes and types alone (torch's meta device), so that little is read.
 
     Raises:
         CheckpointError: not a checkpoint, damaged, or one that would have to run code to be read; says what to do.
@@ -61,7 +64,7 @@ def read_checkpoint(path: Path) -> Any:
         with path.open("rb") as file:
             head = file.read(16)
             file.seek(0)
-            return _read(path, file, head)
+            return _read(path, file, head, values)
     except (CheckpointError, MemoryError):
         raise
     except RefusedClassError as err:
@@ -79,22 +82,20 @@ def read_checkpoint(path: Path) -> Any:
         ) from None
 
 
-def _read(path: Path, file: IO[bytes], head: bytes) -> Any:
+def _read(path: Path, file: IO[bytes], head: bytes, values: bool) -> Any:
     if path.name.endswith(INDEX_SUFFIX):
-        return _read_shards(path)
+        return _read_shards(path, values)
     if head[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(file) as archive:
-            return _read_zip(path, archive)
+            return _read_zip(path, archive, values)
     if head[8:9] == b"{":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return _read_safetensors(path, values)
     if head[:1] == b"\x80":
-        return _read_legacy(path, file)
+        return _read_legacy(path, file, values)
     raise CheckpointError(f"model.weights: {path} {_name_other_format(path, head)}")
 
 
-def _read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
+def _read_zip(path: Path, archive: zipfile.ZipFile, values: bool) -> Any:
     names = [PurePosixPath(name) for name in archive.namelist()]
     inner = {PurePosixPath(*name.parts[1:]).as_posix() for name in names if len(name.parts) > 1}
     root = names[0].parts[0] if names and names[0].parts else ""
@@ -104,9 +105,9 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
             f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pt')"
         )
     if "data/weights/model_weights_config.json" in inner:
-        return _read_exported(archive, root)
+        return _read_exported(archive, root, values)
     if "data.pkl" in inner:
-        return _read_torch_zip(archive, root)
+        return _read_torch_zip(archive, root, values)
     if any(name.as_posix() == "model.weights.h5" for name in names):
         raise CheckpointError(f"model.weights: {path} is a Keras model; allowed: networks of PyTorch")
     raise CheckpointError(
@@ -114,7 +115,7 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
     )
 
 
-def _read_torch_zip(archive: zipfile.ZipFile, root: str) -> Any:
+def _read_torch_zip(archive: zipfile.ZipFile, root: str, values: bool) -> Any:
 
     if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
         raise ValueError("its numbers are big-endian")
@@ -125,7 +126,9 @@ def _read_torch_zip(archive: zipfile.ZipFile, root: str) -> Any:
         if not isinstance(kind, StorageKind):
             return None
         if key not in storages:
-            storages[key] = _view_bytes(archive.read(f"{root}/data/{key}"), kind)
+            name = f"{root}/data/{key}"
+            size = archive.getinfo(name).file_size
+            storages[key] = _view_bytes(archive.read(name), kind) if values else _make_empty(size, kind)
         # The same bytes may be named as another kind.
         return storages[key] if kind.dtype in (None, storages[key].dtype) else storages[key].view(kind.dtype)
 
@@ -133,7 +136,7 @@ def _read_torch_zip(archive: zipfile.ZipFile, root: str) -> Any:
         return load_pickle(file, load_storage)
 
 
-def _read_legacy(path: Path, file: IO[bytes]) -> Any:
+def _read_legacy(path: Path, file: IO[bytes], values: bool) -> Any:
     """Pickles one after another, then the storages (torch before 1.6); or a bare pickle of something."""
     import torch
 
@@ -164,10 +167,13 @@ def _read_legacy(path: Path, file: IO[bytes]) -> Any:
         key, number = str(pid[2]), int(pid[4])
         if key not in kinds:
             kinds[key] = (pid[1], number)
-            views[key] = torch.empty(number, dtype=pid[1].dtype or torch.uint8)
+            dtype = pid[1].dtype or torch.uint8
+            views[key] = torch.empty(number, dtype=dtype, device="cpu" if values else "meta")
         return views[key]
 
     content = load_pickle(file, announce)
+    if not values:
+        return content
     for key in load_pickle(file, refuse):
         kind, number = kinds[str(key)]
         (stated,) = struct.unpack("<q", file.read(8))
@@ -186,7 +192,7 @@ def _view_bytes(data: bytes, kind: StorageKind) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(kind.dtype or torch.uint8)
 
 
-def _read_exported(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Tensor]:
+def _read_exported(archive: zipfile.ZipFile, root: str, values: bool) -> dict[str, torch.Tensor]:
     """Weights of an exported program (torch.export.save): raw numbers beside a description; its graph is not read."""
     import torch
 
@@ -195,28 +201,71 @@ def _read_exported(archive: zipfile.ZipFile, root: str) -> dict[str, torch.Tenso
         raise ValueError("the description of its weights is too long")
     found = {}
     for name, entry in json.loads(archive.read(described))["config"].items():
-        meta, raw = entry["tensor_meta"], archive.read(f"{root}/data/weights/{entry['path_name']}")
+        meta, part = entry["tensor_meta"], archive.getinfo(f"{root}/data/weights/{entry['path_name']}")
         if entry.get("use_pickle") or meta["dtype"] not in _EXPORTED_TYPES:
             raise ValueError(f"{printable(name)} is no plain tensor")
-        storage = _view_bytes(raw, StorageKind(vars(torch)[_EXPORTED_TYPES[meta["dtype"]]]))
+        kind = StorageKind(vars(torch)[_EXPORTED_TYPES[meta["dtype"]]])
+        storage = _view_bytes(archive.read(part), kind) if values else _make_empty(part.file_size, kind)
         sizes, strides = ([int(n["as_int"]) for n in meta[key]] for key in ("sizes", "strides"))
         found[name] = torch.as_strided(storage, sizes, strides, int(meta["storage_offset"]["as_int"]))
     return found
 
 
-def _read_shards(path: Path) -> dict[str, Any]:
-    """All tensors of a checkpoint in several files, which lie beside its index."""
+def _make_empty(num_bytes: int, kind: StorageKind) -> torch.Tensor:
+    """A storage without values."""
+    import torch
+
+    dtype = kind.dtype or torch.uint8
+    return torch.empty(num_bytes // dtype.itemsize, dtype=dtype, device="meta")
+
+
+def _read_safetensors(path: Path, values: bool) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    if values:
+        return load_file(path)
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return {
+            name: torch.empty(part.get_shape(), dtype=_get_dtype(part.get_dtype()), device="meta")
+            for name, part in shapes.items()
+        }
+
+
+def _get_dtype(name: str) -> torch.dtype:
+    """Of safetensors' name for it, as far as it matters whether numbers are floating-point ones."""
+    import torch
+
+    known = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    return known.get(name, torch.int64)
+
+
+def list_shards(path: Path) -> list[Path]:
+    """Files of a checkpoint in shards, which lie beside its index, sorted by name.
+
+    Raises:
+        ValueError: the index is none, or leads elsewhere.
+    """
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError("its index is too long")
-    names = json.loads(path.read_text("utf-8"))["weight_map"]
-    found: dict[str, Any] = {}
-    for name in sorted(set(names.values())):
+    names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
+    for name in names:
         if PurePosixPath(name).name != name:
             raise ValueError(f"its shard {printable(name)!r} is not beside the index")
-        part = read_checkpoint(path.parent / name)
+    return [path.parent / name for name in names]
+
+
+def _read_shards(path: Path, values: bool) -> dict[str, Any]:
+    """All tensors of a checkpoint in several files, which lie beside its index."""
+    found: dict[str, Any] = {}
+    for shard in list_shards(path):
+        part = read_checkpoint(shard, values)
         if not isinstance(part, Mapping):
-            raise ValueError(f"its shard {printable(name)!r} is no state dict")
+            raise ValueError(f"its shard {printable(shard.name)!r} is no state dict")
         found.update(part)
+    names = json.loads(path.read_text("utf-8"))["weight_map"]
     missing = [key for key in names if key not in found]
     if missing:
         raise ValueError(f"{len(missing)} of its tensors are in no shard, {printable(missing[0])} the first")

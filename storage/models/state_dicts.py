@@ -41,9 +41,10 @@ _NOT_NETWORKS = frozenset(
 )
 _COMPANIONS = (
     *("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler*.pt", "criterion.pt"),
-    *("rng_state*.pth", "training_args.bin", "*-[0-9]*-of-[0-9]*.safetensors", "*-[0-9]*-of-[0-9]*.bin"),
+    *("rng_state*.pth", "training_args.bin"),
 )
 """Names that Hugging Face's Trainer, accelerate and skorch give to files beside the weights."""
+_SHARDS = ("*-[0-9]*-of-[0-9]*.safetensors", "*-[0-9]*-of-[0-9]*.bin")
 _USELESS = {
     "_rebuild_qtensor": "quantised tensors",
     "_rebuild_meta_tensor_no_storage": "tensors without values (of torch's meta device)",
@@ -119,9 +120,14 @@ def is_weights_name(name: str) -> bool:
     return name.endswith(WEIGHT_SUFFIXES)
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a file's name is one that is given to a part of a checkpoint."""
+    return any(fnmatchcase(name, pattern) for pattern in _SHARDS)
+
+
 def is_companion_name(name: str) -> bool:
     """Whether a name is one that trainers give to what lies beside weights: optimizers, random states, shards."""
-    return any(fnmatchcase(name, pattern) for pattern in _COMPANIONS)
+    return any(fnmatchcase(name, pattern) for pattern in (*_COMPANIONS, *_SHARDS))
 
 
 def _find_in_folder(folder: Path) -> Path:

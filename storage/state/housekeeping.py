@@ -41,7 +41,7 @@ _STAGE = re.compile(r"[A-Za-z0-9_-]+")
 _ARTEFACT = re.compile(r"[0-9a-f]{24}(?P<kind>|\.partial|\.lock|(\.partial)?\.trash)")
 _RUN = re.compile(r"[0-9a-f]{32}(?P<kind>|\.partial|(\.partial)?\.trash)")
 _DIFF = re.compile(r"[0-9a-f]{32}\.\.[0-9a-f]{32}(?P<kind>|\.partial|(\.partial)?\.trash)")
-_CHECKPOINT = re.compile(r"[0-9a-f]{64}\.(pt|pth|safetensors)(?P<kind>)")
+_CHECKPOINT = re.compile(r"[0-9a-f]{64}\.(pt|pth|safetensors|ckpt|bin|tar|pt2)(?P<kind>)")
 _UNFINISHED_COPY = re.compile(r"\.partial-[A-Za-z0-9_]+(?P<kind>|\.trash)")
 
 
