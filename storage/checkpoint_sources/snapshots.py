@@ -58,8 +58,8 @@ def _join_shards(found: FoundCheckpoint, folder: Path) -> Path:
     target = folder / f"{found.sha256}.safetensors"
     with hold_exclusively(folder) as partial:
         try:
-            tensors = read_checkpoint(found.path)
             hashes = [digest_file(path) for path in (found.path, *found.shards)]
+            tensors = read_checkpoint(found.path)
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointChangedError(f"{found.name}: a file of it is gone since it was found") from None
         if join_hashes(hashes) != found.sha256:

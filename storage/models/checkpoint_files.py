@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, values: bool = True) -> Any:
             head = file.read(16)
             file.seek(0)
             return _read(path, file, head, values)
-    except (CheckpointError, MemoryError):
+    except (UserError, MemoryError):
         raise
     except RefusedClassError as err:
         has_tensors = any(isinstance(value, torch.Tensor) for _, value in walk(err.content))

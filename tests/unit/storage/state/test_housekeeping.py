@@ -200,7 +200,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
         "runs/a.txt",
         f"runs/{RUN_A}",
         "checkpoints/mine.pt",
-        f"checkpoints/{SHA}.bin",
+        f"checkpoints/{SHA}.onnx",
         f"checkpoints/{SHA}.pt/a",
         f"other/{'7' * 24}/a.npy",
     ]
