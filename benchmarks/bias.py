@@ -38,7 +38,7 @@ from lavise.flows.shared.inputs import open_target
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.storage.datasets.groups import Grouping
-from lavise.storage.models.layers import select_layers
+from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.environment import choose_device
@@ -90,7 +90,7 @@ def measure_scenes(config: Config, root: Path) -> Scenes:
     data = open_target(config, runner, no_progress)
     labelled = scenes.load_scenes(runner.find(scenes.STAGE, Role.TARGET).handles[0], Role.TARGET)
     model = load_target_model(config.model, config.seed)
-    layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
+    layer = select_layers(model.survey, config.model.layers)[0]
     pictures = Given(data, data.digest_pictures())
     inputs = ExtractionInputs(model, (layer.name,), pictures, config.extract, device)
     handle = extract_layers(runner, "extract", inputs, role=Role.TARGET)[0]

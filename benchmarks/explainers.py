@@ -35,7 +35,7 @@ from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.coco import load_coco_reference
 from lavise.storage.models.class_names import load_class_names
 from lavise.storage.models.classifier_head import find_linear_head
-from lavise.storage.models.layers import select_layers
+from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
@@ -90,7 +90,7 @@ class Bench:
         self.counts = reference.train.count_images_with()
         model = load_target_model(self.config.model, self.config.seed)
         size = model.geometry.size_px
-        layer = select_layers(model.network, size, "auto")[0].name
+        layer = select_layers(model.survey, "auto")[0].name
         vectors = load_word_vectors(self.config.words)
         self.vectors: Given[Callable[[], WordVectors]] = Given(lambda: vectors, digest_vectors(self.config.words))
         size_words = self.config.words.vocabulary_size
@@ -98,7 +98,7 @@ class Bench:
         self.vocabulary = build_vocabulary(vectors, size_words, self.concepts, listed)
         # This bench's artefacts are thrown away: its words need no digest of their own.
         self.words = Given(self.vocabulary, vocabulary)
-        self.head, self.no_head = find_linear_head(model.network, layer, size)
+        self.head, self.no_head = find_linear_head(model.network, model.find_layer(layer), size)
         self.classes = load_class_names(self.config.model, len(self.head.bias)) if self.head else None
         self.runner = StageRunner(ArtefactStore(folder))
         with StatisticsCluster(self.config.statistics) as cluster:

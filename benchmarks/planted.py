@@ -33,7 +33,7 @@ from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import open_inputs
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.models.layers import select_layers
+from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
@@ -139,7 +139,7 @@ def run_planted(
     """
     runner, device = StageRunner(ArtefactStore(root)), choose_device(config.device)
     model = load_target_model(config.model, config.seed)
-    layer = select_layers(model.network, model.geometry.size_px, config.model.layers)[0]
+    layer = select_layers(model.survey, config.model.layers)[0]
     inputs = open_inputs(config, runner, progress)
     labelled = {
         Role.EVALUATION: inputs.evaluation,

@@ -105,7 +105,7 @@ def run_naive_epoch(trainer: Trainer, model: TargetModel, data: Dataset) -> int:
     order = np.random.default_rng(0).permutation(len(entries))
     batch_size = trainer.config.extract.batch_size
     network = model.network.to(memory_format=torch.channels_last)
-    with ActivationTap(network, (LAYER,)) as tap:
+    with ActivationTap(network, (model.find_layer(LAYER),)) as tap:
         for start in range(0, len(order), batch_size):
             batch = [entries[i] for i in order[start : start + batch_size]]
             pictures = np.stack([load_square(r.path, model.geometry) for r, _ in batch])

@@ -26,7 +26,7 @@ from lavise.configs.schema import ImageFolderTarget, TrainSettings
 from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.image_folder import load_image_folder_target
-from lavise.storage.models.layers import select_layers
+from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
 from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.engine.computing import Computing
@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(arguments.root, Path(scratch), "frequent")
         model = load_target_model(bench.config.model, bench.config.seed)
-        layer = select_layers(model.network, model.geometry.size_px, "auto")[0].name
+        layer = select_layers(model.survey, "auto")[0].name
         target = load_image_folder_target(ImageFolderTarget(root=arguments.photos))
         pictures = Given(target, target.digest_pictures())
         extraction = ExtractionInputs(model, (layer,), pictures, bench.config.extract, "cpu")

@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 
 
-def _expand(path: Path) -> Path:
+def _expand(path: object) -> object:
+    """Before it becomes a Path, which forgets the dot of `./~`; what is no path is left to pydantic."""
+    if not isinstance(path, str | Path):
+        return path
     try:
-        return expand_home(path)
+        return type(path)(expand_home(path))  # JSON has no Path, and strict pydantic takes none there
     except UserError as err:
         raise ValueError(str(err)) from None
 
 
-UserPath = Annotated[Path, AfterValidator(_expand)]
+UserPath = Annotated[Path, BeforeValidator(_expand)]
 """A path in which a leading `~` is the home folder. Whatever holds a Path is made absolute before it is kept."""
 
 
@@ -33,12 +36,24 @@ class PathUnless:
         return value not in self.names and not value.startswith("package:")
 
 
+@dataclass(frozen=True)
+class CallableOfFile:
+    """Marks a text that may be `path/to/file.py:callable`."""
+
+    def is_path(self, value: str) -> bool:
+        return value.rpartition(":")[0].endswith(".py")
+
+
 class _Mark:
     """Something that a field is marked with."""
 
 
 NOT_IDENTITY = _Mark()
 """Marks a field on which the words of an audit do not depend, or that differs between audits of one series."""
+
+
+SINCE_DEFAULT = _Mark()
+"""Marks a field that came later: at its default an audit is the same as before there was the field."""
 
 
 class Settings(BaseModel):

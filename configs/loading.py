@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings
+from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config
@@ -95,7 +95,7 @@ def _make_absolute(settings: Settings) -> Settings:
             changed[name] = _make_absolute(value)
         elif isinstance(value, Path):
             changed[name] = value.absolute()
-        elif any(isinstance(mark, PathUnless) and mark.is_path(value) for mark in field.metadata):
+        elif any(isinstance(mark, PathUnless | CallableOfFile) and mark.is_path(value) for mark in field.metadata):
             changed[name] = str(expand_home(value).absolute())
     return settings.model_copy(update=changed)
 
@@ -117,7 +117,7 @@ def _describe_identity(settings: Settings) -> dict[str, Any]:
     data = settings.model_dump(mode="json")
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if NOT_IDENTITY in field.metadata:
+        if NOT_IDENTITY in field.metadata or (SINCE_DEFAULT in field.metadata and value == field.default):
             del data[name]
         elif isinstance(value, Settings):
             data[name] = _describe_identity(value)
@@ -189,15 +189,31 @@ def parse_yaml(label: str, text: str, expected: str) -> dict[str, Any]:
     return data
 
 
-def _apply_override(data: dict[str, Any], item: str) -> None:
+def read_overrides(items: Iterable[str], option: str, form: str) -> dict[str, Any]:
+    """Settings that options of the command line give.
+
+    Args:
+        items: `key=value`, with dots for sections; the value is read as YAML.
+        option, form: for messages.
+
+    Raises:
+        UserError: one of them is not of that form.
+    """
+    data: dict[str, Any] = {}
+    for item in items:
+        _apply_override(data, item, option, form)
+    return data
+
+
+def _apply_override(data: dict[str, Any], item: str, option: str = "--set", form: str = "section.key=value") -> None:
     key, sep, raw = item.partition("=")
     parts = key.strip().split(".")
     if not sep or not all(parts):
-        raise UserError(f"--set: found {item!r}; allowed: section.key=value")
+        raise UserError(f"{option}: found {item!r}; allowed: {form}")
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
-        raise UserError(f"--set {key}: {raw!r} is not valid YAML; quote it") from None
+        raise UserError(f"{option} {key}: {raw!r} is not valid YAML; quote it") from None
     node = data
     for part in parts[:-1]:
         child = node.get(part)

@@ -6,11 +6,13 @@ from lavise.configs.errors import UserError
 
 
 def expand_home(path: str | Path) -> Path:
-    """`~` and `~name` at the front become home folders.
+    """`~` and `~name` at the front become home folders; `./~` is a file or folder of that name.
 
     Raises:
         UserError: there is no such user.
     """
+    if not str(path).startswith("~") and str(Path(path)).startswith("~"):
+        return Path(path).absolute()  # a Path forgets the dot
     try:
         return Path(path).expanduser()
     except RuntimeError:

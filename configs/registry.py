@@ -1,7 +1,8 @@
 """Names that a setting takes, with what stands behind each: a function registers itself where it is written.
 
 Settings are read before anything heavy is imported. So a registry knows the names of this version by heart, and imports
-the modules that register only when it is asked for what stands behind a name, or for a name that it does not know.
+the modules that register only when it is asked for what stands behind a name, or for a name that it does not know. Such
+a name may also come from an installed package that says so (`lavise.configs.extensions`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from pydantic import AfterValidator, Field
+
+from lavise.configs.extensions import digest_outside_code, import_extensions
 
 T = TypeVar("T")
 
@@ -27,6 +30,7 @@ class Registry(Generic[T]):
     def __init__(self, setting: str, homes: tuple[str, ...], names: tuple[str, ...]) -> None:
         self.setting, self.homes, self._names = setting, homes, names
         self._entries: dict[str, T] = {}
+        self._code: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: what stands behind a name.
@@ -34,18 +38,25 @@ class Registry(Generic[T]):
         Raises:
             ValueError: something else has that name.
         """
+        code = "" if name in self._names else digest_outside_code()
 
         def put(entry: T) -> T:
             if name in self._entries and self._entries[name] is not entry:
                 raise ValueError(f"{self.setting}: {name!r} is registered twice")
             self._entries[name] = entry
+            self._code[name] = code
             return entry
 
         return put
 
     def list_names(self) -> list[str]:
-        """Those of this version first, then whatever else has registered."""
+        """Those of this version first, then whatever else has registered.
+
+        Raises:
+            UserError: an installed package that registers cannot be imported.
+        """
         self._import_homes()
+        import_extensions()
         return [*self._names, *sorted(set(self._entries) - set(self._names))]
 
     def get(self, name: str) -> T:
@@ -53,18 +64,32 @@ class Registry(Generic[T]):
 
         Raises:
             ValueError: nothing does; names what is allowed.
+            UserError: an installed package that registers cannot be imported.
         """
         if name not in self._entries:
             self._import_homes()
         if name not in self._entries:
+            import_extensions()
+        if name not in self._entries:
             raise ValueError(f"{self.setting}: found {name!r}; allowed: {self._list_allowed()}")
         return self._entries[name]
+
+    def describe_code(self, *names: str) -> dict[str, dict[str, str]]:
+        """For the digest of a stage: which code stands behind names that are not of this version; empty for others.
+
+        Those of this version are kept by the versions of stages.
+        """
+        for name in set(names) - set(self._names):
+            self.get(name)
+        own = {name: self._code[name] for name in names if self._code.get(name)}
+        return {f"code of {self.setting}": own} if own else {}
 
     def check(self, name: str) -> str:
         """The name itself.
 
         Raises:
             ValueError: it is not allowed; without the setting, which the caller knows.
+            UserError: an installed package that registers cannot be imported.
         """
         if name not in self._names and name not in self.list_names():
             raise ValueError(f"found {name!r}; allowed: {self._list_allowed()}")

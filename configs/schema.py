@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lavise.configs.base import NOT_IDENTITY, PathUnless, Settings, UserPath
+from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
 from lavise.configs.groups import Groups
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
@@ -33,14 +33,27 @@ class PreprocessingSettings(Settings):
 class ModelSettings(Settings):
     """The target model f and its target layers."""
 
-    arch: str = Field(min_length=1)
-    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), or `package.module:callable`."""
+    arch: Annotated[str, CallableOfFile()] = Field(min_length=1)
+    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), `package.module:callable`, or
+    `path/to/file.py:callable` with a file of yours."""
+    options: Annotated[dict[str, str | int | float | bool | None], SINCE_DEFAULT] = Field(default={})
+    """Keyword arguments of what builds the network, for example {transform_input: true} of an Inception network that
+    was fine-tuned from torchvision's weights."""
     weights: Annotated[str, PathUnless(("random", "pretrained")), NOT_IDENTITY] = Field(default="random", min_length=1)
-    """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a .pt/.pth/.safetensors."""
-    num_classes: int | None = Field(default=None, ge=1)
-    """Size of the classifier head, where it is not the library's default."""
+    """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a checkpoint: a file of torch
+    (.pt, .pth, .ckpt, .bin, .pth.tar), safetensors (also in shards: their .index.json), an exported program (.pt2), or
+    a folder with one of these."""
+    weights_key: Annotated[tuple[str, ...], SINCE_DEFAULT] = ()
+    """Where a file holds several networks that fit (raw weights and their average): the dotted key of the one to audit,
+    or several keys of which the first that is there counts; `.` is the whole file, `auto` the only one that fits."""
+    weights_prefix: Annotated[str | None, SINCE_DEFAULT] = None
+    """Before the network's names in the file, for example `encoder_q.`; None: the only one that fits."""
+    num_classes: int | None = Field(default=None, ge=0)
+    """Size of the classifier head, where it is not the library's default; 0: the network has none."""
+    precision: Annotated[Literal["as_built", "float32"], SINCE_DEFAULT] = "as_built"
+    """Of a network that was built in half precision: as it is, or computed in float32."""
     layers: tuple[str, ...] | Literal["auto"] = "auto"
-    """Names of modules whose output is a map [N, C, H, W]; `auto` is the last such module of the forward pass."""
+    """Names of modules whose output is a map, as `lavise layers` lists them; `auto` is the last of the forward pass."""
     class_names: Literal["auto", "none"] | tuple[str, ...] | UserPath = "auto"
     """Of the classifier's outputs, in their order: `auto` (ImageNet's, where the library's head is of such a size),
     `none`, a list, or a text file with a class per line. Synonyms of a class are separated by commas, primary first."""
@@ -54,6 +67,12 @@ class ModelSettings(Settings):
         if not is_list and (not isinstance(value, str | Path) or not str(value).strip()):
             raise ValueError(f"class_names must be 'auto', 'none', a list of names or a text file, found {value!r}")
         return value
+
+    @field_validator("weights_key", mode="before")
+    @classmethod
+    def _one_key(cls, value: object) -> object:
+        """A single key stands for a list of one."""
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -258,20 +277,13 @@ class ExplainSettings(Settings):
     too."""
     min_confidence: float | None = Field(default=None, ge=0, lt=1)
     """A word with less is none of the filter's; the best one is shown as a guess. 0 keeps whatever has evidence. None:
-    0.3 with auroc, 0.1 with the other rankings."""
+    what the ranking says (0.3 with auroc, 0.1 with the other rankings)."""
     min_share: float = Field(default=0.3, ge=0, le=1)
     """With auroc: a word that a smaller share of the filter's top pictures have, or a smaller one than of all pictures,
     is none of the filter's, so that its pictures do not contradict it. Of a word on fewer pictures than a filter has
     top ones, the share is of these."""
     max_meanings: int = Field(default=3, ge=1, le=10)
     """Groups of a filter's regions that are told apart at most; 1 looks for none."""
-
-    @property
-    def least_confidence(self) -> float:
-        """`min_confidence`, or what stands for None."""
-        if self.min_confidence is not None:
-            return self.min_confidence
-        return 0.3 if self.ranking == "auroc" else 0.1
 
 
 Baseline = Literal["random_words", "dealt_words", "most_frequent_words", "shuffled_labels", "random_network"]

@@ -1,16 +1,67 @@
-"""Where new checkpoints come from. Parameters of a scheduled flow: each field's text is shown in its web form."""
+"""Where new checkpoints come from. Parameters of a scheduled flow: each field's text is shown in its web form.
+
+A kind of source is settings, which register themselves (`register_source`), and a look at it, which does so too
+(`lavise.storage.checkpoint_sources.base.SCANNERS`). An installed package may bring both (`lavise.configs.extensions`).
+"""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Any, Literal, TypeVar, Union
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from lavise.configs.base import Settings, UserPath
+from lavise.configs.extensions import import_extensions
 
 
-class FolderSource(Settings):
+class CheckpointSource(Settings):
+    """Base of the settings of a source."""
+
+    kind: str
+
+    def describe(self) -> str:
+        """For the name of a run."""
+        return self.kind
+
+
+_SOURCES: dict[str, type[CheckpointSource]] = {}
+_S = TypeVar("_S", bound=CheckpointSource)
+
+
+def register_source(settings: type[_S]) -> type[_S]:
+    """Decorator: settings of a kind of source; `kind` has its name as the default.
+
+    Raises:
+        ValueError: other settings have that kind.
+    """
+    kind = settings.model_fields["kind"].default
+    if _SOURCES.setdefault(kind, settings) is not settings:
+        raise ValueError(f"source.kind: {kind!r} is registered twice")
+    return settings
+
+
+def list_sources() -> dict[str, type[CheckpointSource]]:
+    """By kind: settings of every kind of source, also of installed packages.
+
+    Raises:
+        UserError: such a package cannot be imported.
+    """
+    import_extensions()
+    return dict(_SOURCES)
+
+
+def make_source_type() -> Any:
+    """The type of a value that holds the settings of any kind of source; a web form offers each of them.
+
+    Without a discriminator: of that pydantic makes `oneOf`, and Prefect's form knows `anyOf` only. `kind` tells them
+    apart all the same.
+    """
+    return Union[tuple(list_sources().values())]  # noqa: UP007 - of what is registered
+
+
+@register_source
+class FolderSource(CheckpointSource):
     """Checkpoint files below a folder, as a training run writes them."""
 
     model_config = ConfigDict(title="Folder")
@@ -29,8 +80,13 @@ class FolderSource(Settings):
     def _stays_below(cls, pattern: str) -> str:
         return _check_relative(pattern, "pattern", "**/*.safetensors")
 
+    def describe(self) -> str:
+        """The folder's name."""
+        return self.folder.name or str(self.folder)
 
-class RegisteredModelSource(Settings):
+
+@register_source
+class RegisteredModelSource(CheckpointSource):
     """Versions of a model in the MLflow registry."""
 
     model_config = ConfigDict(title="Registered model")
@@ -70,9 +126,9 @@ class RegisteredModelSource(Settings):
             )
         return self
 
-
-CheckpointSource = Annotated[FolderSource | RegisteredModelSource, Field(discriminator="kind")]
-"""Where checkpoints are looked for."""
+    def describe(self) -> str:
+        """The model's name."""
+        return self.model
 
 
 def _check_relative(path: str, field: str, example: str) -> str:

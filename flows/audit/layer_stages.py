@@ -15,6 +15,7 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.models.class_names import load_class_names
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
+from lavise.tasks.activations.attention import describe_unfit_maps
 from lavise.tasks.activations.layer_maps import MappedNetwork
 from lavise.tasks.engine.stage import Info, Read, Stage
 from lavise.tasks.engine.stage_inputs import take_part
@@ -102,13 +103,9 @@ class LayerAudit:
 
     def _find_thresholds(self, role: Role) -> Handle:
         handle = find_thresholds(self._context, self._subject, self.result, role)
-        uses_attention = self._config.explain.method.startswith("filter_attention")
-        if role == Role.TARGET and not self._subject.title and handle.info["num_signed"] and uses_attention:
-            log.warning(
-                "  layer %s has negative activations in %d of %d filters; filter attention is made for maps without "
-                "(after the activation): explain.method=activation_masking is safer here",
-                *(self._layer, handle.info["num_signed"], handle.info["num_filters"]),
-            )
+        warning = describe_unfit_maps(self._config.explain.method, handle.info)
+        if warning and role == Role.TARGET and not self._subject.title:
+            log.warning("  layer %s has %s", self._layer, warning)
         return handle
 
     def _measure_masks(self) -> None:

@@ -23,13 +23,13 @@ from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
 from lavise.flows.past_audits.compare import Comparison, TargetPictures, compare_audits
-from lavise.flows.past_audits.gate import GATE_TAG, judge_and_record
+from lavise.flows.past_audits.gate import GATE_TAG, record_verdict
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
 from lavise.storage.activations import INDEX_FILE
 from lavise.storage.datasets.images import num_decoded
-from lavise.storage.models.layers import Layer, select_layers
+from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
@@ -102,7 +102,7 @@ def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_mis
     """
     try:
         folder, compared_with = result.run_dir, result.predecessor
-        return judge_and_record(policy, folder, result.run_id, name, compared_with, run, is_missing=is_missing).outcome
+        return record_verdict(policy, folder, result.run_id, name, compared_with, run, is_missing=is_missing).outcome
     except UserError as err:
         log.error("the policy %s cannot be applied: %s", policy.name, err)
         run.set_tags({GATE_TAG: "invalid"})
@@ -135,7 +135,7 @@ class _Audit:
         check_analyses(config)
         model = load_target_model(config.model, config.seed)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
-        layers = select_layers(model.network, model.geometry.size_px, config.model.layers)
+        layers = model.select_layers(config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
         check_analyses(config, inputs)
         for facts in inputs.describe(describe_sources(config, runner)):

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 
 from lavise.configs.errors import UserError
 
-EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED = 1, 2, 3, 130
+EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED, EXIT_NO_READER = 1, 2, 3, 130, 141
 
 app = typer.Typer(
     name="lavise",
@@ -36,6 +37,7 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     def run_it(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+            sys.stdout.flush()
         except UserError as err:
             print("\n".join(f"lavise: {line}" for line in str(err).splitlines()), file=sys.stderr)
             raise typer.Exit(EXIT_USER_ERROR) from None
@@ -45,6 +47,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             print("lavise: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
             raise typer.Exit(EXIT_STOPPED) from None
         except Exception as err:
+            if isinstance(err, BrokenPipeError) and _has_lost_reader():
+                raise typer.Exit(EXIT_NO_READER) from None  # as a shell says of what SIGPIPE has ended
             import traceback
 
             traceback.print_exc()
@@ -52,6 +56,20 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(EXIT_FAILURE) from err
 
     return run_it
+
+
+def _has_lost_reader() -> bool:
+    """Whether nobody reads standard output any more (`lavise layers X | head -1`); what comes yet is thrown away."""
+    try:
+        number = sys.stdout.fileno()
+    except OSError:  # no real file, as in tests
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # Python itself writes what is left, at the end
+    return True
 
 
 ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `lavise presets`) or a YAML file.")]
@@ -163,6 +181,10 @@ def reaudit(
     stable: Annotated[float, typer.Option(help="Take files unchanged for so many seconds.", min=0)] = 30.0,
     model: Annotated[str | None, typer.Option(help="Registered model in MLflow, instead of a folder.")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Only versions of the model with this alias.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Settings of any kind of source, e.g. --source kind=folder."),
+    ] = None,
     set_: SetOption = None,
     policy: PolicyOption = None,
     as_json: JsonOption = False,
@@ -172,8 +194,8 @@ def reaudit(
     from lavise.flows.repeats.reaudit import make_source, reaudit_here
     from lavise.storage.state.progress import default_progress
 
-    source = make_source(folder, pattern, stable, model, alias or [])
-    result = reaudit_here(config, set_ or [], source, policy, default_progress())
+    chosen = make_source(folder, pattern, stable, model, alias or [], source or [])
+    result = reaudit_here(config, set_ or [], chosen, policy, default_progress())
     show_reaudit(result)
     if as_json:
         print(result.to_json(), flush=True)
@@ -316,7 +338,10 @@ def _audit(config: str, overrides: list[str], as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point of `lavise`: 0, 2 with one clear line for the user's mistakes, 3 for a no, 1 for anything else."""
+    """Entry point of `lavise`: 0, 2 with one clear line for the user's mistakes, 3 for a no, 1 for anything else.
+
+    130 after Ctrl-C, 141 where nobody reads the output any more.
+    """
     os.environ.setdefault("DO_NOT_TRACK", "true")
     _log_to_stderr()
     app()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from lavise.configs.errors import UserError
 from lavise.configs.loading import list_presets, load_config
 from lavise.configs.schema import ModelSettings
 from lavise.flows.shared.console import escape, make_console, make_table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lavise.flows.repeats.reaudit import ReauditResult
     from lavise.flows.repeats.rerun import RerunResult
     from lavise.flows.shared.results import RunResult
+    from lavise.storage.models.layer_survey import LayerSurvey
     from lavise.tasks.analyses.analysis import TextTable
 
 _NUM_FILTERS = 10
@@ -51,7 +53,6 @@ def show_result(result: RunResult) -> None:
 
 def show_layers(model: str, as_json: bool) -> None:
     """The modules of a network that one can explain."""
-    from lavise.storage.models.layers import list_layers
     from lavise.storage.models.target_model import load_target_model
 
     if model in list_presets() or Path(model).suffix in {".yaml", ".yml"}:
@@ -59,15 +60,35 @@ def show_layers(model: str, as_json: bool) -> None:
     else:
         settings = ModelSettings(arch=model)
     target = load_target_model(settings, seed=0)
-    found = list_layers(target.network, target.geometry.size_px)
+    found, auto = target.survey.layers, _find_auto(target.survey)
     table = make_table(f"{target.arch}: modules that one can explain, input {target.geometry.size_px} px")
-    for heading in ("layer", "module", "filters", "map"):
+    for heading in ("layer", "module", "filters", "map", "output"):
         table.add_column(heading, justify="right" if heading in ("filters", "map") else "left")
     for layer in found:
-        table.add_row(escape(layer.name), layer.kind, str(layer.channels), f"{layer.height} x {layer.width}")
-    make_console().print(table)
+        table.add_row(
+            escape(layer.name),
+            layer.kind,
+            str(layer.channels),
+            f"{layer.height} x {layer.width}",
+            layer.describe_layout(),
+        )
+    console = make_console()
+    console.print(table)
+    note = f"`auto` takes {auto}" if auto else "`auto` cannot tell the last map: name a layer"
+    console.print(note, highlight=False, markup=False)
     if as_json:
-        print(json.dumps({"arch": target.arch, "layers": [vars(layer) for layer in found]}), flush=True)
+        content = {"arch": target.arch, "auto": auto, "layers": [vars(layer) for layer in found]}
+        print(json.dumps(content), flush=True)
+
+
+def _find_auto(survey: LayerSurvey) -> str | None:
+    """Name of the layer that `auto` takes; None where it has to be named."""
+    from lavise.storage.models.layer_survey import select_layers
+
+    try:
+        return select_layers(survey, "auto")[0].name
+    except UserError:
+        return None
 
 
 def show_diff(result: DiffResult) -> None:
@@ -153,7 +174,7 @@ def show_rerun(result: RerunResult) -> None:
 
 
 def _list_words(words: Sequence[str]) -> str:
-    shown = ", ".join(escape(w) for w in words[:_NUM_WORDS])
+    shown = escape(", ".join(words[:_NUM_WORDS]))
     return f"{shown}, ... ({len(words)})" if len(words) > _NUM_WORDS else shown
 
 
@@ -173,7 +194,7 @@ def _filters_table(layer: str, rows: list[dict[str, Any]], num_filters: int) -> 
     for heading in ("filter", "words", "confidence", "AUROC", "pictures"):
         table.add_column(heading, justify="left" if heading == "words" else "right")
     for row in shown:
-        named = ", ".join(escape(w) for w in row["words"][:_NUM_WORDS])
+        named = escape(", ".join(row["words"][:_NUM_WORDS]))
         auroc = "" if row["auroc"] is None else f"{row['auroc']:.2f}"
         table.add_row(str(row["filter"]), named, f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
     for row in guesses:

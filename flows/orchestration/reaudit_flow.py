@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -14,29 +14,34 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.policy import load_policy
 from lavise.configs.schema import Config
-from lavise.configs.sources import FolderSource, RegisteredModelSource
+from lavise.configs.sources import CheckpointSource, FolderSource, make_source_type
 from lavise.flows.audit.results import Occasion
 from lavise.flows.orchestration.prefect_artifacts import publish_reaudit
 from lavise.flows.orchestration.prefect_runs import audit_here, name_model, to_prefect_log
-from lavise.flows.repeats.reaudit import Reaudit, describe_source, failed_outcomes, open_registry
+from lavise.flows.repeats.reaudit import Reaudit, failed_outcomes
 from lavise.flows.shared.results import RunResult
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.progress import log_progress
 from lavise.storage.tracking import open_tracker
+
+if TYPE_CHECKING:
+    _AnySource = CheckpointSource
+else:
+    _AnySource = make_source_type()
 
 
 def name_run() -> str:
     """The run's name says what is looked through, and with which config."""
     given = flow_run.parameters
     source = given.get("source")
-    where = describe_source(source) if isinstance(source, FolderSource | RegisteredModelSource) else "checkpoints"
+    where = source.describe() if isinstance(source, CheckpointSource) else "checkpoints"
     return f"{name_model(str(given.get('config', 'demo')), None)} on {where}"
 
 
 @flow(name="lavise-reaudit", flow_run_name=name_run, persist_result=False, validate_parameters=True)
 def reaudit(
     config: str = "demo",
-    source: FolderSource | RegisteredModelSource = FolderSource(folder=Path("checkpoints")),  # noqa: B008 - frozen
+    source: _AnySource = FolderSource(folder=Path("checkpoints")),  # noqa: B008 - frozen
     policy: str = "",
     overrides: list[str] = [],  # noqa: B006 - never changed; with None the form would ask for the type first
 ) -> Any:
@@ -59,8 +64,7 @@ def reaudit(
             def audit(chosen: Config, occasion: Occasion) -> RunResult:
                 return _audit_as_subflow(chosen, occasion, tracker)
 
-            client = open_registry(source, tracker)
-            result = Reaudit(settings, source, rules, tracker, client, root, log_progress, audit).run()
+            result = Reaudit(settings, source, rules, tracker, root, log_progress, audit).run()
         except UserError as err:
             log.error("%s", err)
             return Failed(message=str(err))

@@ -17,7 +17,7 @@ from lavise.storage.state import file_names
 from lavise.storage.state.files import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker
 from lavise.tasks.history.filter_matching import SUMMARY_FILE, TABLE_FILE
-from lavise.tasks.history.policy_verdicts import RuleVerdict, collect_metrics, has_passed, judge
+from lavise.tasks.history.policy_verdicts import RuleVerdict, apply_rules, collect_metrics, has_passed
 
 if TYPE_CHECKING:
     from lavise.flows.shared.results import RunResult
@@ -48,7 +48,7 @@ class GateResult:
         return json.dumps({**vars(self), "verdicts": [asdict(v) for v in self.verdicts]})
 
 
-def judge_run(policy: Policy, folder: Path, diff_folder: Path | None) -> tuple[RuleVerdict, ...]:
+def check_policy(policy: Policy, folder: Path, diff_folder: Path | None) -> tuple[RuleVerdict, ...]:
     """A verdict for each rule and layer.
 
     Args:
@@ -64,10 +64,10 @@ def judge_run(policy: Policy, folder: Path, diff_folder: Path | None) -> tuple[R
         summary = json.loads((diff_folder / SUMMARY_FILE).read_text("utf-8"))
         rows = parquet.read_table(diff_folder / TABLE_FILE).to_pylist()
     metrics = collect_metrics(json.loads((folder / file_names.METRICS).read_text("utf-8")), summary)
-    return judge(policy, metrics, parquet.read_table(folder / file_names.FILTERS).to_pylist(), rows)
+    return apply_rules(policy, metrics, parquet.read_table(folder / file_names.FILTERS).to_pylist(), rows)
 
 
-def judge_and_record(
+def record_verdict(
     policy: Policy,
     folder: Path,
     run_id: str,
@@ -77,7 +77,7 @@ def judge_and_record(
     diff: Path | None = None,
     is_missing: bool = False,
 ) -> GateResult:
-    """Judge a run folder; write policy.yaml and gate.json into it, log both, tag the run.
+    """Check a run folder by a policy; write policy.yaml and gate.json into it, log both, tag the run.
 
     Args:
         compared_with: the run that the comparison is with, if there is one.
@@ -88,7 +88,7 @@ def judge_and_record(
     Raises:
         UserError: a rule names a metric or a layer that the run does not have.
     """
-    verdicts = judge_run(policy, folder, (diff or folder) if compared_with else None)
+    verdicts = check_policy(policy, folder, (diff or folder) if compared_with else None)
     outcome = "passed" if has_passed(verdicts) else "failed"
     if is_missing and any(v.outcome == "not_applicable" for v in verdicts):
         outcome = "invalid"
@@ -110,7 +110,7 @@ def read_verdicts(folder: Path) -> GateResult:
 
 
 def gate_run(run: str, policy_source: str | None, against: str | None, tracker: Tracker, root: Path) -> GateResult:
-    """Judge an audit that has ended by a policy, and record the verdict with it.
+    """Check an audit that has ended by a policy, and record the verdict with it.
 
     Args:
         policy_source: a policy's name or file; None takes the one that the run was judged by before.
@@ -130,7 +130,7 @@ def gate_run(run: str, policy_source: str | None, against: str | None, tracker: 
     run_to_tag = NullRun() if record is None else tracker.resume(past.run_id)
     is_missing = record is not None and PREDECESSOR_TAG in record.tags and compared_with is None
     folder, title = past.folder, past.title
-    return judge_and_record(
+    return record_verdict(
         policy, folder, past.run_id, title, compared_with, run_to_tag, diff_folder, is_missing=is_missing
     )
 
@@ -148,7 +148,7 @@ def _find_comparison(past: PastRun, against: str | None, root: Path) -> tuple[st
     return against, folder
 
 
-def announce_if_judged(result: RunResult) -> None:
+def announce_outcome(result: RunResult) -> None:
     """Tell Prefect of an audit's gate; an audit that has ended is not lost because nobody could be told."""
     if result.gate not in ("passed", "failed"):
         return

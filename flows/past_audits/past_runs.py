@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,10 @@ from lavise.storage.tracking import Tracker, hide_credentials, open_tracker
 from lavise.tasks.engine.stage import Stage
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+# What MLflow's client makes itself known with, to whichever server it asks.
+_CREDENTIALS = tuple(
+    f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
+)
 _KEYS = {
     file_names.ARTEFACTS: ("stages",),
     file_names.INPUTS: ("arch", "checkpoint", "checkpoint_name", "layers", "data", "pictures", "vectors"),
@@ -88,16 +93,43 @@ def open_stores(run: str) -> tuple[Tracker, Path]:
 
     Returns:
         its tracker and its state folder.
+
+    Raises:
+        UserError: its settings lead to a server that is not to get the credentials of this environment.
     """
     here = find_state_root(None)
     folder = here / "runs" / run if _RUN_ID.fullmatch(run) else expand_home(run).resolve()
     if not (folder / file_names.CONFIG).is_file():
         return open_tracker(TrackingSettings(), here), here
     config = load_config(folder / file_names.CONFIG)
+    if folder.parent != here / "runs":
+        _keep_credentials(config.tracking, folder)
     # A run folder that was brought from another machine names a state folder that is not here.
     own = config.storage.root if config.storage.root is not None and config.storage.root.is_dir() else None
     root = find_state_root(own or (folder.parents[1] if folder.parent.name == "runs" else None))
     return open_tracker(config.tracking, root), root
+
+
+def _keep_credentials(settings: TrackingSettings, folder: Path) -> None:
+    """A run folder from elsewhere may name any server; what MLflow's client sends to each is for the user's own.
+
+    Raises:
+        UserError: there are credentials here, and nothing of the user's names that server.
+    """
+    address = hide_credentials(settings.uri or "")
+    own = hide_credentials(os.environ.get("MLFLOW_TRACKING_URI") or "")
+    if not settings.enabled or not address.startswith(("http://", "https://")) or address == own:
+        return
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    given = [name for name in _CREDENTIALS if os.environ.get(name)]
+    if not given and read_mlflow_creds().username:
+        given = ["~/.mlflow/credentials"]
+    if given:
+        raise UserError(
+            f"run: config.yaml in {str(folder)!r} has the tracking server {address!r}, and {', '.join(given)} would be "
+            "sent there; set MLFLOW_TRACKING_URI to that address if it is to have them, else unset them"
+        )
 
 
 def _is_of(title: str, entry: Mapping[str, Any], stage: Stage, role: str) -> bool:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from lavise.configs.errors import CheckpointError, UserError
-from lavise.configs.loading import describe_faults, load_config
+from lavise.configs.loading import describe_faults, load_config, read_overrides
 from lavise.configs.policy import Policy, load_policy
 from lavise.configs.schema import Config
-from lavise.configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
+from lavise.configs.sources import CheckpointSource, list_sources
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import digest_identity, run_audit
 from lavise.flows.audit.run_folder import SNAPSHOTS_FOLDER
-from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_if_judged
+from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_outcome
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.shared.results import RunResult
 from lavise.flows.shared.retries import run_with_retries
@@ -70,9 +70,14 @@ class CheckpointOutcome:
 
 @dataclass(frozen=True)
 class ReauditResult:
-    """What `lavise reaudit --json` prints."""
+    """What `lavise reaudit --json` prints.
+
+    Attributes:
+        num_skipped: files beside checkpoints that hold no network.
+    """
 
     checkpoints: tuple[CheckpointOutcome, ...]
+    num_skipped: int = 0
 
     def count(self, outcome: Outcome) -> int:
         return sum(c.outcome == outcome for c in self.checkpoints)
@@ -82,11 +87,12 @@ class ReauditResult:
         outcomes = dict.fromkeys(c.outcome for c in self.checkpoints)
         gates = [c for c in self.checkpoints if c.gate and c.gate != "passed"]
         parts = [f"{self.count(o)} {o}" for o in outcomes] or ["no checkpoint found"]
+        parts += [f"{self.num_skipped} without a network"] if self.num_skipped else []
         return ", ".join(parts) + (f"; {len(gates)} did not pass the policy" if gates else "")
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({"checkpoints": [asdict(c) for c in self.checkpoints]})
+        return json.dumps({"checkpoints": [asdict(c) for c in self.checkpoints], "num_skipped": self.num_skipped})
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,12 @@ class Reaudit:
 
     Attributes:
         audit: runs an audit, in this process or as a flow of its own.
-        client: of the MLflow registry, where the source is a registered model.
     """
 
     config: Config
     source: CheckpointSource
     policy: Policy | None
     tracker: Tracker
-    client: MlflowClient | None
     root: Path
     progress: Progress
     audit: Audit
@@ -116,13 +120,19 @@ class Reaudit:
         if self.tracker.uri is None:
             raise UserError("tracking.enabled: re-audits need MLflow to know what was audited; set it to true")
         cache = self.root / SNAPSHOTS_FOLDER / "registered"
-        scan = scan_checkpoints(self.source, self.client, cache, time.time(), self.progress)
+        scan = scan_checkpoints(self.source, self._open_registry, cache, time.time(), self.progress)
         outcomes = [self._consider(found) for found in scan.found]
         outcomes += [CheckpointOutcome(name, "waiting", detail="still being written") for name in scan.waiting]
         outcomes += [CheckpointOutcome(name, "unusable", detail=reason) for name, reason in scan.unusable]
+        if scan.skipped or scan.num_other:
+            log.info(
+                "%d files without a network and %d with other endings are passed over",
+                len(scan.skipped),
+                scan.num_other,
+            )
         for outcome in outcomes:
             log.info("%s: %s%s", outcome.name, outcome.outcome, f" ({outcome.detail})" if outcome.detail else "")
-        return ReauditResult(tuple(outcomes))
+        return ReauditResult(tuple(outcomes), len(scan.skipped))
 
     def _consider(self, found: FoundCheckpoint) -> CheckpointOutcome:
         known = self._look_up(found)
@@ -137,7 +147,7 @@ class Reaudit:
     def _take_on(self, found: FoundCheckpoint) -> CheckpointOutcome:
         with hold_state(self.root, exclusive=False):
             try:
-                snapshot = take_snapshot(fetch_checkpoint(found, self.client), self.root / SNAPSHOTS_FOLDER)
+                snapshot = take_snapshot(fetch_checkpoint(found, self._open_registry), self.root / SNAPSHOTS_FOLDER)
             except CheckpointChangedError as err:
                 return CheckpointOutcome(found.name, "waiting", detail=str(err))
             except (UserError, OSError) as err:
@@ -231,6 +241,14 @@ class Reaudit:
     def _find(self, tags: dict[str, str]) -> list[RunRecord]:
         return self.tracker.find({"lavise.config_digest": digest_identity(self.config), **tags})
 
+    def _open_registry(self) -> MlflowClient | None:
+        """For sources that need it; it is MLflow's where the audits are tracked."""
+        if self.tracker.uri is None:
+            return None
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(tracking_uri=self.tracker.uri)
+
     def _lock_path(self, digest: str) -> Path:
         return self.root / "locks" / f"{digest_identity(self.config)[:16]}-{digest[:32]}.lock"
 
@@ -248,23 +266,48 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-def make_source(folder: Path | None, pattern: str, stable: float, model: str | None, aliases: Sequence[str]) -> Any:
+def make_source(
+    folder: Path | None,
+    pattern: str,
+    stable: float,
+    model: str | None,
+    aliases: Sequence[str],
+    settings: Sequence[str] = (),
+) -> CheckpointSource:
     """The source that the command line names.
 
+    Args:
+        settings: `key=value` of any kind of source, the kind among them.
+
     Raises:
-        UserError: neither a folder nor a registered model, or both; or a fault in one of them.
+        UserError: not one of a folder, a registered model and other settings, or more; or a fault in one of them.
     """
-    if (folder is None) == (model is None):
-        raise UserError("--folder, --model: give one of the two: a folder, or the name of a registered model")
+    if (folder is not None) + (model is not None) + bool(settings) != 1:
+        raise UserError(
+            "--folder, --model, --source: give one of them: a folder, the name of a registered model, or the settings "
+            "of any source (--source kind=...)"
+        )
     if aliases and model is None:
-        raise UserError(f"--alias: found {', '.join(aliases)} with a folder; allowed: with --model")
+        raise UserError(f"--alias: found {', '.join(aliases)} without --model; allowed: with it")
+    given: dict[str, Any]
+    if folder is not None:
+        given = {"kind": "folder", "folder": folder, "pattern": pattern, "stable_seconds": stable}
+    elif model is not None:
+        select = "aliases" if aliases else "all"
+        given = {"kind": "registered_model", "model": model, "select": select, "aliases": tuple(aliases)}
+    else:
+        given = read_overrides(settings, "--source", "key=value")
+    kinds = list_sources()
+    kind = given.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        *others, last = [repr(name) for name in kinds]
+        allowed = f"{', '.join(others)} or {last}"
+        raise UserError(f"--source kind: found {kind!r}; allowed: {allowed}")
     try:
-        if folder is not None:
-            return FolderSource(folder=folder, pattern=pattern, stable_seconds=stable)
-        select: Any = "aliases" if aliases else "all"
-        return RegisteredModelSource(model=str(model), select=select, aliases=tuple(aliases))
+        return kinds[kind].model_validate(given)
     except ValidationError as err:
-        raise UserError(describe_faults(err, "source", FolderSource, "on the command line")) from None
+        where = "on the command line (--source {field}=...)" if settings else "on the command line"
+        raise UserError(describe_faults(err, "source", kinds[kind], where)) from None
 
 
 def reaudit_here(
@@ -282,25 +325,10 @@ def reaudit_here(
 
     def audit(chosen: Config, occasion: Occasion) -> RunResult:
         result = run_audit(chosen, tracker, progress, run_with_retries, occasion)
-        announce_if_judged(result)
+        announce_outcome(result)
         return result
 
-    client = open_registry(source, tracker)
-    return Reaudit(settings, source, rules, tracker, client, root, progress, audit).run()
-
-
-def open_registry(source: CheckpointSource, tracker: Tracker) -> MlflowClient | None:
-    """The registry's client, where the source needs one."""
-    if source.kind == "folder" or tracker.uri is None:
-        return None
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=tracker.uri)
-
-
-def describe_source(source: CheckpointSource) -> str:
-    """For the name of a run."""
-    return source.folder.name or str(source.folder) if source.kind == "folder" else source.model
+    return Reaudit(settings, source, rules, tracker, root, progress, audit).run()
 
 
 def failed_outcomes(result: ReauditResult) -> Sequence[CheckpointOutcome]:

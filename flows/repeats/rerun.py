@@ -28,7 +28,7 @@ from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Tracker
 from lavise.storage.words.word_vectors import digest_vectors
 from lavise.tasks.engine.stage import Executor, StageRunner
-from lavise.tasks.history.rerun_verdict import Finding, compare_results, compare_stages, judge_repetition
+from lavise.tasks.history.rerun_verdict import Finding, compare_results, compare_stages, conclude_repetition
 
 RERUN_FILE = "rerun.json"
 _FOLDER = "reruns"
@@ -97,7 +97,7 @@ def rerun_audit(
         artefacts = json.loads((result.run_dir / file_names.ARTEFACTS).read_text("utf-8"))["stages"]
         findings = (*compare_stages(past.artefacts, artefacts), *compare_results(past.folder, result.run_dir))
         same_class = past.environment["device"] == now["device"]
-        verdict, repeated = judge_repetition(findings, same_class)
+        verdict, repeated = conclude_repetition(findings, same_class)
         found = RerunResult(past.run_id, result.run_id, result.run_dir, verdict, repeated, findings, notes)
         _record(found, tracker)
         # What is left of a rerun that was killed is used by the next one; that of a whole one is not needed.

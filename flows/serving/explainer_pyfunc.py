@@ -94,7 +94,7 @@ class ExplainerModel:
         """Maps of the layer, as the activation store keeps them: float16 [N, C, H, W]."""
         assert self._network is not None
         model, layer = self._network.model, self._network.layer
-        with self._one_forward, ActivationTap(model.network, (layer,)) as tap:
+        with self._one_forward, ActivationTap(model.network, (model.find_layer(layer),)) as tap:
             run_network(model.network, normalise_pictures(pictures_NSS3, model, self._device))
             maps = tap.maps[layer]
         if maps.shape[1] != self._facts.channels:

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from lavise.configs.roles import Role
 from lavise.configs.schema import (
     Config,
-    ImageFolderTarget,
     OpenMojiReference,
     OpenMojiTarget,
     ReferenceSettings,
     TargetSettings,
 )
 from lavise.storage.datasets.base import Dataset, Reference
-from lavise.storage.datasets.formats import find_format
-from lavise.storage.datasets.image_folder import load_image_folder_target
+from lavise.storage.datasets.formats import find_format, find_target_format
 from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import DatasetFacts
@@ -107,8 +105,8 @@ def _open_reference(config: Config, runner: StageRunner, progress: Progress) -> 
 def open_target(config: Config, runner: StageRunner, progress: Progress) -> Dataset:
     """The unlabelled pictures; scenes are drawn first where the settings ask for them."""
     settings = config.target
-    if isinstance(settings, ImageFolderTarget):
-        return load_image_folder_target(settings)
+    if not isinstance(settings, OpenMojiTarget):
+        return find_target_format(settings.kind).read(settings)
     inputs = scenes.SceneInputs({Role.TARGET: settings.scenes}, settings.size_px, config.seed, progress)
     handle = runner.run_one(scenes.STAGE, "scenes target", inputs, scenes.draw_scenes, role=Role.TARGET)
     return scenes.load_scenes(handle, Role.TARGET).without_labels()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import printable
 from lavise.storage.tracking import hide_credentials
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class FoundCheckpoint:
     Attributes:
         name: for people: the path below the folder, or `MODEL version 3`; printable, whatever the file is called.
         path: where its bytes are; of a registered version after `fetch_checkpoint`.
-        sha256: of the file's bytes.
+        sha256: of the file's bytes; of a checkpoint in shards, over those of its index and its shards.
+        shards: of a checkpoint in several files, whose index `path` is.
         origin: of a registered version: artifact location, and the file below it.
     """
 
@@ -37,6 +39,7 @@ class FoundCheckpoint:
     path: Path
     sha256: str
     origin: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    shards: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,18 @@ class Scan:
             two names is listed twice.
         waiting: names of those that are still being written or registered.
         unusable: names and reasons.
+        skipped: names of files beside checkpoints that hold no network: optimizers, random states, settings.
+        num_other: files whose endings no weights have.
     """
 
     found: tuple[FoundCheckpoint, ...]
     waiting: tuple[str, ...]
     unusable: tuple[tuple[str, str], ...]
+    skipped: tuple[str, ...] = ()
+    num_other: int = 0
+
+
+OpenRegistry = Callable[[], "MlflowClient | None"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,12 @@ class Looking:
     """What a look at a source has at hand.
 
     Attributes:
-        client: of the MLflow registry; None where there is none.
+        open_registry: a client of the MLflow registry, for a source that needs one; None where there is no registry.
         cache: where files that had to be fetched are kept, and what was learned about them.
         now: seconds since the epoch.
     """
 
-    client: MlflowClient | None
+    open_registry: OpenRegistry
     cache: Path
     now: float
     progress: Progress
@@ -77,11 +87,6 @@ SCANNERS: dict[str, Callable[[Any, Looking], Scan]] = {}
 
 class UnusableError(Exception):
     """What stands where a checkpoint is wanted is none; the message says why."""
-
-
-def printable(name: str) -> str:
-    """A name from outside, fit for a terminal and a log: control characters and broken UTF-8 are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def shorten(names: list[str]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -19,24 +22,58 @@ from lavise.storage.checkpoint_sources.base import (
     Scan,
     UnusableError,
     describe_error,
-    printable,
 )
-from lavise.storage.checkpoint_sources.snapshots import open_regular_file
-from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
+from lavise.storage.checkpoint_sources.snapshots import join_hashes, open_regular_file
+from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, list_shards, read_checkpoint
+from lavise.storage.models.state_dicts import is_shard_name, is_weights_name, list_state_dicts
+from lavise.storage.state.digest import digest_of
+from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import printable
 
 _HASH_THREADS = 2
+_LEAST_AGE_NS = 2 * 10**9
+_OTHER_ENDING = "another ending"
 
 
 @dataclass(frozen=True)
 class _Candidate:
+    """A file, or an index with its shards.
+
+    Attributes:
+        facts: of each of its files, what a write or a replacement changes.
+        time_ns: of its last change.
+    """
+
     name: str
     path: Path
-    facts: tuple[int, ...]
-    mtime_ns: int
+    shards: tuple[Path, ...]
+    facts: tuple[tuple[int, ...], ...]
+    time_ns: int
+
+    @property
+    def key(self) -> str:
+        return " ".join("-".join(map(str, facts)) for facts in self.facts)
 
 
-def scan_folder(source: FolderSource, now: float, progress: Progress) -> Scan:
+@dataclass(frozen=True)
+class _Content:
+    """What was learned of a candidate by reading it.
+
+    Attributes:
+        has_network: whether there is one in it, or may be one: what cannot be read is not passed over.
+    """
+
+    sha256: str
+    has_network: bool
+
+
+def scan_folder(source: FolderSource, now: float, progress: Progress, cache: Path) -> Scan:
+    """Look through a folder; files that have not changed since the last look are not read again.
+
+    Raises:
+        UserError: no such folder.
+    """
     folder = source.folder
     try:
         os.scandir(folder).close()
@@ -48,40 +85,107 @@ def scan_folder(source: FolderSource, now: float, progress: Progress) -> Scan:
     candidates: list[_Candidate] = []
     waiting: list[str] = []
     unusable: list[tuple[str, str]] = []
+    num_other = 0
     for path, fault in _walk(folder, root, PurePosixPath(source.pattern).parts):
         name = printable(path.relative_to(folder).as_posix())
+        if fault == _OTHER_ENDING:
+            num_other += 1
+            continue
         if fault is not None:
             unusable.append((name, fault))
             continue
         try:
-            status = _look_at(path, root)
+            shards = tuple(list_shards(path)) if path.name.endswith(INDEX_SUFFIX) else ()
+            states = [_look_at(part, root) for part in (path, *shards)]
         except FileNotFoundError:
             continue  # deleted in the meantime, as training runs do with all but the last few
         except (OSError, UnusableError) as err:
             unusable.append((name, describe_error(err)))
             continue
-        if now - max(status.st_mtime, status.st_ctime) < source.stable_seconds:
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            unusable.append((name, f"no index of shards: {describe_error(err)}"))
+            continue
+        if now - max(max(s.st_mtime, s.st_ctime) for s in states) < source.stable_seconds:
             waiting.append(name)
-        elif status.st_size == 0:
+        elif any(status.st_size == 0 for status in states):
             unusable.append((name, "the file is empty"))
         else:
-            candidates.append(_Candidate(name, path, _facts(status), status.st_mtime_ns))
-    candidates.sort(key=lambda c: (c.mtime_ns, c.name))
+            facts = tuple(_facts(status) for status in states)
+            candidates.append(_Candidate(name, path, shards, facts, max(s.st_mtime_ns for s in states)))
+    candidates.sort(key=lambda c: (c.time_ns, c.name))
     found: list[FoundCheckpoint] = []
-    with ThreadPoolExecutor(_HASH_THREADS) as pool, progress("hash checkpoints", len(candidates)) as bar:
-        for candidate, result in zip(candidates, pool.map(_hash_unchanged, candidates), strict=True):
-            if isinstance(result, str):
-                found.append(FoundCheckpoint(candidate.name, candidate.path, result))
+    skipped: list[str] = []
+    with _remember(cache, root, [c.key for c in candidates]) as memory:
+        for candidate, result in _read_all(candidates, memory, progress):
+            if isinstance(result, _Content):
+                if result.has_network:
+                    found.append(
+                        FoundCheckpoint(candidate.name, candidate.path, result.sha256, shards=candidate.shards)
+                    )
+                else:
+                    skipped.append(candidate.name)
             elif result is None:
                 waiting.append(candidate.name)
             else:
                 unusable.append((candidate.name, describe_error(result)))
-            bar.advance()
-    return Scan(tuple(found), tuple(sorted(waiting)), tuple(sorted(unusable)))
+    return Scan(
+        tuple(found), tuple(sorted(waiting)), tuple(sorted(unusable)), tuple(sorted(skipped)), num_other=num_other
+    )
+
+
+@contextmanager
+def _remember(cache: Path, root: Path, keys: Sequence[str]) -> Iterator[dict[str, _Content]]:
+    """What earlier looks at this folder learned, by the facts of the files; kept for those that are still there."""
+    file = cache / f"folder-{digest_of(str(root))[:16]}.json"
+    try:
+        memory = {k: _Content(str(v[0]), bool(v[1])) for k, v in json.loads(file.read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        memory = {}
+    before = set(memory)
+    yield memory
+    kept = {key: [memory[key].sha256, memory[key].has_network] for key in keys if key in memory}
+    if kept.keys() != before:
+        make_private_folder(cache)
+        write_atomically(file, json.dumps(kept))
+
+
+def _read_all(
+    candidates: Sequence[_Candidate], memory: dict[str, _Content], progress: Progress
+) -> Iterator[tuple[_Candidate, _Content | Exception | None]]:
+    """Of each candidate in turn what is known, or is read now."""
+    unknown = {c.key: c for c in candidates if c.key not in memory}
+    with ThreadPoolExecutor(_HASH_THREADS) as pool, progress("hash checkpoints", len(unknown)) as bar:
+        results = dict(zip(unknown, pool.map(_read_unchanged, unknown.values()), strict=True))
+        for candidate in candidates:
+            result = memory.get(candidate.key) or results[candidate.key]
+            # A file may be written twice in one tick of the clock that times of change are taken from.
+            if isinstance(result, _Content) and time.time_ns() - candidate.time_ns > _LEAST_AGE_NS:
+                memory[candidate.key] = result
+            bar.advance(int(candidate.key in results))
+            yield candidate, result
+
+
+def _read_unchanged(candidate: _Candidate) -> _Content | Exception | None:
+    """Content of a candidate; None if it changed while it was read, or is gone."""
+    parts = (candidate.path, *candidate.shards)
+    hashes = []
+    for path, facts in zip(parts, candidate.facts, strict=True):
+        result = _hash_unchanged(path, facts)
+        if not isinstance(result, str):
+            return result
+        hashes.append(result)
+    try:
+        list_state_dicts(read_checkpoint(candidate.path, values=False), candidate.path)
+    except NoNetworkError:
+        return _Content(join_hashes(hashes), has_network=False)
+    except UserError:
+        pass  # said when it is loaded
+    return _Content(join_hashes(hashes), has_network=True)
 
 
 def _walk(folder: Path, root: Path, pattern: tuple[str, ...]) -> Iterator[tuple[Path, str | None]]:
-    """Weights files whose path fits the pattern, and folders that cannot be looked into, with the reason.
+    """Files whose path fits the pattern, and folders that cannot be looked into, with the reason; of files that are no
+    weights by their name, `_OTHER_ENDING`.
 
     A link to a folder is followed where a part of the pattern names it, if it stays below the source's folder. Below
     `**` it is not: what it leads to is found by its own name, and links in a circle would have no end.
@@ -105,10 +209,14 @@ def _walk(folder: Path, root: Path, pattern: tuple[str, ...]) -> Iterator[tuple[
                     continue
             kept.append(name)
         folders[:] = kept
+        has_index = any(name.endswith(INDEX_SUFFIX) for name in files)
         for name in sorted(files):
-            fits = not name.startswith(".") and PurePosixPath(name).suffix in WEIGHT_SUFFIXES
-            if fits and _matches((*above, name), pattern):
-                yield parent / name, None
+            if name.startswith(".") or not _matches((*above, name), pattern):
+                continue
+            if has_index and is_shard_name(name):
+                continue  # read with the others of its index
+            is_wanted = is_weights_name(name) or name.endswith(INDEX_SUFFIX)
+            yield parent / name, None if is_wanted else _OTHER_ENDING
     for err in faults:
         if not isinstance(err, FileNotFoundError):
             yield Path(err.filename), f"the folder cannot be read: {describe_error(err)}"
@@ -150,14 +258,14 @@ def _look_at(path: Path, root: Path) -> os.stat_result:
     return status
 
 
-def _hash_unchanged(candidate: _Candidate) -> str | Exception | None:
+def _hash_unchanged(path: Path, facts: tuple[int, ...]) -> str | Exception | None:
     """sha256 of a file; None if it changed while it was read, or is gone."""
     try:
-        with open_regular_file(candidate.path) as file:
-            if _facts(os.fstat(file.fileno())) != candidate.facts:
+        with open_regular_file(path) as file:
+            if _facts(os.fstat(file.fileno())) != facts:
                 return None
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest if _facts(candidate.path.stat()) == candidate.facts else None
+        return digest if _facts(path.stat()) == facts else None
     except (FileNotFoundError, UnusableError):
         return None
     except OSError as err:
@@ -169,4 +277,4 @@ def _facts(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
 
 
-SCANNERS["folder"] = lambda source, look: scan_folder(source, look.now, look.progress)
+SCANNERS["folder"] = lambda source, look: scan_folder(source, look.now, look.progress, look.cache)

@@ -21,14 +21,14 @@ from lavise.storage.checkpoint_sources.base import (
     Looking,
     Scan,
     describe_error,
-    printable,
     shorten,
 )
 from lavise.storage.checkpoint_sources.snapshots import hold_exclusively, publish
-from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
+from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES, is_companion_name, is_weights_name
 from lavise.storage.state.digest import digest_file, digest_of
 from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import printable
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -50,7 +50,7 @@ class _Resolved(BaseModel):
     @field_validator("file")
     @classmethod
     def _is_weights_file(cls, file: str) -> str:
-        if PurePosixPath(file).suffix not in WEIGHT_SUFFIXES:
+        if not is_weights_name(file):
             raise ValueError("not a weights file")
         return file
 
@@ -250,7 +250,7 @@ def _list_weights(location: str, below: str, client: MlflowClient) -> dict[str, 
     return {
         PurePosixPath(path).relative_to(below).as_posix(): (location, path)
         for path in files
-        if PurePosixPath(path).suffix in WEIGHT_SUFFIXES
+        if is_weights_name(path) and not is_companion_name(PurePosixPath(path).name)
     }
 
 
@@ -314,9 +314,10 @@ def download_weights(client: MlflowClient, origin: tuple[str, str], cache: Path)
 
 
 def _scan(source: RegisteredModelSource, look: Looking) -> Scan:
-    if look.client is None:
+    client = look.open_registry()
+    if client is None:
         raise UserError("source.model: a registered model needs MLflow; set tracking.enabled=true, or name a folder")
-    return scan_registered_model(source, look.client, look.cache, look.progress)
+    return scan_registered_model(source, client, look.cache, look.progress)
 
 
 SCANNERS["registered_model"] = _scan

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
 from lavise.configs.sources import CheckpointSource
@@ -15,6 +14,7 @@ from lavise.storage.checkpoint_sources.base import (
     CheckpointChangedError,
     FoundCheckpoint,
     Looking,
+    OpenRegistry,
     Scan,
     describe_error,
 )
@@ -22,13 +22,10 @@ from lavise.storage.checkpoint_sources.registry import download_weights
 from lavise.storage.checkpoint_sources.snapshots import has_content
 from lavise.storage.state.progress import Progress, no_progress
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
 
 def scan_checkpoints(
     source: CheckpointSource,
-    client: MlflowClient | None,
+    open_registry: OpenRegistry,
     cache: Path,
     now: float,
     progress: Progress = no_progress,
@@ -36,7 +33,7 @@ def scan_checkpoints(
     """Find the checkpoints of a source. One that cannot be used stops none of the others.
 
     Args:
-        client: of the registry; a folder needs none.
+        open_registry: asked by sources that need MLflow's registry; a folder needs none.
         cache: where files of registered versions are kept, and what each version resolved to. A version that is
             known is not downloaded again, even if its file was deleted from the cache since (see `fetch_checkpoint`).
         now: seconds since the epoch; by it a file counts as stable.
@@ -46,17 +43,20 @@ def scan_checkpoints(
     """
     for module in pkgutil.iter_modules(checkpoint_sources.__path__):
         importlib.import_module(f"{checkpoint_sources.__name__}.{module.name}")
-    return SCANNERS[source.kind](source, Looking(client, cache, now, progress))
+    return SCANNERS[source.kind](source, Looking(open_registry, cache, now, progress))
 
 
-def fetch_checkpoint(found: FoundCheckpoint, client: MlflowClient | None) -> FoundCheckpoint:
+def fetch_checkpoint(found: FoundCheckpoint, open_registry: OpenRegistry) -> FoundCheckpoint:
     """Download a registered version's file again, if it is no longer in the cache or damaged there.
 
     Raises:
         UserError: it cannot be downloaded.
         CheckpointChangedError: the registry now has other bytes for this version.
     """
-    if found.origin is None or client is None or has_content(found.path, found.sha256):
+    if found.origin is None or has_content(found.path, found.sha256):
+        return found
+    client = open_registry()
+    if client is None:
         return found
     try:
         sha256 = download_weights(client, found.origin, found.path.parent)

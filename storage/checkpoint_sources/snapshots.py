@@ -8,13 +8,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
 from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, UnusableError
-from lavise.storage.state.digest import digest_file
+from lavise.storage.models.checkpoint_files import read_checkpoint
+from lavise.storage.state.digest import digest_file, digest_of
 from lavise.storage.state.files import sync
 from lavise.storage.state.locks import hold_lock
 
@@ -29,6 +30,8 @@ def take_snapshot(found: FoundCheckpoint, folder: Path) -> Path:
     Raises:
         CheckpointChangedError: the file is gone, or its bytes are not those that were found.
     """
+    if found.shards:
+        return _join_shards(found, folder)
     target = folder / f"{found.sha256}{found.path.suffix}"
     with hold_exclusively(folder) as partial:
         if has_content(target, found.sha256):
@@ -46,6 +49,29 @@ def take_snapshot(found: FoundCheckpoint, folder: Path) -> Path:
             raise CheckpointChangedError(f"{found.name}: the file was changed since it was found")
         publish(partial / target.name, target)
     return target
+
+
+def _join_shards(found: FoundCheckpoint, folder: Path) -> Path:
+    """One file of all tensors of a checkpoint in shards, made from files with the bytes that were found."""
+    from safetensors.torch import save_file
+
+    target = folder / f"{found.sha256}.safetensors"
+    with hold_exclusively(folder) as partial:
+        try:
+            hashes = [digest_file(path) for path in (found.path, *found.shards)]
+            tensors = read_checkpoint(found.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointChangedError(f"{found.name}: a file of it is gone since it was found") from None
+        if join_hashes(hashes) != found.sha256:
+            raise CheckpointChangedError(f"{found.name}: a file of it was changed since it was found")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / target.name)
+        publish(partial / target.name, target)
+    return target
+
+
+def join_hashes(hashes: Sequence[str]) -> str:
+    """Of a checkpoint in several files; of one file its own."""
+    return hashes[0] if len(hashes) == 1 else digest_of(list(hashes))
 
 
 def open_regular_file(path: Path) -> BufferedReader:

@@ -1,4 +1,6 @@
-"""Formats of labelled data sets: each reader registers itself where it is written, by the `kind` of its settings."""
+"""How data sets are read, labelled (the reference) or not (the target): each reader registers itself where it is
+written, by the `kind` of its settings.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lavise.storage import datasets
-from lavise.storage.datasets.base import Reference
+from lavise.storage.datasets.base import Dataset, Reference
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,53 @@ class Format:
     list_files: Callable[[Any], Mapping[str, Sequence[str]]] = lambda settings: {}
 
 
+@dataclass(frozen=True)
+class TargetFormat:
+    """How a data set is read of which no label is looked at.
+
+    Attributes:
+        read: its settings -> the pictures; raises UserError.
+        list_files: as of `Format`.
+    """
+
+    read: Callable[[Any], Dataset]
+    list_files: Callable[[Any], Mapping[str, Sequence[str]]] = lambda settings: {}
+
+
 _FORMATS: dict[str, Format] = {}
+_TARGET_FORMATS: dict[str, TargetFormat] = {}
 
 
 def register_format(kind: str, known: Format) -> None:
-    """Whatever has settings of this kind is read so."""
+    """Whatever has settings of this kind, as a reference, is read so."""
     _FORMATS[kind] = known
 
 
+def register_target_format(kind: str, known: TargetFormat) -> None:
+    """Whatever has settings of this kind, as a target, is read so."""
+    _TARGET_FORMATS[kind] = known
+
+
 def find_format(kind: str) -> Format:
-    """The format of settings of this kind.
+    """The format of a reference's settings of this kind.
 
     Raises:
         KeyError: no module of this folder registers it.
     """
+    _import_readers()
+    return _FORMATS[kind]
+
+
+def find_target_format(kind: str) -> TargetFormat:
+    """The format of a target's settings of this kind.
+
+    Raises:
+        KeyError: no module of this folder registers it.
+    """
+    _import_readers()
+    return _TARGET_FORMATS[kind]
+
+
+def _import_readers() -> None:
     for module in pkgutil.iter_modules(datasets.__path__):
         importlib.import_module(f"{datasets.__name__}.{module.name}")
-    return _FORMATS[kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_folder, split_by_image
-from lavise.storage.datasets.formats import Format, register_format
+from lavise.storage.datasets.formats import Format, TargetFormat, register_format, register_target_format
 from lavise.storage.datasets.images import PICTURE_SUFFIXES, list_pictures
 
 
@@ -46,3 +46,4 @@ def load_image_folder_target(settings: ImageFolderTarget) -> Dataset:
 
 
 register_format("image_folder", Format(load_image_folder_reference))
+register_target_format("image_folder", TargetFormat(load_image_folder_target))

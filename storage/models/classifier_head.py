@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.layers import ActivationTap, Layer, to_input
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class LinearHead:
     bias: torch.Tensor
 
 
-def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[LinearHead | None, str]:
+def find_linear_head(network: nn.Module, layer: Layer, size_px: int) -> tuple[LinearHead | None, str]:
     """The linear layer that a target layer feeds through nothing but mean pooling, and whose output is the network's.
 
     It is not guessed by name: noise goes through the network, and input and output of every linear layer are compared
@@ -40,7 +40,6 @@ def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[Line
     import torch
     from torch import nn
 
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def watch(name: str) -> Any:
@@ -52,11 +51,11 @@ def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[Line
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     handles = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(_PROBES, 3, size_px, size_px, generator=generator).to(device)
+    images = to_input(network, torch.randn(_PROBES, 3, size_px, size_px, generator=generator))
     try:
         with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
             logits = network(images)
-            pooled = tap.maps[layer].float().mean(dim=(2, 3))
+            pooled = tap.maps[layer.name].float().mean(dim=(2, 3))
     finally:
         for handle in handles:
             handle.remove()
@@ -66,9 +65,9 @@ def find_linear_head(network: nn.Module, layer: str, size_px: int) -> tuple[Line
         if out.shape == logits.shape and _is_close(out, logits):
             if given.shape == pooled.shape and _is_close(given, pooled):
                 module = linear[name]
-                bias = module.bias if module.bias is not None else torch.zeros(len(module.weight), device=device)
+                bias = module.bias if module.bias is not None else torch.zeros(len(module.weight))
                 return LinearHead(module.weight.detach().float().cpu(), bias.detach().float().cpu()), ""
-            return None, f"layer {layer} does not feed the classifier head {name} directly"
+            return None, f"layer {layer.name} does not feed the classifier head {name} directly"
     return None, "the network does not end in a linear classifier"
 
 
@@ -76,9 +75,8 @@ def count_classes(network: nn.Module, size_px: int) -> int:
     """K, where the network's output is a table [N, K] of class logits; else 0."""
     import torch
 
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
     with torch.inference_mode():
-        output = network(torch.zeros(1, 3, size_px, size_px, device=device))
+        output = network(to_input(network, torch.zeros(1, 3, size_px, size_px)))
     return int(output.shape[1]) if isinstance(output, torch.Tensor) and output.ndim == 2 else 0
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
-from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.layers import ActivationTap, to_input
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
 from lavise.storage.state.files import write_json
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PACKED_WEIGHTS = "network.safetensors"
 PACKED_FACTS = "network.json"
@@ -51,10 +47,11 @@ def save_packed_network(packed: PackedNetwork, folder: Path) -> None:
     content = {
         "arch": model.arch,
         "num_classes": packed.num_classes,
+        "options": dict(model.options),
         "preprocessing": model.describe_preprocessing(),
         "layer": packed.layer,
         "digest": model.digest,
-        "probe": _probe_layer(model.network, packed.layer, model.geometry.size_px),
+        "probe": _probe_layer(model, packed.layer),
     }
     write_json(folder / PACKED_FACTS, content)
 
@@ -75,6 +72,7 @@ def load_packed_network(folder: Path) -> PackedNetwork:
             "arch": content["arch"],
             "weights": str((folder / PACKED_WEIGHTS).resolve()),
             "num_classes": content["num_classes"],
+            "options": content.get("options", {}),
             "preprocessing": {k: v for k, v in content["preprocessing"].items() if v is not None},
         }
     )
@@ -86,11 +84,13 @@ def load_packed_network(folder: Path) -> PackedNetwork:
             f"allowed: {short(content['digest'])}, as packed; pack the network again"
         )
     layer, expected = content["layer"], content["probe"]
-    if layer not in dict(model.network.named_modules()):
+    try:
+        model.find_layer(layer)
+    except UserError as err:
         raise UserError(
-            f"model.arch: {model.arch} has no module {layer!r} any more; use the code that it was packed with"
-        )
-    found = _probe_layer(model.network, layer, model.geometry.size_px)
+            f"model.arch: {model.arch} has no layer {layer!r} any more ({err}); use the code that it was packed with"
+        ) from None
+    found = _probe_layer(model, layer)
     largest = max(map(abs, expected))
     if len(found) != len(expected) or not all(
         abs(a - b) <= _PROBE_TOLERANCE * largest for a, b in zip(found, expected, strict=True)
@@ -102,13 +102,13 @@ def load_packed_network(folder: Path) -> PackedNetwork:
     return PackedNetwork(model, content["num_classes"], layer)
 
 
-def _probe_layer(network: nn.Module, layer: str, size_px: int) -> list[float]:
+def _probe_layer(model: TargetModel, layer: str) -> list[float]:
     """Mean of each of the C filters of a layer, for an input that is the same everywhere: noise of whole numbers."""
     import torch
 
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    network, size_px = model.network, model.geometry.size_px
     noise = torch.arange(3 * size_px**2) * 7919 % 257
-    images = (noise / 64 - 2).view(1, 3, size_px, size_px).to(device)
-    with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
-        network(images)
+    images = (noise / 64 - 2).view(1, 3, size_px, size_px)
+    with torch.inference_mode(), ActivationTap(network, (model.find_layer(layer),)) as tap:
+        network(to_input(network, images))
         return [float(v) for v in tap.maps[layer][0].float().mean(dim=(1, 2))]

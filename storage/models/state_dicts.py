@@ -1,31 +1,98 @@
-"""Weights from where the user has them: finding the file, reading it without running code, and loading it strictly."""
+"""Which of a checkpoint's state dicts is the network's, and loading it strictly.
+
+A file may hold several: raw weights and their average, student and teacher. One is taken by itself only where it is
+the only one that has every tensor of the network, in its shape, below one prefix.
+"""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.configs.paths import expand_home
+from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, read_checkpoint
+from lavise.storage.models.inert_pickle import Inert, walk
+from lavise.storage.state.text import one_line, printable
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
-_NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "module")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+log = logging.getLogger("lavise")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".pth.tar", ".pt2")
+AUTO = "auto"
+ROOT = "."
+"""Names the whole file where a state dict's key is wanted."""
 _NUM_SHOWN = 3
+_MAX_SHOWN_CHARS, _MAX_LISTED_CHARS = 80, 400
+_SWA_AVERAGE = "average_model_state"
+_BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_PARAMETRISED = ("weight_orig", "weight_mask", "weight_g", "weight_u")
+# Entries of a checkpoint that are never a network: whatever lies below them is not looked at.
+_NOT_NETWORKS = frozenset(
+    "optimizer optimizers optimizer_states opt lr_scheduler lr_schedulers scheduler schedulers param_schedulers "
+    "param_groups scaler amp_scaler loops message_hub rng rng_state hyper_parameters args".split()
+)
+_COMPANIONS = (
+    *("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler*.pt", "criterion.pt"),
+    *("rng_state*.pth", "training_args.bin"),
+)
+"""Names that Hugging Face's Trainer, accelerate and skorch give to files beside the weights."""
+_SHARDS = ("*-[0-9]*-of-[0-9]*.safetensors", "*-[0-9]*-of-[0-9]*.bin")
+_USELESS = {
+    "_rebuild_qtensor": "quantised tensors",
+    "_rebuild_meta_tensor_no_storage": "tensors without values (of torch's meta device)",
+}
+_COMPILED = "_orig_mod."
+_ABOUT = {
+    "state_dict_ema": "the average (EMA)",
+    "model_ema": "the average (EMA)",
+    "ema": "the average (EMA)",
+    "ema_model": "the average (EMA)",
+    "ema_state_dict": "the average (EMA)",
+    "averaging_state": "the average",
+    "current_model_state": "the raw weights",
+    "teacher": "the teacher",
+    "student": "the student",
+}
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """A mapping of names to tensors in a checkpoint.
+
+    Attributes:
+        key: dotted, under which it stands; "" where it is the whole file.
+        tensors: by their names in it.
+        about: what it is known to be, for people; "" where that is not known.
+    """
+
+    key: str
+    tensors: Mapping[str, torch.Tensor]
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A way to put a state dict into the network."""
+
+    found: StateDict
+    prefix: str
+    given: Mapping[str, torch.Tensor]
+    foreign: tuple[str, ...]
 
 
 def find_weights_file(weights: str) -> Path:
-    """The file behind `package:DISTRIBUTION` or a path.
+    """The file behind `package:DISTRIBUTION`, a path, or a folder with one checkpoint (whole or in shards).
 
     Raises:
-        UserError: not installed, no or several weight files in the package, no such file, or a wrong ending.
+        UserError: not installed, no or several weight files in the package or folder, or no such file.
     """
     if weights.startswith("package:"):
         name = weights.removeprefix("package:")
@@ -33,118 +100,324 @@ def find_weights_file(weights: str) -> Path:
             files = metadata.files(name) or []
         except (metadata.PackageNotFoundError, ValueError):
             raise UserError(f"model.weights: package {name!r} is not installed; install it, or give a file") from None
-        found = sorted(Path(str(f.locate())) for f in files if f.suffix in WEIGHT_SUFFIXES)
+        found = sorted(Path(str(f.locate())) for f in files if is_weights_name(f.name))
         if len(found) != 1:
             raise UserError(f"model.weights: found {len(found)} weight files in package {name!r}; allowed: exactly one")
         return found[0]
     path = expand_home(weights)
+    if path.is_dir():
+        return _find_in_folder(path)
     if not path.is_file():
         raise UserError(
             f"model.weights: found {weights!r}, which is no file; "
             f"allowed: random, pretrained, package:NAME or a file ({', '.join(WEIGHT_SUFFIXES)})"
         )
-    if path.suffix not in WEIGHT_SUFFIXES:
-        raise UserError(f"model.weights: found ending {path.suffix!r}; allowed: {', '.join(WEIGHT_SUFFIXES)}")
     return path
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a checkpoint file, by name; a `state_dict` (or like) key inside is unpacked.
+def is_weights_name(name: str) -> bool:
+    """Whether a file's name is one that trainers give to weights."""
+    return name.endswith(WEIGHT_SUFFIXES)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file's name is one that is given to a part of a checkpoint."""
+    return any(fnmatchcase(name, pattern) for pattern in _SHARDS)
+
+
+def is_companion_name(name: str) -> bool:
+    """Whether a name is one that trainers give to what lies beside weights: optimizers, random states, shards."""
+    return any(fnmatchcase(name, pattern) for pattern in (*_COMPANIONS, *_SHARDS))
+
+
+def _find_in_folder(folder: Path) -> Path:
+    """As of Hugging Face's checkpoint-N: the index of its shards, else its one file that is called after the model."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    found = indices or [name for name in names if is_weights_name(name) and not is_companion_name(name)]
+    if len(found) != 1:
+        raise UserError(
+            f"model.weights: found {len(found)} checkpoints in the folder {str(folder)!r}"
+            f"{': ' if found else ''}{', '.join(map(printable, found[:_NUM_SHOWN]))}; give the file itself"
+        )
+    return folder / found[0]
+
+
+def list_state_dicts(content: Any, path: Path) -> list[StateDict]:
+    """All state dicts of a checkpoint, in the order in which they stand.
 
     Raises:
-        CheckpointError: not a checkpoint, damaged, or one that would have to run code to be read.
+        NoNetworkError: there is none.
     """
     import torch
 
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        raise CheckpointError(
-            f"model.weights: {path} is damaged, or holds more than tensors and is not loaded, since that could run "
-            f"foreign code ({one_line(err)[:120]}); save its state dict: torch.save(model.state_dict(), ...) or "
-            "safetensors"
-        ) from None
-    except MemoryError:
-        raise
-    except OSError as err:  # the disk's or the network's fault, not the checkpoint's
-        raise UserError(f"model.weights: cannot read {path} ({one_line(err)[:120]}); try again") from None
-    except Exception as err:  # noqa: BLE001 - torch and safetensors raise many types on damaged files
-        raise CheckpointError(
-            f"model.weights: cannot read {path} ({type(err).__name__}: {one_line(err)[:120]}); "
-            "allowed: a whole state dict in .pt, .pth or .safetensors"
-        ) from None
-    for _ in range(2):
-        inner = [k for k in _NESTED_KEYS if isinstance(content, Mapping) and isinstance(content.get(k), Mapping)]
-        if inner:
-            content = content[inner[0]]
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, Mapping) else {}
-    )
-    if not tensors:
-        raise CheckpointError(
-            f"model.weights: found no tensors in {path}; allowed: a state dict, or one below 'state_dict'"
+    found: list[StateDict] = []
+    optimizers: list[str] = []
+    useless = ""
+    for key, value in walk(content):
+        if isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys():
+            optimizers.append(key)
+        useless = useless or (_USELESS.get(value.origin.rpartition(".")[2], "") if isinstance(value, Inert) else "")
+        is_known = not isinstance(value, Mapping) or _NOT_NETWORKS & set(key.split("."))
+        if is_known or any(_is_within(key, other) for other in (*optimizers, *(s.key for s in found if s.key))):
+            continue
+        tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        if any(v.ndim >= 2 and v.is_floating_point() for v in tensors.values()):
+            found.append(StateDict(key, tensors))
+    if useless:
+        raise CheckpointError(f"model.weights: {path} holds {useless}; allowed: a state dict of floating-point numbers")
+    if not found:
+        raise NoNetworkError(
+            f"model.weights: found no state dict of a network in {path}; allowed: a state dict of floating-point "
+            "numbers, whole or under a key"
         )
-    return tensors
+    is_mmengine = isinstance(content, Mapping) and {"ema_state_dict", "state_dict"} <= content.keys()
+    return [StateDict(s.key, s.tensors, _tell_about(s.key, content, is_mmengine)) for s in found]
 
 
-def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], label: str, by_order: bool = False) -> None:
-    """Put tensors into a network, all of them, with the shapes that it has.
+def _is_within(key: str, other: str) -> bool:
+    return not other or key == other or key.startswith(f"{other}.")
+
+
+def _tell_about(key: str, content: Any, is_mmengine: bool) -> str:
+    """What a state dict is where the trainers that write such files say so (docs/checkpoints.md)."""
+    if is_mmengine:  # its EMAHook exchanges the two, so that what is loaded by default is the average
+        return {"state_dict": "the average (EMA)", "ema_state_dict": "the raw weights"}.get(key, "")
+    if key.endswith(_SWA_AVERAGE):
+        return "the average (SWA) with batch statistics that were never trained: no network of its own"
+    if key == "state_dict" and isinstance(content, Mapping) and "averaging_state" in content:
+        return "the average"
+    return _ABOUT.get(key.rsplit(".", 1)[-1], "")
+
+
+def load_weights(
+    network: nn.Module,
+    content: Any,
+    path: Path,
+    keys: Sequence[str] = (),
+    prefix: str | None = None,
+    by_order: bool = False,
+) -> None:
+    """Put a checkpoint's tensors into a network, all that it has, with the shapes that it has.
 
     Args:
+        content: of the file (`read_checkpoint`).
+        keys: of state dicts in it, the first that is there counts; `auto` stands for the one that fits. Empty: auto.
+        prefix: before the network's names; None: whatever fits.
         by_order: where no name fits, pair names by their order, if the number and every shape are the same.
 
     Raises:
-        CheckpointError: names the first keys that differ.
+        CheckpointError: none fits; names what differs.
+        UserError: several fit; names them.
     """
+    candidates = _choose(list_state_dicts(content, path), keys, path)
     wanted = network.state_dict()
-    given = _strip_prefix(dict(tensors), wanted)
-    if by_order and not (given.keys() & wanted.keys()) and len(given) == len(wanted):
-        paired = dict(zip(wanted, given.values(), strict=True))
-        if all(paired[k].shape == wanted[k].shape for k in wanted):
-            given = paired
-    optional = {k for k in wanted if k.endswith("num_batches_tracked")}
-    missing = [k for k in wanted if k not in given and k not in optional]
-    unexpected = [k for k in given if k not in wanted]
-    shapes = [
-        f"{k} {tuple(given[k].shape)} instead of {tuple(wanted[k].shape)}"
-        for k in wanted
-        if k in given and given[k].shape != wanted[k].shape
-    ]
-    if missing or unexpected or shapes:
-        faults = [
-            f"{len(found)} {what} ({', '.join(found[:_NUM_SHOWN])}{', ...' if len(found) > _NUM_SHOWN else ''})"
-            for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-            if found
-        ]
-        raise CheckpointError(
-            f"model.weights: {label} does not fit the architecture: {'; '.join(faults)}; "
-            "set model.arch and model.num_classes to what the weights were trained with"
-        )
+    fits = [fit for found in candidates for fit in _find_fits(found, wanted, prefix)]
+    if not fits and by_order:
+        fits = [fit for found in candidates if (fit := _pair_by_order(found, wanted))]
+    if not fits:
+        raise CheckpointError(_explain_misfit(candidates, wanted, prefix, path))
+    fit = _take_one(fits, path)
+    if fit.found.key or fit.prefix:
+        where = _describe(fit.found) + (f", prefix {fit.prefix!r}" if fit.prefix else "")
+        log.info("  model.weights: taken from %s of %s", where, path.name)
+    if fit.foreign:
+        log.info("  model.weights: %s holds %s beside the network", path.name, _shorten(fit.foreign))
     try:
-        network.load_state_dict(given, strict=False)
+        network.load_state_dict(fit.given, strict=False)
     except RuntimeError as err:  # tensors that are sparse, quantised or on a device of their own
         raise CheckpointError(
-            f"model.weights: {label} cannot be put into the architecture ({one_line(err)[:160]}); "
+            f"model.weights: {path} cannot be put into the architecture ({one_line(err)[:160]}); "
             "save dense floating-point tensors"
         ) from None
 
 
-def _strip_prefix(given: dict[str, torch.Tensor], wanted: Iterable[str]) -> dict[str, torch.Tensor]:
-    names = set(wanted)
-    for _ in range(len(_PREFIXES)):
-        if names & given.keys():
-            break
-        prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in given)), None)
-        if prefix is None:
-            break
-        given = {k.removeprefix(prefix): v for k, v in given.items()}
-    return given
+def read_weights(weights: str) -> tuple[Any, Path]:
+    """Content and path of what `model.weights` names."""
+    path = find_weights_file(weights)
+    return read_checkpoint(path), path
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _choose(found: Sequence[StateDict], keys: Sequence[str], path: Path) -> list[StateDict]:
+    by_key = {s.key or ROOT: s for s in found}
+    for key in keys:
+        if key == AUTO:
+            break
+        if key in by_key:
+            return [by_key[key]]
+    else:
+        if keys:
+            raise CheckpointError(
+                f"model.weights_key: found {', '.join(map(repr, keys))}, but {path} holds {_list_candidates(found)}; "
+                f"name one of these, or add {AUTO!r}"
+            )
+    return list(found)
+
+
+def _find_fits(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: str | None) -> list[_Fit]:
+    """Prefixes below which the state dict has every tensor of the network, in its shape, and nothing else inside."""
+    given = _plain_names(found.tensors)
+    counts = _count_prefixes(given, wanted)
+    fits = []
+    for start in sorted(counts) if prefix is None else [_with_dot(prefix)]:
+        own = {key: given[start + key] for key in wanted if start + key in given}
+        if any(key not in own and not _is_optional(key, wanted) for key in wanted):
+            continue
+        foreign = [key for key in given if not key.startswith(start) or key.removeprefix(start) not in wanted]
+        if not _list_misshaped(own, wanted) and not _list_inner(foreign, start, wanted):
+            fits.append(_Fit(found, start, own, tuple(foreign)))
+    return fits
+
+
+def _plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without what torch.compile puts into names, at whatever place."""
+    return {key.replace(_COMPILED, ""): value for key, value in tensors.items()}
+
+
+def _count_prefixes(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, int]:
+    """How many of the network's names stand below each prefix."""
+    counts: dict[str, int] = {}
+    for key in given:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in wanted:
+                prefix = _with_dot(".".join(parts[:start]))
+                counts[prefix] = counts.get(prefix, 0) + 1
+    return counts
+
+
+def _list_misshaped(own: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    return [key for key in wanted if key in own and own[key].shape != wanted[key].shape]
+
+
+def _list_inner(keys: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """Of foreign keys, those inside parts that the network has: with them it would be another network."""
+    names = [key.split(".") for key in wanted]
+    shared = 0  # a wrapper's name stands before all, and says nothing
+    while names and all(len(n) > shared + 1 and n[shared] == names[0][shared] for n in names):
+        shared += 1
+    parts = {tuple(n[: shared + 1]) for n in names}
+    own = [key for key in keys if key.startswith(prefix) and not key.endswith("num_batches_tracked")]
+    return [key for key in own if tuple(key.removeprefix(prefix).split(".")[: shared + 1]) in parts]
+
+
+def _pair_by_order(found: StateDict, wanted: Mapping[str, torch.Tensor]) -> _Fit | None:
+    if found.tensors.keys() & wanted.keys() or len(found.tensors) != len(wanted):
+        return None
+    given = dict(zip(wanted, found.tensors.values(), strict=True))
+    return None if any(given[k].shape != wanted[k].shape for k in wanted) else _Fit(found, "", given, ())
+
+
+def _take_one(fits: Sequence[_Fit], path: Path) -> _Fit:
+    """The only one, or one of several that are the same.
+
+    Raises:
+        UserError: they differ.
+    """
+    fits = [fit for fit in fits if not _is_average_in_use(fit, fits)]
+    if all(_is_same(fit, fits[0]) for fit in fits[1:]):
+        return fits[0]
+    if len({fit.found.key for fit in fits}) > 1:
+        field = "weights_key"
+        shown = ", ".join(_describe(fit.found) for fit in {fit.found.key: fit for fit in fits}.values())
+    else:
+        field, shown = "weights_prefix", ", ".join(repr(fit.prefix) for fit in fits)
+    raise UserError(
+        f"model.{field}: {path} holds {len(fits)} networks that fit and differ: {shown[:_MAX_LISTED_CHARS]}; set "
+        f"model.{field} to the one to audit"
+    )
+
+
+def _is_same(fit: _Fit, other: _Fit, names: Sequence[str] | None = None) -> bool:
+    import torch
+
+    keys = list(other.given) if names is None else names
+    return fit.given.keys() >= set(keys) and all(torch.equal(fit.given[key], other.given[key]) for key in keys)
+
+
+def _is_average_in_use(fit: _Fit, fits: Sequence[_Fit]) -> bool:
+    """Whether it is an average of Lightning's SWA that `state_dict` has too, there with batch statistics of its own."""
+    if not fit.found.key.endswith(_SWA_AVERAGE):
+        return False
+    names = [key for key in fit.given if not key.endswith(_BATCH_STATISTICS)]
+    return any(_is_same(fit, other, names) for other in fits if not other.found.key.endswith(_SWA_AVERAGE))
+
+
+@dataclass(frozen=True)
+class _Faults:
+    """What keeps a state dict from fitting."""
+
+    key: str
+    num_right: int
+    text: str
+    advice: str
+
+
+def _explain_misfit(
+    candidates: Sequence[StateDict], wanted: Mapping[str, torch.Tensor], prefix: str | None, path: Path
+) -> str:
+    """The faults of the state dict that comes nearest."""
+    faults = max((_list_faults(found, wanted, prefix) for found in candidates), key=lambda f: f.num_right)
+    where = f" under {faults.key!r}" if faults.key else ""
+    return f"model.weights: {path}{where} does not fit the architecture: {faults.text}; {faults.advice}"
+
+
+def _list_faults(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: str | None) -> _Faults:
+    given = _plain_names(found.tensors)
+    counts = _count_prefixes(given, wanted)
+    nearest = max(sorted(counts), key=lambda p: counts[p]) if counts else ""
+    start = nearest if prefix is None else _with_dot(prefix)
+    own = {key.removeprefix(start): value for key, value in given.items() if key.startswith(start)}
+    missing = [key for key in wanted if key not in own and not _is_optional(key, wanted)]
+    misshaped = _list_misshaped(own, wanted)
+    foreign = [key for key in own if key not in wanted]
+    parts = [
+        (missing, "missing"),
+        (foreign if missing else _list_inner(foreign, "", wanted), "unexpected"),
+        ([f"{k} {tuple(own[k].shape)} instead of {tuple(wanted[k].shape)}" for k in misshaped], "of another shape"),
+    ]
+    text = "; ".join(f"{len(names)} {what} ({_shorten(names, ', ...')})" for names, what in parts if names)
+    num_right = sum(key in own and own[key].shape == wanted[key].shape for key in wanted)
+    return _Faults(found.key, num_right, text, _advise(own, wanted, missing, misshaped))
+
+
+def _advise(
+    own: Mapping[str, torch.Tensor],
+    wanted: Mapping[str, torch.Tensor],
+    missing: Sequence[str],
+    misshaped: Sequence[str],
+) -> str:
+    """What to set: another number of classes where only the rows of one module differ, else the architecture."""
+    sizes = {int(own[key].shape[0]) for key in misshaped if own[key].ndim}
+    is_head = all(own[key].shape[1:] == wanted[key].shape[1:] for key in misshaped)
+    if not missing and is_head and len(sizes) == len({key.rpartition(".")[0] for key in misshaped}) == 1:
+        return f"its classifier head is of another size: set model.num_classes={sizes.pop()}"
+    if any(key.endswith(_PARAMETRISED) or ".parametrizations." in key for key in own):
+        return "it was saved with a parametrisation (pruning, weight or spectral norm): remove that before saving"
+    if missing and len({key.rpartition(".")[0] for key in missing}) == 1 and missing[-1] == list(wanted)[-1]:
+        return "where it has no classifier head, set model.num_classes=0"
+    return "set model.arch and model.num_classes to what the weights were trained with"
+
+
+def _is_optional(key: str, wanted: Mapping[str, torch.Tensor]) -> bool:
+    """The counter that torch before 0.4.1 did not write, and the head of a network without classes."""
+    return key.endswith("num_batches_tracked") or wanted[key].numel() == 0
+
+
+def _with_dot(prefix: str) -> str:
+    return prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+
+
+def _describe(found: StateDict) -> str:
+    key = printable(found.key or ROOT)
+    return f"{key} ({found.about})" if found.about else key
+
+
+def _list_candidates(found: Sequence[StateDict]) -> str:
+    return ", ".join(map(_describe, found))[:_MAX_LISTED_CHARS]
+
+
+def _shorten(names: Sequence[str], more: str = "") -> str:
+    shown = [printable(name)[:_MAX_SHOWN_CHARS] for name in names[:_NUM_SHOWN]]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + ((more or f" and {rest} more") if rest else "")

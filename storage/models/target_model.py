@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.architectures import digest_code, find_architecture
-from lavise.storage.models.state_dicts import (
-    WEIGHT_SUFFIXES,
-    find_weights_file,
-    load_weights,
-    one_line,
-    read_state_dict,
-)
+from lavise.storage.models.layer_survey import LayerSurvey, select_layers, survey_layers
+from lavise.storage.models.layers import Layer
+from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES, load_weights, read_weights
+from lavise.storage.models.steadiness import check_steadiness
 from lavise.storage.state.digest import digest_tensors
+from lavise.storage.state.text import one_line
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -31,6 +32,7 @@ class TargetModel:
         digest: sha256 of its state dict: names, shapes, bytes; not of any file name.
         geometry: from a picture to the input.
         mean, std: of the normalisation, per channel on the scale 0..1.
+        options: keyword arguments that the architecture was built with.
     """
 
     arch: str
@@ -40,6 +42,33 @@ class TargetModel:
     geometry: Geometry
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def survey(self) -> LayerSurvey:
+        """What can be explained of it; found by probing, once."""
+        return survey_layers(self.network, self.geometry.size_px, len(self.mean))
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Precision of its parameters, and so of its input."""
+        import torch
+
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
+    def find_layer(self, name: str) -> Layer:
+        """Raises: UserError: no such layer."""
+        return select_layers(self.survey, (name,))[0]
+
+    def select_layers(self, names: tuple[str, ...] | str) -> list[Layer]:
+        """The target layers, of which one picture's maps are always the same.
+
+        Raises:
+            UserError: no such layer, or a network that draws at random or looks at all pictures of a batch.
+        """
+        layers = select_layers(self.survey, names)
+        check_steadiness(self.network, layers, self.geometry.size_px, len(self.mean))
+        return layers
 
     def describe_preprocessing(self) -> dict[str, Any]:
         """What the input depends on besides the picture; part of every digest of activations."""
@@ -65,7 +94,7 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
     """
     import torch
 
-    architecture = find_architecture(settings.arch, settings.num_classes)
+    architecture = find_architecture(settings.arch, settings.num_classes, settings.options, settings.weights)
     try:
         with torch.random.fork_rng(devices=[]):  # the seed is the network's: whoever draws afterwards goes on as before
             torch.default_generator.manual_seed(seed)
@@ -76,8 +105,17 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
             f"allowed: random, package:NAME or a file ({', '.join(WEIGHT_SUFFIXES)})"
         ) from None
     if settings.weights not in ("random", "pretrained"):
-        path = find_weights_file(settings.weights)
-        load_weights(network, read_state_dict(path), str(path), by_order=settings.weights.startswith("package:"))
+        content, path = read_weights(settings.weights)
+        load_weights(
+            network,
+            content,
+            path,
+            settings.weights_key,
+            settings.weights_prefix,
+            by_order=settings.weights.startswith("package:"),
+        )
+    if settings.precision == "float32":
+        network.float()
     network.eval().requires_grad_(False)
     chosen = settings.preprocessing
     return TargetModel(
@@ -93,4 +131,5 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
         ),
         mean=chosen.mean or architecture.mean,
         std=chosen.std or architecture.std,
+        options=settings.options,
     )

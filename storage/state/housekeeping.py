@@ -41,7 +41,7 @@ _STAGE = re.compile(r"[A-Za-z0-9_-]+")
 _ARTEFACT = re.compile(r"[0-9a-f]{24}(?P<kind>|\.partial|\.lock|(\.partial)?\.trash)")
 _RUN = re.compile(r"[0-9a-f]{32}(?P<kind>|\.partial|(\.partial)?\.trash)")
 _DIFF = re.compile(r"[0-9a-f]{32}\.\.[0-9a-f]{32}(?P<kind>|\.partial|(\.partial)?\.trash)")
-_CHECKPOINT = re.compile(r"[0-9a-f]{64}\.(pt|pth|safetensors)(?P<kind>)")
+_CHECKPOINT = re.compile(r"[0-9a-f]{64}\.(pt|pth|safetensors|ckpt|bin|tar|pt2)(?P<kind>)")
 _UNFINISHED_COPY = re.compile(r"\.partial-[A-Za-z0-9_]+(?P<kind>|\.trash)")
 
 
@@ -218,11 +218,11 @@ def plan_collection(root: Path, deleted_runs: Collection[str], keep_seconds: flo
     gone = set(deleted_runs) - {p.name for p in here if not is_old(p)}
     references = find_references(root, gone)
     stages = _list_stages(root)
-    judged = _judge_runs(root, gone) + _judge_diffs(root, references) + _judge_checkpoints(root, references)
-    judged += _judge_copies(root)
+    places = _sort_out_runs(root, gone) + _sort_out_diffs(root, references) + _sort_out_checkpoints(root, references)
+    places += _sort_out_copies(root)
     for folder in stages:
-        judged += _judge_stage(folder, references)
-    found = [(p, r, s) for p, r, s in judged if r is Reason.LEFTOVER or is_old(p)]
+        places += _sort_out_stage(folder, references)
+    found = [(p, r, s) for p, r, s in places if r is Reason.LEFTOVER or is_old(p)]
     going = {p for p, _, _ in found}
     for folder in stages:
         found += [(p, Reason.LOCK, folder.name) for p in _list_stray_locks(folder, going) if is_old(p)]
@@ -283,66 +283,66 @@ def measure_disk_use(root: Path, references: References | None = None) -> list[S
 
 
 # What may go, whatever its age: (path, reason, stage)
-_Judged = list[tuple[Path, Reason, str]]
+_Going = list[tuple[Path, Reason, str]]
 
 
-def _judge_runs(root: Path, gone: Collection[str]) -> _Judged:
-    judged: _Judged = []
+def _sort_out_runs(root: Path, gone: Collection[str]) -> _Going:
+    going: _Going = []
     for path, kind in _list_named(root / _RUNS, _RUN):
         if kind.endswith(_TRASH):
-            judged.append((path, Reason.LEFTOVER, _RUNS))
+            going.append((path, Reason.LEFTOVER, _RUNS))
         elif kind == _PARTIAL:
-            judged.append((path, Reason.UNFINISHED_RUN, _RUNS))
+            going.append((path, Reason.UNFINISHED_RUN, _RUNS))
         elif path.name in gone:
-            judged.append((path, Reason.DELETED_RUN, _RUNS))
-    return judged
+            going.append((path, Reason.DELETED_RUN, _RUNS))
+    return going
 
 
-def _judge_diffs(root: Path, references: References) -> _Judged:
-    judged: _Judged = []
+def _sort_out_diffs(root: Path, references: References) -> _Going:
+    going: _Going = []
     for path, kind in _list_named(root / _DIFFS, _DIFF):
         if kind.endswith(_TRASH):
-            judged.append((path, Reason.LEFTOVER, _DIFFS))
+            going.append((path, Reason.LEFTOVER, _DIFFS))
         elif kind == _PARTIAL:
-            judged.append((path, Reason.UNFINISHED, _DIFFS))
+            going.append((path, Reason.UNFINISHED, _DIFFS))
         elif path.name not in references.diffs:
-            judged.append((path, Reason.ORPHANED_DIFF, _DIFFS))
-    return judged
+            going.append((path, Reason.ORPHANED_DIFF, _DIFFS))
+    return going
 
 
-def _judge_stage(folder: Path, references: References) -> _Judged:
-    judged: _Judged = []
+def _sort_out_stage(folder: Path, references: References) -> _Going:
+    going: _Going = []
     for path, kind in _list_named(folder, _ARTEFACT):
         if kind.endswith(_TRASH):
-            judged.append((path, Reason.LEFTOVER, folder.name))
+            going.append((path, Reason.LEFTOVER, folder.name))
         elif kind == _PARTIAL:
-            judged.append((path, Reason.UNFINISHED, folder.name))
+            going.append((path, Reason.UNFINISHED, folder.name))
         elif not kind and (folder.name, path.name) not in references.artefacts:
-            judged.append((path, Reason.UNREFERENCED, folder.name))
-    return judged
+            going.append((path, Reason.UNREFERENCED, folder.name))
+    return going
 
 
-def _judge_checkpoints(root: Path, references: References) -> _Judged:
+def _sort_out_checkpoints(root: Path, references: References) -> _Going:
     folder = root / _CHECKPOINTS
-    judged: _Judged = []
+    going: _Going = []
     for path, _ in _list_named(folder, _CHECKPOINT, folders=False):
         if path.name not in references.checkpoints:
-            judged.append((path, Reason.CHECKPOINT, _CHECKPOINTS))
+            going.append((path, Reason.CHECKPOINT, _CHECKPOINTS))
     for path, kind in _list_named(folder, _UNFINISHED_COPY):
         if kind:
-            judged.append((path, Reason.LEFTOVER, _CHECKPOINTS))
+            going.append((path, Reason.LEFTOVER, _CHECKPOINTS))
         elif not is_locked(folder / _LOCK):
-            judged.append((path, Reason.UNFINISHED, _CHECKPOINTS))
-    return judged
+            going.append((path, Reason.UNFINISHED, _CHECKPOINTS))
+    return going
 
 
-def _judge_copies(root: Path) -> _Judged:
+def _sort_out_copies(root: Path) -> _Going:
     """What can be made or fetched again, whatever runs are kept: stores of reruns that were killed, files of runs."""
-    judged: _Judged = [(path, Reason.UNFINISHED, _RERUNS) for path, _ in _list_named(root / _RERUNS, _RUN)]
-    judged += [(path, Reason.FETCHED, _FETCHED) for path, _ in _list_named(root / _FETCHED, _RUN)]
+    going: _Going = [(path, Reason.UNFINISHED, _RERUNS) for path, _ in _list_named(root / _RERUNS, _RUN)]
+    going += [(path, Reason.FETCHED, _FETCHED) for path, _ in _list_named(root / _FETCHED, _RUN)]
     # Of a registered checkpoint that was audited there is a snapshot too.
     registered = _list_named(root / _CHECKPOINTS / "registered", _CHECKPOINT, folders=False)
-    return judged + [(path, Reason.FETCHED, _CHECKPOINTS) for path, kind in registered if not kind]
+    return going + [(path, Reason.FETCHED, _CHECKPOINTS) for path, kind in registered if not kind]
 
 
 def _list_stray_locks(folder: Path, going: Collection[Path]) -> list[Path]:

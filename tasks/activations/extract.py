@@ -70,7 +70,16 @@ class ExtractionInputs(StageInputs):
     def list_requests(self) -> list[Request]:
         """One for each layer, in their order."""
         shared = self.request()
-        return [Request({**shared.settings, "layer": layer}, shared.inputs) for layer in self.layers]
+        return [
+            Request({**shared.settings, "layer": layer, **_describe_layout(self.model, layer)}, shared.inputs)
+            for layer in self.layers
+        ]
+
+
+def _describe_layout(model: TargetModel, layer: str) -> dict[str, str]:
+    """How the output lies, where it is not as in most networks."""
+    found = model.find_layer(layer)
+    return {} if found.layout == "NCHW" else {"layout": found.describe_layout()}
 
 
 def describe_provenance(model: TargetModel, layer: str) -> dict[str, str]:
@@ -100,7 +109,7 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     open_shards = [s for s in range(grid.num_shards) if not all(has_shard(f, s) for f in folders.values())]
     num_open = sum(len(grid.images_of(s)) for s in open_shards)
     with (
-        ActivationTap(network, tuple(folders)) as tap,
+        ActivationTap(network, [model.find_layer(name) for name in folders]) as tap,
         ThreadPoolExecutor(settings.decode_threads) as pool,
         progress("extract", num_open) as bar,
     ):
@@ -136,7 +145,7 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
 
 
 def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel, device: str) -> torch.Tensor:
-    """uint8 [N, S, S, 3] -> float32 [N, 3, S, S], (x / 255 - mean) / std, channels-last in memory."""
+    """uint8 [N, S, S, 3] -> [N, 3, S, S], (x / 255 - mean) / std, channels-last, in the network's precision."""
     import torch
 
     # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
@@ -148,7 +157,7 @@ def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel,
     )
     mean = torch.tensor(model.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(model.std, device=device).view(1, 3, 1, 1)
-    return images.div_(255).sub_(mean).div_(std)
+    return images.div_(255).sub_(mean).div_(std).to(model.dtype)
 
 
 def run_network(network: torch.nn.Module, images_N3SS: torch.Tensor) -> None:

@@ -92,7 +92,10 @@ def run_baseline(
     network = _place(model, device)
     positions: list[int] = []
     logits, pooled, peaks = [], [], []
-    with ActivationTap(network, (layer,)) as tap, progress("classes of pictures", len(records)) as bar:
+    with (
+        ActivationTap(network, (model.find_layer(layer),)) as tap,
+        progress("classes of pictures", len(records)) as bar,
+    ):
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
                 with torch.inference_mode():
@@ -160,7 +163,7 @@ def ablate_by_passes(
     """Blocks of all pictures, for any layer; each ablation of a block is a forward pass with the output edited."""
     network, fill = _place(model, device), torch.from_numpy(fill_C).to(device)
     start = 0
-    with ActivationEdit(network, layer) as edit:
+    with ActivationEdit(network, model.find_layer(layer)) as edit:
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is None:
                 continue

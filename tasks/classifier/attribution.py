@@ -176,7 +176,7 @@ def attribute_pictures(
     with progress("classes", len(records)) as bar:
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
-                found = attribute_classes(network, layer, batch.images)
+                found = attribute_classes(network, model.find_layer(layer), batch.images)
                 if isinstance(found, str):
                     return found
                 assigned = found.logits.argmax(dim=1)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from lavise.storage.models.layers import ActivationLeaf
+from lavise.storage.models.layers import ActivationLeaf, Layer
 
 NO_LOGITS = "the network's output is no table of class logits"
 
@@ -47,7 +47,7 @@ def _copy_inference_tensor(value: Any) -> Any:
         return value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
 
 
-def attribute_classes(network: nn.Module, layer: str, images_N3SS: torch.Tensor) -> Attribution | str:
+def attribute_classes(network: nn.Module, layer: Layer, images_N3SS: torch.Tensor) -> Attribution | str:
     """Σ_hw F_u · ∂ logit_k / ∂ F_u of each picture, k the class that the network gives it (highest logit, the first
     of equal ones); gradient times input (Shrikumar et al. 2016) at a layer, summed over the map.
 
@@ -68,13 +68,13 @@ def attribute_classes(network: nn.Module, layer: str, images_N3SS: torch.Tensor)
         logits = network(images_N3SS)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             return NO_LOGITS
-        maps = leaf.maps
-        if maps is None or not logits.requires_grad:
-            return f"no gradient of the class logits leads to layer {layer}"
+        output = leaf.output
+        if output is None or not logits.requires_grad:
+            return f"no gradient of the class logits leads to layer {layer.name}"
         picked = logits.gather(1, logits.argmax(dim=1, keepdim=True)).sum()
-        (gradient,) = torch.autograd.grad(picked, maps, allow_unused=True)
+        (gradient,) = torch.autograd.grad(picked, output, allow_unused=True)
         if gradient is None:
-            return f"no gradient of the class logits leads to layer {layer}"
-        maps = maps.detach().float()
-        contributions = (maps * gradient.float()).sum(dim=(2, 3))
+            return f"no gradient of the class logits leads to layer {layer.name}"
+        maps = layer.to_maps(output.detach()).float()
+        contributions = (maps * layer.to_maps(gradient).float()).sum(dim=(2, 3))
         return Attribution(logits.detach().float(), contributions, maps.mean(dim=(2, 3)))

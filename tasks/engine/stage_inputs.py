@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from lavise.configs.base import Settings
+from lavise.configs.registry import Registry
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.engine.computing import Computing
 
@@ -48,10 +49,13 @@ class Stated:
     Attributes:
         under: the name; empty for the field's own.
         by: what stands for the value, such as its digest.
+        code: further settings: the code behind names in the value that are not of this version (`code_behind` of a
+            section, `Registry.describe_code` of a name).
     """
 
     under: str = ""
     by: Callable[[Any], Any] | None = None
+    code: Callable[[Any], Mapping[str, Any]] = lambda _: {}
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,19 @@ def take_part(settings: Settings, part: type[Part], **more: Any) -> Part:
     """
     names = [name for name in part.model_fields if name not in more]
     return part(**{name: getattr(settings, name) for name in names}, **more)
+
+
+def code_behind(**registries: Registry[Any]) -> Callable[[Settings], Mapping[str, Any]]:
+    """For `Stated`: what a section's fields of these names choose, each from its registry."""
+
+    def describe(section: Settings) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for name, registry in registries.items():
+            chosen = getattr(section, name)
+            found |= registry.describe_code(*([chosen] if isinstance(chosen, str) else chosen))
+        return found
+
+    return describe
 
 
 HOW = Unstated("how it is computed, on which the result does not depend")
@@ -111,6 +128,10 @@ class StageInputs:
             return {}, {}
         if isinstance(mark, Spread):
             return mark.settings(value), mark.inputs(value)
+        settings, given = self._state_value(name, mark, value)
+        return {**settings, **mark.code(value)}, given
+
+    def _state_value(self, name: str, mark: Stated, value: Any) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         key = mark.under or name
         value = mark.by(value) if mark.by else value
         if isinstance(value, Handle | Given):

@@ -17,6 +17,7 @@ import torch
 
 from lavise.configs.base import Settings
 from lavise.configs.errors import UserError
+from lavise.configs.registry import ATTENTION
 from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.state.artefacts import Handle
@@ -27,7 +28,7 @@ from lavise.tasks.activations.layer_maps import LayerMaps, MappedNetwork, open_m
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
-from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated
+from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated, code_behind
 from lavise.tasks.evaluation.ground_truth import find_ground_truth
 from lavise.tasks.explainer.naming import Namer, load_namer
 from lavise.tasks.masks.overlaps import Overlaps, load_overlaps
@@ -81,7 +82,7 @@ class RecallInputs(StageInputs):
     network: Annotated[MappedNetwork, Unstated("the activations are of it")]
     concepts: Annotated[tuple[str, ...], Unstated("the overlaps are of them")]
     concept_counts: Annotated[Mapping[str, int], Stated(by=digest_of)]
-    settings: RecallSettings
+    settings: Annotated[RecallSettings, Stated(code=code_behind(methods=ATTENTION))]
     computing: Computing
 
 

@@ -32,7 +32,7 @@ class ExplainerTest:
     permutations: int
 
 
-def judge_explainer(
+def compare_with_chance(
     words_Rk: IntArray, true_R: IntArray, image_R: IntArray, permutations: int = 2000, seed: int = 0
 ) -> ExplainerTest:
     """Whether predicted words fit the labels of their own pictures better than those of other pictures.

@@ -27,7 +27,7 @@ from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import HISTORY_FILE, Info, Stage
-from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Unstated
+from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated, Unstated, code_behind
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
@@ -149,7 +149,7 @@ class TrainingInputs(StageInputs):
     regions: Handle
     concepts: Annotated[tuple[str, ...], Unstated("the regions are of them")]
     vocabulary: Given[Vocabulary]
-    settings: TrainSettings
+    settings: Annotated[TrainSettings, Stated(code=code_behind(objective=OBJECTIVES))]
     computing: Computing
     shuffled_labels: Annotated[bool, Spread(lambda shuffled: {"shuffled_labels": True} if shuffled else {})] = False
 

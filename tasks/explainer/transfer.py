@@ -38,7 +38,7 @@ from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.windows import pool_windows
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
-from lavise.tasks.engine.stage_inputs import Request, StageInputs, Unstated
+from lavise.tasks.engine.stage_inputs import Request, StageInputs, Stated, Unstated
 from lavise.tasks.explainer.class_head import ClassifierHead
 from lavise.tasks.explainer.network import (
     Adapter,
@@ -140,7 +140,7 @@ class TransferInputs(StageInputs):
             to be seen.
     """
 
-    method: str
+    method: Annotated[str, Stated(code=TRANSFERS.describe_code)]
     explainer: Handle
     activations: Handle
     regions: Handle

@@ -26,7 +26,7 @@ from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import Given, StageInputs, Unstated
 from lavise.tasks.explainer.naming import load_namer
-from lavise.tasks.explainer.permutation_test import judge_explainer
+from lavise.tasks.explainer.permutation_test import compare_with_chance
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
 STAGE = Stage("validate", version=2, uses_device=True, libraries=("scipy",))
@@ -87,7 +87,7 @@ def validate_explainer(inputs: ValidationInputs, folder: Path) -> Info:
         ]
     )
     true = row_of[concept[chosen]]
-    test = judge_explainer(words[:, :_TEST_AT], true, image[chosen], seed=seed)
+    test = compare_with_chance(words[:, :_TEST_AT], true, image[chosen], seed=seed)
     by_category = judge_categories(words[:, :_TEST_AT], true, image[chosen])
     supervised = np.isin(concept[chosen], [i for i, c in enumerate(concepts) if c in set(namer.facts.supervised)])
     groups = {"all": np.ones(len(chosen), bool), "supervised": supervised, "held_out": ~supervised}

@@ -83,7 +83,7 @@ def collect_metrics(metrics: Mapping[str, Any], diff: Mapping[str, Any] | None) 
     }
 
 
-def judge(
+def apply_rules(
     policy: Policy,
     metrics: Metrics,
     filters: Sequence[Mapping[str, Any]],
@@ -108,10 +108,10 @@ def judge(
             if not _applies(rule, metrics[layer], statuses.get(layer)):
                 verdicts.append(RuleVerdict(rule.title, layer, "not_applicable", reason, rule.allowed))
             elif isinstance(rule, MetricRule):
-                verdicts.append(_judge_metric(rule, layer, metrics[layer]))
+                verdicts.append(_check_metric(rule, layer, metrics[layer]))
             else:
                 rows = [row for row in filters if row["layer"] == layer]
-                verdicts.append(_judge_words(rule, layer, rows, statuses.get(layer, {})))
+                verdicts.append(_check_words(rule, layer, rows, statuses.get(layer, {})))
     return tuple(verdicts)
 
 
@@ -161,7 +161,7 @@ def _applies(rule: MetricRule | WordRule, found: Mapping[str, float], statuses: 
     return not rule.metric.startswith(DIFF_PREFIX) or any(name.startswith(DIFF_PREFIX) for name in found)
 
 
-def _judge_metric(rule: MetricRule, layer: str, found: Mapping[str, float]) -> RuleVerdict:
+def _check_metric(rule: MetricRule, layer: str, found: Mapping[str, float]) -> RuleVerdict:
     value = found.get(rule.metric)
     if value is None:
         return RuleVerdict(rule.title, layer, "failed", "not measured", rule.allowed)
@@ -194,7 +194,7 @@ def _find_statuses(diff_rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int
     return statuses
 
 
-def _judge_words(
+def _check_words(
     rule: WordRule, layer: str, rows: Sequence[Mapping[str, Any]], statuses: Mapping[int, str]
 ) -> RuleVerdict:
     """A filter that the comparison does not name counts as new."""

@@ -94,7 +94,7 @@ def compare_results(old: Path, new: Path) -> list[Finding]:
     ]
 
 
-def judge_repetition(findings: Sequence[Finding], same_device_class: bool) -> tuple[Outcome, bool]:
+def conclude_repetition(findings: Sequence[Finding], same_device_class: bool) -> tuple[Outcome, bool]:
     """The verdict, and whether it counts as a repetition.
 
     On the same class of device only the very same bits do; on another one, what is within the tolerance.

@@ -44,6 +44,7 @@ from lavise.tasks.report.sections.diff import describe_diff
 from lavise.tasks.report.sections.layers import describe_layer
 from lavise.tasks.report.sections.quality import describe_quality
 from lavise.tasks.report.sections.section import Picture, describe_sections
+from lavise.tasks.words.ranking import find_ranking
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
@@ -190,7 +191,9 @@ def render_page(
         "report.html.j2",
         heading=heading,
         **sections,
-        by_preference=any(quality["calibration"].get("rule") == "auroc" for quality in sections["qualities"]),
+        by_preference=any(
+            find_ranking(quality["calibration"]["rule"]).by_preference for quality in sections["qualities"]
+        ),
         data=_trust(escape_json(data)),
         packed=packed,
         size=size,

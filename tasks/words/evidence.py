@@ -5,7 +5,7 @@ were like the other filters, k_uw would be Binomial(n_u, q_w), q_w the share of 
 picture) that name w. Each word of each filter is tested against that, exactly, and the tests are adjusted for their
 number. A small p value says that the word belongs to this filter more than to others; whether it is right is another
 question (`tasks.words.vote_calibration`), and so is whether the words come from anything that was learned
-(`judge_explainer`).
+(`compare_with_chance`).
 
 Shape legend: P pairs (filter, picture), s words per pair, C filters, W words that are named, S rows (filter, word), R
 regions, k words per region.

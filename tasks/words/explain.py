@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from lavise.configs.registry import RANKINGS
+from lavise.configs.registry import ATTENTION, RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
@@ -37,14 +37,14 @@ from lavise.tasks.activations.top_images import Pairs, select_top_images
 from lavise.tasks.charts.figures import draw_reliability
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
-from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated, Unstated
+from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated, Unstated, code_behind
 from lavise.tasks.explainer.naming import NamedRegions, Namer, load_namer
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.evidence import count_votes
 from lavise.tasks.words.judgement import load_judgement
 from lavise.tasks.words.naming_check import MeasuredNaming, load_naming
 from lavise.tasks.words.polysemanticity import find_meanings
-from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
+from lavise.tasks.words.ranking import Judgement, NamedFilters, find_ranking
 from lavise.tasks.words.tables import FilterRow, MeaningRow, WordRow
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 
@@ -135,7 +135,7 @@ class ExplainInputs(StageInputs):
     validation: Handle
     concepts: Annotated[tuple[str, ...], Stated(by=digest_of)]
     naming: Handle | None
-    settings: ExplainSettings
+    settings: Annotated[ExplainSettings, Stated(code=code_behind(method=ATTENTION, ranking=RANKINGS))]
     computing: Computing
 
 
@@ -183,7 +183,7 @@ def explain_filters(
     named = name_features(features, namer, settings.words_per_image, computing, OPEN, title)["open"]
     votes = count_votes(named.words, pairs.filter, len(thresholds_C), named.scores)
     whole = _name_whole_pictures(maps, namer, settings.words_per_image, computing.device)
-    ranking: Ranking = RANKINGS.get(settings.ranking)
+    ranking = find_ranking(settings.ranking)
     if ranking.needs_precision and naming is None:
         raise ValueError(f"the ranking {settings.ranking} needs to know how far the explainer can be believed")
     found = ranking.find(

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from lavise.configs.base import Settings
+from lavise.configs.registry import ATTENTION
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.storage.datasets.base import Dataset
@@ -28,7 +29,7 @@ from lavise.tasks.activations.layer_maps import LayerMaps, MappedNetwork, open_m
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
-from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated
+from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated, code_behind
 from lavise.tasks.explainer.naming import Namer, load_namer
 from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.numerics.reliability import Reliability, measure_reliability
@@ -74,7 +75,7 @@ class NamingInputs(StageInputs):
     explainer: Handle
     vocabulary: Given[Vocabulary]
     network: Annotated[MappedNetwork, Unstated("the activations are of it")]
-    rule: NamingRule
+    rule: Annotated[NamingRule, Stated(code=code_behind(method=ATTENTION))]
     computing: Computing
 
 

@@ -43,7 +43,7 @@ from lavise.tasks.words.preference import (
     contrast,
     estimate_label_error,
 )
-from lavise.tasks.words.ranking import NamedFilters, Ranking
+from lavise.tasks.words.ranking import NamedFilters, Ranking, find_least_confidence
 from lavise.tasks.words.word_presence import list_words
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
@@ -78,7 +78,7 @@ def find_preferred_words(given: NamedFilters) -> FoundWords:
     rows = _make_rows(whole, found, named, pairs, trust, qualified_C, settings)
     rows = _add_told_by_regions(rows, evidence, precision, vocabulary, settings)
     usable = int((presence.sum(axis=0) >= LEAST_PICTURES).sum())
-    is_disbelieved = usable == 0 and precision.category.best < settings.least_confidence
+    is_disbelieved = usable == 0 and precision.category.best < find_least_confidence(settings)
     first_row = np.searchsorted(evidence.filter, np.arange(len(qualified_C) + 1))
     reasons, causes = [], Counter[str]()
     guesses = np.full(len(qualified_C), -1, dtype=np.int64)
@@ -88,7 +88,7 @@ def find_preferred_words(given: NamedFilters) -> FoundWords:
         stated = (name, float(found.auroc[unit]), float(mean_precision[word]), float(trust[word])) if name else None
         is_clear = own.stop > own.start and float(rows.q_value[own.start]) <= settings.false_discovery_rate
         is_found = own.stop > own.start and bool(rows.significant[own.start]) and not invalid
-        is_sure = own.stop > own.start and float(rows.confidence[own.start]) >= settings.least_confidence
+        is_sure = own.stop > own.start and float(rows.confidence[own.start]) >= find_least_confidence(settings)
         shortage = find_shortage(int(qualified_C[unit]), settings.min_images, invalid)
         cause, reason = _find_reason(
             shortage, is_found, is_clear, is_sure, stated, is_disbelieved, settings, store.shape[0]
@@ -151,7 +151,9 @@ def _make_rows(
     ):
         q_value[rows] = adjust_false_discovery(p_value[rows], max(hypotheses, len(rows)))
     is_shown = named.find_shown(pairs, num_filters, settings.min_share)[unit, word]
-    significant = (confidence >= settings.least_confidence) & (q_value <= settings.false_discovery_rate) & is_shown
+    significant = (
+        (confidence >= find_least_confidence(settings)) & (q_value <= settings.false_discovery_rate) & is_shown
+    )
     votes, weight, score, images = _look_at_top_images(presence, pairs, unit, word, num_filters)
     share_low, share_high = bootstrap_share(votes, images)
     return WordRows(
@@ -193,7 +195,7 @@ def _add_told_by_regions(
     units, first = np.unique(rows.filter, return_index=True)
     is_explained[units] = rows.significant[first]
     is_strong = (evidence.p_value <= STRONG_EVIDENCE) & ~is_explained[evidence.filter]
-    least = max(settings.least_confidence, STRONG_PRECISION)
+    least = max(find_least_confidence(settings), STRONG_PRECISION)
     is_strong &= np.array([confidence_of.get(w, 0) >= least for w in evidence.word.tolist()], bool)
     strong = np.flatnonzero(is_strong)
     if not len(strong):
@@ -291,7 +293,7 @@ def _find_reason(
             f"on pictures that played no part in choosing it, {name} is not preferred beyond chance (AUROC "
             f"{auroc:.2f}); more pictures would show weaker preferences"
         )
-    if trust < settings.least_confidence:
+    if trust < find_least_confidence(settings):
         return "untrusted", (
             f"what the explainer calls {name} is {name} in {precision:.0%} of such cases where that can be judged"
         )
@@ -338,4 +340,6 @@ def _advise(
     )
 
 
-RANKINGS.register("auroc")(Ranking(find_preferred_words, needs_precision=True))
+RANKINGS.register("auroc")(
+    Ranking(find_preferred_words, needs_precision=True, least_confidence=0.3, by_preference=True)
+)

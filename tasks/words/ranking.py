@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
@@ -76,7 +77,28 @@ class Ranking:
     Attributes:
         find: the words of every filter.
         needs_precision: it asks how far the explainer's words can be believed (the stage `precision`).
+        least_confidence: what stands for None in `explain.min_confidence`.
+        by_preference: its rows have AUROCs, and the page explains words so; else by votes.
     """
 
     find: Callable[[NamedFilters], FoundWords]
     needs_precision: bool = False
+    least_confidence: float = 0.1
+    by_preference: bool = False
+
+
+def find_ranking(name: str) -> Ranking:
+    """The rule of that name (`explain.ranking`).
+
+    Raises:
+        ValueError: there is none; names those that there are.
+    """
+    found: Ranking = RANKINGS.get(name)
+    return found
+
+
+def find_least_confidence(settings: ExplainSettings) -> float:
+    """`explain.min_confidence`, or what the ranking says where that is None."""
+    if settings.min_confidence is not None:
+        return settings.min_confidence
+    return find_ranking(settings.ranking).least_confidence

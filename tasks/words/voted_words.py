@@ -24,7 +24,7 @@ from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.evidence import Evidence, find_evidence
-from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
+from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking, find_least_confidence
 from lavise.tasks.words.vote_calibration import Calibration, calibrate, make_features
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
@@ -47,7 +47,7 @@ def find_voted_words(named: NamedFilters, leading: Leading | None) -> FoundWords
     calibration, reliability, statements = calibrate_words(printed, named.vocabulary, judgement, named.seed)
     confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
     tested = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
-    significant = tested & (confidence >= settings.least_confidence)
+    significant = tested & (confidence >= find_least_confidence(settings))
     has_evidence = np.bincount(evidence.filter[tested], minlength=num_filters) > 0
     weights = _weigh_votes(named.words_Ps, pairs, evidence)
     order = _rank_rows(evidence, leading(evidence, weights) if leading else None, significant)
@@ -141,7 +141,7 @@ def _find_reason(
     if shortage or has_words:
         return shortage
     if has_evidence:
-        least = f"explain.min_confidence is {settings.least_confidence:g}"
+        least = f"explain.min_confidence is {find_least_confidence(settings):g}"
         return f"words with its evidence are right too seldom where that can be judged ({least})"
     return "its pictures name no word more often than those of other filters do"
 

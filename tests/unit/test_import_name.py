@@ -26,8 +26,8 @@ def run_python(folder: Path, *arguments: str) -> str:
 
 def test_a_network_in_a_package_called_tasks(folder: Path) -> None:
     shown = json.loads(run_python(folder, "-m", "lavise", "layers", "tasks.net:make", "--json").splitlines()[-1])
-    assert shown["layers"][-1]["name"] == "bn2"
-    assert shown["layers"][-1]["channels"] == 1280
+    assert shown["auto"] == "bn2"
+    assert {layer["name"]: layer["channels"] for layer in shown["layers"]}["bn2"] == 1280
 
 
 _CELL = """

@@ -9,6 +9,7 @@ import pytest
 
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
+from lavise.configs.schema import ImageFolderTarget
 
 
 @pytest.fixture
@@ -24,6 +25,18 @@ def test_the_home_folder_is_written_out(home: Path, path: str | Path) -> None:
 
 def test_a_tilde_alone_is_the_home_folder(home: Path) -> None:
     assert expand_home("~") == home
+
+
+@pytest.mark.parametrize("path", ["./~", "./~/data", "./~x", ".//~"])
+def test_a_folder_that_is_called_so(home: Path, path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As shells have it; also after it was written down and read again."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    expected = tmp_path / "work" / path.replace("//", "/").removeprefix("./")
+    assert expand_home(path) == expected
+    settings = ImageFolderTarget.model_validate({"root": path})
+    assert settings.root == expected
+    assert ImageFolderTarget.model_validate(settings.model_dump(mode="json")) == settings
 
 
 def test_another_users_home_folder_is_found_by_name() -> None:

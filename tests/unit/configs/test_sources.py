@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from lavise.configs import sources
 from lavise.configs.base import Settings
-from lavise.configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
+from lavise.configs.sources import CheckpointSource, FolderSource, RegisteredModelSource, make_source_type
 
 SOURCES = [FolderSource, RegisteredModelSource]
-ADAPTER: TypeAdapter[Any] = TypeAdapter(CheckpointSource)
+ADAPTER: TypeAdapter[Any] = TypeAdapter(make_source_type())
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.__name__)
@@ -43,7 +44,7 @@ def test_kind_chooses_the_source() -> None:
     assert folder == FolderSource(folder=Path("/data/run"), pattern="**/*", stable_seconds=30)
     model = ADAPTER.validate_python({"kind": "registered_model", "model": "cnn"})
     assert model == RegisteredModelSource(model="cnn", select="all", aliases=(), file=None)
-    with pytest.raises(ValidationError, match="'folder', 'registered_model'"):
+    with pytest.raises(ValidationError, match=r"kind\n  Input should be 'folder'"):
         ADAPTER.validate_python({"kind": "bucket", "folder": "/data/run"})
 
 
@@ -102,3 +103,28 @@ def test_aliases_that_would_not_be_read_are_a_fault(select: Any) -> None:
 def test_files_outside_of_the_artifacts(file: str) -> None:
     with pytest.raises(ValidationError, match="file must be relative"):
         RegisteredModelSource(model="cnn", file=file)
+
+
+def test_the_form_offers_every_kind() -> None:
+    schema = ADAPTER.json_schema()
+    assert [entry["$ref"].rpartition("/")[2] for entry in schema["anyOf"]] == [s.__name__ for s in SOURCES]
+    assert "oneOf" not in schema  # which Prefect's form does not know
+
+
+def test_a_kind_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_SOURCES", dict(sources._SOURCES))
+
+    @sources.register_source
+    class Toy(CheckpointSource):
+        kind: Literal["toy"] = "toy"
+        place: str
+
+    assert list(sources.list_sources()) == ["folder", "registered_model", "toy"]
+    assert TypeAdapter(make_source_type()).validate_python({"kind": "toy", "place": "x"}) == Toy(place="x")
+    assert Toy(place="x").describe() == "toy"
+
+    class Other(CheckpointSource):
+        kind: Literal["toy"] = "toy"
+
+    with pytest.raises(ValueError, match=r"source\.kind: 'toy' is registered twice"):
+        sources.register_source(Other)

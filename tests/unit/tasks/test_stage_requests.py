@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import lavise.tasks
+from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS, Registry
 from lavise.configs.schema import (
     BiasSettings,
     CauseSettings,
@@ -37,7 +38,7 @@ from lavise.storage.datasets.groups import Grouping
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.state.artefacts import Handle, compute_stage_digest
-from lavise.storage.state.digest import digest_of, digest_tensors
+from lavise.storage.state.digest import digest_file, digest_of, digest_tensors
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.activations.layer_maps import MappedNetwork
@@ -192,6 +193,32 @@ REPORT_INPUTS = {
     "bias pictures": "train pictures",
 }
 
+NAMING = NamingInputs(
+    train=handle("tr"),
+    train_data=Given(DATA.value, "train data"),
+    evaluation=handle("ev"),
+    evaluation_data=Given(DATA.value, "evaluation data"),
+    thresholds=handle("t"),
+    explainer=handle("e"),
+    vocabulary=VOCABULARY,
+    network=NETWORK,
+    rule=take_part(ExplainSettings(), NamingRule),
+    computing=COMPUTING,
+)
+RECALL = RecallInputs(
+    activations=handle("a"),
+    thresholds=handle("t"),
+    overlaps=handle("o"),
+    explainer=handle("e"),
+    vocabulary=VOCABULARY,
+    pictures=DATA.value,
+    network=NETWORK,
+    concepts=CONCEPTS,
+    concept_counts={"dog": 2, "cat": 1},
+    settings=take_part(EvaluateSettings(), RecallSettings, top_images=25),
+    computing=COMPUTING,
+)
+
 KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
     (ThresholdInputs(handle("a"), 0.995, CLUSTER), {"quantile": 0.995}, {"activations": "a"}),
     (MaskInputs(**MASKS), {}, {"activations": "a", "data": "data"}),
@@ -247,18 +274,7 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
         {"regions": "r", "explainer": "e", "vocabulary": "vocabulary"},
     ),
     (
-        NamingInputs(
-            train=handle("tr"),
-            train_data=Given(DATA.value, "train data"),
-            evaluation=handle("ev"),
-            evaluation_data=Given(DATA.value, "evaluation data"),
-            thresholds=handle("t"),
-            explainer=handle("e"),
-            vocabulary=VOCABULARY,
-            network=NETWORK,
-            rule=take_part(ExplainSettings(), NamingRule),
-            computing=COMPUTING,
-        ),
+        NAMING,
         {"method": "filter_attention", "top_images": 25, "min_share": 0.3, **ARITHMETIC},
         {
             "train": "tr",
@@ -273,19 +289,7 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
     (EXPLAIN, EXPLAIN_SETTINGS, EXPLAIN_INPUTS),
     (replace(EXPLAIN, naming=handle("n")), EXPLAIN_SETTINGS, {**EXPLAIN_INPUTS, "naming": "n"}),
     (
-        RecallInputs(
-            activations=handle("a"),
-            thresholds=handle("t"),
-            overlaps=handle("o"),
-            explainer=handle("e"),
-            vocabulary=VOCABULARY,
-            pictures=DATA.value,
-            network=NETWORK,
-            concepts=CONCEPTS,
-            concept_counts={"dog": 2, "cat": 1},
-            settings=take_part(EvaluateSettings(), RecallSettings, top_images=25),
-            computing=COMPUTING,
-        ),
+        RECALL,
         {
             **EvaluateSettings().model_dump(mode="json", exclude={"panel_at", "baselines", "baseline_images"}),
             "top_images": 25,
@@ -405,6 +409,42 @@ def test_the_request_of_scenes_and_of_a_vocabulary() -> None:
         "categories": ["cat", "dog"],
     }
     assert "gensim" in words.settings["rule"]
+
+
+def test_a_layer_that_lies_otherwise_says_so() -> None:
+    model = make_model()
+    settings = ExtractSettings(batch_size=4, shard_images=8)
+    plain = ExtractionInputs(model, ("tail",), PICTURES, settings, "cpu").list_requests()
+    layer = replace(model.find_layer("tail"), layout="NTC", num_prefix_tokens=1)
+    vars(model)["survey"] = replace(model.survey, layers=(layer,))
+    (tokens,) = ExtractionInputs(model, ("tail",), PICTURES, settings, "cpu").list_requests()
+    assert tokens == Request({**plain[0].settings, "layout": "NTC, 1 prefix token"}, plain[0].inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "registries"),
+    [
+        (replace(TRAINING, settings=TrainSettings().model_copy(update={"objective": "mine"})), [OBJECTIVES]),
+        (replace(TRANSFER, method="mine"), [TRANSFERS]),
+        (replace(NAMING, rule=NAMING.rule.model_copy(update={"method": "mine"})), [ATTENTION]),
+        (
+            replace(EXPLAIN, settings=EXPLAIN.settings.model_copy(update={"method": "mine", "ranking": "mine"})),
+            [ATTENTION, RANKINGS],
+        ),
+        (replace(RECALL, settings=RECALL.settings.model_copy(update={"methods": ("original", "mine")})), [ATTENTION]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_code_behind_a_name_from_elsewhere_is_stated(
+    inputs: StageInputs, registries: list[Registry[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for registry in registries:
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        monkeypatch.setattr(registry, "_code", dict(registry._code))
+        registry.register("mine")(SimpleNamespace(needs_head=False))
+    code = digest_file(Path(__file__))
+    found = {key: value for key, value in inputs.request().settings.items() if key.startswith("code of")}
+    assert found == {f"code of {registry.setting}": {"mine": code} for registry in registries}
 
 
 # By the code before stages declared their inputs.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -36,8 +38,8 @@ MISTAKES = [
     (["layers", "other.yaml"], "cannot read 'other.yaml'"),
     (["up", "--prefect-port", "0"], "--prefect-port"),
     (["up", "--watch", ".", "--every", "1"], "--every"),
-    (["reaudit", "demo"], "--folder, --model: give one of the two"),
-    (["reaudit", "demo", "--folder", ".", "--alias", "new"], "--alias: found new with a folder"),
+    (["reaudit", "demo"], "--folder, --model, --source: give one of them"),
+    (["reaudit", "demo", "--folder", ".", "--alias", "new"], "--alias: found new without --model; allowed: with it"),
     (["reaudit", "demo", "--folder", ".", "--stable", "-1"], "--stable"),
     (["diff", "a"], "Missing argument"),
     (["doctor", "dmo"], "found 'dmo'; allowed: a preset"),
@@ -208,10 +210,12 @@ def test_presets_are_the_yaml_files_that_come_along() -> None:
 def test_layers_of_a_network_with_their_maps() -> None:
     done = invoke("layers", "tests.unit.tasks.helpers:TinyNetwork", "--json")
     assert done.exit_code == 0
+    assert json.loads(done.stdout.splitlines()[-1])["auto"] == "tail"
     found = {layer["name"]: layer for layer in json.loads(done.stdout.splitlines()[-1])["layers"]}
     side = 4 * found["tail"]["height"]
     assert {name: (layer["channels"], side // layer["width"]) for name, layer in found.items()} == {
         "stem": (6, 2),
+        "functional.relu": (6, 2),
         "body": (8, 4),
         "body.0": (8, 4),
         "body.1": (8, 4),
@@ -235,3 +239,65 @@ def test_a_gate_passes_or_ends_with_3(
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["outcome"], answer["run_id"]) == (outcome, run.run_id)
     assert json.loads((folder / "gate.json").read_text("utf-8")) == answer
+
+
+# A command of one's own
+
+
+@pytest.fixture
+def toy_commands() -> Iterator[None]:
+    """Whatever a test adds is gone afterwards."""
+    before = list(app.registered_commands)
+    yield
+    app.registered_commands[:] = before
+
+
+def test_a_new_command_is_one_function(toy_commands: None) -> None:
+    @app.command()
+    @_guarded
+    def count(words: list[str], most: Annotated[int, typer.Option(min=1)] = 3) -> None:
+        """Count words."""
+        if len(words) > most:
+            raise UserError(f"words: found {len(words)}; allowed: up to {most}; leave some out, or raise --most")
+        print(len(words))
+
+    assert "Count words." in invoke("--help").stdout
+    done = invoke("count", "dog", "cat")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "2\n", "")
+    refused = invoke("count", "dog", "cat", "--most", "1")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == "lavise: words: found 2; allowed: up to 1; leave some out, or raise --most\n"
+    assert invoke("count", "dog", "--most", "0").exit_code == 2
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda c: c.callback.__name__)
+def test_every_command_ends_as_the_others_do(command: Any) -> None:
+    guard = _guarded(lambda: None).__code__
+    assert command.callback.__code__ is guard
+
+
+# Nobody reads
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("presets",), ("layers", "torchvision:squeezenet1_1"), ("layers", "torchvision:squeezenet1_1", "--json")],
+    ids=" ".join,
+)
+def test_output_that_nobody_reads_ends_a_command_silently(arguments: Sequence[str], tmp_path: Path) -> None:
+    """As `lavise layers MODEL | head -1` does, with a reader that is gone before the first line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-W", "ignore", "-m", "lavise", *arguments]
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_a_fault() -> None:
+    done = guarded(BrokenPipeError("a worker"))
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == "lavise: failed: BrokenPipeError: a worker"

@@ -2,13 +2,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
 
+from lavise.configs.base import Settings, UserPath
 from lavise.configs.loading import load_config
 from lavise.configs.schema import ModelSettings, WordSettings
 from lavise.flows.doctor import inputs
+from lavise.flows.shared.inputs import open_target
+from lavise.storage.datasets import formats
+from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.state.progress import no_progress
+from lavise.tasks.engine.stage import StageRunner
 from tests.unit.flows.doctor.helpers import look, look_all, make_config, states
 
 
@@ -92,3 +100,29 @@ def test_data_in_the_visual_genome_layout(tmp_path: Path) -> None:
     assert found == (
         f"reference.objects: {tmp_path}/objects.json not there; reference.image_folders: {tmp_path}/VG_100K_2 not there"
     )
+
+
+class ListTarget(Settings):
+    """Pictures that a file names."""
+
+    kind: Literal["list"] = "list"
+    root: UserPath
+    file: str = "list.txt"
+
+
+def read_list(settings: ListTarget) -> Dataset:
+    names = (settings.root / settings.file).read_text("utf-8").split()
+    return Dataset("list", tuple(ImageRecord(name, settings.root / name) for name in names), ())
+
+
+def test_a_target_format_is_one_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides its settings: it is read by the audit, and its files are looked for."""
+    monkeypatch.setattr(formats, "_TARGET_FORMATS", dict(formats._TARGET_FORMATS))
+    formats.register_target_format("list", formats.TargetFormat(read_list, lambda settings: {"file": [settings.file]}))
+    config = make_config().model_copy(update={"target": ListTarget(root=tmp_path)})
+    check = look_all(partial(inputs.check_data, config))["target"]
+    assert (check.status, check.found) == ("failed", f"target.file: {tmp_path / 'list.txt'} not there")
+    (tmp_path / "list.txt").write_text("b.png a.png")
+    assert look_all(partial(inputs.check_data, config))["target"].status == "ok"
+    runner = StageRunner(ArtefactStore(tmp_path / "state"))
+    assert [r.key for r in open_target(config, runner, no_progress).records] == ["b.png", "a.png"]

@@ -141,7 +141,7 @@ def test_memory_of_this_machine() -> None:
 
 @pytest.mark.parametrize(("free", "status"), [(0.9, "failed"), (1.0, "warning"), (9.9, "warning"), (10.0, "ok")])
 def test_room(free: float, status: Status) -> None:
-    check = machine.judge_room("disk", int(free * GB), "free", (GB, 10 * GB), "free some")
+    check = machine.check_room("disk", int(free * GB), "free", (GB, 10 * GB), "free some")
     assert (check.status, check.found.startswith(f"{free:.1f} GB free")) == (status, True)
 
 

@@ -1,22 +1,15 @@
-"""What `lavise up` decides: deployments, what is refused before anything starts, whose process is gone."""
+"""What `lavise up` decides: deployments, and what is refused before anything starts."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from prefect import Flow
@@ -30,8 +23,6 @@ from lavise.configs.errors import UserError
 from lavise.configs.sources import FolderSource, RegisteredModelSource
 from lavise.flows.orchestration.local_services import (
     Watch,
-    _crash_dead_runs,
-    _has_died,
     _point_prefect_here,
     _start,
     _wait_until_well,
@@ -207,127 +198,3 @@ def test_prefect_is_pointed_here_while_it_runs(tmp_path: Path, monkeypatch: pyte
     with _point_prefect_here("http://127.0.0.1:4200/api"):
         assert pointer.read_text("utf-8") == "[api]\n"
     assert pointer.read_text("utf-8") == "[api]\n"
-
-
-# Whose process is gone
-
-
-@contextmanager
-def living(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that waits, with these words on its command line."""
-    command = [sys.executable, "-c", "import sys; print('here', flush=True); sys.stdin.read()", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "here\n"
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", "", "prefect"])
-    process.wait()
-    return process.pid
-
-
-def flow_run(pid: object) -> dict[str, Any]:
-    return {"id": "a", "infrastructure_pid": pid, "parent_task_run_id": None}
-
-
-@pytest.mark.parametrize("form", [str, lambda pid: f"{socket.gethostname()}:{pid}"], ids=["pid", "host:pid"])
-def test_a_process_of_prefect_lives_and_others_do_not_count(form: Callable[[int], str]) -> None:
-    with living("-m", "prefect.flow_engine") as ours, living("something", "else") as other:
-        assert not _has_died(flow_run(form(ours.pid)))
-        assert _has_died(flow_run(form(other.pid)))  # its number was given to another one since
-    assert _has_died(flow_run(form(dead_pid())))
-
-
-@pytest.mark.parametrize("pid", [None, "", "host:", "a1b2c3", "my-job-x7/pod", "123abc"])
-def test_what_has_no_process_here_is_left_alone(pid: str | None) -> None:
-    """Not started yet, a subflow, or in a container."""
-    assert not _has_died(flow_run(pid))
-
-
-def test_a_zombie_has_died() -> None:
-    with living("prefect") as process:
-        assert not _has_died(flow_run(str(process.pid)))
-        process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
-        assert _has_died(flow_run(str(process.pid)))
-
-
-class _Api(BaseHTTPRequestHandler):
-    """Answers as Prefect's server does: open flow runs, the task runs that called subflows, new states."""
-
-    runs: list[dict[str, Any]]
-    crashed: dict[str, dict[str, Any]]
-
-    def do_GET(self) -> None:
-        caller = self.path.removeprefix("/task_runs/task-of-")
-        self.answer(404 if caller == "deleted" else 200, {"flow_run_id": caller})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.path == "/flow_runs/filter":
-            states = body["flow_runs"]["state"]["type"]["any_"]
-            self.answer(200, [r for r in self.runs if r["state"] in states])
-        else:
-            self.crashed[self.path.split("/")[2]] = body
-            self.answer(201, {"status": "ACCEPT"})
-
-    def answer(self, code: int, content: object) -> None:
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def crash(*runs: tuple[str, str, int | None, str | None]) -> dict[str, dict[str, Any]]:
-    """What is marked Crashed, given (id, state, process, caller) of flow runs."""
-    entries = [
-        {
-            "id": name,
-            "state": state,
-            "infrastructure_pid": None if pid is None else f"host:{pid}",
-            "parent_task_run_id": f"task-of-{caller}" if caller else None,
-        }
-        for name, state, pid, caller in runs
-    ]
-    handler = type("Api", (_Api,), {"runs": entries, "crashed": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            _crash_dead_runs(f"http://127.0.0.1:{server.server_port}")
-        finally:
-            server.shutdown()
-            thread.join()
-    found: dict[str, dict[str, Any]] = handler.crashed  # type: ignore[attr-defined]
-    return found
-
-
-def test_dead_runs_are_crashed_with_all_that_they_called() -> None:
-    dead = dead_pid()
-    with living("prefect") as alive:
-        crashed = crash(
-            ("grandchild", "RUNNING", None, "child"),
-            ("child", "RUNNING", None, "dead"),
-            ("dead", "RUNNING", dead, None),
-            ("alive", "RUNNING", alive.pid, None),
-            ("child of alive", "RUNNING", None, "alive"),
-            ("orphan", "RUNNING", None, "deleted"),
-            ("left-behind", "RUNNING", None, "ended"),
-            ("cancelled", "CANCELLING", dead, None),
-            ("not started", "PENDING", None, None),
-            ("ended", "COMPLETED", dead, None),
-        )
-    assert set(crashed) == {"dead", "child", "grandchild", "cancelled", "orphan", "left-behind"}
-    assert all(body["force"] and body["state"]["type"] == "CRASHED" for body in crashed.values())
-
-
-def test_nothing_to_crash() -> None:
-    assert crash() == {}

@@ -8,7 +8,7 @@ import pytest
 
 from lavise.configs.errors import UserError
 from lavise.configs.policy import Policy, load_policy
-from lavise.flows.past_audits.gate import GateResult, gate_run, judge_and_record, read_verdicts
+from lavise.flows.past_audits.gate import GateResult, gate_run, read_verdicts, record_verdict
 from lavise.storage.tracking import MlflowTracker, NullTracker
 from tests.unit.flows.helpers import (
     UNKNOWN_RUN,
@@ -201,8 +201,8 @@ def test_the_audits_own_comparison_counts_only_where_it_was_compared(tracker: Ml
     write_diff(folder, "predecessor", ["changed"] * 4)
     policy = Policy.model_validate({"name": "kept", "rules": [{"metric": "diff/share_kept", "at_least": 0.9}]})
     run = tracker.resume(run_id)
-    assert judge_and_record(policy, folder, run_id, "tiny", None, run).outcome == "passed"
-    assert judge_and_record(policy, folder, run_id, "tiny", "predecessor", run).outcome == "failed"
+    assert record_verdict(policy, folder, run_id, "tiny", None, run).outcome == "passed"
+    assert record_verdict(policy, folder, run_id, "tiny", "predecessor", run).outcome == "failed"
 
 
 def test_a_comparison_that_should_be_there_and_is_not_passes_nothing(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +280,95 @@ def test_opening_a_folder_in_a_notebook_makes_nothing(tmp_path: Path, monkeypatc
     folder = write_run_folder(tmp_path / "run", make_config(tmp_path))
     assert open_audit(str(folder)).folder == folder
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+# Whom credentials are for
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[str, list[str | None]]]:
+    """A server that lets nobody in: its address, and the credentials of every request."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    for name in [n for n in os.environ if n.startswith(("MLFLOW_", "LAVISE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path / "here"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", seen
+        server.shutdown()
+        thread.join()
+
+
+def write_run_at(tmp_path: Path, uri: str, place: str = "brought") -> str:
+    return str(write_run_folder(tmp_path / place, make_config(tmp_path, tracking={"uri": uri})))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MLFLOW_TRACKING_USERNAME", "me"), ("MLFLOW_TRACKING_PASSWORD", "secret"), ("MLFLOW_TRACKING_TOKEN", "secret")],
+)
+def test_credentials_do_not_follow_a_run_folder_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, list[str | None]], name: str, value: str
+) -> None:
+    address, seen = asked
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    folder = write_run_at(tmp_path, address)
+    with pytest.raises(UserError) as caught:
+        open_stores(folder)
+    assert str(caught.value) == (
+        f"run: config.yaml in {folder!r} has the tracking server {address!r}, and {name} would be sent there; set "
+        "MLFLOW_TRACKING_URI to that address if it is to have them, else unset them"
+    )
+    assert seen == []
+
+
+def test_nor_do_those_of_mlflows_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, list[str | None]]
+) -> None:
+    address, seen = asked
+    (tmp_path / "home" / ".mlflow").mkdir(parents=True)
+    (tmp_path / "home" / ".mlflow" / "credentials").write_text(
+        "[mlflow]\nmlflow_tracking_username = me\nmlflow_tracking_password = secret\n"
+    )
+    with pytest.raises(UserError, match=r"and ~/\.mlflow/credentials would be sent there"):
+        open_stores(write_run_at(tmp_path, address))
+    assert seen == []
+
+
+@pytest.mark.parametrize("named", ["by the environment", "in the own state folder"])
+def test_a_server_that_the_user_named_gets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, list[str | None]], named: str
+) -> None:
+    address, seen = asked
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    place = "brought"
+    if named == "by the environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    else:
+        place = f"here/runs/{'1' * 32}"
+    with pytest.raises(UserError, match=r"tracking\.uri: .* does not work"):
+        open_stores(write_run_at(tmp_path, address, place))
+    assert "Bearer secret" in seen
+
+
+def test_without_credentials_there_is_nothing_to_keep(tmp_path: Path, asked: tuple[str, list[str | None]]) -> None:
+    address, seen = asked
+    with pytest.raises(UserError, match=r"tracking\.uri: .* does not work"):
+        open_stores(write_run_at(tmp_path, address))
+    assert set(seen) == {None}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,137 +13,25 @@ import torch
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.configs.policy import load_policy
 from lavise.configs.schema import Config
-from lavise.configs.sources import CheckpointSource, FolderSource, RegisteredModelSource
+from lavise.configs.sources import FolderSource, RegisteredModelSource
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import digest_identity
 from lavise.flows.audit.run_folder import find_snapshot
 from lavise.flows.repeats.reaudit import (
     MAX_ATTEMPTS,
     STATE_TAG,
-    Audit,
     CheckpointOutcome,
     Reaudit,
     ReauditResult,
-    describe_source,
     failed_outcomes,
-    make_source,
-    open_registry,
     reaudit_here,
 )
-from lavise.flows.shared.results import RunResult
-from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state.digest import digest_file, digest_tensors
 from lavise.storage.state.locks import try_lock
 from lavise.storage.state.progress import no_progress
-from lavise.storage.tracking import MlflowTracker, NullTracker, RunRecord
-from lavise.tasks.engine.stage import end_after
-from tests.unit.flows.helpers import client_of, held, make_config, make_tracker, tags_of, write_run_folder
-from tests.unit.tasks.helpers import TinyNetwork
-
-Tensors = dict[str, torch.Tensor]
-
-
-class Audits:
-    """In the place of `run_audit`: leaves a run with the tags of a real one, and remembers what it was asked for.
-
-    Attributes:
-        during: what happens while an audit runs; what it raises ends the run as a real one is ended.
-        audited: of each audit, name of the checkpoint, digest of its weights, id of the predecessor.
-    """
-
-    def __init__(self, tracker: MlflowTracker, root: Path) -> None:
-        self.tracker, self.root = tracker, root
-        self.during: Callable[[Config, Occasion], None] = lambda config, occasion: None
-        self.audited: list[tuple[str | None, str, str | None]] = []
-        self.num_started = 0
-        self.gate: str | None = None
-
-    def __call__(self, config: Config, occasion: Occasion) -> RunResult:
-        tags = {"lavise.config": config.name, "lavise.config_digest": digest_identity(config), **occasion.tags}
-        run = self.tracker.start(f"{config.name} {occasion.checkpoint_name}", tags)
-        self.num_started += 1
-        try:
-            self.during(config, occasion)
-            digest = load_target_model(config.model, config.seed).digest
-            run.set_tags({"lavise.checkpoint": digest})
-            folder = write_run_folder(self.root / "runs" / run.run_id, config, checkpoint=digest)
-            run.end()
-        except BaseException as err:
-            end_after(run, err)
-            raise
-        predecessor = occasion.predecessor.run_id if occasion.predecessor else None
-        self.audited.append((occasion.checkpoint_name, digest, predecessor))
-        return RunResult(run.run_id, self.tracker.uri, folder, {}, {}, 0, predecessor, self.gate)
-
-    @property
-    def names(self) -> list[str | None]:
-        return [name for name, _, _ in self.audited]
-
-
-class Watched:
-    """A folder that checkpoints come to, a state folder, and a store of its own."""
-
-    def __init__(self, home: Path, tracker: MlflowTracker) -> None:
-        self.folder, self.root, self.tracker = home / "incoming", home / "state", tracker
-        self.folder.mkdir()
-        self.config = make_config(self.root)
-        self.audits = Audits(tracker, self.root)
-
-    def drop(self, name: str, content: Tensors | bytes, age: float = 60.0) -> Path:
-        """A file last modified so many seconds ago."""
-        path = self.folder / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            torch.save(content, path)
-        os.utime(path, (time.time() - age,) * 2)
-        return path
-
-    def make_reaudit(
-        self,
-        config: Config | None = None,
-        source: CheckpointSource | None = None,
-        audit: Audit | None = None,
-        policy: str | None = None,
-    ) -> Reaudit:
-        chosen = source or FolderSource(folder=self.folder, stable_seconds=0)
-        rules = load_policy(policy) if policy else None
-        client = open_registry(chosen, self.tracker)
-        doing = audit or self.audits
-        return Reaudit(config or self.config, chosen, rules, self.tracker, client, self.root, no_progress, doing)
-
-    def look(self, **changes: Any) -> dict[str, CheckpointOutcome]:
-        """By name, in the order of the result."""
-        return {c.name: c for c in self.make_reaudit(**changes).run().checkpoints}
-
-    def outcomes(self, **changes: Any) -> dict[str, str]:
-        return {name: c.outcome for name, c in self.look(**changes).items()}
-
-    def find_runs(self, status: str | None = None) -> list[RunRecord]:
-        return [r for r in self.tracker.find({}) if status in (None, r.status)]
-
-
-@pytest.fixture
-def watched(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Watched(tmp_path, make_tracker(tmp_path_factory, tmp_path))
-
-
-def make_weights(seed: int) -> Tensors:
-    torch.manual_seed(seed)
-    return {k: v.clone() for k, v in TinyNetwork().state_dict().items()}
-
-
-def raising(error: BaseException) -> Callable[[Config, Occasion], None]:
-    def during(config: Config, occasion: Occasion) -> None:
-        raise error
-
-    return during
-
-
-def file_tag(path: Path) -> str:
-    return f"lavise.file.{digest_file(path)[:32]}"
-
+from lavise.storage.tracking import NullTracker
+from tests.unit.flows.helpers import client_of, held, make_config, tags_of, write_run_folder
+from tests.unit.flows.repeats.watched_folder import Tensors, Watched, file_tag, make_weights, raising
 
 # Exactly once
 
@@ -186,7 +71,7 @@ def test_the_same_weights_in_other_bytes_are_loaded_once(watched: Watched) -> No
     # From now on by its bytes alone: what is loaded would first be copied.
     shutil.rmtree(watched.root / "checkpoints")
     assert watched.look()["resaved.pth"].detail == ""
-    assert not (watched.root / "checkpoints").exists()
+    assert not list((watched.root / "checkpoints").glob("*.pth"))
     assert watched.audits.names == ["epoch1.pth"]
 
 
@@ -247,7 +132,7 @@ def test_what_makes_another_audit(watched: Watched, sections: dict[str, Any], ou
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"not a checkpoint", "is not loaded"),
+        (b"not a checkpoint", "is no checkpoint"),
         (b"PK\x03\x04 cut off", "cannot read"),
         ({"stem.weight": torch.zeros(6, 3, 3, 3)}, "does not fit the architecture"),
         ({k: v[:1] for k, v in make_weights(0).items()}, "does not fit the architecture"),
@@ -528,58 +413,12 @@ def test_a_predecessor_whose_files_are_gone(watched: Watched, caplog: pytest.Log
 # A registered model
 
 
-def register(watched: Watched, model: str, *contents: Tensors) -> RegisteredModelSource:
-    client = client_of(watched.tracker)
-    client.create_registered_model(model)
-    run = watched.tracker.start("training", {})
-    for number, tensors in enumerate(contents, start=1):
-        path = watched.drop(f"version{number}.pth", tensors)
-        client.log_artifact(run.run_id, str(path), str(number))
-        path.unlink()
-        client.create_model_version(model, f"runs:/{run.run_id}/{number}")
-    run.end()
-    return RegisteredModelSource(model=model)
-
-
-def test_versions_of_a_registered_model(watched: Watched) -> None:
-    source = register(watched, "classifier", make_weights(1), make_weights(2))
-    found = watched.look(source=source)
-    assert {name: c.outcome for name, c in found.items()} == {
-        "classifier version 1": "audited",
-        "classifier version 2": "audited",
-    }
-    first, second = (c.run_id for c in found.values())
-    assert watched.audits.audited == [
-        ("classifier version 1", digest_tensors(make_weights(1)), None),
-        ("classifier version 2", digest_tensors(make_weights(2)), first),
-    ]
-    # The same weights in a folder are known, and the other way round.
-    watched.drop("epoch2.pth", make_weights(2))
-    assert watched.look()["epoch2.pth"].run_id == second
-    assert watched.outcomes(source=source) == dict.fromkeys(found, "known")
-
-
-def test_a_version_that_cannot_be_downloaded_stops_none_of_the_others(watched: Watched) -> None:
-    source = register(watched, "lost", make_weights(1), make_weights(2))
-    watched.audits.during = raising(ConnectionError("gone"))
-    watched.look(source=source)
-    (uploaded,) = watched.root.parent.rglob("artifacts/1/version1.pth")
-    (watched.root / "checkpoints" / "registered" / f"{digest_file(uploaded)}.pth").unlink()
-    uploaded.unlink()
-    watched.audits.during = lambda config, occasion: None
-    found = watched.look(source=source)
-    assert {name: c.outcome for name, c in found.items()} == {"lost version 1": "failed", "lost version 2": "audited"}
-    assert "cannot download lost version 1" in found["lost version 1"].detail
-
-
 # What is asked for, and what is said
 
 
 def test_without_tracking_there_is_no_memory(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     source = FolderSource(folder=watched.folder)
-    reaudit = Reaudit(
-        watched.config, source, None, NullTracker(), None, watched.root, no_progress, audit=watched.audits
-    )
+    reaudit = Reaudit(watched.config, source, None, NullTracker(), watched.root, no_progress, audit=watched.audits)
     with pytest.raises(UserError, match=r"tracking\.enabled: .* set it to true"):
         reaudit.run()
     monkeypatch.setenv("LAVISE_HOME", str(watched.root))
@@ -618,32 +457,3 @@ def test_the_summary_in_one_line() -> None:
         "detail": "",
     }
     assert ReauditResult(()).summarise() == "no checkpoint found"
-
-
-def test_the_source_of_the_command_line(tmp_path: Path) -> None:
-    folder = make_source(tmp_path, "*.pt", 5.0, None, [])
-    assert folder == FolderSource(folder=tmp_path, pattern="*.pt", stable_seconds=5)
-    every = make_source(None, "**/*", 30.0, "classifier", [])
-    assert every == RegisteredModelSource(model="classifier", select="all")
-    some = make_source(None, "**/*", 30.0, "classifier", ["champion"])
-    assert some == RegisteredModelSource(model="classifier", select="aliases", aliases=("champion",))
-    assert (describe_source(folder), describe_source(every)) == (tmp_path.name, "classifier")
-    assert describe_source(FolderSource(folder=Path())) == "."
-
-
-@pytest.mark.parametrize(
-    ("folder", "model", "stable", "pattern", "message"),
-    [
-        (None, None, 30.0, "**/*", "--folder, --model: give one of the two"),
-        (Path("a"), "b", 30.0, "**/*", "--folder, --model: give one of the two"),
-        (Path("a"), None, -1.0, "**/*", "source: stable_seconds: found -1"),
-        (Path("a"), None, 30.0, "../*", "source: pattern: .* without '..'"),
-        (None, "models:/a/1", 30.0, "**/*", "source: model: .* without / and :"),
-    ],
-)
-def test_a_source_that_is_none(
-    folder: Path | None, model: str | None, stable: float, pattern: str, message: str
-) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        make_source(folder, pattern, stable, model, [])
-    assert "\n" not in str(caught.value)

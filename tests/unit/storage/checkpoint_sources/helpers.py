@@ -33,7 +33,7 @@ def scan(
 ) -> Scan:
     """What is found at a time when all that is written now has long been there."""
     source = FolderSource(folder=folder, pattern=pattern, stable_seconds=stable)
-    return scan_checkpoints(source, None, folder / "unused", time.time() + later, progress)
+    return scan_checkpoints(source, lambda: None, folder.parent / "cache", time.time() + later, progress)
 
 
 def names(scan: Scan) -> list[str]:

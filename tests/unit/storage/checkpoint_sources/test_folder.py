@@ -43,7 +43,7 @@ def test_weights_files_at_any_depth(folder: Path) -> None:
     write(folder / "a.pt", b"a", age=3)
     write(folder / "run 1" / "b.pth", b"b", age=2)
     write(folder / "run 1" / "fold" / "c.safetensors", b"c", age=1)
-    for other in ("README.md", "model.pt2", "model.onnx", "pt", "log.pt.txt", "d.PT.gz"):
+    for other in ("README.md", "model.pt3", "model.onnx", "pt", "log.pt.txt", "d.PT.gz"):
         write(folder / other)
     result = scan(folder)
     assert names(result) == ["a.pt", "run 1/b.pth", "run 1/fold/c.safetensors"]
@@ -64,7 +64,7 @@ def test_oldest_first_then_by_name(folder: Path) -> None:
 def test_hidden_and_partial_files_are_no_checkpoints(folder: Path) -> None:
     for name in (".a.pt", ".cache/b.pt", "run/.c/d.pt", "last.pt.tmp", "last.pt.part", "e.safetensors.part"):
         write(folder / name)
-    assert scan(folder) == Scan((), (), ())
+    assert scan(folder) == Scan((), (), (), num_other=3)
     assert scan(folder, pattern=".cache/*") == Scan((), (), ())
 
 
@@ -100,10 +100,10 @@ def test_the_same_content_twice_is_listed_twice(folder: Path) -> None:
 def test_a_file_is_stable_when_it_has_not_changed_for_so_long(folder: Path) -> None:
     changed = write(folder / "last.pt").stat().st_ctime
     source = FolderSource(folder=folder, stable_seconds=30)
-    assert scan_checkpoints(source, None, folder, changed + 29.5).waiting == ("last.pt",)
-    assert names(scan_checkpoints(source, None, folder, changed + 30.5)) == ["last.pt"]
+    assert scan_checkpoints(source, lambda: None, folder, changed + 29.5).waiting == ("last.pt",)
+    assert names(scan_checkpoints(source, lambda: None, folder, changed + 30.5)) == ["last.pt"]
     at_once = FolderSource(folder=folder, stable_seconds=0)
-    assert names(scan_checkpoints(at_once, None, folder, changed + 0.5)) == ["last.pt"]
+    assert names(scan_checkpoints(at_once, lambda: None, folder, changed + 0.5)) == ["last.pt"]
 
 
 def test_an_old_time_set_by_a_copy_does_not_make_a_file_stable(folder: Path) -> None:
@@ -340,4 +340,4 @@ def test_a_new_kind_of_source_is_one_registration(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(SCANNERS, "list", look_up)
     path = write(tmp_path / "a.pt")
     source: Any = ListSource(files=(path,))
-    assert names(scan_checkpoints(source, None, tmp_path, 0.0)) == ["a.pt"]
+    assert names(scan_checkpoints(source, lambda: None, tmp_path, 0.0)) == ["a.pt"]

@@ -26,7 +26,8 @@ from lavise.storage.checkpoint_sources.base import CheckpointChangedError, Scan
 from lavise.storage.checkpoint_sources.registry import _is_below
 from lavise.storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
 from lavise.storage.checkpoint_sources.snapshots import take_snapshot
-from lavise.storage.models.state_dicts import read_state_dict
+from lavise.storage.models.checkpoint_files import read_checkpoint
+from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
 from tests.unit.storage.checkpoint_sources.helpers import found_at, listing, names, sha256, write
 
 
@@ -89,7 +90,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def scan_model(registry: Registry, cache: Path, model: str, **settings: Any) -> Scan:
-    return scan_checkpoints(RegisteredModelSource(model=model, **settings), registry.client, cache, time.time())
+    return scan_checkpoints(RegisteredModelSource(model=model, **settings), lambda: registry.client, cache, time.time())
 
 
 def contents(scan: Scan) -> list[bytes]:
@@ -159,7 +160,7 @@ def test_a_registry_without_models(registry: Registry, tmp_path: Path, cache: Pa
             connection.execute(f"DELETE FROM {table}")
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'empty.db'}")
     with pytest.raises(UserError, match="allowed: none, since no model is registered"):
-        scan_checkpoints(RegisteredModelSource(model="cnn"), client, cache, 0)
+        scan_checkpoints(RegisteredModelSource(model="cnn"), lambda: client, cache, 0)
 
 
 def test_a_model_without_versions(registry: Registry, cache: Path) -> None:
@@ -181,12 +182,12 @@ def test_a_registry_that_does_not_answer(cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = MlflowClient(tracking_uri="http://127.0.0.1:1")
     with pytest.raises(UserError, match=r"source\.model: the model registry does not work"):
-        scan_checkpoints(RegisteredModelSource(model="cnn"), client, cache, 0)
+        scan_checkpoints(RegisteredModelSource(model="cnn"), lambda: client, cache, 0)
 
 
 def test_a_registered_model_needs_a_client(cache: Path) -> None:
     with pytest.raises(UserError, match="needs MLflow"):
-        scan_checkpoints(RegisteredModelSource(model="cnn"), None, cache, 0)
+        scan_checkpoints(RegisteredModelSource(model="cnn"), lambda: None, cache, 0)
 
 
 def test_every_kind_of_source(registry: Registry, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +265,7 @@ def test_a_state_dict_logged_as_mlflow_does_can_be_audited(registry: Registry, c
     registry.client.log_artifacts(run_id, str(tmp_path / "state"), "checkpoint")
     registry.register("states", f"runs:/{run_id}/checkpoint")
     (found,) = scan_model(registry, cache, "states").found
-    tensors = read_state_dict(take_snapshot(found, tmp_path / "snapshots"))
+    tensors = read_checkpoint(take_snapshot(found, tmp_path / "snapshots"))
     assert tensors.keys() == network.state_dict().keys()
     assert all(torch.equal(tensors[name], value) for name, value in network.state_dict().items())
 
@@ -285,7 +286,6 @@ def test_a_pickled_module_is_found_but_never_loaded(registry: Registry, cache: P
             "net/MLmodel": b"flavors: {pytorch: {model_data: data}}",
             "net/data/model.pth": (tmp_path / "model.pth").read_bytes(),
             "net/data/pickle_module_info.txt": b"mlflow.pytorch.pickle_module",
-            "net/data/model.pt2": b"-",
             "net/python_model.pkl": pickle.dumps(1),
         },
         tmp_path,
@@ -293,8 +293,8 @@ def test_a_pickled_module_is_found_but_never_loaded(registry: Registry, cache: P
     registry.register("pickled", f"runs:/{run_id}/net")
     (found,) = scan_model(registry, cache, "pickled").found
     snapshot = take_snapshot(found, tmp_path / "snapshots")
-    with pytest.raises(UserError, match="holds more than tensors"):
-        read_state_dict(snapshot)
+    with pytest.raises(UserError, match="is no state dict but a pickled object"):
+        read_checkpoint(snapshot)
     assert not witness.exists()
 
 
@@ -302,7 +302,7 @@ def test_one_bad_version_does_not_stop_the_others(registry: Registry, cache: Pat
     run_id = registry.start_run(
         {
             "good/a.pt": b"good",
-            "none/model.pt2": b"-",
+            "none/model.h5": b"-",
             "none/model.onnx": b"-",
             "two/a.pt": b"a",
             "two/b/c.pth": b"c",
@@ -318,7 +318,7 @@ def test_one_bad_version_does_not_stop_the_others(registry: Registry, cache: Pat
     result = scan_model(registry, cache, "mixed")
     assert names(result) == ["mixed version 1", "mixed version 6"]
     reasons = {name.removeprefix("mixed version "): reason for name, reason in result.unusable}
-    assert reasons["2"] == reasons["5"] == "has no file that ends in .pt, .pth, .safetensors"
+    assert reasons["2"] == reasons["5"] == f"has no file that ends in {', '.join(WEIGHT_SUFFIXES)}"
     assert reasons["3"] == "has 2 weights files (a.pt, b/c.pth); set source.file to one of them"
     assert "is empty" in reasons["4"]
     assert "0123456789abcdef0123456789abcdef" in reasons["7"]
@@ -362,7 +362,7 @@ def test_a_known_version_is_not_downloaded_again(registry: Registry, cache: Path
     second = scan_model(registry, cache, "known")
     assert second == first
     with pytest.raises(UserError, match="cannot download known version 1"):
-        fetch_checkpoint(second.found[0], registry.client)
+        fetch_checkpoint(second.found[0], lambda: registry.client)
     with pytest.raises(CheckpointChangedError, match="gone"):
         take_snapshot(second.found[0], tmp_path / "snapshots")
 
@@ -376,20 +376,20 @@ def test_a_file_missing_in_the_cache_is_fetched_again(
     registry.register(model, f"runs:/{run_id}/m")
     (found,) = scan_model(registry, cache, model).found
     damage(found.path)
-    assert fetch_checkpoint(found, registry.client) == found
+    assert fetch_checkpoint(found, lambda: registry.client) == found
     assert found.path.read_bytes() == b"a"
     before = found.path.stat().st_ino
-    fetch_checkpoint(found, registry.client)
+    fetch_checkpoint(found, lambda: registry.client)
     assert found.path.stat().st_ino == before
     found.path.unlink()
     (registry.artifacts_of(run_id) / "m" / "a.pt").write_bytes(b"changed")
     with pytest.raises(CheckpointChangedError, match="was changed after it was registered"):
-        fetch_checkpoint(found, registry.client)
+        fetch_checkpoint(found, lambda: registry.client)
 
 
 def test_a_file_of_a_folder_needs_no_fetching(folder: Path) -> None:
     found = found_at(write(folder / "a.pt"))
-    assert fetch_checkpoint(found, None) is found
+    assert fetch_checkpoint(found, lambda: None) is found
 
 
 def test_a_damaged_memory_is_made_anew(registry: Registry, cache: Path, tmp_path: Path) -> None:

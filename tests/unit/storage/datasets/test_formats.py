@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from lavise.configs.schema import OpenMojiReference, ReferenceSettings
+from lavise.configs.schema import OpenMojiReference, OpenMojiTarget, ReferenceSettings, TargetSettings
 from lavise.storage.datasets import formats
 from lavise.storage.datasets.base import Dataset, Reference
-from lavise.storage.datasets.formats import Format, find_format, register_format
+from lavise.storage.datasets.formats import Format, find_format, find_target_format, register_format
 
 
-def test_all_kinds_of_the_settings_can_be_read() -> None:
-    union, *_ = typing.get_args(ReferenceSettings)
-    kinds = {typing.get_args(m.model_fields["kind"].annotation)[0] for m in typing.get_args(union)}
-    drawn = {typing.get_args(OpenMojiReference.model_fields["kind"].annotation)[0]}
-    assert all(find_format(kind) for kind in kinds - drawn)
+@pytest.mark.parametrize(
+    ("settings", "drawn", "find"),
+    [(ReferenceSettings, OpenMojiReference, find_format), (TargetSettings, OpenMojiTarget, find_target_format)],
+)
+def test_all_kinds_of_the_settings_can_be_read(settings: Any, drawn: Any, find: Callable[[str], Any]) -> None:
+    union, *_ = typing.get_args(settings)
+    kinds = [typing.get_args(m.model_fields["kind"].annotation)[0] for m in typing.get_args(union) if m is not drawn]
+    assert kinds
+    assert all(find(kind) for kind in kinds)
 
 
 def test_a_format_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +38,5 @@ def test_a_format_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kind_that_nobody_reads() -> None:
     with pytest.raises(KeyError, match="parchment"):
         find_format("parchment")
+    with pytest.raises(KeyError, match="coco"):
+        find_target_format("coco")

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lavise.storage.models.classifier_head import LinearHead, count_classes, find_linear_head
-from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.layer_survey import find_layer
+from lavise.storage.models.layers import ActivationTap, Layer
 
 SIZE_PX = 32
 
@@ -32,7 +33,7 @@ def create(name: str) -> nn.Module:
 def logits_of(network: nn.Module, layer: str, head: LinearHead, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(by the network, by the head from the pooled maps), on pictures that the search has not seen."""
     images = torch.rand((3, 3, SIZE_PX, SIZE_PX), generator=torch.Generator().manual_seed(seed)) * 4 - 2
-    with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
+    with torch.inference_mode(), ActivationTap(network, (find_layer(network, layer, SIZE_PX),)) as tap:
         expected = network(images)
         pooled = tap.maps[layer].mean(dim=(2, 3))
     return expected, pooled @ head.weight.T + head.bias
@@ -47,7 +48,7 @@ def logits_of(network: nn.Module, layer: str, head: LinearHead, seed: int) -> tu
 )
 def test_head_gives_the_networks_own_logits(arch: str, layer: str) -> None:
     network = create(arch)
-    head, reason = find_linear_head(network, layer, SIZE_PX)
+    head, reason = find_linear_head(network, find_layer(network, layer, SIZE_PX), SIZE_PX)
     assert reason == ""
     assert head is not None
     assert head.weight.shape[0] == 10 == len(head.bias)
@@ -65,12 +66,14 @@ def test_head_gives_the_networks_own_logits(arch: str, layer: str) -> None:
     ],
 )
 def test_layer_that_does_not_feed_the_head(arch: str, layer: str, head: str) -> None:
-    found = find_linear_head(create(arch), layer, SIZE_PX)
+    network = create(arch)
+    found = find_linear_head(network, find_layer(network, layer, SIZE_PX), SIZE_PX)
     assert found == (None, f"layer {layer} does not feed the classifier head {head} directly")
 
 
 def test_head_behind_a_convolution_is_not_linear_here() -> None:
-    found = find_linear_head(create("torchvision:squeezenet1_1"), "features", SIZE_PX)
+    network = create("torchvision:squeezenet1_1")
+    found = find_linear_head(network, find_layer(network, "features", SIZE_PX), SIZE_PX)
     assert found == (None, "the network does not end in a linear classifier")
 
 
@@ -83,7 +86,10 @@ def test_network_whose_output_is_no_table() -> None:
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"logits": self.fc(self.conv(images).mean(dim=(2, 3)))}
 
-    assert find_linear_head(Pair(), "conv", 16) == (None, "the network's output is no table of class logits")
+    assert find_linear_head(Pair(), CONV, 16) == (None, "the network's output is no table of class logits")
+
+
+CONV = Layer("conv", "Conv2d", 4, 14, 14)
 
 
 class Pooled(nn.Module):
@@ -103,19 +109,19 @@ class Pooled(nn.Module):
 
 def test_head_without_bias_has_zeros() -> None:
     network = Pooled(bias=False)
-    head, reason = find_linear_head(network, "conv", 16)
+    head, reason = find_linear_head(network, CONV, 16)
     assert head is not None, reason
     assert torch.equal(head.bias, torch.zeros(2))
     assert torch.equal(head.weight, network.fc.weight)
 
 
 def test_pooling_by_the_maximum_is_another_head() -> None:
-    found = find_linear_head(Pooled(pool="max"), "conv", 16)
+    found = find_linear_head(Pooled(pool="max"), CONV, 16)
     assert found == (None, "layer conv does not feed the classifier head fc directly")
 
 
 def test_linear_layer_whose_output_is_changed_is_not_the_head() -> None:
-    found = find_linear_head(Pooled(scale=2.0), "conv", 16)
+    found = find_linear_head(Pooled(scale=2.0), CONV, 16)
     assert found == (None, "the network does not end in a linear classifier")
 
 
@@ -123,7 +129,7 @@ def test_search_leaves_the_network_and_random_numbers_as_they_were() -> None:
     network = create("torchvision:resnet18")
     before = {k: v.clone() for k, v in network.state_dict().items()}
     state = torch.random.get_rng_state()
-    find_linear_head(network, "layer4", SIZE_PX)
+    find_linear_head(network, find_layer(network, "layer4", SIZE_PX), SIZE_PX)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert not any(m._forward_hooks for m in network.modules())

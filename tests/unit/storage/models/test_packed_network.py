@@ -86,7 +86,7 @@ def test_packed_weights_that_were_changed(tmp_path: Path) -> None:
         (("block", "blocks"), r"^model\.weights: .*network\.safetensors does not fit the architecture: 2 missing"),
         (
             ("self.act = ", "self.activation = "),
-            r"^model\.arch: packed_for_tests:build has no module 'act' any more; use",
+            r"^model\.arch: packed_for_tests:build has no layer 'act' any more .*; use",
         ),
     ],
     ids=["works differently", "other names of weights", "layer is gone"],

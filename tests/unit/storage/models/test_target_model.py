@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings, PreprocessingSettings
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.models.state_dicts import find_weights_file, read_state_dict
+from lavise.storage.models.state_dicts import read_weights
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import digest_tensors
 from tests.unit.storage.models.helpers import PACKAGE, load
 
 
 def test_package_weights_fit_the_network(lite0: TargetModel) -> None:
-    given = read_state_dict(find_weights_file(PACKAGE))
+    given = read_weights(PACKAGE)[0]
     loaded = lite0.network.state_dict()
     assert len(given) == len(loaded) == 296
     assert all(torch.equal(a, b) for a, b in zip(given.values(), loaded.values(), strict=True))

@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,73 +12,29 @@ from typing import Any
 import pytest
 
 from lavise.configs.errors import UserError
-from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
+from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.housekeeping import (
-    Plan,
     Reason,
     StageUse,
     collect,
     find_references,
-    hold_state,
     measure_disk_use,
     plan_collection,
 )
-
-PROJECT = Path(__file__).resolve().parents[4]
-HOUR = 3600.0
-RUN_A, RUN_B, RUN_C = "a" * 32, "b" * 32, "c" * 32
-SHA = "5" * 64
-
-
-def publish(root: Path, stage: str, name: str, files: dict[str, bytes] | None = None) -> Handle:
-    """A real artefact."""
-    store, digest = ArtefactStore(root), compute_stage_digest(stage, 1, {"name": name}, {})
-    with store.lock(stage, digest):
-        folder = store.partial_folder(stage, digest, keep=False)
-        for path, content in (files or {"a.npy": b"12345"}).items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(content)
-        return store.publish(stage, 1, digest, {"name": name}, {}, {})
-
-
-def write_needs(folder: Path, *handles: Handle, checkpoint: str | None = None) -> Path:
-    """A run folder, or a diff's, that says what it needs."""
-    folder.mkdir(parents=True)
-    entries = [
-        {"stage": h.stage, "digest": h.digest, "files": {n: f.sha256 for n, f in h.files.items()}} for h in handles
-    ]
-    (folder / "artefacts.json").write_text(json.dumps({"stages": {"a title": entries}, "checkpoint_file": checkpoint}))
-    (folder / "report.html").write_bytes(b"x" * 10)
-    return folder
-
-
-def plan(root: Path, *deleted: str, keep_seconds: float = HOUR, later: float = 2 * HOUR) -> Plan:
-    """As it would be `later`."""
-    return plan_collection(root, deleted, keep_seconds, time.time() + later)
-
-
-def going(found: Plan) -> dict[str, Reason]:
-    return {e.path.relative_to(found.root).as_posix(): e.reason for e in found.entries}
-
-
-def set_age(path: Path, moment: float) -> None:
-    for entry in [path, *path.rglob("*")]:
-        os.utime(entry, (moment, moment), follow_symlinks=False)
-
-
-def listing(folder: Path) -> list[tuple[Any, ...]]:
-    """Everything below a folder: names, kinds, times and contents."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        stat = path.lstat()
-        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-        found.append((str(path), stat.st_mode, stat.st_mtime_ns, content))
-    return found
-
-
-def folder_of(handle: Handle) -> str:
-    return f"artefacts/{handle.stage}/{handle.digest[:24]}"
-
+from tests.unit.storage.state.state_folder import (
+    HOUR,
+    RUN_A,
+    RUN_B,
+    RUN_C,
+    SHA,
+    folder_of,
+    going,
+    listing,
+    plan,
+    publish,
+    set_age,
+    write_needs,
+)
 
 # Plan
 
@@ -246,7 +200,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
         "runs/a.txt",
         f"runs/{RUN_A}",
         "checkpoints/mine.pt",
-        f"checkpoints/{SHA}.bin",
+        f"checkpoints/{SHA}.onnx",
         f"checkpoints/{SHA}.pt/a",
         f"other/{'7' * 24}/a.npy",
     ]
@@ -487,116 +441,6 @@ def test_folder_that_became_a_link_after_the_plan_is_not_followed(tmp_path: Path
 # Collecting
 
 
-def test_leftovers_of_an_interrupted_gc_go_at_once(tmp_path: Path) -> None:
-    handle = publish(tmp_path, "extract", "kept")
-    write_needs(tmp_path / "runs" / RUN_A, handle)
-    trash = [
-        f"{folder_of(handle)}.trash",
-        f"artefacts/extract/{'7' * 24}.partial.trash",
-        f"runs/{RUN_B}.trash",
-        f"runs/{RUN_B}.partial.trash",
-        "checkpoints/.partial-abcd.trash",
-        f"diffs/{RUN_A}..{RUN_B}.trash",
-    ]
-    for name in trash:
-        (tmp_path / name / "sub").mkdir(parents=True)
-        (tmp_path / name / "sub" / "a.npy").write_bytes(b"12")
-    found = plan_collection(tmp_path, (), 1000 * HOUR, time.time())
-    assert going(found) == dict.fromkeys(trash, Reason.LEFTOVER)
-    assert found.num_bytes == 12
-    collect(found)
-    assert not list(tmp_path.rglob("*.trash"))
-    assert ArtefactStore(tmp_path).find("extract", handle.digest) is not None
-
-
-def test_artefact_goes_though_older_trash_of_it_lies_in_the_way(tmp_path: Path) -> None:
-    handle = publish(tmp_path, "extract", "lost")
-    found = plan(tmp_path)
-    trash = handle.folder.with_suffix(".trash")
-    trash.mkdir()
-    (trash / "old").write_text("")
-    collect(found)
-    assert list((tmp_path / "artefacts" / "extract").iterdir()) == []
-
-
-def test_what_has_vanished_since_the_plan_is_no_fault(tmp_path: Path) -> None:
-    one, two = publish(tmp_path, "extract", "one"), publish(tmp_path, "extract", "two")
-    found = plan(tmp_path)
-    shutil.rmtree(one.folder)
-    collect(found)
-    assert not two.folder.exists()
-
-
-KILLED_COLLECT = """
-import os, shutil, signal, sys
-from pathlib import Path
-from lavise.storage.state.housekeeping import collect, plan_collection
-
-template, states, deleted, now = Path(sys.argv[1]), Path(sys.argv[2]), [sys.argv[3]], float(sys.argv[4])
-for moment in range(10_000):
-    root = states / str(moment)
-    shutil.copytree(template, root)
-    child = os.fork()
-    if not child:
-        found, steps = plan_collection(root, deleted, 0.0, now), 0
-
-        def count(event, arguments):
-            global steps
-            if event in ("os.rename", "os.remove", "os.rmdir"):
-                if steps == moment:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                steps += 1
-
-        sys.addaudithook(count)
-        collect(found)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0
-        break
-    assert os.WTERMSIG(status) == signal.SIGKILL
-"""
-
-
-def test_kill_at_every_step_of_collecting(tmp_path: Path) -> None:
-    """A process is killed with -9 before each single rename and removal; the next gc finishes the work."""
-    template, states = tmp_path / "template", tmp_path / "states"
-    kept = publish(template, "extract", "kept", {"a.npy": b"1", "sub/b.npy": b"2"})
-    lost = publish(template, "extract", "lost", {"a.npy": b"1", "sub/b.npy": b"2", "sub/c.npy": b"3"})
-    of_deleted = publish(template, "train", "of deleted", {"a.npy": b"1", "b.npy": b"2"})
-    partial = ArtefactStore(template).partial_folder("extract", "7" * 64, keep=False)
-    (partial / "shard").write_bytes(b"1")
-    write_needs(template / "runs" / RUN_A, kept)
-    write_needs(template / "runs" / RUN_B, kept, of_deleted)
-    now = time.time() + HOUR
-    arguments = [str(template), str(states), RUN_B, str(now)]
-    subprocess.run([sys.executable, "-c", KILLED_COLLECT, *arguments], cwd=PROJECT, check=True, timeout=60)
-    roots = sorted(states.iterdir(), key=lambda p: int(p.name))
-    assert len(roots) > 20
-    counts = set()
-    for root in roots:
-        store = ArtefactStore(root)
-        left = [h for h in (kept, lost, of_deleted) if (root / folder_of(h)).exists()]
-        assert all(store.find(h.stage, h.digest) is not None for h in left)
-        assert kept in left
-        counts.add(len(left))
-        run = root / "runs" / RUN_B
-        if run.exists():
-            assert sorted(p.name for p in run.iterdir()) == ["artefacts.json", "report.html"]
-            assert of_deleted in left
-        collect(plan_collection(root, [RUN_B], 0.0, now))
-        files = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-        assert files == {
-            *(f"{folder_of(kept)}{name}" for name in (".lock", "/a.npy", "/sub/b.npy", "/handle.json")),
-            *(f"runs/{RUN_A}/{name}" for name in ("artefacts.json", "report.html")),
-        }
-        assert {p.name for p in (root / "artefacts" / "extract").iterdir()} == {
-            kept.digest[:24],
-            f"{kept.digest[:24]}.lock",
-        }
-    assert counts == {1, 2, 3}
-
-
 # Disk use
 
 
@@ -647,105 +491,3 @@ def test_disk_use(tmp_path: Path) -> None:
 
 
 # Holding the state folder
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from lavise.storage.state.housekeeping import hold_state
-
-with hold_state(Path(sys.argv[1]), exclusive=sys.argv[2] == "alone"):
-    print("inside", flush=True)
-    if sys.argv[3] == "stay":
-        sys.stdin.read()
-"""
-
-
-def start(root: Path, kind: str, then: str = "stay") -> subprocess.Popen[str]:
-    """A process that holds the state folder, until its standard input ends if it is to stay."""
-    command = [sys.executable, "-c", HOLD, str(root), kind, then]
-    return subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def wait_until_inside(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert process.stdout.readline() == "inside\n"
-
-
-def test_gc_gives_up_while_an_audit_of_another_process_runs(tmp_path: Path) -> None:
-    process = start(tmp_path, "shared")
-    wait_until_inside(process)
-    with pytest.raises(UserError, match="is at work in") as caught, hold_state(tmp_path, exclusive=True):
-        pytest.fail("must not get in")
-    assert len(str(caught.value).splitlines()) == 1
-    with hold_state(tmp_path, exclusive=False):
-        pass  # another audit may
-    process.communicate()
-    with hold_state(tmp_path, exclusive=True):
-        pass
-
-
-def test_two_gcs_do_not_meet(tmp_path: Path) -> None:
-    process = start(tmp_path, "alone")
-    wait_until_inside(process)
-    with pytest.raises(UserError, match="is at work in"), hold_state(tmp_path, exclusive=True):
-        pytest.fail("must not get in")
-    process.communicate()
-
-
-def test_audit_waits_for_gc_and_says_so(tmp_path: Path) -> None:
-    code = (
-        "import logging, sys\n"
-        "logging.basicConfig(stream=sys.stdout, level=logging.INFO, format='%(message)s')\n"
-        "sys.stdout.reconfigure(line_buffering=True)\n"
-    )
-    with hold_state(tmp_path, exclusive=True):
-        command = [sys.executable, "-c", code + HOLD, str(tmp_path), "shared", "go"]
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"  waiting for `lavise gc` in {tmp_path}\n"
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.3)
-    assert process.communicate(timeout=30)[0] == "inside\n"
-    assert process.returncode == 0
-
-
-@pytest.mark.parametrize("kind", ["shared", "alone"])
-def test_hold_goes_with_a_killed_process(tmp_path: Path, kind: str) -> None:
-    process = start(tmp_path, kind)
-    wait_until_inside(process)
-    process.kill()
-    process.communicate()
-    with hold_state(tmp_path, exclusive=True):
-        assert (tmp_path / "state.lock").exists()
-
-
-def test_hold_is_freed_by_an_exception(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="inside"), hold_state(tmp_path / "new", exclusive=True):
-        raise RuntimeError("inside")
-    with hold_state(tmp_path / "new", exclusive=True):
-        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
-
-
-def test_lock_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "state.lock").symlink_to(tmp_path / "outside")
-    with (
-        pytest.raises(UserError, match=r"^storage\.root: cannot open .*state\.lock"),
-        hold_state(tmp_path / "state", exclusive=False),
-    ):
-        pytest.fail("must not get in")
-    assert not (tmp_path / "outside").exists()
-
-
-def test_what_can_be_made_or_fetched_again_goes_and_other_files_stay(tmp_path: Path) -> None:
-    kept = publish(tmp_path, "extract", "kept")
-    write_needs(tmp_path / "runs" / RUN_A, kept)
-    for name in ("reruns", "fetched"):
-        (tmp_path / name / RUN_A).mkdir(parents=True)
-        (tmp_path / name / RUN_A / "file").write_bytes(b"123")
-        (tmp_path / name / "mine.txt").write_bytes(b"4")
-    found = plan(tmp_path)
-    assert going(found) == {f"reruns/{RUN_A}": Reason.UNFINISHED, f"fetched/{RUN_A}": Reason.FETCHED}
-    collect(found)
-    assert sorted(p.name for p in (tmp_path / "reruns").iterdir()) == ["mine.txt"]
-    assert (tmp_path / folder_of(kept) / "handle.json").is_file()

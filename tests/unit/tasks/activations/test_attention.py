@@ -15,7 +15,14 @@ from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.layers import ActivationTap
-from lavise.tasks.activations.attention import pool_features, pool_maps, pool_pairs
+from lavise.tasks.activations.attention import (
+    AttentionMethod,
+    describe_unfit_maps,
+    pool_features,
+    pool_maps,
+    pool_pairs,
+    register_pool,
+)
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from lavise.tasks.engine.computing import Computing
@@ -135,7 +142,7 @@ def test_image_masking_vs_separate_forward_passes(tmp_path: Path) -> None:
             square = picture.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
         inputs.append((np.asarray(square, np.float64) / 255 - MEAN) / STD)
     images = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).float().contiguous()
-    with ActivationTap(model.network, ("layer2",)) as tap, torch.inference_mode():
+    with ActivationTap(model.network, (model.find_layer("layer2"),)) as tap, torch.inference_mode():
         model.network(images)
         maps = tap.maps["layer2"].numpy().astype(np.float16)
         store = write_store(tmp_path / "s", maps)
@@ -163,7 +170,7 @@ def test_image_masking_crops_as_extraction_does(tmp_path: Path) -> None:
     with Image.open(path) as picture:
         square = picture.resize((32, 32), Image.Resampling.BILINEAR, box=(35.0, 10.0, 55.0, 30.0))
     image = torch.from_numpy((np.asarray(square, np.float64) / 255 - MEAN) / STD).permute(2, 0, 1)[None].float()
-    with ActivationTap(model.network, ("tail",)) as tap, torch.inference_mode():
+    with ActivationTap(model.network, (model.find_layer("tail"),)) as tap, torch.inference_mode():
         model.network(image)
         maps = tap.maps["tail"].numpy()
     store = write_store(tmp_path / "s", maps)
@@ -184,7 +191,7 @@ def test_image_masking_without_a_network_says_so(tmp_path: Path) -> None:
 def test_a_new_method_is_one_registered_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ATTENTION, "_entries", dict(ATTENTION._entries))
 
-    @ATTENTION.register("peaks")
+    @register_pool("peaks")
     def pool_peaks(maps_CP: torch.Tensor, filters_U: torch.Tensor, thresholds_U: torch.Tensor) -> torch.Tensor:
         return maps_CP.max(dim=1).values.expand(len(filters_U), -1)
 
@@ -195,3 +202,39 @@ def test_a_new_method_is_one_registered_function(tmp_path: Path, monkeypatch: py
     found = pool_features(LayerMaps(store, THRESHOLDS), pairs, settings.method, maps.shape[1], Computing())
     expected = maps.astype(np.float16).max(axis=(2, 3)).astype(np.float32)[pairs.image]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_new_method_may_look_at_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ATTENTION, "_entries", dict(ATTENTION._entries))
+    seen: list[Path] = []
+
+    def look_at_paths(
+        maps_CHW: AnyArray, filters: AnyArray, thresholds_C: AnyArray, path: Path, forward: MaskedForward
+    ) -> torch.Tensor:
+        seen.append(path)
+        return torch.from_numpy(maps_CHW[filters].sum(axis=(1, 2))[:, None] * np.ones(len(maps_CHW), np.float32))
+
+    ATTENTION.register("by_path")(AttentionMethod(look=look_at_paths))
+    maps = make_maps(6)
+    store = write_store(tmp_path, maps)
+    pairs = select_top_images(store, THRESHOLDS, 2)
+    with pytest.raises(ValueError, match="by path needs the network"):
+        collect(store, pairs, "by_path", THRESHOLDS)
+    with pytest.raises(ValueError, match="by path needs the network"):
+        pool_maps(torch.zeros(2, 4), torch.tensor([0]), torch.zeros(1), "by_path")
+    paths = [tmp_path / f"{i}.png" for i in range(len(maps))]
+    forward = MaskedForward(None, "layer", paths, batch_size=2, device="cpu")  # type: ignore[arg-type]
+    found = collect(store, pairs, "by_path", THRESHOLDS, forward)
+    assert set(seen) == {paths[i] for i in pairs.image}
+    expected = maps.astype(np.float16).astype(np.float32)[pairs.image, pairs.filter].sum(axis=(1, 2))
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ATTENTION.list_names())
+def test_filter_attention_is_not_made_for_negative_maps(method: str) -> None:
+    said = describe_unfit_maps(method, {"num_signed": 4, "num_filters": 5})
+    assert describe_unfit_maps(method, {"num_signed": 0, "num_filters": 5}) == ""
+    if method in ("filter_attention", "filter_attention_unnormalised"):
+        assert said.startswith(f"negative activations in 4 of 5 filters; {method.replace('_', ' ')} is made for maps")
+    else:
+        assert said == ""

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from lavise.storage.models.layer_survey import find_layer
+from lavise.storage.models.layers import Layer
 from lavise.tasks.classifier.gradients import NO_LOGITS, Attribution, attribute_classes
 from tests.unit.tasks.classifiers import Classifier, load_images, make_classifier, make_records
 
 
 def attribute(network: nn.Module, layer: str, images: torch.Tensor) -> Attribution:
-    found = attribute_classes(network, layer, images)
+    found = attribute_classes(network, find_layer(network, layer, images.shape[-1]), images)
     assert isinstance(found, Attribution)
     return found
 
@@ -102,7 +104,8 @@ def test_tensors_kept_from_a_pass_in_inference_mode(tmp_path: Path) -> None:
 
 
 def test_no_classifier() -> None:
-    assert attribute_classes(nn.Sequential(nn.Conv2d(3, 4, 1)), "0", torch.zeros(1, 3, 4, 4)) == NO_LOGITS
+    network = nn.Sequential(nn.Conv2d(3, 4, 1))
+    assert attribute_classes(network, Layer("0", "Conv2d", 4, 4, 4), torch.zeros(1, 3, 4, 4)) == NO_LOGITS
 
 
 def test_layer_that_does_not_lead_to_the_logits() -> None:
@@ -117,6 +120,6 @@ def test_layer_that_does_not_lead_to_the_logits() -> None:
 
     network = Aside().eval().requires_grad_(False)
     expected = "no gradient of the class logits leads to layer aside"
-    assert attribute_classes(network, "aside", torch.randn(1, 3, 16, 16)) == expected
+    assert attribute_classes(network, Layer("aside", "Conv2d", 2, 16, 16), torch.randn(1, 3, 16, 16)) == expected
     network.requires_grad_(True)
-    assert attribute_classes(network, "aside", torch.randn(1, 3, 16, 16)) == expected
+    assert attribute_classes(network, Layer("aside", "Conv2d", 2, 16, 16), torch.randn(1, 3, 16, 16)) == expected

@@ -18,7 +18,7 @@ from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.explainer.naming import load_namer
-from lavise.tasks.explainer.permutation_test import judge_explainer
+from lavise.tasks.explainer.permutation_test import compare_with_chance
 from lavise.tasks.explainer.training import TrainingInputs, train_explainer
 from lavise.tasks.explainer.validation import (
     MAX_P_VALUE,
@@ -149,7 +149,7 @@ def test_figures_vs_loops(tmp_path: Path, trained: Handle, evaluation: Handle) -
             hits = np.array([float(true[n] in order[n, :s]) for n in own])
             expected = ImageBootstrap(image[own], 200, 0).summarise(hits)
             assert written["recall"][name][str(s)] == pytest.approx(expected)
-    test = judge_explainer(order[rows, :5], np.array([true[n] for n in rows]), image[rows], seed=0)
+    test = compare_with_chance(order[rows, :5], np.array([true[n] for n in rows]), image[rows], seed=0)
     assert [found[k] for k in ("hit_rate", "chance_rate", "p_value")] == pytest.approx(
         [test.hit_rate, test.chance_rate, test.p_value]
     )
@@ -246,7 +246,7 @@ def test_two_right_names_of_ten_convince_by_pictures_but_not_by_categories() -> 
     for seed in range(5):
         seen, true, image = see_regions(seed)
         words = name_seen(seen, called)
-        assert judge_explainer(words, true, image).p_value <= MAX_P_VALUE
+        assert compare_with_chance(words, true, image).p_value <= MAX_P_VALUE
         by_category = judge_categories(words, true, image)
         assert by_category is not None
         assert by_category > MAX_P_VALUE

@@ -1,275 +1,39 @@
-"""Comparing two audits: exact correlations, what is found and what is not, honest intervals."""
+"""Comparing two audits: what is found and what is not, honest intervals, the same bits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lavise.configs.errors import UserError
 from lavise.configs.schema import DiffSettings
-from lavise.storage.activations import ActivationStore
-from lavise.storage.state.artefacts import Handle
-from lavise.storage.state.digest import digest_of
 from lavise.tasks.engine.cluster import StatisticsCluster
-from lavise.tasks.history import filter_matching
 from lavise.tasks.history.filter_matching import (
-    SCHEMA,
     SUMMARY_FILE,
     TABLE_FILE,
     AuditedLayer,
-    DiffInputs,
-    Match,
-    PairMoments,
     align_images,
     assign_filters,
     bootstrap_similarity,
-    compare_layer,
-    correlate,
-    load_diff,
-    match_filters,
-    merge_moments,
-    sum_moments,
     sum_per_image,
     summarise,
 )
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 from tests.unit.tasks.helpers import AnyArray, make_diff_row, write_store
-
-SETTINGS = DiffSettings(bootstrap_samples=100)
-# What a store holds of these numbers.
-HALF = np.float16
-
-
-def make_maps(num_images: int, num_filters: int, seed: int = 0, side: int = 5, active: float = 0.4) -> AnyArray:
-    """Maps as a ReLU leaves them: above 0 at a share `active` of the positions."""
-    rng = np.random.default_rng(seed)
-    shape = (num_images, num_filters, side, side)
-    return np.where(rng.random(shape) < active, rng.gamma(2, size=shape), 0).astype(HALF)
-
-
-def make_filters(num_filters: int, words: Mapping[int, Sequence[str]] | None = None) -> list[dict[str, Any]]:
-    """Rows of filters.parquet; a filter without words is unexplained."""
-    found = dict.fromkeys(range(num_filters), ("thing",)) if words is None else words
-    return [{"filter": u, "explained": u in found, "words": list(found.get(u, ()))} for u in range(num_filters)]
-
-
-def make_layer(
-    store: ActivationStore,
-    words: Mapping[int, Sequence[str]] | None = None,
-    name: str = "conv",
-    arch: str = "timm:net",
-) -> AuditedLayer:
-    activations = Handle(
-        stage="extract",
-        version=1,
-        digest=digest_of(store.folder),
-        folder=store.folder,
-        settings={},
-        inputs={},
-        files={},
-        info={},
-    )
-    return AuditedLayer(name, arch, activations, make_filters(store.shape[1], words))
-
-
-def compare(
-    folder: Path,
-    old: AuditedLayer,
-    new: AuditedLayer,
-    cluster: StatisticsCluster,
-    settings: DiffSettings = SETTINGS,
-    seed: int = 0,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    folder.mkdir(exist_ok=True)
-    summary = dict(compare_layer(DiffInputs(old, new, settings, seed, cluster), folder))
-    table, stored = load_diff(folder)
-    assert dict(stored) == summary
-    assert table.schema == SCHEMA
-    return table.to_pylist(), summary
-
-
-def compare_maps(
-    root: Path, old: AnyArray, new: AnyArray, cluster: StatisticsCluster, settings: DiffSettings = SETTINGS
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    first, second = write_store(root / "old", old), write_store(root / "new", new)
-    return compare(root / "diff", make_layer(first), make_layer(second), cluster, settings)
-
-
-def by_position(maps: AnyArray) -> AnyArray:
-    """[N, C, H, W] -> float64 [C, N·H·W]."""
-    return maps.astype(HALF).astype(np.float64).transpose(1, 0, 2, 3).reshape(maps.shape[1], -1)
-
-
-def correlate_with_numpy(old: AnyArray, new: AnyArray) -> AnyArray:
-    both = np.corrcoef(by_position(old), by_position(new))
-    found: AnyArray = both[: old.shape[1], old.shape[1] :]
-    return found
-
-
-def moments_of(old: ActivationStore, new: ActivationStore) -> PairMoments:
-    return merge_moments([sum_moments(block) for block in align_images(old, new)])
-
-
-def number_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    return {status: sum(r["status"] == status for r in rows) for status in ("same", "changed", "lost", "new")}
-
+from tests.unit.tasks.history.compared_layers import (
+    HALF,
+    compare,
+    compare_maps,
+    correlate_with_numpy,
+    make_filters,
+    make_layer,
+    make_maps,
+    number_of,
+)
 
 # ---------------------------------------------------------------- correlation
-
-
-@pytest.mark.parametrize("offset", [0, 30])
-def test_correlation_is_numpys_over_all_positions(tmp_path: Path, offset: float) -> None:
-    """Shards of other sizes, the pictures in another order, and on either side a picture that the other lacks."""
-    old = make_maps(37, 6).astype(np.float64) + offset
-    new = 0.6 * old[:, [3, 1, 5, 0]] + make_maps(37, 4, seed=1)
-    names = [f"{i:03d}.png" for i in range(37)]
-    order = np.random.default_rng(2).permutation(37)
-    order = order[order != 11]
-    first = write_store(tmp_path / "old", old[:36], shard_images=5, keys=names[:36])
-    second = write_store(tmp_path / "new", new[order], shard_images=16, keys=[names[i] for i in order])
-    shared = [i for i in range(36) if i != 11]
-    blocks = align_images(first, second)
-    assert [first.keys[i] for b in blocks for i in b.old_images] == [names[i] for i in shared]
-    assert [second.keys[i] for b in blocks for i in b.new_images] == [names[i] for i in shared]
-    moments = moments_of(first, second)
-    assert moments.count == 35 * 25
-    np.testing.assert_allclose(correlate(moments), correlate_with_numpy(old[shared], new[shared]), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("num_images", [1, 2, 16, 17, 33, 100])
-def test_every_picture_is_in_one_block(tmp_path: Path, num_images: int) -> None:
-    store = write_store(tmp_path / "maps", np.ones((num_images, 1, 1, 1)), shard_images=64)
-    blocks = align_images(store, store)
-    assert [i for b in blocks for i in b.old_images] == list(range(num_images))
-    assert 1 <= len(blocks) <= 16
-    assert all(b.old_images for b in blocks)
-
-
-def test_reading_a_few_pictures_at_a_time_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = make_maps(40, 3), make_maps(40, 4, seed=1)
-    first, second = write_store(tmp_path / "old", old), write_store(tmp_path / "new", new)
-    pairs = (np.array([0, 2]), np.array([3, 0]))
-    (block, *_) = align_images(first, second)
-    whole = sum_per_image(pairs, block)
-    monkeypatch.setattr(filter_matching, "_BLOCK_VALUES", 2 * 4 * 25)
-    assert len(list(filter_matching._read_positions(block))) == 2
-    np.testing.assert_array_equal(sum_per_image(pairs, block), whole)
-    np.testing.assert_allclose(correlate(moments_of(first, second)), correlate_with_numpy(old, new), rtol=0, atol=1e-12)
-
-
-def test_constant_filter_has_no_correlation_but_with_another_one(tmp_path: Path) -> None:
-    """Constants whose sums round, over several blocks; one that differs at a single position is none."""
-    old = make_maps(33, 4).astype(np.float64)
-    old[:, 1], old[:, 2] = 0.3, 0
-    new = make_maps(33, 4, seed=1).astype(np.float64)
-    new[:, 0], new[:, 3] = -7.7, 0.3
-    new[:, 1] = 0.3
-    new[32, 1, 4, 4] = np.nextafter(HALF(0.3), HALF(1))
-    found = correlate(moments_of(write_store(tmp_path / "old", old), write_store(tmp_path / "new", new)))
-    assert found[1].tolist() == found[2].tolist() == [1, 0, 0, 1]
-    assert found[0, [0, 3]].tolist() == found[3, [0, 3]].tolist() == [0, 0]
-    assert found[0, 1] == pytest.approx(np.corrcoef(by_position(old)[0], by_position(new)[1])[0, 1], abs=1e-6)
-    assert found[0, 1] != 0
-
-
-def test_constant_filter_is_known_by_its_range_and_not_by_rounded_sums() -> None:
-    """A thousand times 0.1: the sums round, and would leave a spread where there is none."""
-    x, y = np.full(1000, 0.1), np.random.default_rng(0).normal(size=1000)
-    values = np.stack([x, y], axis=1)
-    total, squared = (np.array([sum(column.tolist()) for column in m.T]) for m in (values, values**2))
-    assert 1000 * squared[0] > total[0] ** 2
-    extremes = np.stack([-values.min(axis=0), values.max(axis=0)])
-    moments = PairMoments(1000, total, total, squared, squared, values.T @ values, extremes, extremes)
-    assert correlate(moments).tolist() == [[1, 0], [0, 1]]
-    images = values.reshape(20, 50, 2)
-    sums = np.stack([_sum_pair(images[..., u], images[..., v]) for u, v in ((0, 0), (0, 1), (1, 0))], axis=2)
-    constant = np.array([[True, True, False], [True, False, True]])
-    low, high = bootstrap_similarity(sums, constant, 50, 100, seed=0)
-    assert low.tolist() == high.tolist() == [1, 0, 0]
-
-
-def _sum_pair(x: AnyArray, y: AnyArray) -> AnyArray:
-    return np.stack([values.cumsum(axis=1)[:, -1] for values in (x, y, x * x, y * y, x * y)])
-
-
-def test_negated_filter_has_the_lowest_correlation(tmp_path: Path) -> None:
-    """However the sums of numbers of all sizes round."""
-    maps = make_maps(8, 40) * 10 ** np.random.default_rng(2).uniform(-4, 3, size=(8, 40, 5, 5))
-    found = correlate(moments_of(write_store(tmp_path / "old", maps), write_store(tmp_path / "new", -maps)))
-    assert np.diag(found) == pytest.approx(-1, abs=1e-12)
-    assert found.min() >= -1
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_what_does_the_same_has_a_correlation_of_just_one(tmp_path: Path, seed: int) -> None:
-    scale, offset = ((1, 0), (0.01, 3), (100, 0), (1, 50))[seed]
-    maps = (np.random.default_rng(seed).normal(size=(37, 20, 5, 7)) * scale + offset).astype(HALF)
-    first = write_store(tmp_path / "old", maps, shard_images=7)
-    second = write_store(tmp_path / "new", maps, shard_images=64)
-    assert np.diag(correlate(moments_of(first, second))).tolist() == [1.0] * 20
-
-
-def mean_of_cells(map_hw: AnyArray, height: int, width: int) -> AnyArray:
-    """Area mean by loops: each finer cell counts by its overlap with the coarser one."""
-    found = np.zeros((height, width))
-    h, w = map_hw.shape
-    for i in range(height):
-        for j in range(width):
-            area = 0.0
-            for y in range(h):
-                for x in range(w):
-                    tall = max(min((i + 1) / height, (y + 1) / h) - max(i / height, y / h), 0)
-                    wide = max(min((j + 1) / width, (x + 1) / w) - max(j / width, x / w), 0)
-                    found[i, j] += tall * wide * float(map_hw[y, x])
-                    area += tall * wide
-            found[i, j] /= area
-    return found
-
-
-@pytest.mark.parametrize(
-    ("old_grid", "new_grid"), [((6, 8), (3, 4)), ((3, 4), (6, 8)), ((7, 5), (5, 3)), ((7, 3), (4, 5)), ((1, 1), (3, 2))]
-)
-def test_other_grids_are_compared_on_the_coarser_one(
-    tmp_path: Path, old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> None:
-    rng = np.random.default_rng(0)
-    old, new = (rng.normal(size=(6, 3, *grid)).astype(HALF) for grid in (old_grid, new_grid))
-    grid = (min(old_grid[0], new_grid[0]), min(old_grid[1], new_grid[1]))
-    coarse = [np.array([[mean_of_cells(c, *grid) for c in image] for image in maps]) for maps in (old, new)]
-    first_CP, second_CP = (m.transpose(1, 0, 2, 3).reshape(3, -1) for m in coarse)
-    expected = np.corrcoef(first_CP, second_CP)[:3, 3:]
-    first, second = write_store(tmp_path / "old", old), write_store(tmp_path / "new", new)
-    moments = moments_of(first, second)
-    assert moments.count == 6 * grid[0] * grid[1]
-    # The weights of the mean are of single precision.
-    np.testing.assert_allclose(correlate(moments), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("fine", "coarse"), [(5, 4), (10, 7), (14, 13), (14, 7)])
-def test_constant_filter_stays_constant_on_a_coarser_grid(tmp_path: Path, fine: int, coarse: int) -> None:
-    old, new = make_maps(5, 2, side=fine).astype(np.float64), make_maps(5, 2, seed=1, side=coarse).astype(np.float64)
-    old[:, 1] = 0.3
-    new[:, 1] = 0.7
-    found = correlate(moments_of(write_store(tmp_path / "old", old), write_store(tmp_path / "new", new)))
-    assert (found[1, 1], found[0, 1], found[1, 0]) == (1, 0, 0)
-
-
-def test_no_picture_in_common_is_the_users_mistake(tmp_path: Path, cluster: StatisticsCluster) -> None:
-    first = write_store(tmp_path / "old", make_maps(3, 2))
-    second = write_store(tmp_path / "new", make_maps(3, 2), keys=["a.png", "b.png", "c.png"])
-    with pytest.raises(
-        UserError,
-        match=r"^diff: the two audits have no picture in common; compare audits of the same target pictures$",
-    ):
-        compare(tmp_path / "diff", make_layer(first), make_layer(second), cluster)
-    assert list((tmp_path / "diff").iterdir()) == []
 
 
 # ---------------------------------------------------------------- what is found
@@ -404,99 +168,6 @@ def test_place_means_nothing_in_another_network_or_layer(
 
 
 # ---------------------------------------------------------------- matching
-
-
-def row_of(status: str, old: int | None, new: int | None, similarity: float | None = None) -> tuple[Any, ...]:
-    return status, old, new, similarity
-
-
-def match_all(correlation: AnyArray, low: Mapping[tuple[int, int], float], slots: bool) -> list[tuple[Any, ...]]:
-    assigned = assign_filters(correlation, slots)
-    full = {pair: float(correlation[pair]) for pair in assigned} | dict(low)
-    found = match_filters(correlation, assigned, full, slots, SETTINGS)
-    return [row_of(m.status, m.old, m.new, m.similarity) for m in found]
-
-
-def test_thresholds_are_met_from_above() -> None:
-    """0.9 is the same, just below it is changed; what counts for a match at another index is its interval's low end."""
-    correlation = np.array([[0.1, 0.9, 0.0], [np.nextafter(0.9, 0), 0.1, 0.0], [0.0, 0.0, 0.0]])
-    found = match_all(correlation, {(1, 0): 0.5}, slots=False)
-    assert found == [
-        row_of("changed", 1, 0, np.nextafter(0.9, 0)),
-        row_of("same", 0, 1, 0.9),
-        row_of("new", None, 2),
-        row_of("lost", 2, None),
-    ]
-    found = match_all(correlation, {(1, 0): np.nextafter(0.5, 0)}, slots=False)
-    assert [m[0] for m in found] == ["new", "same", "new", "lost", "lost"]
-
-
-def test_what_stands_at_the_place_of_another_filter_is_changed() -> None:
-    """The best assignment of two unrelated filters is crosswise; they are told apart by their place all the same."""
-    correlation = np.array([[0.0, 0.3], [0.3, -0.1]])
-    assert match_all(correlation, {}, slots=True) == [row_of("changed", 0, 0, 0.0), row_of("changed", 1, 1, -0.1)]
-    assert [m[0] for m in match_all(correlation, {}, slots=False)] == ["new", "new", "lost", "lost"]
-
-
-def test_filter_that_moved_leaves_its_place() -> None:
-    """Old 0 is new 1; what stands at 0 now was nowhere, and what stood at 1 is gone."""
-    correlation = np.array([[0.0, 0.95], [0.1, 0.0]])
-    assert match_all(correlation, {}, slots=True) == [
-        row_of("new", None, 0),
-        row_of("same", 0, 1, 0.95),
-        row_of("lost", 1, None),
-    ]
-
-
-@st.composite
-def correlations(draw: st.DrawFn) -> tuple[AnyArray, AnyArray, bool]:
-    """Correlations, lower ends of their intervals, and whether there are slots; with ties and values at the limits."""
-    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 6))
-    value = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 0.9, 1.0]), st.floats(-1, 1, allow_subnormal=False))
-    cells = draw(st.lists(value, min_size=rows * columns, max_size=rows * columns))
-    below = draw(st.lists(st.floats(0, 1), min_size=rows * columns, max_size=rows * columns))
-    correlation = np.array(cells).reshape(rows, columns)
-    return correlation, correlation - np.array(below).reshape(rows, columns), rows == columns and draw(st.booleans())
-
-
-@given(correlations())
-def test_every_filter_has_just_one_row(found: tuple[AnyArray, AnyArray, bool]) -> None:
-    correlation, low_CD, slots = found
-    assigned = assign_filters(correlation, slots)
-    assert len(assigned) == min(correlation.shape)
-    low = {pair: float(low_CD[pair]) for pair in assigned}
-    matches = match_filters(correlation, assigned, low, slots, SETTINGS)
-    assert sorted(m.old for m in matches if m.old is not None) == list(range(correlation.shape[0]))
-    assert sorted(m.new for m in matches if m.new is not None) == list(range(correlation.shape[1]))
-    for m in matches:
-        if m.old is None or m.new is None:
-            assert (m.status, m.similarity) == ("new" if m.old is None else "lost", None)
-            assert (m.old, m.new) != (None, None)
-            continue
-        assert m.similarity == correlation[m.old, m.new]
-        is_same = (m.old, m.new) in assigned and correlation[m.old, m.new] >= 0.9
-        assert m.status == ("same" if is_same else "changed")
-        if m.status == "changed":
-            assert low.get((m.old, m.new), -2.0) >= 0.5 or (slots and m.old == m.new)
-    # With slots, nothing is left at an index whose old and new filter are both without a counterpart.
-    lost, new = ({m.old if s == "lost" else m.new for m in matches if m.status == s} for s in ("lost", "new"))
-    assert not (slots and lost & new)
-    assert matches == sorted(matches, key=_order)
-
-
-def _order(match: Match) -> tuple[int, int]:
-    return 99 if match.new is None else match.new, 99 if match.old is None else match.old
-
-
-@given(correlations())
-def test_assignment_has_the_highest_sum(found: tuple[AnyArray, AnyArray, bool]) -> None:
-    correlation, _, slots = found
-    wide = correlation if correlation.shape[0] <= correlation.shape[1] else correlation.T
-    best = max(
-        sum(wide[u, v] for u, v in enumerate(columns)) for columns in permutations(range(wide.shape[1]), len(wide))
-    )
-    assigned = assign_filters(correlation, slots)
-    assert sum(correlation[pair] for pair in assigned) == pytest.approx(best, abs=1e-7)
 
 
 # ---------------------------------------------------------------- intervals

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from lavise.configs.errors import UserError
 from lavise.configs.policy import MetricRule, Policy, WordRule, load_policy
 from lavise.tasks.history.filter_matching import DiffSummary, summarise
-from lavise.tasks.history.policy_verdicts import DIFF_METRICS, Outcome, RuleVerdict, collect_metrics, has_passed, judge
+from lavise.tasks.history.policy_verdicts import (
+    DIFF_METRICS,
+    Outcome,
+    RuleVerdict,
+    apply_rules,
+    collect_metrics,
+    has_passed,
+)
 from lavise.tasks.words.tables import FILTERS_SCHEMA
 from tests.unit.tasks.helpers import make_diff_row
 
@@ -55,20 +62,20 @@ def make_row(status: str, new: int | None, layer: str = "bn2") -> dict[str, Any]
     return {"layer": layer, "status": status, "old_filter": 0, "new_filter": new}
 
 
-def judge_one(
+def check_one(
     rule: MetricRule | WordRule,
     metrics: dict[str, dict[str, float]] | None = None,
     filters: Sequence[dict[str, Any]] = (),
     diff_rows: Sequence[dict[str, Any]] | None = None,
 ) -> RuleVerdict:
     policy = Policy(name="gate", rules=(rule,))
-    (verdict,) = judge(policy, {"bn2": {}} if metrics is None else metrics, filters, diff_rows)
+    (verdict,) = apply_rules(policy, {"bn2": {}} if metrics is None else metrics, filters, diff_rows)
     return verdict
 
 
 def find_faults(rules: Sequence[MetricRule | WordRule], metrics: dict[str, dict[str, float]]) -> list[str]:
     with pytest.raises(UserError) as caught:
-        judge(Policy(name="gate", rules=tuple(rules)), metrics, (), None)
+        apply_rules(Policy(name="gate", rules=tuple(rules)), metrics, (), None)
     return str(caught.value).splitlines()
 
 
@@ -157,14 +164,14 @@ def test_known_names_are_those_that_the_comparison_gives() -> None:
 )
 def test_metric_and_bounds(value: float, bounds: dict[str, float], outcome: Outcome, found: str) -> None:
     rule = MetricRule(metric="share_explained", **bounds)
-    verdict = judge_one(rule, {"bn2": {"share_explained": value}})
+    verdict = check_one(rule, {"bn2": {"share_explained": value}})
     assert verdict == RuleVerdict(rule.title, "bn2", outcome, found, rule.allowed, ())
 
 
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.sampled_from(["at_least", "at_most"]))
 def test_what_is_printed_says_the_same_as_the_verdict(value: float, bound: float, side: str) -> None:
     rule = MetricRule(metric="m", **{side: bound})
-    verdict = judge_one(rule, {"bn2": {"m": value}})
+    verdict = check_one(rule, {"bn2": {"m": value}})
     printed, limit = float(verdict.found), float(verdict.allowed.split()[-1])
     assert limit == bound
     assert (verdict.outcome == "passed") == (printed >= limit if side == "at_least" else printed <= limit)
@@ -173,7 +180,7 @@ def test_what_is_printed_says_the_same_as_the_verdict(value: float, bound: float
 
 def test_a_rule_without_layer_is_judged_in_each_layer_on_its_own() -> None:
     rules = (MetricRule(metric="m", at_least=2), MetricRule(metric="m", at_least=0, layer="bn2"))
-    verdicts = judge(Policy(name="gate", rules=rules), {"bn1": {"m": 1}, "bn2": {"m": 3}}, (), None)
+    verdicts = apply_rules(Policy(name="gate", rules=rules), {"bn1": {"m": 1}, "bn2": {"m": 3}}, (), None)
     assert [(v.rule, v.layer, v.outcome) for v in verdicts] == [
         ("m at least 2", "bn1", "failed"),
         ("m at least 2", "bn2", "passed"),
@@ -183,7 +190,7 @@ def test_a_rule_without_layer_is_judged_in_each_layer_on_its_own() -> None:
 
 def test_metric_that_only_another_layer_has_fails() -> None:
     rule = MetricRule(metric="m", at_least=0)
-    verdicts = judge(Policy(name="gate", rules=(rule,)), {"bn1": {}, "bn2": {"m": 3}}, (), None)
+    verdicts = apply_rules(Policy(name="gate", rules=(rule,)), {"bn1": {}, "bn2": {"m": 3}}, (), None)
     assert [(v.outcome, v.found) for v in verdicts] == [("failed", "not measured"), ("passed", "3")]
 
 
@@ -193,7 +200,7 @@ def test_metric_that_only_another_layer_has_fails() -> None:
 @pytest.mark.parametrize("name", DIFF_METRICS)
 def test_without_predecessor_a_rule_on_the_comparison_does_not_apply(name: str) -> None:
     rule = MetricRule(metric=f"diff/{name}", at_most=0.2)
-    assert judge_one(rule) == RuleVerdict(
+    assert check_one(rule) == RuleVerdict(
         rule.title, "bn2", "not_applicable", "no predecessor to compare with", "at most 0.2"
     )
 
@@ -201,7 +208,7 @@ def test_without_predecessor_a_rule_on_the_comparison_does_not_apply(name: str) 
 def test_layer_that_the_predecessor_lacks() -> None:
     rules = (MetricRule(metric="diff/share_changed", at_most=0.2), WordRule(forbidden_words=("face",)))
     metrics = collect_metrics({"layers": {"bn1": MEASURED, "bn2": MEASURED}}, {"layers": {"bn2": COMPARED}})
-    verdicts = judge(Policy(name="gate", rules=rules), metrics, [], [make_row("lost", None)])
+    verdicts = apply_rules(Policy(name="gate", rules=rules), metrics, [], [make_row("lost", None)])
     assert [(v.layer, v.outcome, v.found) for v in verdicts] == [
         ("bn1", "not_applicable", "the predecessor has no such layer"),
         ("bn2", "failed", "0.25"),
@@ -213,7 +220,7 @@ def test_layer_that_the_predecessor_lacks() -> None:
 def test_number_that_the_comparison_could_not_give_fails() -> None:
     metrics = collect_metrics({"layers": {"bn2": MEASURED}}, {"layers": {"bn2": COMPARED}})
     rules = (MetricRule(metric="diff/mean_similarity", at_least=0), MetricRule(metric="diff/num_moved", at_most=9))
-    verdicts = judge(Policy(name="gate", rules=rules), metrics, [], [make_row("same", 0)])
+    verdicts = apply_rules(Policy(name="gate", rules=rules), metrics, [], [make_row("same", 0)])
     assert [(v.outcome, v.found) for v in verdicts] == [("failed", "not a finite number"), ("failed", "not measured")]
 
 
@@ -229,7 +236,7 @@ def test_filters_are_chosen_by_status_and_unnamed_ones_are_new(
 ) -> None:
     filters = [make_filter(unit, "face") for unit in (3, 2, 1, 0)]
     rows = [make_row("same", 0), make_row("changed", 1), make_row("new", 2), make_row("lost", None)]
-    verdict = judge_one(WordRule(forbidden_words=("face",), status=status), None, filters, rows)
+    verdict = check_one(WordRule(forbidden_words=("face",), status=status), None, filters, rows)
     assert (verdict.outcome, verdict.filters) == ("failed", expected)
 
 
@@ -237,13 +244,13 @@ def test_status_counts_in_its_own_layer_only() -> None:
     filters = [make_filter(0, "face", layer="bn1"), make_filter(1, "face", layer="bn1"), make_filter(0, "face")]
     rows = [make_row("same", 0, "bn1"), make_row("same", 1, "bn1"), make_row("new", 0, "bn2")]
     policy = Policy(name="gate", rules=(WordRule(forbidden_words=("face",)),))
-    verdicts = judge(policy, {"bn1": {}, "bn2": {}}, filters, rows)
+    verdicts = apply_rules(policy, {"bn1": {}, "bn2": {}}, filters, rows)
     assert [(v.layer, v.outcome, v.filters) for v in verdicts] == [("bn1", "passed", ()), ("bn2", "failed", (0,))]
 
 
 @pytest.mark.parametrize("status", [("new",), ("changed",), ("new", "changed")])
 def test_without_predecessor_no_filter_is_new_or_changed(status: tuple[Any, ...]) -> None:
-    verdict = judge_one(WordRule(forbidden_words=("face",), status=status), None, [make_filter(0, "face")], None)
+    verdict = check_one(WordRule(forbidden_words=("face",), status=status), None, [make_filter(0, "face")], None)
     assert (verdict.outcome, verdict.found) == ("not_applicable", "no predecessor to compare with")
 
 
@@ -263,19 +270,19 @@ def test_without_predecessor_no_filter_is_new_or_changed(status: tuple[Any, ...]
 )
 def test_exact_words_in_upper_and_lower_case(forbidden: str, words: tuple[str, ...], breaks: bool) -> None:
     rule = WordRule(forbidden_words=(forbidden,), status=("any",), num_words=3)
-    assert judge_one(rule, None, [make_filter(0, *words)]).outcome == ("failed" if breaks else "passed")
+    assert check_one(rule, None, [make_filter(0, *words)]).outcome == ("failed" if breaks else "passed")
 
 
 @pytest.mark.parametrize(("num_words", "outcome"), [(1, "passed"), (2, "passed"), (3, "failed"), (50, "failed")])
 def test_only_the_first_words_count(num_words: int, outcome: str) -> None:
     rule = WordRule(forbidden_words=("face",), status=("any",), num_words=num_words)
-    assert judge_one(rule, None, [make_filter(0, "cat", "dog", "face")]).outcome == outcome
+    assert check_one(rule, None, [make_filter(0, "cat", "dog", "face")]).outcome == outcome
 
 
 def test_unexplained_filters_do_not_count() -> None:
     rule = WordRule(forbidden_words=("face",), status=("any",))
     filters = [make_filter(0, "face", explained=False), make_filter(1, "cat")]
-    verdict = judge_one(rule, None, filters)
+    verdict = check_one(rule, None, filters)
     assert (verdict.outcome, verdict.found, verdict.filters) == ("passed", "none among 1 filter", ())
 
 
@@ -291,7 +298,7 @@ def test_unexplained_filters_do_not_count() -> None:
 def test_first_offenders_are_named_and_all_are_listed(num: int, found: str) -> None:
     filters = [make_filter(0, "Face", "cat", "skin"), *(make_filter(unit, "face") for unit in range(1, num))]
     rule = WordRule(forbidden_words=("face", "skin"), status=("any",), num_words=3)
-    verdict = judge_one(rule, None, [*filters, make_filter(num, "cat")])
+    verdict = check_one(rule, None, [*filters, make_filter(num, "cat")])
     assert (verdict.found, verdict.filters) == (found, tuple(range(num)))
     assert verdict.allowed == "not among the first 3 words of explained filters"
 
@@ -316,7 +323,7 @@ def test_words_vs_a_plain_loop(
         if meant and any(word.lower() in ("face", "skin") for word in words[:num_words]):
             expected.append(n)
     rule = WordRule(forbidden_words=("face", "skin"), status=status, num_words=num_words)
-    verdict = judge_one(rule, None, filters, rows)
+    verdict = check_one(rule, None, filters, rows)
     assert verdict.filters == tuple(expected)
     assert verdict.outcome == ("failed" if expected else "passed")
 
@@ -385,12 +392,12 @@ def test_default_policy_on_rows_as_they_are_stored(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "filters.parquet")
     filters = parquet.read_table(tmp_path / "filters.parquet").to_pylist()
     run, policy = {"layers": {"bn2": MEASURED}}, load_policy("default")
-    alone = judge(policy, collect_metrics(run, None), filters, None)
+    alone = apply_rules(policy, collect_metrics(run, None), filters, None)
     assert [v.outcome for v in alone] == ["passed", "not_applicable", "not_applicable", "not_applicable"]
     assert has_passed(alone)
     summary = {"layers": {"bn2": COMPARED | {"share_lost": 0.0}}}
     rows = [make_row("same", 0), make_row("changed", 1), make_row("same", 2), make_row("same", 3)]
-    compared = judge(policy, collect_metrics(run, summary), filters, rows)
+    compared = apply_rules(policy, collect_metrics(run, summary), filters, rows)
     assert [(v.outcome, v.filters) for v in compared] == [
         ("passed", ()),
         ("failed", ()),

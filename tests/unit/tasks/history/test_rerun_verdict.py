@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lavise.storage.state.files import write_json
-from lavise.tasks.history.rerun_verdict import TOLERANCES, Finding, compare_results, compare_stages, judge_repetition
+from lavise.tasks.history.rerun_verdict import TOLERANCES, Finding, compare_results, compare_stages, conclude_repetition
 from lavise.tasks.words.tables import FILTERS_SCHEMA
 from tests.unit.tasks.helpers import AnyArray
 
@@ -107,8 +107,8 @@ def test_same_results_are_identical(tmp_path: Path) -> None:
     assert found["explanations.parquet"].detail == "3 rows, 5 columns"
     assert found["explainer.safetensors"].detail == "3 tensors"
     assert found["metrics.json"].detail == "2 layers"
-    assert judge_repetition(list(found.values()), same_device_class=True) == ("identical", True)
-    assert judge_repetition(list(found.values()), same_device_class=False) == ("identical", True)
+    assert conclude_repetition(list(found.values()), same_device_class=True) == ("identical", True)
+    assert conclude_repetition(list(found.values()), same_device_class=False) == ("identical", True)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_one_value_of_a_table(tmp_path: Path, row: int, score: float | None) -> 
     found = compare_with(tmp_path, explanations=rows)
     assert differing(found) == {"explanations.parquet"}
     assert found["explanations.parquet"] == Finding("explanations.parquet", "different", "columns that differ: score")
-    assert judge_repetition(list(found.values()), same_device_class=True) == ("within tolerance", False)
-    assert judge_repetition(list(found.values()), same_device_class=False) == ("within tolerance", True)
+    assert conclude_repetition(list(found.values()), same_device_class=True) == ("within tolerance", False)
+    assert conclude_repetition(list(found.values()), same_device_class=False) == ("within tolerance", True)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_one_bit_of_a_weight(tmp_path: Path) -> None:
     assert differing(found) == {"explainer.safetensors"}
     assert found["explainer.safetensors"].detail.startswith("1 of 3 tensors, at most by ")
     assert 0 < float(found["explainer.safetensors"].detail.split()[-1]) < 1e-6
-    assert judge_repetition(list(found.values()), same_device_class=True)[1] is False
+    assert conclude_repetition(list(found.values()), same_device_class=True)[1] is False
 
 
 def test_sign_of_a_weight_that_is_zero(tmp_path: Path) -> None:
@@ -238,8 +238,8 @@ def test_tolerance_of_thresholds(tmp_path: Path, factors: list[float], outcome: 
     assert (finding.outcome, finding.detail) == (outcome, detail)
     assert found["filters.parquet"] == Finding("filters.parquet", "different", "columns that differ: threshold")
     verdict = ("different", False) if outcome == "different" else ("within tolerance", True)
-    assert judge_repetition(list(found.values()), same_device_class=False) == verdict
-    assert judge_repetition(list(found.values()), same_device_class=True) == (verdict[0], False)
+    assert conclude_repetition(list(found.values()), same_device_class=False) == verdict
+    assert conclude_repetition(list(found.values()), same_device_class=True) == (verdict[0], False)
 
 
 @pytest.mark.parametrize(("number", "outcome"), [(1, "within tolerance"), (10, "within tolerance"), (11, "different")])
@@ -293,7 +293,7 @@ def test_what_only_one_has_is_beyond_every_tolerance(tmp_path: Path, swap: bool)
     assert found["tolerance: share of filters beyond that difference"].detail == "0.2000, allowed 0.01"
     assert found["tolerance: share of filters with another first word"].outcome == "different"
     assert found["tolerance: difference of a recall"].outcome == "different"
-    assert judge_repetition(list(found.values()), same_device_class=False) == ("different", False)
+    assert conclude_repetition(list(found.values()), same_device_class=False) == ("different", False)
 
 
 # ---------------------------------------------------------------- stages
@@ -322,7 +322,7 @@ def test_same_files_of_every_stage(tmp_path: Path) -> None:
         ("stage extract target", "identical", "2 files"),
         ("stage report", "identical", "2 files"),
     ]
-    assert judge_repetition(found, same_device_class=True) == ("identical", True)
+    assert conclude_repetition(found, same_device_class=True) == ("identical", True)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_file_that_differs_is_named(files: dict[str, str], detail: str) -> None:
     found = compare_stages(STAGES, STAGES | {"train l0": [entry("train", **files)]})
     assert by_title(found)["train l0"] == Finding("stage train l0", "different", detail)
     assert [f.outcome for f in found[1:]] == ["identical", "identical"]
-    assert judge_repetition(found, same_device_class=True)[1] is False
+    assert conclude_repetition(found, same_device_class=True)[1] is False
 
 
 def test_file_of_the_second_layer_and_another_number_of_layers() -> None:
@@ -361,7 +361,7 @@ def test_stage_that_is_missing_is_different() -> None:
         "stage train l0", "different", "there now, not then"
     )
     for old, new in ((STAGES, less), (less, STAGES)):
-        assert judge_repetition(compare_stages(old, new), same_device_class=True)[1] is False
+        assert conclude_repetition(compare_stages(old, new), same_device_class=True)[1] is False
 
 
 def test_comparison_with_an_earlier_audit_is_not_repeated() -> None:
@@ -380,14 +380,14 @@ def test_comparison_with_an_earlier_audit_is_not_repeated() -> None:
         "diff l0": "not compared",
     }
     assert found["report"].detail == "1 files; report.html shows a comparison with an earlier audit and was left out"
-    assert judge_repetition(list(found.values()), same_device_class=True) == ("identical", True)
+    assert conclude_repetition(list(found.values()), same_device_class=True) == ("identical", True)
     for change in (
         {"report": [entry("report", report_html="XX", overview_png="XX")]},
         {"train l0": [entry("train", explainer_json="XX")]},
     ):
-        assert judge_repetition(compare_stages(old, STAGES | change), same_device_class=True)[1] is False
+        assert conclude_repetition(compare_stages(old, STAGES | change), same_device_class=True)[1] is False
     without_training = {title: entries for title, entries in STAGES.items() if title != "train l0"}
-    assert judge_repetition(compare_stages(old, without_training), same_device_class=True)[1] is False
+    assert conclude_repetition(compare_stages(old, without_training), same_device_class=True)[1] is False
 
 
 def test_page_of_an_audit_without_comparison_has_to_be_the_same() -> None:
@@ -422,5 +422,5 @@ def test_verdict(exact: Any, tolerance: Any, same_class: tuple[str, bool], other
         Finding("tolerance: one", tolerance, ""),
         Finding("tolerance: other", "identical", ""),
     ]
-    assert judge_repetition(found, same_device_class=True) == same_class
-    assert judge_repetition(found, same_device_class=False) == other_class
+    assert conclude_repetition(found, same_device_class=True) == same_class
+    assert conclude_repetition(found, same_device_class=False) == other_class

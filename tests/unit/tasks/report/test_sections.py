@@ -17,6 +17,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ReportSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.tasks.activations.thresholds import bin_edges, count_high_bytes
@@ -35,7 +36,10 @@ from lavise.tasks.report.sections.bias import describe_bias, list_bias_pictures
 from lavise.tasks.report.sections.causes import describe_causes
 from lavise.tasks.report.sections.classes import describe_classes
 from lavise.tasks.report.sections.common import make_anchor, make_chart
+from lavise.tasks.report.sections.quality import describe_quality
 from lavise.tasks.report.sections.section import describe_sections
+from lavise.tasks.words.preferred_words import find_preferred_words
+from lavise.tasks.words.ranking import Ranking
 from tests.unit.tasks.helpers import write_store
 from tests.unit.tasks.report_fixtures import GEOMETRY, MARKUP, make_rich_part, write_bias
 
@@ -241,3 +245,18 @@ def test_charts_are_files_too(part: LayerPart, tmp_path: Path) -> None:
     for path in (tmp_path / "figures").iterdir():
         with Image.open(path) as picture:
             assert min(picture.size) > 100
+
+
+def test_the_ranking_says_how_words_are_explained(part: LayerPart, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RANKINGS, "_entries", dict(RANKINGS._entries))
+    RANKINGS.register("toy")(Ranking(find_preferred_words, by_preference=True))
+    found = describe_quality(part)
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedPictures([], 144, 144, True, True)}
+
+    def render(rule: str) -> str:
+        quality = {**found, "calibration": {**found["calibration"], "rule": rule}}
+        sections = {"layers": [], "qualities": [quality], "analyses": [], "diff": None}
+        return render_page({"Audit": "x"}, sections, {}, [], size)
+
+    assert ["are what a filter prefers" in render(rule) for rule in ("auroc", "toy", "evidence")] == [True, True, False]
+    assert "say what the regions of the filter's top pictures have in common" in render("evidence")

@@ -32,7 +32,7 @@ from lavise.tasks.words import explain as explain_module
 from lavise.tasks.words import voted_words
 from lavise.tasks.words.evidence import Evidence, count_votes, find_evidence
 from lavise.tasks.words.explain import explain_filters, load_pairs, name_pairs
-from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking
+from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking, find_least_confidence
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from lavise.tasks.words.vote_calibration import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
 from lavise.tasks.words.voted_words import calibrate_words
@@ -798,7 +798,9 @@ def test_a_new_ranking_is_one_registration(tmp_path: Path, monkeypatch: pytest.M
 
         return voted_words.find_voted_words(named, leading)
 
-    RANKINGS.register("alphabet")(Ranking(find))
+    RANKINGS.register("alphabet")(Ranking(find, least_confidence=0.7))
+    assert find_least_confidence(ExplainSettings(ranking="alphabet")) == 0.7
+    assert find_least_confidence(ExplainSettings(ranking="alphabet", min_confidence=0)) == 0
     scene = SCENES["planted"](tmp_path / "s")
     scene.explain(tmp_path / "e", ranking="alphabet")
     _, rows = read(tmp_path / "e")
@@ -807,3 +809,11 @@ def test_a_new_ranking_is_one_registration(tmp_path: Path, monkeypatch: pytest.M
         by_filter.setdefault((row["filter"], row["significant"]), []).append(row["word"])
     assert by_filter
     assert all(names == sorted(names) for names in by_filter.values())
+
+
+@pytest.mark.parametrize(
+    ("ranking", "least"), [("auroc", 0.3), ("evidence", 0.1), ("frequency", 0.1), ("peak_weighted", 0.1)]
+)
+def test_what_stands_for_no_least_confidence(ranking: str, least: float) -> None:
+    assert find_least_confidence(ExplainSettings(ranking=ranking)) == least
+    assert find_least_confidence(ExplainSettings(ranking=ranking, min_confidence=0.2)) == 0.2

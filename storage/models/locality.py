@@ -1,0 +1,73 @@
+"""Whether the cells of a map lie where the picture has them: each quarter of a picture is changed in turn, and looked
+where the map changes.
+
+Some transformers keep their tokens in another order than row by row (units that are masked together, windows). The
+number of tokens does not tell; this does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lavise.storage.models.layers import ActivationTap, Layer, to_input
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_LEAST_SIDE = 2
+
+
+def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: int, channels: int) -> list[str]:
+    """Names of those layers in which a change of one quarter of a picture does not show most in that quarter.
+
+    What changes everywhere alike (attention, normalisation over the whole picture) is taken off: a quarter of the map
+    is compared with itself, over the changes of all four quarters of the picture. Maps with a side of one cell are not
+    tried.
+
+    Args:
+        size_px: height and width of the input.
+        channels: of the input.
+    """
+    import torch
+
+    tried = [layer for layer in layers if min(layer.height, layer.width) >= _LEAST_SIDE]
+    if not tried:
+        return []
+    images = to_input(network, _make_probes(size_px, channels))
+    with torch.inference_mode(), ActivationTap(network, tried) as tap:
+        network(images)
+        return [layer.name for layer in tried if not _is_placed(tap.maps[layer.name].float())]
+
+
+def _make_probes(size_px: int, channels: int) -> torch.Tensor:
+    """[5, channels, S, S]: noise, and the same noise with other noise in the middle of each quarter."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(1, channels, size_px, size_px, generator=generator)
+    other = torch.randn(1, channels, size_px, size_px, generator=generator)
+    probes = base.repeat(5, 1, 1, 1)
+    half, margin = size_px // 2, size_px // 16
+    for number in range(4):
+        top, left = (number // 2) * half, (number % 2) * half
+        rows, columns = slice(top + margin, top + half - margin), slice(left + margin, left + half - margin)
+        probes[1 + number, :, rows, columns] = other[0, :, rows, columns]
+    return probes
+
+
+def _is_placed(maps_5CHW: torch.Tensor) -> bool:
+    import torch
+
+    change_4HW = (maps_5CHW[1:] - maps_5CHW[:1]).norm(dim=1)
+    height, width = change_4HW.shape[1:]
+    # The middle row and column of an odd number belong to no quarter.
+    rows, columns = (
+        (slice(0, height // 2), slice(-(-height // 2), None)),
+        (slice(0, width // 2), slice(-(-width // 2), None)),
+    )
+    quarters = torch.stack([change_4HW[:, r, c].mean(dim=(1, 2)) for r in rows for c in columns], dim=1)
+    share_44 = quarters / quarters.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    contrast = share_44 - share_44.mean(dim=0, keepdim=True)
+    return bool((contrast.argmax(dim=1) == torch.arange(4, device=contrast.device)).all())
