@@ -185,4 +185,4 @@ def test_network_in_half_precision(tmp_path: Path, precision: str) -> None:
         "import torch\n\n\ndef build():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).bfloat16()\n"
     )
     model = load({"arch": f"{file}:build", "precision": precision})
-    assert model.dtype == (torch.float32 if precision == "float32" else torch.float16)
+    assert model.dtype == (torch.float32 if precision == "float32" else torch.bfloat16)
