@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class CheckpointError(UserError):
     """The fault lies in the checkpoint itself: damaged, of another architecture, or with activations that overflow."""
+
+
+class AmbiguousWeightsError(UserError):
+    """A checkpoint holds several networks that fit: which one is meant has to be said; nothing is wrong with it."""

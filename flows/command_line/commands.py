@@ -191,7 +191,7 @@ def reaudit(
 ) -> None:
     """Audit each new checkpoint once, and say what changed since the last one: for cron, without a Prefect server."""
     from lavise.flows.command_line.tables import show_reaudit
-    from lavise.flows.repeats.reaudit import make_source, reaudit_here
+    from lavise.flows.repeats.reaudit import failed_outcomes, make_source, reaudit_here
     from lavise.storage.state.progress import default_progress
 
     chosen = make_source(folder, pattern, stable, model, alias or [], source or [])
@@ -199,7 +199,7 @@ def reaudit(
     show_reaudit(result)
     if as_json:
         print(result.to_json(), flush=True)
-    if result.count("failed") or result.count("given up"):
+    if failed_outcomes(result):
         raise typer.Exit(EXIT_FAILURE)
     if any(c.gate not in (None, "passed") for c in result.checkpoints):
         raise typer.Exit(EXIT_NO)

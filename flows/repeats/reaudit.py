@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from lavise.configs.errors import CheckpointError, UserError
+from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
 from lavise.configs.loading import describe_faults, load_config, read_overrides
 from lavise.configs.policy import Policy, load_policy
 from lavise.configs.schema import Config
@@ -46,7 +46,7 @@ log = logging.getLogger("lavise")
 MAX_ATTEMPTS = 3
 MAX_ENDS = 6
 STATE_TAG, ERROR_TAG = "lavise.reaudit", "lavise.error"
-Outcome = Literal["audited", "known", "broken", "failed", "given up", "busy", "waiting", "unusable"]
+Outcome = Literal["audited", "known", "broken", "failed", "given up", "busy", "waiting", "unusable", "unclear"]
 Audit = Callable[[Config, Occasion], RunResult]
 
 
@@ -57,7 +57,8 @@ class CheckpointOutcome:
     Attributes:
         outcome: audited now; known (was audited before); broken (its own fault, recorded once); failed (another fault,
             tried again next time); given up (failed too often); busy (another re-audit is on it); waiting (still being
-            written); unusable (not a file that can be taken).
+            written); unusable (not a file that can be taken); unclear (it holds several networks that fit, and the
+            settings do not say which; looked at again next time).
         gate: `passed`, `failed` or `invalid`; None without a policy.
     """
 
@@ -158,6 +159,8 @@ class Reaudit:
                 digest = load_target_model(config.model, config.seed).digest
             except CheckpointError as err:
                 return self._record(found, "broken", err)
+            except AmbiguousWeightsError as err:
+                return CheckpointOutcome(found.name, "unclear", detail=str(err).replace(str(snapshot), found.name))
             except UserError:
                 raise  # a mistake in the settings, the same for every checkpoint
             except Exception as err:
@@ -333,4 +336,4 @@ def reaudit_here(
 
 def failed_outcomes(result: ReauditResult) -> Sequence[CheckpointOutcome]:
     """Those that a person should look at; broken ones are said once, when they are found."""
-    return [c for c in result.checkpoints if c.outcome in ("failed", "given up")]
+    return [c for c in result.checkpoints if c.outcome in ("failed", "given up", "unclear")]

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavise.configs.errors import CheckpointError, UserError
+from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
 from lavise.configs.paths import expand_home
 from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, read_checkpoint
 from lavise.storage.models.inert_pickle import Inert, walk
@@ -322,7 +322,7 @@ def _take_one(fits: Sequence[_Fit], path: Path) -> _Fit:
         shown = ", ".join(_describe(fit.found) for fit in {fit.found.key: fit for fit in fits}.values())
     else:
         field, shown = "weights_prefix", ", ".join(repr(fit.prefix) for fit in fits)
-    raise UserError(
+    raise AmbiguousWeightsError(
         f"model.{field}: {path} holds {len(fits)} networks that fit and differ: {shown[:_MAX_LISTED_CHARS]}; set "
         f"model.{field} to the one to audit"
     )
