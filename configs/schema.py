@@ -23,11 +23,22 @@ class PreprocessingSettings(Settings):
     """squash: the whole picture to a square. center_crop: the largest centred square of share `crop_share`."""
     crop_share: float = Field(default=0.875, gt=0, le=1)
     """Side of the centred square as a share of the picture's shorter side (only with center_crop)."""
-    mean: tuple[float, float, float] | None = None
-    """Per channel, on the scale 0..1."""
-    std: tuple[Scale, Scale, Scale] | None = None
-    """Per channel, on the scale 0..1."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, on the scale 0..1: red, green and blue; or one number, for a network that takes grey pictures."""
+    std: tuple[Scale, ...] | None = None
+    """Per channel, on the scale 0..1; as many numbers as `mean`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> PreprocessingSettings:
+        sizes = [len(value) for value in (self.mean, self.std) if value is not None]
+        if any(size not in (1, 3) for size in sizes) or len(set(sizes)) > 1:
+            raise ValueError(
+                f"mean and std must be both of 3 numbers (red, green, blue) or both of 1 (grey), found {sizes} numbers"
+            )
+        if sizes == [1]:
+            raise ValueError("mean and std must both be given for a network that takes grey pictures")
+        return self
 
 
 class ModelSettings(Settings):

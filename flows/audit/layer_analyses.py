@@ -79,7 +79,7 @@ class LayerView:
 
     @cached_property
     def class_names(self) -> ClassNames | None:
-        num_classes = count_classes(self.model.network, self.model.geometry.size_px)
+        num_classes = count_classes(self.model.network, self.model.geometry.size_px, self.model.channels)
         return load_class_names(self.config.model, num_classes) if num_classes else None
 
     @property

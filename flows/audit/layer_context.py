@@ -119,7 +119,7 @@ def find_head(subject: Subject, result: LayerResult) -> tuple[LinearHead | None,
     """The classifier head that a layer feeds directly, or None and the reason; looked for once."""
     if result.head is None:
         model = subject.model
-        result.head = find_linear_head(model.network, result.layer, model.geometry.size_px)
+        result.head = find_linear_head(model.network, result.layer, model.geometry.size_px, model.channels)
     return result.head
 
 

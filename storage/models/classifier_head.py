@@ -28,7 +28,9 @@ class LinearHead:
     bias: torch.Tensor
 
 
-def find_linear_head(network: nn.Module, layer: Layer, size_px: int) -> tuple[LinearHead | None, str]:
+def find_linear_head(
+    network: nn.Module, layer: Layer, size_px: int, channels: int = 3
+) -> tuple[LinearHead | None, str]:
     """The linear layer that a target layer feeds through nothing but mean pooling, and whose output is the network's.
 
     It is not guessed by name: noise goes through the network, and input and output of every linear layer are compared
@@ -51,7 +53,7 @@ def find_linear_head(network: nn.Module, layer: Layer, size_px: int) -> tuple[Li
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     handles = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
     generator = torch.Generator().manual_seed(0)
-    images = to_input(network, torch.randn(_PROBES, 3, size_px, size_px, generator=generator))
+    images = to_input(network, torch.randn(_PROBES, channels, size_px, size_px, generator=generator))
     try:
         with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
             logits = network(images)
@@ -71,12 +73,12 @@ def find_linear_head(network: nn.Module, layer: Layer, size_px: int) -> tuple[Li
     return None, "the network does not end in a linear classifier"
 
 
-def count_classes(network: nn.Module, size_px: int) -> int:
+def count_classes(network: nn.Module, size_px: int, channels: int = 3) -> int:
     """K, where the network's output is a table [N, K] of class logits; else 0."""
     import torch
 
     with torch.inference_mode():
-        output = network(to_input(network, torch.zeros(1, 3, size_px, size_px)))
+        output = network(to_input(network, torch.zeros(1, channels, size_px, size_px)))
     return int(output.shape[1]) if isinstance(output, torch.Tensor) and output.ndim == 2 else 0
 
 

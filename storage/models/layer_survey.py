@@ -381,6 +381,11 @@ def _explain_failure(network: nn.Module, error: Exception, channels: int, size_p
             "model.arch=path/to/file.py:callable, which returns a network that takes pictures alone"
         )
     wanted = re.search(r"to have (\d+) channels", text)
+    if wanted and wanted[1] == "1":
+        return (
+            "model.preprocessing.mean: the network takes grey pictures; set model.preprocessing.mean and .std to one "
+            f"number each, as it was trained with ({text})"
+        )
     if wanted and wanted[1] != str(channels):
         return (
             f"model.arch: the network takes pictures of {wanted[1]} channels, not of {channels} ({text}); wrap it: "

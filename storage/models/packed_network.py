@@ -107,8 +107,8 @@ def _probe_layer(model: TargetModel, layer: str) -> list[float]:
     import torch
 
     network, size_px = model.network, model.geometry.size_px
-    noise = torch.arange(3 * size_px**2) * 7919 % 257
-    images = (noise / 64 - 2).view(1, 3, size_px, size_px)
+    noise = torch.arange(model.channels * size_px**2) * 7919 % 257
+    images = (noise / 64 - 2).view(1, model.channels, size_px, size_px)
     with torch.inference_mode(), ActivationTap(network, (model.find_layer(layer),)) as tap:
         network(to_input(network, images))
         return [float(v) for v in tap.maps[layer][0].float().mean(dim=(1, 2))]

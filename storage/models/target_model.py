@@ -28,7 +28,7 @@ class TargetModel:
     """The trained CNN f under audit, frozen, in evaluation mode.
 
     Attributes:
-        network: takes float32 [N, 3, S, S], normalised.
+        network: takes [N, 3, S, S], or [N, 1, S, S] where it takes grey pictures; normalised.
         digest: sha256 of its state dict: names, shapes, bytes; not of any file name.
         geometry: from a picture to the input.
         mean, std: of the normalisation, per channel on the scale 0..1.
@@ -40,14 +40,19 @@ class TargetModel:
     digest: str
     code: str
     geometry: Geometry
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Of its input: 3, or 1 where it takes grey pictures."""
+        return len(self.mean)
 
     @cached_property
     def survey(self) -> LayerSurvey:
         """What can be explained of it; found by probing, once."""
-        return survey_layers(self.network, self.geometry.size_px, len(self.mean))
+        return survey_layers(self.network, self.geometry.size_px, self.channels)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -67,7 +72,7 @@ class TargetModel:
             UserError: no such layer, or a network that draws at random or looks at all pictures of a batch.
         """
         layers = select_layers(self.survey, names)
-        check_steadiness(self.network, layers, self.geometry.size_px, len(self.mean))
+        check_steadiness(self.network, layers, self.geometry.size_px, self.channels)
         return layers
 
     def describe_preprocessing(self) -> dict[str, Any]:

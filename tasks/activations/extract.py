@@ -145,19 +145,26 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
 
 
 def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel, device: str) -> torch.Tensor:
-    """uint8 [N, S, S, 3] -> [N, 3, S, S], (x / 255 - mean) / std, channels-last, in the network's precision."""
+    """uint8 [N, S, S, 3] -> [N, C, S, S], (x / 255 - mean) / std, channels-last, in the network's precision.
+
+    C is 3, or 1 where the network takes grey pictures.
+    """
     import torch
 
+    pictures = torch.from_numpy(np.require(pictures_NSS3, requirements="W")).to(device, non_blocking=True)
     # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
-    images = (
-        torch.from_numpy(np.require(pictures_NSS3, requirements="W"))
-        .to(device, non_blocking=True)
-        .permute(0, 3, 1, 2)
-        .to(torch.float32)
-    )
-    mean = torch.tensor(model.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(model.std, device=device).view(1, 3, 1, 1)
+    images = (pictures if model.channels == 3 else _to_grey(pictures)).permute(0, 3, 1, 2).to(torch.float32)
+    mean = torch.tensor(model.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(model.std, device=device).view(1, -1, 1, 1)
     return images.div_(255).sub_(mean).div_(std).to(model.dtype)
+
+
+def _to_grey(pictures_NSS3: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, S, S, 1]: luma after ITU-R BT.601 in whole numbers, as Pillow's mode L; grey stays what it is."""
+    import torch
+
+    red, green, blue = pictures_NSS3.to(torch.int32).unbind(dim=3)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).unsqueeze(3)
 
 
 def run_network(network: torch.nn.Module, images_N3SS: torch.Tensor) -> None:

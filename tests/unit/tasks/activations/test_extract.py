@@ -13,6 +13,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch import nn
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings
@@ -268,3 +269,15 @@ def test_description_names_what_the_bits_depend_on() -> None:
     for same in (changed(decode_threads=7), changed(max_broken_share=0.5), replace(base, layers=("tail", "stem"))):
         assert stem in same.list_requests()
     assert json.loads(json.dumps(stem.settings)) == stem.settings
+
+
+def test_network_of_grey_pictures_gets_what_pillow_calls_grey() -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    pictures[1] = pictures[1, :, :, :1]  # a grey one, read as three equal channels
+    model = replace(make_model(nn.Sequential(nn.Conv2d(1, 4, 3))), mean=(0.5,), std=(0.25,))
+    found = normalise_pictures(pictures, model, "cpu")
+    grey = np.stack([np.asarray(Image.fromarray(p).convert("L")) for p in pictures])
+    np.testing.assert_array_equal(grey[1], pictures[1, :, :, 0])
+    np.testing.assert_allclose(found.numpy(), ((grey / 255 - 0.5) / 0.25)[:, None], atol=1e-6)
+    assert model.select_layers("auto")[0].channels == 4
