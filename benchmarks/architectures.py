@@ -16,13 +16,13 @@ import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
 SMALL_PX = 96
-MAX_PARAMETERS = 400_000_000
 _MAX_REASON_CHARS = 200
 
 
@@ -34,7 +34,7 @@ def list_architectures() -> list[str]:
     return [f"torchvision:{n}" for n in models.list_models(module=models)] + [f"timm:{n}" for n in timm.list_models()]
 
 
-def look_at(arch: str) -> dict[str, Any]:
+def look_at(arch: str, most_million: int) -> dict[str, Any]:
     """What `auto` takes of one architecture, at the smallest of the sizes that it takes."""
     import torch
 
@@ -50,7 +50,7 @@ def look_at(arch: str) -> dict[str, Any]:
         settings = ModelSettings(arch=arch)
         architecture = find_architecture(settings.arch, None)
         found["parameters"] = parameters = _count_parameters(architecture)
-        if parameters > MAX_PARAMETERS:
+        if parameters > most_million * 10**6:
             return {**found, "error": f"not tried: {parameters / 1e6:,.0f} million parameters"}
         torch.manual_seed(0)
         network = architecture.build(False).eval()
@@ -81,13 +81,17 @@ def _count_parameters(architecture: Any) -> int:
         return 0
 
 
-def run(archs: Sequence[str], out: Path, processes: int) -> None:
+def run(archs: Sequence[str], out: Path, processes: int, most_million: int) -> None:
     """Look at what is not yet in the file."""
     known = {json.loads(line)["arch"] for line in out.read_text("utf-8").splitlines()} if out.exists() else set()
     waiting = [arch for arch in archs if arch not in known]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, maxtasksperchild=20) as pool, out.open("a", encoding="utf-8") as file:
-        for found in track(pool.imap_unordered(look_at, waiting), total=len(waiting), description="architectures"):
+        for found in track(
+            pool.imap_unordered(partial(look_at, most_million=most_million), waiting),
+            total=len(waiting),
+            description="architectures",
+        ):
             file.write(json.dumps(found) + "\n")
             file.flush()
 
@@ -129,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file of results, a line per network")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--most-million", type=int, default=400, help="parameters; larger networks are not tried")
     parser.add_argument("--only", default="", help="only architectures whose name contains this")
     parser.add_argument("--table", type=Path, help="write the table of the results to this file, and run nothing")
     arguments = parser.parse_args()
@@ -137,7 +142,7 @@ def main() -> None:
         arguments.table.write_text(make_table(rows), "utf-8")
         return
     archs = [arch for arch in list_architectures() if arguments.only in arch]
-    run(archs, arguments.out, arguments.processes)
+    run(archs, arguments.out, arguments.processes, arguments.most_million)
 
 
 if __name__ == "__main__":

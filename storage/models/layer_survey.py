@@ -13,7 +13,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
@@ -46,22 +46,25 @@ class LayerSurvey:
         refused: name -> why it is no layer, of all other calls, in the same order.
         last_refused: of these, such that come after the last layer and look like a map.
         unproven: names of layers whose axes were told by their lengths alone.
+        too_small: names of layers whose map has one cell at this size of pictures, and more at a larger one.
     """
 
     layers: tuple[Layer, ...]
     refused: Mapping[str, str]
     last_refused: tuple[str, ...]
     unproven: frozenset[str]
+    too_small: frozenset[str] = frozenset()
 
     def without(self, names: Sequence[str]) -> LayerSurvey:
         """The same, with some layers refused since their cells do not lie where the picture has them."""
         if not names:
             return self
-        layers = tuple(layer for layer in self.layers if layer.name not in names)
-        last = self.layers[-1].name if self.layers else ""
+        kept = tuple(layer for layer in self.layers if layer.name not in names)
         refused = {**self.refused, **dict.fromkeys(names, "its cells do not lie in the order of the picture")}
-        later = (*names[-1:], *self.last_refused) if last in names else self.last_refused
-        return LayerSurvey(layers, refused, later, self.unproven)
+        places = {layer.name: place for place, layer in enumerate(self.layers)}
+        last = max((places[layer.name] for layer in kept if _has_cells(layer)), default=-1)
+        later = tuple(name for name in names if places[name] > last)
+        return replace(self, layers=kept, refused=refused, last_refused=(*later, *self.last_refused))
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def select_layers(survey: LayerSurvey, names: tuple[str, ...] | str) -> list[Lay
     Raises:
         UserError: a name that is no layer; says why, or answers with those that are.
     """
-    if not any(layer.height * layer.width > 1 for layer in survey.layers):
+    if not any(map(_has_cells, survey.layers)):
         reasons = "".join(f"; {name}: {why}" for name, why in list(survey.refused.items())[-1:])
         raise UserError(
             f"model.layers: the network has no module whose output is a map [N, C, H, W]{reasons}; allowed: a CNN, or "
@@ -126,12 +129,20 @@ def select_layers(survey: LayerSurvey, names: tuple[str, ...] | str) -> list[Lay
         )
     if names == "auto":
         if survey.last_refused:
-            name = survey.last_refused[0]
+            name = survey.last_refused[-1]
             raise UserError(
                 f"model.layers: 'auto' cannot tell the last map, since {name} comes after {survey.layers[-1].name} and "
                 f"{survey.refused[name]}; name a layer: `lavise layers MODEL` lists them"
             )
-        return [([layer for layer in survey.layers if _is_worth_explaining(layer)] or list(survey.layers))[-1]]
+        taken = ([layer for layer in survey.layers if _is_worth_explaining(layer)] or list(survey.layers))[-1]
+        later = survey.layers[survey.layers.index(taken) + 1 :]
+        small = [layer for layer in later if layer.name in survey.too_small and layer.channels > 1]
+        if small:
+            raise UserError(
+                f"model.layers: 'auto' would take {small[-1].name}, whose map has one cell for pictures of this size; "
+                "set model.preprocessing.size_px to a larger one, or name a layer"
+            )
+        return [taken]
     names = (names,) if isinstance(names, str) else names
     known = {layer.name: layer for layer in survey.layers}
     for name in names:
@@ -217,8 +228,9 @@ def _find_prefixes(network: nn.Module) -> set[int]:
         number = getattr(module, "num_prefix_tokens", None)
         if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
             found.add(number)
-        elif any(name.startswith(_CLASS_TOKENS) for name, _ in module.named_parameters(recurse=False)):
-            found.add(1)
+        else:
+            tokens = [p for name, p in module.named_parameters(recurse=False) if name.startswith(_CLASS_TOKENS)]
+            found |= {int(p.shape[1]) if p.ndim == 3 else 1 for p in tokens}
     return found
 
 
@@ -247,6 +259,7 @@ def _compare(
     refused: dict[str, str] = {}
     after: list[str] = []
     unproven: set[str] = set()
+    too_small: set[str] = set()
     for (point, call), output in first.items():
         name = name_call(point, call, num_calls[point])
         is_larger = follows and (point, call) in larger
@@ -263,11 +276,14 @@ def _compare(
             layers.append(Layer(name, output.kind, channels, *grid[0], layout, prefix))
             if grid[0] != (1, 1):
                 after.clear()
-            if layout == "NTC" or grid[1] is None:
+            if layout == "NTC" or (layout == "NHWC" and grid[1] is None):
                 unproven.add(name)
+            # Pooling with a window of fixed size gives more cells for larger pictures, and is no layer that is meant.
+            if grid[0] == (1, 1) and grid[1] not in (None, (1, 1)) and "Pool" not in output.kind:
+                too_small.add(name)
         if grid and grid not in grids:
             grids.append(grid)
-    return LayerSurvey(tuple(layers), refused, tuple(after), frozenset(unproven))
+    return LayerSurvey(tuple(layers), refused, tuple(after), frozenset(unproven), frozenset(too_small))
 
 
 def _may_be_map(shape: Shape | None, is_larger: bool, prefixes: set[int]) -> bool:
@@ -366,7 +382,11 @@ def _halve(grid: Grid) -> Grid:
 def _is_worth_explaining(layer: Layer) -> bool:
     """For `auto`: more than one filter and cell, and no projection inside a transformer or classifier of its tokens."""
     is_projection = layer.layout == "NTC" and layer.kind == "Linear"
-    return layer.channels > 1 and layer.height * layer.width > 1 and not is_projection
+    return layer.channels > 1 and _has_cells(layer) and not is_projection
+
+
+def _has_cells(layer: Layer) -> bool:
+    return layer.height * layer.width > 1
 
 
 def _explain_failure(network: nn.Module, error: Exception, channels: int, size_px: int) -> str:

@@ -345,3 +345,19 @@ def test_network_that_takes_something_else_is_told_apart(network: nn.Module, exp
 def test_network_in_half_precision_is_probed_as_it_is(dtype: torch.dtype) -> None:
     network = Small().to(dtype)
     assert [layer.name for layer in select_layers(survey_layers(network, 12), "auto")] == ["block"]
+
+
+def test_auto_does_not_fall_back_where_pictures_are_too_small() -> None:
+    from torchvision.models import resnet18
+
+    survey = survey_layers(resnet18(weights=None), 32)
+    with pytest.raises(
+        UserError, match=r"^model\.layers: 'auto' would take layer4, whose map has one cell"
+    ):
+        select_layers(survey, "auto")
+    assert select_layers(survey, ("layer3",))[0].height == 2
+
+
+def test_auto_takes_the_map_before_a_pooling_of_fixed_size() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    assert [layer.name for layer in select_layers(survey_layers(network, 8), "auto")] == ["0"]
