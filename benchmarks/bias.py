@@ -52,8 +52,8 @@ from lavise.tasks.group_bias.contrasts import (
     compare_filters,
     compare_words,
     count_scores,
+    decide_contrasts,
     index_words,
-    judge,
     make_contrasts,
 )
 from lavise.tasks.inputs import scenes
@@ -91,7 +91,7 @@ def measure_scenes(config: Config, root: Path) -> Scenes:
     labelled = scenes.load_scenes(runner.find(scenes.STAGE, Role.TARGET).handles[0], Role.TARGET)
     model = load_target_model(config.model, config.seed)
     layer = select_layers(model.survey, config.model.layers)[0]
-    pictures = Given(data, data.digest_pictures())
+    pictures = Given(data, data.digest_images())
     inputs = ExtractionInputs(model, (layer.name,), pictures, config.extract, device)
     handle = extract_layers(runner, "extract", inputs, role=Role.TARGET)[0]
     store = ActivationStore(handle.folder)
@@ -119,8 +119,8 @@ def compare(
     strata = None if stratum is None else Grouping("strata", ("no", "yes"), stratum)
     contrasts = make_contrasts(Grouping("groups", ("a", "b"), np.where(in_a, 0, 1)), strata, 2)
     comparison = compare_filters(qualified, contrasts[0], strata is not None)
-    judged = judge([comparison], rate, strata is not None)[0]
-    return judged.found, judged.verdict, comparison.difference.value
+    decided = decide_contrasts([comparison], rate, strata is not None)[0]
+    return decided.found, decided.verdict, comparison.difference.value
 
 
 def run_null(data: Scenes, settings: BiasSettings, draws: int, seed: int) -> dict[str, Any]:
@@ -134,8 +134,8 @@ def run_null(data: Scenes, settings: BiasSettings, draws: int, seed: int) -> dic
         contrast = make_contrasts(groups, None, settings.min_images)[0]
         by_filter = compare_filters(data.qualified, contrast, False)
         by_word = compare_words(scores, num_filters, contrast, False, settings.permutations, (seed, draw))
-        any_filter += bool(judge([by_filter], settings.false_discovery_rate, False)[0].found.any())
-        any_word += bool(judge([by_word], settings.false_discovery_rate, False)[0].found.any())
+        any_filter += bool(decide_contrasts([by_filter], settings.false_discovery_rate, False)[0].found.any())
+        any_word += bool(decide_contrasts([by_word], settings.false_discovery_rate, False)[0].found.any())
     return {
         "num_filters": data.qualified.shape[1],
         "num_words": len(words),

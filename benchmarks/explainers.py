@@ -104,7 +104,7 @@ class Bench:
         with StatisticsCluster(self.config.statistics) as cluster:
 
             def pool(name: str, data: Dataset) -> tuple[Handle, ActivationStore]:
-                pictures = Given(data, data.digest_pictures())
+                pictures = Given(data, data.digest_images())
                 extraction = ExtractionInputs(model, (layer,), pictures, self.config.extract, "cpu")
                 (activations,) = extract_layers(self.runner, f"extract {name}", extraction, role=Role.TRAIN)
                 inputs = MaskInputs(activations, Given(data, data.compute_digest()), model.geometry, cluster)

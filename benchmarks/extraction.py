@@ -19,7 +19,7 @@ from lavise.configs.schema import CocoReference
 from lavise.storage.datasets.coco import load_coco_reference
 from lavise.storage.datasets.images import load_square
 from lavise.storage.models.target_model import load_target_model
-from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_pictures, run_network
+from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_images, run_network
 from lavise.tasks.engine.stage_inputs import Given
 
 LAYER = "bn2"
@@ -41,9 +41,9 @@ def main() -> None:
 
     def forward() -> None:
         for start in range(0, len(pictures), settings.batch_size):
-            run_network(network, normalise_pictures(pictures[start : start + settings.batch_size], model, "cpu"))
+            run_network(network, normalise_images(pictures[start : start + settings.batch_size], model, "cpu"))
 
-    inputs = ExtractionInputs(model, (LAYER,), Given(data, data.digest_pictures()), settings, "cpu")
+    inputs = ExtractionInputs(model, (LAYER,), Given(data, data.digest_images()), settings, "cpu")
 
     def extract() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -126,7 +126,7 @@ class PlantedAudit(LayerAudit):
         if RANKINGS.get(self._config.explain.ranking).needs_precision:
             self.result.keep(self._measure_naming(self._tuned))
         self.result.keep(self._explain())
-        self.judge({})
+        self.measure_panel({})
 
 
 def run_planted(

@@ -28,11 +28,11 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.state import file_names
 from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
 from lavise.tasks.report.page import write_page
-from lavise.tasks.report.pictures import LARGE_PER_FILTER, PictureBook, ReportPictures, outline_region
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, ImageBook, ReportImages, outline_region
 from lavise.tasks.report.sections.layers import LayerCard
 from tests.browser import find_browser
 
-FILTERS, PICTURES, WORDS, CLASSES = 2048, 25, 10, 8
+FILTERS, IMAGES, WORDS, CLASSES = 2048, 25, 10, 8
 LIMITS = {"size_mb": 60.0, "first_paint_s": 3.0, "filter_s": 0.2}
 GEOMETRY = Geometry(224, "squash", interpolation="bilinear")
 _SOURCE_PX = 128
@@ -49,7 +49,7 @@ _PAINT = (
 )
 
 
-def make_pictures(folder: Path, num: int, photos: list[Path]) -> dict[str, Path]:
+def make_images(folder: Path, num: int, photos: list[Path]) -> dict[str, Path]:
     """Distinct pictures: a crop of a photograph (of a slope, without any), and noise."""
     rng = np.random.default_rng(0)
     if photos:
@@ -68,15 +68,15 @@ def make_pictures(folder: Path, num: int, photos: list[Path]) -> dict[str, Path]
     return paths
 
 
-def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, PictureBook]:
+def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, ImageBook]:
     """Filters as `tasks.report.filter_entries.describe_filters` makes them, each with 25 of the pictures."""
     rng = np.random.default_rng(1)
-    keys, total = list(paths), FILTERS * PICTURES
+    keys, total = list(paths), FILTERS * IMAGES
     if len(keys) >= total:
-        chosen = rng.permutation(len(keys))[:total].reshape(FILTERS, PICTURES)
+        chosen = rng.permutation(len(keys))[:total].reshape(FILTERS, IMAGES)
     else:
-        chosen = np.stack([rng.choice(len(keys), PICTURES, replace=False) for _ in range(FILTERS)])
-    book = PictureBook()
+        chosen = np.stack([rng.choice(len(keys), IMAGES, replace=False) for _ in range(FILTERS)])
+    book = ImageBook()
     for part in (chosen[:, :LARGE_PER_FILTER], chosen):
         for i in part.ravel():
             book.add(TARGET, keys[i])
@@ -105,7 +105,7 @@ def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, PictureBook]:
 
 
 def write(folder: Path, num_distinct: int, photos: list[Path]) -> Path:
-    paths = make_pictures(folder, num_distinct, photos)
+    paths = make_images(folder, num_distinct, photos)
     described, book = describe(paths)
     layer = LayerCard(
         name="layer4",
@@ -122,8 +122,8 @@ def write(folder: Path, num_distinct: int, photos: list[Path]) -> Path:
     )
     sections = {"layers": [layer], "qualities": [], "classes": [], "causes": [], "bias": [], "diff": None}
     facts = {"Audit": f"synthetic, {num_distinct} pictures"}
-    settings = ReportSettings(images_per_filter=PICTURES)
-    write_page(facts, sections, [described], book, ReportPictures(GEOMETRY, {TARGET: paths}), settings, folder)
+    settings = ReportSettings(images_per_filter=IMAGES)
+    write_page(facts, sections, [described], book, ReportImages(GEOMETRY, {TARGET: paths}), settings, folder)
     return folder / file_names.REPORT
 
 
@@ -157,7 +157,7 @@ def measure(browser: Browser, path: Path, loads: int = 3) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--distinct", type=int, nargs="+", default=[5000, FILTERS * PICTURES])
+    parser.add_argument("--distinct", type=int, nargs="+", default=[5000, FILTERS * IMAGES])
     parser.add_argument("--photos", type=Path, help="folder of photographs to cut pictures from")
     arguments = parser.parse_args()
     photos = sorted(arguments.photos.glob("*.jpg"))[:100] if arguments.photos else []
@@ -176,7 +176,7 @@ def main() -> None:
                 browser.close()
         cases[str(num)] = {**found, "within_limits": all(found[k] <= limit for k, limit in LIMITS.items())}
         print(cases[str(num)])
-    save_result("report", {"filters": FILTERS, "pictures_per_filter": PICTURES, "limits": LIMITS, "cases": cases})
+    save_result("report", {"filters": FILTERS, "pictures_per_filter": IMAGES, "limits": LIMITS, "cases": cases})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
-from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_pictures, run_network
+from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_images, run_network
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.explainer.network import Explainer, scale_features
@@ -68,7 +68,7 @@ def main() -> None:
     data = load_coco_reference(config.reference).train
     model = load_target_model(config.model, config.seed)
     trainer = Trainer(model, data)
-    inputs = ExtractionInputs(model, (LAYER,), Given(data, data.digest_pictures()), config.extract, "cpu")
+    inputs = ExtractionInputs(model, (LAYER,), Given(data, data.digest_images()), config.extract, "cpu")
     with tempfile.TemporaryDirectory() as folder, StatisticsCluster(config.statistics) as cluster:
         cluster.map("start", len, [[]])  # starting workers is not what is compared
         start = time.perf_counter()
@@ -109,7 +109,7 @@ def run_naive_epoch(trainer: Trainer, model: TargetModel, data: Dataset) -> int:
         for start in range(0, len(order), batch_size):
             batch = [entries[i] for i in order[start : start + batch_size]]
             pictures = np.stack([load_square(r.path, model.geometry) for r, _ in batch])
-            run_network(network, normalise_pictures(pictures, model, "cpu"))
+            run_network(network, normalise_images(pictures, model, "cpu"))
             maps = tap.maps[LAYER].clone()
             height, width = maps.shape[2:]
             masks = [model.geometry.shrink_mask(a.make_mask(*read_size(r.path)), height, width) for r, a in batch]

@@ -57,7 +57,7 @@ def main() -> None:
         model = load_target_model(bench.config.model, bench.config.seed)
         layer = select_layers(model.survey, "auto")[0].name
         target = load_image_folder_target(ImageFolderTarget(root=arguments.photos))
-        pictures = Given(target, target.digest_pictures())
+        pictures = Given(target, target.digest_images())
         extraction = ExtractionInputs(model, (layer,), pictures, bench.config.extract, "cpu")
         (activations,) = extract_layers(bench.runner, "extract target", extraction, role=Role.TARGET)
         store = ActivationStore(activations.folder)

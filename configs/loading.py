@@ -50,7 +50,10 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 
 # Keys that have another name now: they are still read.
-RENAMED = {("train", "held_out_share"): ("train", "early_stopping_share")}
+RENAMED = {
+    ("train", "held_out_share"): ("train", "early_stopping_share"),
+    ("bias", "pictures"): ("bias", "images_shown"),
+}
 
 
 def _rename(data: Mapping[str, Any], label: str) -> Mapping[str, Any]:
@@ -109,7 +112,8 @@ def describe_identity(config: Config) -> dict[str, Any]:
     data = _describe_identity(config)
     # Under the names that they had first: a checkpoint is not new because a setting is called otherwise.
     for (old_section, old), (section, new) in RENAMED.items():
-        data[old_section][old] = data[section].pop(new)
+        if section in data:
+            data[old_section][old] = data[section].pop(new)
     return data
 
 

@@ -367,7 +367,7 @@ class BiasSettings(Settings):
     """Of the least difference that could have been shown."""
     permutations: int = Field(default=20_000, ge=1000)
     """Of the test of words; filters are tested exactly."""
-    pictures: int = Field(default=4, ge=1, le=25)
+    images_shown: int = Field(default=4, ge=1, le=25)
     """Shown of each group for a filter that differs."""
 
 

@@ -28,7 +28,7 @@ from lavise.tasks.engine.stage import StageRunner
 if TYPE_CHECKING:
     import pandas as pd
 
-_PICTURES, _PICTURE_PX = 8, 160
+_IMAGES, _IMAGE_PX = 8, 160
 
 
 def run(config: str, *overrides: str) -> Audit:
@@ -194,7 +194,7 @@ class FilterView:
         Raises:
             UserError: the activations or the pictures are away.
         """
-        return _draw_pictures(self.audit.past, self.layer, self.row)
+        return _draw_images(self.audit.past, self.layer, self.row)
 
     def _repr_html_(self) -> str:
         said = ", ".join(self.row["words"]) if self.row["explained"] else f"unexplained: {self.row['reason']}"
@@ -202,7 +202,7 @@ class FilterView:
         return heading + _show_png(self.picture) + self.words.to_html(escape=True, index=False, float_format="%.3g")
 
 
-def _draw_pictures(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
+def _draw_images(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
     from lavise.tasks.activations import extract
     from lavise.tasks.report.pictures import draw_filter
 
@@ -215,7 +215,7 @@ def _draw_pictures(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
         )
     target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
     paths = {r.key: r.path for r in target.records}
-    return draw_filter(ActivationStore(handle.folder), row, paths, _PICTURES, _PICTURE_PX, past.title)
+    return draw_filter(ActivationStore(handle.folder), row, paths, _IMAGES, _IMAGE_PX, past.title)
 
 
 def _show_png(content: bytes) -> str:

@@ -20,13 +20,13 @@ from lavise.tasks.activations.layer_maps import MappedNetwork
 from lavise.tasks.engine.stage import Info, Read, Stage
 from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.evaluation import layer_panel, recall
-from lavise.tasks.evaluation.judged_layer import LayerArtefacts
+from lavise.tasks.evaluation.panel_layer import LayerArtefacts
 from lavise.tasks.explainer import naming, training, transfer, validation
 from lavise.tasks.explainer.class_head import measure_scale, shuffle_names
 from lavise.tasks.masks import agreement, detection, overlaps, region_pooling
 from lavise.tasks.masks.mask_inputs import MaskedRegionInputs, MaskInputs
 from lavise.tasks.words import explain, naming_check
-from lavise.tasks.words.judgement import find_worst_p_value
+from lavise.tasks.words.word_truth import find_worst_p_value
 
 log = logging.getLogger("lavise")
 
@@ -68,9 +68,9 @@ class LayerAudit:
         twin.explain()
         return twin.result
 
-    def judge(self, baselines: Mapping[str, LayerResult]) -> None:
+    def measure_panel(self, baselines: Mapping[str, LayerResult]) -> None:
         """The panel, with baselines that were audited themselves."""
-        self.result.keep(self._judge(baselines))
+        self.result.keep(self._measure_panel(baselines))
 
     # ------------------------------------------------------------ stages
 
@@ -244,7 +244,7 @@ class LayerAudit:
         )
         return self._run(recall.STAGE, read, recall.measure_recall)
 
-    def _judge(self, baselines: Mapping[str, LayerResult]) -> Handle:
+    def _measure_panel(self, baselines: Mapping[str, LayerResult]) -> Handle:
         config, inputs, settings = self._config, self._subject.inputs, self._config.evaluate
         read = layer_panel.PanelInputs(
             own=_collect_artefacts(self.result),

@@ -22,7 +22,7 @@ from lavise.flows.audit.layer_context import Context, LayerResult, Subject
 from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
-from lavise.flows.past_audits.compare import Comparison, TargetPictures, compare_audits
+from lavise.flows.past_audits.compare import Comparison, TargetImages, compare_audits
 from lavise.flows.past_audits.gate import GATE_TAG, record_verdict
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
@@ -50,7 +50,7 @@ from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.inputs import vocabulary
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
-from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownPictures
+from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownImages
 from lavise.tasks.report.summary import describe_audit
 from lavise.tasks.words import explain
 
@@ -158,7 +158,7 @@ class _Audit:
                 "checkpoint_name": self.occasion.checkpoint_name,
                 "layers": [layer.name for layer in layers],
                 "data": inputs.digests,
-                "pictures": inputs.picture_digests,
+                "pictures": inputs.image_digests,
                 "vectors": vectors,
             },
             skipped=describe_skipped(results[0]),
@@ -179,7 +179,7 @@ class _Audit:
             )
             for r in results
         ]
-        pictures = TargetPictures(inputs.picture_digests[Role.TARGET], lambda: inputs.target)
+        pictures = TargetImages(inputs.image_digests[Role.TARGET], lambda: inputs.target)
         runner, cluster = self.runner, self.cluster
         try:
             return compare_audits(old, new, pictures, self.config, runner, cluster, self.device, self.progress)
@@ -201,10 +201,10 @@ class _Audit:
             audit.measure()
             audit.explain()
             audit.evaluate()
-            judged = {name: found[position] for name, found in baselines.items()}
+            compared = {name: found[position] for name, found in baselines.items()}
             if "shuffled_labels" in config.evaluate.baselines:
-                judged["shuffled_labels"] = audit.with_labels_shuffled()
-            audit.judge(judged)
+                compared["shuffled_labels"] = audit.with_labels_shuffled()
+            audit.measure_panel(compared)
             run_analyses(context, subject, result)
             results.append(result)
         return results
@@ -259,9 +259,9 @@ class _Audit:
         self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
     ) -> Handle:
         shown = {
-            a.name: ShownPictures(role, inputs.pictures(role))
+            a.name: ShownImages(role, inputs.pictures(role))
             for a in list_analyses()
-            if a.is_wanted(self.config) and (role := a.shows_pictures(self.config)) is not None
+            if a.is_wanted(self.config) and (role := a.shows_images(self.config)) is not None
         }
         weights = f"weights {self._name_weights()} (sha256 {short(model.digest)})"
         read = ReportInputs(

@@ -96,12 +96,12 @@ def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) ->
     find = find_target_format if role == "target" else find_format
     needed = find(settings.kind).list_files(settings)
     if not needed:
-        return {} if _has_picture(root) else {f"{role}.root": f"no pictures below {str(root)!r}"}
+        return {} if _has_image(root) else {f"{role}.root": f"no pictures below {str(root)!r}"}
     missing = {key: [str(root / name) for name in names if not (root / name).exists()] for key, names in needed.items()}
     return {f"{role}.{key}": f"{', '.join(paths)} not there" for key, paths in missing.items() if paths}
 
 
-def _has_picture(root: Path) -> bool:
-    from lavise.storage.datasets.images import PICTURE_SUFFIXES
+def _has_image(root: Path) -> bool:
+    from lavise.storage.datasets.images import IMAGE_SUFFIXES
 
-    return any(Path(name).suffix.lower() in PICTURE_SUFFIXES for _, _, names in os.walk(root) for name in names)
+    return any(Path(name).suffix.lower() in IMAGE_SUFFIXES for _, _, names in os.walk(root) for name in names)

@@ -44,7 +44,7 @@ CHART_FILE, PAGE_FILE = "diff.png", "diff.html"
 
 
 @dataclass(frozen=True)
-class TargetPictures:
+class TargetImages:
     """The pictures on which two audits are compared; they are only opened where activations are missing."""
 
     digest: str
@@ -102,7 +102,7 @@ class Comparison:
 def compare_audits(
     old: PastRun,
     new: Sequence[AuditedLayer],
-    pictures: TargetPictures,
+    pictures: TargetImages,
     config: Config,
     runner: StageRunner,
     cluster: StatisticsCluster,
@@ -148,7 +148,7 @@ def pair_layers(old: Sequence[str], new: Sequence[str]) -> list[tuple[str, str]]
 def locate_layers(
     past: PastRun,
     names: Sequence[str],
-    pictures: TargetPictures,
+    pictures: TargetImages,
     runner: StageRunner,
     device: str,
     progress: Progress,
@@ -219,16 +219,16 @@ def diff_runs(
         device = choose_device(config.device)
         runner = StageRunner(ArtefactStore(root), progress=progress, execute=execute)
 
-        def open_pictures() -> Dataset:
+        def open_images() -> Dataset:
             target = open_target(config, runner, progress)
-            if target.digest_pictures(progress) != new.inputs["pictures"][Role.TARGET]:
+            if target.digest_images(progress) != new.inputs["pictures"][Role.TARGET]:
                 raise UserError(
                     f"diff: the target pictures ({target.name}) are not those of run {new.run_id} any more; "
                     "put them back, or audit again"
                 )
             return target
 
-        pictures = TargetPictures(new.inputs["pictures"][Role.TARGET], open_pictures)
+        pictures = TargetImages(new.inputs["pictures"][Role.TARGET], open_images)
         with StatisticsCluster(config.statistics, progress) as cluster:
             names = [name for _, name in pair_layers(old.layers, new.layers)]
             layers = locate_layers(new, names, pictures, runner, device, progress)

@@ -74,7 +74,7 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
         model = _load_pyfunc(str(data), {"device": "cpu"})
         model.predict(example)
         if network is not None:
-            model.predict(pd.DataFrame({"image": [_draw_picture()]}))
+            model.predict(pd.DataFrame({"image": [_draw_image()]}))
         mlflow.pyfunc.save_model(
             path=str(destination),
             loader_module="lavise.flows.serving.explainer_pyfunc",
@@ -108,7 +108,7 @@ def make_signature() -> ModelSignature:
     )
 
 
-def _draw_picture() -> bytes:
+def _draw_image() -> bytes:
     """A small picture to try a network with."""
     from PIL import Image
 

@@ -21,10 +21,10 @@ from lavise.storage.array_types import FloatArray, HalfArray
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.packed_network import PACKED_FACTS, PackedNetwork, load_packed_network
 from lavise.storage.state.environment import choose_device
-from lavise.tasks.activations.extract import normalise_pictures, run_network
+from lavise.tasks.activations.extract import normalise_images, run_network
 from lavise.tasks.explainer.naming import Namer, load_namer
 from lavise.tasks.explainer.network import load_facts
-from lavise.tasks.explainer.region_requests import pool_pictures, read_rows
+from lavise.tasks.explainer.region_requests import pool_images, read_rows
 from lavise.tasks.inputs.vocabulary import read_vocabulary
 
 DEFAULT_NUM_WORDS = 10
@@ -84,18 +84,18 @@ class ExplainerModel:
                 f"row {regions[0].row}: found an image, but this model was saved without its target network; "
                 "allowed: region_features"
             )
-        features = given | (pool_pictures(self._network, regions, self._run) if self._network else {})
+        features = given | (pool_images(self._network, regions, self._run) if self._network else {})
         features_RC = np.zeros((len(frame), self._facts.channels), np.float32)
         for row, feature in features.items():
             features_RC[row] = feature
         return features_RC
 
-    def _run(self, pictures_NSS3: npt.NDArray[np.uint8]) -> HalfArray:
+    def _run(self, images_NSS3: npt.NDArray[np.uint8]) -> HalfArray:
         """Maps of the layer, as the activation store keeps them: float16 [N, C, H, W]."""
         assert self._network is not None
         model, layer = self._network.model, self._network.layer
         with self._one_forward, ActivationTap(model.network, (model.find_layer(layer),)) as tap:
-            run_network(model.network, normalise_pictures(pictures_NSS3, model, self._device))
+            run_network(model.network, normalise_images(images_NSS3, model, self._device))
             maps = tap.maps[layer]
         if maps.shape[1] != self._facts.channels:
             raise ValueError(

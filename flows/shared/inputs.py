@@ -34,7 +34,7 @@ class Inputs:
     evaluation: Dataset
     target: Dataset
     digests: dict[Role, str]
-    picture_digests: dict[Role, str]
+    image_digests: dict[Role, str]
 
     def of(self, role: Role) -> Dataset:
         """The data set of that role."""
@@ -46,7 +46,7 @@ class Inputs:
 
     def pictures(self, role: Role) -> Given[Dataset]:
         """For stages that read the pictures alone."""
-        return Given(self.of(role), self.picture_digests[role])
+        return Given(self.of(role), self.image_digests[role])
 
     def describe(self, sources: dict[Role, str]) -> list[DatasetFacts]:
         """For tracking."""
@@ -75,7 +75,7 @@ def take_images(inputs: Inputs, num: int, progress: Progress) -> Inputs:
 
 
 def _digest(parts: Mapping[Role, Dataset], progress: Progress) -> Inputs:
-    pictures = {role: parts[role].digest_pictures(progress) for role in Role}
+    pictures = {role: parts[role].digest_images(progress) for role in Role}
     digests = {role: parts[role].compute_digest(pictures[role]) for role in Role}
     return Inputs(parts[Role.TRAIN], parts[Role.EVALUATION], parts[Role.TARGET], digests, pictures)
 

@@ -78,7 +78,7 @@ class Dataset:
     concepts: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
 
-    def digest_pictures(self, progress: Progress = no_progress) -> str:
+    def digest_images(self, progress: Progress = no_progress) -> str:
         """sha256 over the pictures' names, sizes and contents, and their order; labels do not matter."""
         contents = digest_files({r.key: r.path for r in self.records}, progress)
         return digest_of({"contents": contents, "order": [r.key for r in self.records]})
@@ -88,7 +88,7 @@ class Dataset:
         pairs = [[r.key, [_describe(a) for a in r.annotations]] for r in self.records]
         return digest_of(
             {
-                "pictures": pictures or self.digest_pictures(),
+                "pictures": pictures or self.digest_images(),
                 "pairs": digest_of(pairs),
                 "concepts": list(self.concepts),
             }

@@ -55,7 +55,7 @@ class Geometry:
         top, left = (height - side) / 2, (width - side) / 2
         return top, left, top + side, left + side
 
-    def resize_picture(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+    def resize_image(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
         """RGB picture -> uint8 [S, S, 3]."""
         top, left, bottom, right = self.source_box(picture.height, picture.width)
         how = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR

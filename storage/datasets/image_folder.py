@@ -6,7 +6,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_folder, split_by_image
 from lavise.storage.datasets.formats import Format, TargetFormat, register_format, register_target_format
-from lavise.storage.datasets.images import PICTURE_SUFFIXES, list_pictures
+from lavise.storage.datasets.images import IMAGE_SUFFIXES, list_images
 
 
 def load_image_folder_reference(settings: ImageFolderReference, seed: int) -> Reference:
@@ -17,7 +17,7 @@ def load_image_folder_reference(settings: ImageFolderReference, seed: int) -> Re
     """
     root = require_folder(settings.root, "reference.root")
     records = []
-    for path in list_pictures(root):
+    for path in list_images(root):
         parts = path.relative_to(root).parts
         if len(parts) > 1:
             concept = parts[0].replace("_", " ")
@@ -39,9 +39,9 @@ def load_image_folder_target(settings: ImageFolderTarget) -> Dataset:
         UserError: no folder, or no picture in it.
     """
     root = require_folder(settings.root, "target.root")
-    paths = list_pictures(root)[: settings.max_images]
+    paths = list_images(root)[: settings.max_images]
     if not paths:
-        raise UserError(f"target.root: no pictures below {root}; allowed: {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise UserError(f"target.root: no pictures below {root}; allowed: {', '.join(sorted(IMAGE_SUFFIXES))}")
     return Dataset(root.name, tuple(ImageRecord(p.relative_to(root).as_posix(), p) for p in paths))
 
 

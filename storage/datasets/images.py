@@ -12,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from lavise.storage.datasets.geometry import Geometry
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 
-# What is tried on bytes, which anyone may send: those of PICTURE_SUFFIXES. Some of Pillow's others start programs.
+# What is tried on bytes, which anyone may send: those of IMAGE_SUFFIXES. Some of Pillow's others start programs.
 _SAFE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)
@@ -44,7 +44,7 @@ def num_decoded() -> int:
     return _DecodeCounter.count
 
 
-def open_picture(source: Path | bytes) -> Image.Image:
+def open_image(source: Path | bytes) -> Image.Image:
     """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for.
 
     Raises:
@@ -69,7 +69,7 @@ def open_picture(source: Path | bytes) -> Image.Image:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) as `open_picture` would give it, from the file's header alone.
+    """(height, width) as `open_image` would give it, from the file's header alone.
 
     Raises:
         BrokenImageError: with the reason.
@@ -89,13 +89,13 @@ def load_square(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
     Raises:
         BrokenImageError: with the reason.
     """
-    return geometry.resize_picture(open_picture(path))
+    return geometry.resize_image(open_image(path))
 
 
-def list_pictures(root: Path) -> list[Path]:
+def list_images(root: Path) -> list[Path]:
     """All picture files below `root`, by path; links that lead out of `root` are left out."""
     inside = root.resolve()
-    found = (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    found = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     return sorted((p for p in found if p.resolve().is_relative_to(inside)), key=lambda p: p.as_posix())
 
 

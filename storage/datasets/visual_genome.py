@@ -45,7 +45,7 @@ def load_visual_genome_reference(settings: VisualGenomeReference, seed: int) -> 
                 f"{file}: not Visual Genome objects: image_id {entry['image_id']} has an object without "
                 f"usable x, y, w, h or synsets ({err})"
             ) from None
-        path = _find_picture(folders, int(entry["image_id"]))
+        path = _find_image(folders, int(entry["image_id"]))
         if path is None:
             skipped["image without a file"] += 1
             continue
@@ -98,7 +98,7 @@ def _collect_boxes(entry: dict[str, Any], skipped: Counter[str]) -> dict[str, li
     return boxes
 
 
-def _find_picture(folders: list[Path], image_id: int) -> Path | None:
+def _find_image(folders: list[Path], image_id: int) -> Path | None:
     return next((p for folder in folders if (p := folder / f"{image_id}.jpg").is_file()), None)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from lavise.configs.errors import CheckpointError, UserError
-from lavise.storage.models.inert_pickle import RefusedClassError, StorageKind, load_pickle, walk
+from lavise.storage.models.inert_pickle import Inert, RefusedClassError, StorageKind, load_pickle, walk
 from lavise.storage.state.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ def read_checkpoint(path: Path, values: bool = True) -> Any:
         CheckpointError: not a checkpoint, damaged, or one that would have to run code to be read; says what to do.
         UserError: the disk's or the network's fault.
     """
-    import torch
-
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -68,9 +66,9 @@ def read_checkpoint(path: Path, values: bool = True) -> Any:
     except (UserError, MemoryError):
         raise
     except RefusedClassError as err:
-        has_tensors = any(isinstance(value, torch.Tensor) for _, value in walk(err.content))
-        kind = CheckpointError if has_tensors else NoNetworkError
-        raise kind(f"model.weights: {path} {_explain_class(err, path)}") from None
+        is_beside = err.content is not None and not _has_tensors(err.content)
+        kind = NoNetworkError if is_beside else CheckpointError
+        raise kind(f"model.weights: {path} {_explain_class(err, path, is_beside)}") from None
     except OSError as err:
         raise UserError(
             f"model.weights: cannot read {path} ({printable(one_line(err))[:_MAX_REASON_CHARS]}); try again"
@@ -272,18 +270,40 @@ def _read_shards(path: Path, values: bool) -> dict[str, Any]:
     return found
 
 
-def _explain_class(err: RefusedClassError, path: Path) -> str:
+def _has_tensors(content: Any) -> bool:
+    import torch
+
+    return any(isinstance(value, torch.Tensor) for _, value in walk(content))
+
+
+def _explain_class(err: RefusedClassError, path: Path, is_beside: bool) -> str:
+    if is_beside:
+        where = f"holds an object of the class {err.name}" + (f" under {err.key!r}" if err.key else "")
+        return f"{where} and no network; give the file of the weights"
+    load = f"torch.load({path.name!r}, weights_only=False)"
     if not err.key:
+        save = f"torch.save({load}.state_dict(), 'weights.pt')" if _is_module(err.content) else _SAVE_STATE
         return (
             f"is no state dict but a pickled object ({err.name}), which only code could read; where its classes are "
-            f"installed and you trust it: {_SAVE_STATE}"
+            f"installed and you trust it: {save}"
         )
-    network = isinstance(err.content, Mapping) and next((k for k in _WEIGHTS_KEYS if k in err.content), None)
-    save = f"torch.save(torch.load({path.name!r}, weights_only=False)[{network!r}], 'weights.pt')"
+    inside = err.content if isinstance(err.content, Mapping) else {}
+    network = next((key for key in _WEIGHTS_KEYS if key in inside), None)
+    if network:
+        save = f"torch.save({load}[{network!r}], 'weights.pt')"
+    elif _is_module(inside.get(err.key)):
+        save = f"torch.save({load}[{err.key!r}].state_dict(), 'weights.pt')"
+    else:
+        save = _SAVE_STATE
     return (
         f"holds an object of the class {err.name} under {err.key!r} and is not read, since that could run foreign "
-        f"code; where you trust it, save the weights alone: {save if network else _SAVE_STATE}"
+        f"code; where you trust it, save the weights alone: {save}"
     )
+
+
+def _is_module(value: Any) -> bool:
+    """Whether a stand-in is one of a torch module, which keeps its parts under a name of its own."""
+    return isinstance(value, Inert) and isinstance(value.state, dict) and "_modules" in value.state
 
 
 def _name_other_format(path: Path, head: bytes) -> str:

@@ -50,12 +50,17 @@ _USELESS = {
     "_rebuild_meta_tensor_no_storage": "tensors without values (of torch's meta device)",
 }
 _COMPILED = "_orig_mod."
+_NUMBERED = (
+    "its parts have numbers for names, as where a network was cut into a Sequential (fastai's vision_learner, "
+    "Lightly): set model.arch to code of yours that builds the same"
+)
 _ABOUT = {
     "state_dict_ema": "the average (EMA)",
     "model_ema": "the average (EMA)",
     "ema": "the average (EMA)",
     "ema_model": "the average (EMA)",
     "ema_state_dict": "the average (EMA)",
+    "swa_model": "the average (SWA)",
     "averaging_state": "the average",
     "current_model_state": "the raw weights",
     "teacher": "the teacher",
@@ -133,6 +138,11 @@ def is_companion_name(name: str) -> bool:
 def _find_in_folder(folder: Path) -> Path:
     """As of Hugging Face's checkpoint-N: the index of its shards, else its one file that is called after the model."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
+        raise CheckpointError(
+            f"model.weights: {str(folder)!r} is a checkpoint of torch.distributed; where you trust it, make a file of "
+            f"it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder.name} weights.pt"
+        )
     indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
     found = indices or [name for name in names if is_weights_name(name) and not is_companion_name(name)]
     if len(found) != 1:
@@ -175,6 +185,17 @@ def list_state_dicts(content: Any, path: Path) -> list[StateDict]:
     return [StateDict(s.key, s.tensors, _tell_about(s.key, content, is_mmengine)) for s in found]
 
 
+def _uses_composers_average(content: Any) -> bool:
+    """Whether Composer's EMA had put the average into the network when it was saved; `ema_model` is then the rest."""
+    state = content.get("state") if isinstance(content, Mapping) else None
+    algorithms = state.get("algorithms") if isinstance(state, Mapping) else None
+    return any(
+        isinstance(facts, Mapping) and facts.get("ema_weights_active") is True
+        for entry in (algorithms if isinstance(algorithms, list | tuple) else ())
+        for facts in (entry if isinstance(entry, list | tuple) else ())
+    )
+
+
 def _is_within(key: str, other: str) -> bool:
     return not other or key == other or key.startswith(f"{other}.")
 
@@ -187,6 +208,10 @@ def _tell_about(key: str, content: Any, is_mmengine: bool) -> str:
         return "the average (SWA) with batch statistics that were never trained: no network of its own"
     if key == "state_dict" and isinstance(content, Mapping) and "averaging_state" in content:
         return "the average"
+    if key == "state.model" and _uses_composers_average(content):
+        return "the average (EMA)"
+    if key.startswith("state.algorithms.") and ".ema_model." in key:
+        return "parameters alone, " + ("the raw ones" if _uses_composers_average(content) else "the average (EMA)")
     return _ABOUT.get(key.rsplit(".", 1)[-1], "")
 
 
@@ -359,7 +384,10 @@ def _explain_misfit(
     """The faults of the state dict that comes nearest."""
     faults = max((_list_faults(found, wanted, prefix) for found in candidates), key=lambda f: f.num_right)
     where = f" under {faults.key!r}" if faults.key else ""
-    return f"model.weights: {path}{where} does not fit the architecture: {faults.text}; {faults.advice}"
+    advice = faults.advice
+    if is_shard_name(path.name):
+        advice = f"it is one of several shards: give their index (*{INDEX_SUFFIX}) or their folder"
+    return f"model.weights: {path}{where} does not fit the architecture: {faults.text}; {advice}"
 
 
 def _list_faults(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: str | None) -> _Faults:
@@ -378,7 +406,23 @@ def _list_faults(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: s
     ]
     text = "; ".join(f"{len(names)} {what} ({_shorten(names, ', ...')})" for names, what in parts if names)
     num_right = sum(key in own and own[key].shape == wanted[key].shape for key in wanted)
-    return _Faults(found.key, num_right, text, _advise(own, wanted, missing, misshaped))
+    is_numbered = bool(missing) and _has_numbers_for_names(given, wanted)
+    return _Faults(found.key, num_right, text, _NUMBERED if is_numbered else _advise(own, wanted, missing, misshaped))
+
+
+def _has_numbers_for_names(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the network's parts are there, by the names inside them, under numbers instead of their own names."""
+    parts = {key.partition(".")[0] for key in wanted}
+    tails = {key.partition(".")[2] for key in wanted if key.count(".") > 1}
+
+    def is_numbered(key: str) -> bool:
+        names = key.split(".")
+        return any(
+            name.isdigit() and ".".join(names[i + 1 :]) in tails and not parts & set(names[:i])
+            for i, name in enumerate(names)
+        )
+
+    return 2 * sum(map(is_numbered, given)) >= len(wanted)
 
 
 def _advise(

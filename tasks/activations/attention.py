@@ -18,7 +18,7 @@ from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.geometry import find_regions
 from lavise.storage.datasets.images import load_square
 from lavise.storage.models.layers import ActivationTap
-from lavise.tasks.activations.extract import normalise_pictures, run_network
+from lavise.tasks.activations.extract import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.engine.computing import Computing
@@ -185,7 +185,7 @@ def look_at_masked_image(
     """pool(Feat(x ⊙ R_u)) for some filters on one picture; x is the normalised input, so what is masked becomes 0."""
     model, device = forward.model, forward.device
     size = model.geometry.size_px
-    image_13SS = normalise_pictures(load_square(path, model.geometry)[None], model, device)
+    image_13SS = normalise_images(load_square(path, model.geometry)[None], model, device)
     network = model.network.to(device)
     parts = []
     with ActivationTap(network, (model.find_layer(forward.layer),)) as tap:

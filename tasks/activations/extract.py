@@ -125,7 +125,7 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
                 broken.update({r.key: picture for r, picture in batch if isinstance(picture, str)})
                 if good:
                     pictures = np.stack([p for _, p in good if not isinstance(p, str)])
-                    run_network(network, normalise_pictures(pictures, model, device))
+                    run_network(network, normalise_images(pictures, model, device))
                     keys += [key for key, _ in good]
                     for name in folders:
                         parts[name].append(tap.maps[name].to(torch.float16).cpu().contiguous().numpy())
@@ -144,14 +144,14 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     return infos
 
 
-def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel, device: str) -> torch.Tensor:
+def normalise_images(images_NSS3: npt.NDArray[np.uint8], model: TargetModel, device: str) -> torch.Tensor:
     """uint8 [N, S, S, 3] -> [N, C, S, S], (x / 255 - mean) / std, channels-last, in the network's precision.
 
     C is 3, or 1 where the network takes grey pictures.
     """
     import torch
 
-    pictures = torch.from_numpy(np.require(pictures_NSS3, requirements="W")).to(device, non_blocking=True)
+    pictures = torch.from_numpy(np.require(images_NSS3, requirements="W")).to(device, non_blocking=True)
     # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
     images = (pictures if model.channels == 3 else _to_grey(pictures)).permute(0, 3, 1, 2).to(torch.float32)
     mean = torch.tensor(model.mean, device=device).view(1, -1, 1, 1)
@@ -159,11 +159,11 @@ def normalise_pictures(pictures_NSS3: npt.NDArray[np.uint8], model: TargetModel,
     return images.div_(255).sub_(mean).div_(std).to(model.dtype)
 
 
-def _to_grey(pictures_NSS3: torch.Tensor) -> torch.Tensor:
+def _to_grey(images_NSS3: torch.Tensor) -> torch.Tensor:
     """uint8 [N, S, S, 1]: luma after ITU-R BT.601 in whole numbers, as Pillow's mode L; grey stays what it is."""
     import torch
 
-    red, green, blue = pictures_NSS3.to(torch.int32).unbind(dim=3)
+    red, green, blue = images_NSS3.to(torch.int32).unbind(dim=3)
     return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).unsqueeze(3)
 
 
@@ -214,7 +214,7 @@ def _decode_ahead(
 def _no_maps(tap: ActivationTap, network: torch.nn.Module, model: TargetModel, layer: str, device: str) -> HalfArray:
     """[0, C, H, W] for a shard of which no picture could be read."""
     size = model.geometry.size_px
-    run_network(network, normalise_pictures(np.zeros((1, size, size, 3), np.uint8), model, device))
+    run_network(network, normalise_images(np.zeros((1, size, size, 3), np.uint8), model, device))
     return np.zeros((0, *tap.maps[layer].shape[1:]), np.float16)
 
 

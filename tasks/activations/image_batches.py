@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.datasets.images import BrokenImageError, load_square
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.activations.extract import normalise_pictures
+from lavise.tasks.activations.extract import normalise_images
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ Decoded = npt.NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
-class PictureBatch:
+class ImageBatch:
     """Some pictures, as the network takes them.
 
     Attributes:
@@ -41,7 +41,7 @@ class PictureBatch:
 
 def read_batches(
     records: Sequence[ImageRecord], model: TargetModel, batch_size: int, device: str
-) -> Iterator[PictureBatch]:
+) -> Iterator[ImageBatch]:
     """Batches of `batch_size` records each; pictures that cannot be read are left out of theirs."""
 
     def decode(record: ImageRecord) -> Decoded:
@@ -63,5 +63,5 @@ def read_batches(
             start, futures = waiting.popleft()
             refill()
             read = [(start + i, picture) for i, f in enumerate(futures) if (picture := f.result()) is not None]
-            images = normalise_pictures(np.stack([p for _, p in read]), model, device) if read else None
-            yield PictureBatch(tuple(i for i, _ in read), images, len(futures))
+            images = normalise_images(np.stack([p for _, p in read]), model, device) if read else None
+            yield ImageBatch(tuple(i for i, _ in read), images, len(futures))

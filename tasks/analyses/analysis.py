@@ -98,7 +98,7 @@ def _nothing_to_check(*_: Any) -> None:
     return None
 
 
-def _no_pictures(_: Config) -> Role | None:
+def _no_images(_: Config) -> Role | None:
     return None
 
 
@@ -115,7 +115,7 @@ class Analysis(Generic[Read]):
             name.
         facts_file: a JSON file of the artefact.
         show: the rows of its tables, by file, as tables for a terminal.
-        shows_pictures: the data set whose pictures its section of the report shows.
+        shows_images: the data set whose pictures its section of the report shows.
         check_settings: raises UserError before any data set is opened.
         check_data: the same when the data sets are there, before anything long is begun.
     """
@@ -129,7 +129,7 @@ class Analysis(Generic[Read]):
     facts_file: str
     tables: tuple[Table, ...]
     show: Callable[[Mapping[str, Rows]], Iterator[TextTable]]
-    shows_pictures: Callable[[Config], Role | None] = _no_pictures
+    shows_images: Callable[[Config], Role | None] = _no_images
     check_settings: Callable[[Config], None] = _nothing_to_check
     check_data: Callable[[Config, Callable[[Role], Dataset]], None] = _nothing_to_check
 

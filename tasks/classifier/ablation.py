@@ -163,7 +163,7 @@ class Truth:
     names: BoolArray
 
     @property
-    def judged(self) -> BoolArray:
+    def answerable(self) -> BoolArray:
         """bool [N]: some annotated category of the picture is named by some class."""
         return np.asarray((self.annotated & self.names.any(axis=0)).any(axis=1))
 
@@ -241,14 +241,14 @@ def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
             blocks = ablate_pooled(head, baseline, fill_C)
         else:
             blocks = ablate_by_passes(model, layer, records, baseline, fill_C, batch_size, device)
-        groups = [group_pictures(word, truth) for word in plan.words]
+        groups = [group_images(word, truth) for word in plan.words]
         sums = run_plan(plan, groups, truth, baseline, blocks, progress)
     rows = _make_word_rows(layer, plan, groups, truth, baseline, sums, class_names)
     singles = _make_filter_rows(layer, plan, baseline, sums, words_of_filter, class_names)
-    judged = truth.judged
-    everything = slice(0, len(judged))
-    right = judged & truth.is_right(everything, baseline.predicted)
-    accuracy = Accuracy(int(judged.sum()), int(right.sum()) / int(judged.sum())) if judged.any() else None
+    answerable = truth.answerable
+    everything = slice(0, len(answerable))
+    right = answerable & truth.is_right(everything, baseline.predicted)
+    accuracy = Accuracy(int(answerable.sum()), int(right.sum()) / int(answerable.sum())) if answerable.any() else None
     summary = AblationSummary(
         fill=settings.fill,
         direct=direct,
@@ -277,7 +277,7 @@ def find_truth(
     return Truth(tuple(concepts), annotated, match_categories(class_names, num_classes, concepts))
 
 
-def group_pictures(word: str, truth: Truth) -> WordGroups:
+def group_images(word: str, truth: Truth) -> WordGroups:
     """Pictures that have the category which the word is a form of, and those that do not."""
     category = find_category(word, index_categories(truth.concepts))
     num = len(truth.annotated)
@@ -347,13 +347,13 @@ def _make_word_rows(
     class_names: ClassNames | None,
 ) -> list[AblatedWord]:
     rows = []
-    judged = truth.judged
-    right_before = truth.is_right(slice(0, len(judged)), baseline.predicted)
+    answerable = truth.answerable
+    right_before = truth.is_right(slice(0, len(answerable)), baseline.predicted)
     seen: dict[int, int] = {}
     for word, filters, group, found in zip(plan.words, plan.sets, groups, sums.words, strict=True):
         size, counts = len(filters), group.groups.sum(axis=1)
         place = seen[size] = seen.get(size, -1) + 1
-        num_tested, total = int(group.tested.sum()), len(judged)
+        num_tested, total = int(group.tested.sum()), len(answerable)
         random_own = np.array([s.own[place] for s in sums.random[size]]) / num_tested
         random_changed = np.array([s.changed[place] for s in sums.random[size]]) / num_tested
         own_tested = float(found.own[_WITH] if group.has_concept else found.own.sum()) / num_tested
@@ -372,7 +372,7 @@ def _make_word_rows(
         )
         if group.category is not None:
             changed, own = ([_divide(float(v[s]), int(counts[s])) for s in _SIDES] for v in (found.changed, found.own))
-            num_judged = [int((judged & group.groups[s]).sum()) for s in _SIDES]
+            num_judged = [int((answerable & group.groups[s]).sum()) for s in _SIDES]
             before = [_divide(int((right_before & group.groups[s]).sum()), num_judged[s]) for s in _SIDES]
             after = [_divide(int(found.right[s]), num_judged[s]) for s in _SIDES]
             row = replace(

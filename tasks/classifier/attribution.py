@@ -111,7 +111,7 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
     network, settings, computing, words_of_filter = inputs.network, inputs.settings, inputs.computing, inputs.words
     offered = inputs.pictures.value.records[: settings.max_images]
     layer, head = network.layer, network.head
-    found = attribute_pictures(network.model, layer, offered, network.batch_size, computing.device, computing.progress)
+    found = attribute_images(network.model, layer, offered, network.batch_size, computing.device, computing.progress)
     reason = found if isinstance(found, str) else network.no_head
     if isinstance(found, str):
         none = np.zeros((0, len(words_of_filter)), np.float32)
@@ -158,7 +158,7 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
     return {**facts, "num_classes": len(classes), **({} if differs is None else {"max_abs_difference": differs})}
 
 
-def attribute_pictures(
+def attribute_images(
     model: TargetModel,
     layer: str,
     records: Sequence[ImageRecord],

@@ -22,16 +22,16 @@ from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.table_rows import write_rows
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs, Stated, Unstated
-from lavise.tasks.evaluation.judged_layer import JudgedLayer, LayerArtefacts, load_judged_layer
-from lavise.tasks.evaluation.panel import Panel, Statements, judge_word_sets, summarise_panel
+from lavise.tasks.evaluation.panel import Panel, Statements, score_word_sets, summarise_panel
+from lavise.tasks.evaluation.panel_layer import LayerArtefacts, PanelLayer, load_panel_layer
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("panel", version=3)
-PANEL_FILE, JUDGED_FILE = file_names.PANEL, "judged_filters.parquet"
+PANEL_FILE, FILTER_SCORES_FILE = file_names.PANEL, "judged_filters.parquet"
 
 
 @dataclass(frozen=True)
-class JudgedRow:
+class ScoredFilter:
     """A filter that the masks can judge (judged_filters.parquet)."""
 
     filter: int
@@ -99,10 +99,10 @@ class PanelInputs(StageInputs):
     seed: int
     progress: Annotated[Progress, HOW] = no_progress
 
-    def load(self, made: LayerArtefacts) -> JudgedLayer:
+    def load(self, made: LayerArtefacts) -> PanelLayer:
         """One of the layers."""
         settings = self.settings
-        return load_judged_layer(made, self.concepts, self.num_words, settings.top_images, settings.min_iou)
+        return load_panel_layer(made, self.concepts, self.num_words, settings.top_images, settings.min_iou)
 
 
 def make_panel(inputs: PanelInputs, folder: Path) -> Info:
@@ -118,8 +118,8 @@ def make_panel(inputs: PanelInputs, folder: Path) -> Info:
     for name, made in inputs.audited.items():
         if made.activations.digest == inputs.own.activations.digest:
             rows[name] = others[name].statements
-    found = judge_layer(own, rows, others, settings, inputs.seed, inputs.progress)
-    save_panel(found, judge_filters(own, settings.at), folder)
+    found = measure_panel(own, rows, others, settings, inputs.seed, inputs.progress)
+    save_panel(found, score_filters(own, settings.at), folder)
     return describe_panel(found)
 
 
@@ -147,10 +147,10 @@ def collect_rows(
     return rows
 
 
-def judge_layer(
-    own: JudgedLayer,
+def measure_panel(
+    own: PanelLayer,
     rows: Mapping[str, Statements],
-    others: Mapping[str, JudgedLayer],
+    others: Mapping[str, PanelLayer],
     settings: PanelSettings,
     seed: int,
     progress: Progress = no_progress,
@@ -188,26 +188,26 @@ def judge_layer(
     return found
 
 
-def share_right(statements: Statements, layer: JudgedLayer) -> float | None:
+def share_right(statements: Statements, layer: PanelLayer) -> float | None:
     """Share of filters that detect the first of their words that is a category; None where there is none to judge."""
     unit, concept = statements.take_first()
-    known = layer.judged_K[concept]
+    known = layer.present_K[concept]
     return float(layer.right[unit[known], concept[known]].mean()) if known.any() else None
 
 
-def judge_filters(layer: JudgedLayer, at: Sequence[int]) -> list[JudgedRow]:
+def score_filters(layer: PanelLayer, at: Sequence[int]) -> list[ScoredFilter]:
     """Recall and F1 of each filter that masks can judge.
 
     Means over its pairs with |G| > 0, of its first k words, k the largest of `at`
-    (`tasks.evaluation.panel.judge_word_sets`).
+    (`tasks.evaluation.panel.score_word_sets`).
     """
     k = max(at)
-    pairs, values = judge_word_sets(layer.statements, layer.truth, [k])
+    pairs, values = score_word_sets(layer.statements, layer.truth, [k])
     unit = layer.truth.pairs.filter[pairs]
     filters, row, count = np.unique(unit, return_inverse=True, return_counts=True)
     recall, f1 = (np.bincount(row, values[f"{n}@{k}"], minlength=len(filters)) / count for n in ("recall", "f1"))
     return [
-        JudgedRow(int(u), int(n), float(r), float(f)) for u, n, r, f in zip(filters, count, recall, f1, strict=True)
+        ScoredFilter(int(u), int(n), float(r), float(f)) for u, n, r, f in zip(filters, count, recall, f1, strict=True)
     ]
 
 
@@ -220,14 +220,14 @@ def describe_panel(found: Panel) -> dict[str, float]:
     return flat
 
 
-def save_panel(found: Panel, judged: Sequence[JudgedRow], folder: Path) -> None:
+def save_panel(found: Panel, scored: Sequence[ScoredFilter], folder: Path) -> None:
     """Write folder/panel.json and folder/judged_filters.parquet.
 
     Args:
-        judged: of `judge_filters`.
+        scored: of `score_filters`.
     """
     write_json(folder / PANEL_FILE, found)
-    write_rows(JudgedRow, judged, folder / JUDGED_FILE)
+    write_rows(ScoredFilter, scored, folder / FILTER_SCORES_FILE)
 
 
 def load_panel(folder: Path) -> Panel:

@@ -85,7 +85,7 @@ class Statements:
         return self.filter[kept], first[kept]
 
 
-class _Judge:
+class _Scorer:
     """Figures of statements under B weightings of the pictures; sums of all filters and concepts are made once."""
 
     def __init__(self, store: ActivationStore, agreement: MaskAgreement, weights_NB: DoubleArray, num_position: int):
@@ -119,7 +119,7 @@ class _Judge:
         self.overlap_order = np.argsort(keys, kind="stable")
         self.overlap_keys = keys[self.overlap_order]
 
-    def judge(self, bits_FNP: BitArray, filters: IntArray, filter_S: IntArray, concept_S: IntArray) -> _Values:
+    def score(self, bits_FNP: BitArray, filters: IntArray, filter_S: IntArray, concept_S: IntArray) -> _Values:
         """Figures of some statements: float64 [S, B] each.
 
         Args:
@@ -182,7 +182,7 @@ class _Judge:
             values[name] = np.where(present > 0, values[name], np.nan)
         return values
 
-    def judge_all(
+    def score_all(
         self, filter_S: IntArray, concept_S: IntArray, progress: Progress = no_progress
     ) -> Iterator[tuple[slice, _Values]]:
         """Figures of statements sorted by filter, a block at a time; maps of few filters are in memory at once."""
@@ -196,7 +196,7 @@ class _Judge:
                 start, end = np.searchsorted(filter_S, [filters[0], filters[-1] + 1])
                 for at in range(start, end, _STATEMENT_BLOCK):
                     block = slice(at, min(at + _STATEMENT_BLOCK, end))
-                    yield block, self.judge(bits_FNP, filters, filter_S[block], concept_S[block])
+                    yield block, self.score(bits_FNP, filters, filter_S[block], concept_S[block])
                     bar.advance(block.stop - block.start)
 
 
@@ -211,7 +211,7 @@ def read_ordered_maps(store: ActivationStore, filters: IntArray) -> BitArray:
     return out
 
 
-def judge_statements(
+def score_statements(
     store: ActivationStore, agreement: MaskAgreement, filter_S: IntArray, concept_S: IntArray
 ) -> dict[str, DoubleArray]:
     """The figures (see the module) of statements "filter u means concept t": float64 [S] each, in the given order.
@@ -229,8 +229,8 @@ def judge_statements(
     order = np.lexsort((concept_S, filter_S))
     found = {name: np.full(len(order), np.nan) for name in FIGURES}
     with threadpool_limits(1):
-        judge = _Judge(store, agreement, np.ones((agreement.num_images, 1)), 1)
-        for block, values in judge.judge_all(filter_S[order], concept_S[order]):
+        score = _Scorer(store, agreement, np.ones((agreement.num_images, 1)), 1)
+        for block, values in score.score_all(filter_S[order], concept_S[order]):
             for name, value in values.items():
                 found[name][order[block]] = value[:, 0]
     return found
@@ -245,7 +245,7 @@ def _require_range(agreement: MaskAgreement, filter_S: IntArray, concept_S: IntA
             raise ValueError(f"expected {name} in 0..{size - 1}, found {values.min()} to {values.max()}")
 
 
-def judge_word_sets(statements: Statements, truth: GroundTruth, at: Sequence[int]) -> tuple[IntArray, _Values]:
+def score_word_sets(statements: Statements, truth: GroundTruth, at: Sequence[int]) -> tuple[IntArray, _Values]:
     """The filter's first k words W_k against G_{u,i} of each pair (METHOD, ground truth), for each k.
 
     recall@k = |W_k ∩ G| / |G|, precision@k = |W_k ∩ G| / |W_k|, f1@k = their harmonic mean. W_k is a set: it holds
@@ -343,7 +343,7 @@ def summarise_panel(
 
     The figures of statements are means over each filter's first word that is a category; statements about a concept
     that is in no evaluation picture are not judged. In a resample that lacks a concept, its statements are left out of
-    that resample's mean. The figures of sets (`judge_word_sets`) are means over pairs of a row's filters and their top
+    that resample's mean. The figures of sets (`score_word_sets`) are means over pairs of a row's filters and their top
     pictures with |G| > 0. All rows see the same resamples of all N pictures, so that differences are paired.
 
     Args:
@@ -359,7 +359,7 @@ def summarise_panel(
     facts, means = _average_statements(store, agreement, rows, weights_NB, num_position + 1, progress)
     num_pairs: dict[str, int] = {}
     for name, statements in rows.items():
-        pairs, values = judge_word_sets(statements, truth, at)
+        pairs, values = score_word_sets(statements, truth, at)
         num_pairs[name] = len(pairs)
         image = truth.pairs.image[pairs]
         sizes = np.bincount(image, minlength=agreement.num_images).astype(np.float64) @ weights_NB
@@ -375,11 +375,11 @@ def summarise_panel(
     }
     for name in rows:
         figures = {figure: summary for figure, mean in means[name].items() if (summary := _summarise(mean))}
-        filters, stated, judged = facts[name]
+        filters, stated, scored = facts[name]
         found["rows"][name] = {
             "num_filters": filters,
             "num_statements": stated,
-            "num_judged": judged,
+            "num_judged": scored,
             "num_pairs": num_pairs[name],
             "figures": figures,
         }
@@ -417,19 +417,19 @@ def _average_statements(
     )
     samples = {figure: num_position if figure in _BY_POSITION_ORDER else weights_NB.shape[1] for figure in FIGURES}
     sums = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
-    judged = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
+    scored = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
     unit, concept = np.divmod(keys, max(agreement.num_concepts, 1))
     with threadpool_limits(1):  # the order of sums, and so the last bits, would depend on the threads
-        judge = _Judge(store, agreement, weights_NB, num_position)
-        for block, values in judge.judge_all(unit, concept, progress):
+        score = _Scorer(store, agreement, weights_NB, num_position)
+        for block, values in score.score_all(unit, concept, progress):
             for figure, value in values.items():
                 sums[figure] += times_RS[:, block] @ np.nan_to_num(value, nan=0.0)
-                judged[figure] += times_RS[:, block] @ ~np.isnan(value)
+                scored[figure] += times_RS[:, block] @ ~np.isnan(value)
     facts, means = {}, {}
     for n, (name, statements) in enumerate(rows.items()):
-        facts[name] = (len(statements.filter), len(keys_of[name]), int(judged["iou"][n, 0]))
+        facts[name] = (len(statements.filter), len(keys_of[name]), int(scored["iou"][n, 0]))
         means[name] = {
-            figure: np.where(judged[figure][n] > 0, sums[figure][n] / np.maximum(judged[figure][n], 1), np.nan)
+            figure: np.where(scored[figure][n] > 0, sums[figure][n] / np.maximum(scored[figure][n], 1), np.nan)
             for figure in FIGURES
         }
     return facts, means

@@ -18,13 +18,13 @@ import pandas as pd
 
 from lavise.storage.array_types import DoubleArray, FloatArray, HalfArray
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import BrokenImageError, open_picture
+from lavise.storage.datasets.images import BrokenImageError, open_image
 from lavise.storage.models.packed_network import PackedNetwork
 
-_BATCH_PICTURES = 32
+_BATCH_IMAGES = 32
 _CORNERS = "[left, top, right, bottom] in pixels of the picture, left < right and top < bottom"
 Box = tuple[float, float, float, float]
-RunPictures = Callable[[npt.NDArray[np.uint8]], HalfArray]
+RunImages = Callable[[npt.NDArray[np.uint8]], HalfArray]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_rows(frame: pd.DataFrame, channels: int) -> tuple[dict[int, FloatArray]
     return features, regions
 
 
-def pool_pictures(network: PackedNetwork, regions: Sequence[Region], run: RunPictures) -> dict[int, FloatArray]:
+def pool_images(network: PackedNetwork, regions: Sequence[Region], run: RunImages) -> dict[int, FloatArray]:
     """Region features by row, pooled as those that the explainer was trained on: mean over H·W of F ⊙ M.
 
     Each picture is decoded and run once, however many rows have a box in it.
@@ -88,8 +88,8 @@ def pool_pictures(network: PackedNetwork, regions: Sequence[Region], run: RunPic
     images = list(by_image)
     geometry = network.model.geometry
     features: dict[int, FloatArray] = {}
-    for start in range(0, len(images), _BATCH_PICTURES):
-        block = [by_image[image] for image in images[start : start + _BATCH_PICTURES]]
+    for start in range(0, len(images), _BATCH_IMAGES):
+        block = [by_image[image] for image in images[start : start + _BATCH_IMAGES]]
         decoded = [_decode(own, geometry) for own in block]
         maps_NCHW = run(np.stack([square for square, _ in decoded]))
         for own, (_, size), maps_CHW in zip(block, decoded, maps_NCHW, strict=True):
@@ -130,7 +130,7 @@ def _cover(low: float, high: float, start: float, stop: float, cells: int) -> Do
 def _decode(regions: Sequence[Region], geometry: Geometry) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """The one picture of some regions, as uint8 [S, S, 3], and its (height, width); their boxes are checked."""
     try:
-        picture = open_picture(regions[0].image)
+        picture = open_image(regions[0].image)
     except BrokenImageError as err:
         raise ValueError(f"row {regions[0].row}: image: {err}") from None
     height, width = picture.height, picture.width
@@ -149,7 +149,7 @@ def _decode(regions: Sequence[Region], geometry: Geometry) -> tuple[npt.NDArray[
                 f"row {region.row}: box {_show(region.box)} is outside the centre crop, which is all that the network "
                 f"sees; allowed: boxes that reach into {_show((left, top, right, bottom))}"
             )
-    return geometry.resize_picture(picture), (height, width)
+    return geometry.resize_image(picture), (height, width)
 
 
 def _overlaps(box: Box, seen: tuple[float, float, float, float]) -> bool:

@@ -88,7 +88,7 @@ def validate_explainer(inputs: ValidationInputs, folder: Path) -> Info:
     )
     true = row_of[concept[chosen]]
     test = compare_with_chance(words[:, :_TEST_AT], true, image[chosen], seed=seed)
-    by_category = judge_categories(words[:, :_TEST_AT], true, image[chosen])
+    by_category = compare_categories(words[:, :_TEST_AT], true, image[chosen])
     supervised = np.isin(concept[chosen], [i for i, c in enumerate(concepts) if c in set(namer.facts.supervised)])
     groups = {"all": np.ones(len(chosen), bool), "supervised": supervised, "held_out": ~supervised}
     found = {
@@ -108,7 +108,7 @@ def validate_explainer(inputs: ValidationInputs, folder: Path) -> Info:
     return {k: v for k, v in found.items() if k != "recall"}
 
 
-def judge_categories(words_Rs: IntArray, true_R: IntArray, image_R: IntArray) -> float | None:
+def compare_categories(words_Rs: IntArray, true_R: IntArray, image_R: IntArray) -> float | None:
     """One-sided p value of Wilcoxon's signed-rank test over categories; None with fewer than MIN_CATEGORIES.
 
     Of each category: the share of its regions that are named by it, less the share of the regions of pictures without

@@ -32,12 +32,12 @@ from lavise.tasks.engine.stage_inputs import HOW, Spread, StageInputs, Stated
 from lavise.tasks.group_bias.contrasts import (
     Contrast,
     ContrastFigures,
-    Judged,
+    DecidedContrast,
     compare_filters,
     compare_words,
     count_scores,
+    decide_contrasts,
     index_words,
-    judge,
     make_contrasts,
 )
 from lavise.tasks.numerics import group_tests
@@ -158,20 +158,20 @@ def analyse_bias(inputs: BiasInputs, folder: Path) -> Info:
     contrasts = make_contrasts(groups, strata, settings.min_images)
     words, member_CW = index_words(words_of_filter)
     by_filter = [compare_filters(qualified_NC, c, strata is not None) for c in contrasts]
-    judged_filters = judge(by_filter, settings.false_discovery_rate, strata is not None)
+    decided_filters = decide_contrasts(by_filter, settings.false_discovery_rate, strata is not None)
     by_word, permutations = _compare_words(qualified_NC, contrasts, member_CW, inputs)
-    judged_words = judge(by_word, settings.false_discovery_rate, strata is not None)
-    least_filters = _find_least_of_filters(by_filter, judged_filters, contrasts, settings)
-    least_words = _find_least_of_words(qualified_NC, by_word, judged_words, contrasts, member_CW, settings)
+    decided_words = decide_contrasts(by_word, settings.false_discovery_rate, strata is not None)
+    least_filters = _find_least_of_filters(by_filter, decided_filters, contrasts, settings)
+    least_words = _find_least_of_words(qualified_NC, by_word, decided_words, contrasts, member_CW, settings)
 
-    pictures = _PictureFinder(peaks_NC, qualified_NC, store.keys, settings.pictures)
+    pictures = _ImageFinder(peaks_NC, qualified_NC, store.keys, settings.images_shown)
     filter_rows: list[FilterDifference] = []
     word_rows: list[WordDifference] = []
     described: list[DescribedContrast] = []
     for number, contrast in enumerate(contrasts):
-        own, judged = by_filter[number], judged_filters[number]
+        own, decided = by_filter[number], decided_filters[number]
         counts = [(np.rint(share * num).astype(np.int64)) for share, num in _sides(own, contrast)]
-        for unit, shared in enumerate(_make_rows(inputs.layer, contrast, own, judged, least_filters[number])):
+        for unit, shared in enumerate(_make_rows(inputs.layer, contrast, own, decided, least_filters[number])):
             filter_rows.append(
                 FilterDifference(
                     **vars(shared),
@@ -185,14 +185,14 @@ def analyse_bias(inputs: BiasInputs, folder: Path) -> Info:
                     pictures_other=pictures.find(unit, contrast.rows[~contrast.in_group]),
                 )
             )
-        rows = _make_rows(inputs.layer, contrast, by_word[number], judged_words[number], least_words[number])
+        rows = _make_rows(inputs.layer, contrast, by_word[number], decided_words[number], least_words[number])
         for place, shared in enumerate(rows):
             filters = np.flatnonzero(member_CW[:, place]).tolist()
             word_rows.append(
                 WordDifference(**vars(shared), word=words[place], filters=filters, num_filters=len(filters))
             )
         described.append(
-            _describe_contrast(contrast, own, judged, judged_words[number], least_filters[number], settings)
+            _describe_contrast(contrast, own, decided, decided_words[number], least_filters[number], settings)
         )
     write_rows(FilterDifference, filter_rows, folder / FILTERS_FILE)
     write_rows(WordDifference, word_rows, folder / WORDS_FILE)
@@ -243,19 +243,19 @@ def _compare_words(
     return compared, permutations
 
 
-def _level(comparisons: Sequence[ContrastFigures], judged: Sequence[Judged], settings: BiasSettings) -> float:
+def _level(comparisons: Sequence[ContrastFigures], decided: Sequence[DecidedContrast], settings: BiasSettings) -> float:
     """What a p value had to be at most in this family."""
-    num_found, num_tested = sum(int(j.found.sum()) for j in judged), sum(int(c.tested.sum()) for c in comparisons)
+    num_found, num_tested = sum(int(j.found.sum()) for j in decided), sum(int(c.tested.sum()) for c in comparisons)
     return group_tests.reached_level(settings.false_discovery_rate, num_found, num_tested)
 
 
 def _find_least_of_filters(
     comparisons: Sequence[ContrastFigures],
-    judged: Sequence[Judged],
+    decided: Sequence[DecidedContrast],
     contrasts: Sequence[Contrast],
     settings: BiasSettings,
 ) -> list[DoubleArray]:
-    level = _level(comparisons, judged, settings)
+    level = _level(comparisons, decided, settings)
     least = []
     for comparison, contrast in zip(comparisons, contrasts, strict=True):
         num_a, num_b = contrast.num_group, contrast.num_other
@@ -268,12 +268,12 @@ def _find_least_of_filters(
 def _find_least_of_words(
     qualified_NC: BoolArray,
     comparisons: Sequence[ContrastFigures],
-    judged: Sequence[Judged],
+    decided: Sequence[DecidedContrast],
     contrasts: Sequence[Contrast],
     member_CW: BoolArray,
     settings: BiasSettings,
 ) -> list[DoubleArray]:
-    level = _level(comparisons, judged, settings)
+    level = _level(comparisons, decided, settings)
     scores_NW, num_filters_W = count_scores(qualified_NC, member_CW), member_CW.sum(axis=0)
     return [
         group_tests.least_mean_difference(scores_NW[c.rows], c.in_group, level, settings.power) / num_filters_W
@@ -284,7 +284,7 @@ def _find_least_of_words(
 # ---------------------------------------------------------------- tables
 
 
-class _PictureFinder:
+class _ImageFinder:
     """Qualified pictures of a filter with the highest peaks; equal ones in the store's order."""
 
     def __init__(self, peaks_NC: HalfArray, qualified_NC: BoolArray, keys: Sequence[str], num: int) -> None:
@@ -303,7 +303,7 @@ def _sides(comparison: ContrastFigures, contrast: Contrast) -> list[tuple[Double
 
 
 def _make_rows(
-    layer: str, contrast: Contrast, comparison: ContrastFigures, judged: Judged, least: DoubleArray
+    layer: str, contrast: Contrast, comparison: ContrastFigures, decided: DecidedContrast, least: DoubleArray
 ) -> list[Difference]:
     """The columns that filters and words share."""
 
@@ -322,15 +322,15 @@ def _make_rows(
             high=read(comparison.difference.high, t),
             effect_size=read(comparison.effect, t),
             p_value=read(comparison.p_value, t),
-            q_value=read(judged.q_value, t),
-            found=bool(judged.found[t]),
+            q_value=read(decided.q_value, t),
+            found=bool(decided.found[t]),
             least_difference=read(least, t),
             stratified_difference=read(comparison.within.value, t),
             stratified_low=read(comparison.within.low, t),
             stratified_high=read(comparison.within.high, t),
             stratified_p_value=read(comparison.p_within, t),
-            stratified_q_value=read(judged.q_within, t),
-            verdict=judged.verdict[t],
+            stratified_q_value=read(decided.q_within, t),
+            verdict=decided.verdict[t],
         )
         for t in range(len(least))
     ]
@@ -361,23 +361,23 @@ class DescribedContrast:
 def _describe_contrast(
     contrast: Contrast,
     comparison: ContrastFigures,
-    judged: Judged,
-    judged_words: Judged,
+    decided: DecidedContrast,
+    decided_words: DecidedContrast,
     least: DoubleArray,
     settings: BiasSettings,
 ) -> DescribedContrast:
     least = least[np.isfinite(least)]
     with np.errstate(invalid="ignore"):
-        only_within = ~judged.found & (judged.q_within <= settings.false_discovery_rate)
+        only_within = ~decided.found & (decided.q_within <= settings.false_discovery_rate)
     return DescribedContrast(
         group=contrast.group,
         other=contrast.other,
         num_group=contrast.num_group,
         num_other=contrast.num_other,
         num_filters_tested=int(comparison.tested.sum()),
-        num_filters_found=int(judged.found.sum()),
-        num_words_found=int(judged_words.found.sum()),
-        num_vanishing=judged.verdict.count("vanishes"),
+        num_filters_found=int(decided.found.sum()),
+        num_words_found=int(decided_words.found.sum()),
+        num_vanishing=decided.verdict.count("vanishes"),
         num_only_within_strata=int(only_within.sum()),
         least_difference=float(np.median(least)) if len(least) else None,
     )

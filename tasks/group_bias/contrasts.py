@@ -69,7 +69,7 @@ class ContrastFigures:
 
 
 @dataclass(frozen=True)
-class Judged:
+class DecidedContrast:
     """A family of tests, adjusted together; of one contrast, each [T]."""
 
     q_value: DoubleArray
@@ -183,7 +183,9 @@ def compare_words(
     )
 
 
-def judge(comparisons: Sequence[ContrastFigures], false_discovery_rate: float, stratified: bool) -> list[Judged]:
+def decide_contrasts(
+    comparisons: Sequence[ContrastFigures], false_discovery_rate: float, stratified: bool
+) -> list[DecidedContrast]:
     """Adjust the tests of all contrasts together, and say of each what came of it (`give_verdict`)."""
     tested = np.concatenate([c.tested for c in comparisons])
     p_value, p_within = (np.concatenate([getattr(c, n) for c in comparisons]) for n in ("p_value", "p_within"))
@@ -192,13 +194,13 @@ def judge(comparisons: Sequence[ContrastFigures], false_discovery_rate: float, s
     inside = tested & np.isfinite(p_within)
     q_within[inside] = adjust_false_discovery(p_within[inside], int(inside.sum()))
     found = tested & (q_value <= false_discovery_rate)
-    judged = []
+    decided = []
     bounds = np.cumsum([0, *(len(c.tested) for c in comparisons)])
     for comparison, (start, stop) in zip(comparisons, pairwise(bounds), strict=True):
         own = found[start:stop]
         verdict = give_verdict(comparison, own, false_discovery_rate, stratified)
-        judged.append(Judged(q_value[start:stop], q_within[start:stop], own, verdict))
-    return judged
+        decided.append(DecidedContrast(q_value[start:stop], q_within[start:stop], own, verdict))
+    return decided
 
 
 def give_verdict(

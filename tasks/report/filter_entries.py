@@ -29,9 +29,9 @@ from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.thresholds import bin_edges
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.classifier import ablation, attribution
-from lavise.tasks.evaluation.layer_panel import JUDGED_FILE
+from lavise.tasks.evaluation.layer_panel import FILTER_SCORES_FILE
 from lavise.tasks.group_bias import analysis
-from lavise.tasks.report.pictures import LARGE_PER_FILTER, DrawnPair, PictureBook, draw_pairs, quantise_maps
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, DrawnPair, ImageBook, draw_pairs, quantise_maps
 from lavise.tasks.words.explain import load_pairs
 
 TARGET = "target"
@@ -50,7 +50,8 @@ class LayerPart:
     """What the report shows of one layer; the paths are folders of artefacts, None where there is none.
 
     Attributes:
-        panel: may also hold JUDGED_FILE, a row per filter that the masks can judge: filter, num_pairs, recall, f1.
+        panel: may also hold FILTER_SCORES_FILE, a row per filter that the masks can judge: filter, num_pairs, recall,
+            f1.
         analyses: by their names.
         histogram: of the target's thresholds: histogram.npy.
         advice: what would help where few filters are explained.
@@ -129,7 +130,7 @@ def read_layer(part: LayerPart, images_per_filter: int) -> LayerTables:
     return LayerTables(part, filters, words_of, ActivationStore(part.activations), pairs, shown)
 
 
-def number_pictures(tables: Sequence[LayerTables], others: Sequence[tuple[str, str]], book: PictureBook) -> None:
+def number_images(tables: Sequence[LayerTables], others: Sequence[tuple[str, str]], book: ImageBook) -> None:
     """Number all pictures that the page shows: the first of each filter, and `others`, are the larger ones."""
     for layer in tables:
         for unit in range(len(layer.filters)):
@@ -153,13 +154,13 @@ class DescribedFilters:
 
 
 def describe_filters(
-    number: int, tables: LayerTables, book: PictureBook, progress: Progress = no_progress
+    number: int, tables: LayerTables, book: ImageBook, progress: Progress = no_progress
 ) -> DescribedFilters:
     """All filters of a layer, the `number`-th of the page; `book` has their pictures."""
     part, pairs = tables.part, tables.pairs
     positions = np.concatenate([*tables.shown, np.zeros(0, np.int64)]).astype(np.int64)
     drawn = draw_pairs(tables.store, part.thresholds, pairs.filter, pairs.image, positions, progress)
-    judged = {r["filter"]: r for r in read_rows(part.panel / JUDGED_FILE)}
+    scored = {r["filter"]: r for r in read_rows(part.panel / FILTER_SCORES_FILE)}
     roles = _read_roles(part)
     causes = part.analyses.get(ablation.STAGE.name)
     ablated = {r["filter"]: r for r in read_rows(causes / ablation.FILTERS_FILE)} if causes else {}
@@ -173,7 +174,7 @@ def describe_filters(
             [book.add(TARGET, tables.store.keys[pairs.image[p]]), shorten(pairs.peak[p], 3), drawn[int(p)].outline]
             for p in tables.shown[unit]
         ]
-        found = judged.get(unit, {})
+        found = scored.get(unit, {})
         entries.append(
             {
                 "l": number,

@@ -26,24 +26,24 @@ from lavise.tasks.report.filter_entries import (
     DiffPart,
     LayerPart,
     describe_filters,
-    number_pictures,
+    number_images,
     read_layer,
 )
 from lavise.tasks.report.pictures import (
-    CHUNK_PICTURES,
+    CHUNK_IMAGES,
     OUTLINE_GRID,
-    EncodedPictures,
+    EncodedImages,
+    ImageBook,
     OverviewSource,
-    PictureBook,
-    ReportPictures,
+    ReportImages,
     draw_confident_filters,
-    encode_pictures,
+    encode_images,
 )
 from lavise.tasks.report.report_inputs import ReportInputs
 from lavise.tasks.report.sections.diff import describe_diff
 from lavise.tasks.report.sections.layers import describe_layer
 from lavise.tasks.report.sections.quality import describe_quality
-from lavise.tasks.report.sections.section import Picture, describe_sections
+from lavise.tasks.report.sections.section import ShownImage, describe_sections
 from lavise.tasks.words.ranking import find_ranking
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
@@ -51,7 +51,7 @@ __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 STAGE = Stage("report", version=5)
 _SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
 _REST_FILTERS = 32
-_PICTURES_MARK = "<!--pictures-->"
+_IMAGES_MARK = "<!--pictures-->"
 _MB = 1_000_000
 
 
@@ -60,7 +60,7 @@ def make_report(inputs: ReportInputs, folder: Path) -> Info:
     shown = {own.role: own.pictures.value for own in inputs.shown.values()}
     return write_report(
         [layer.open() for layer in inputs.layers],
-        ReportPictures.of(inputs.geometry, {TARGET: inputs.pictures.value, **shown}),
+        ReportImages.of(inputs.geometry, {TARGET: inputs.pictures.value, **shown}),
         inputs.facts,
         inputs.settings,
         folder,
@@ -71,7 +71,7 @@ def make_report(inputs: ReportInputs, folder: Path) -> Info:
 
 def write_report(
     parts: Sequence[LayerPart],
-    pictures: ReportPictures,
+    pictures: ReportImages,
     facts: Mapping[str, str],
     settings: ReportSettings,
     folder: Path,
@@ -91,18 +91,18 @@ def write_report(
     paths = pictures.paths
     tables = [read_layer(part, settings.images_per_filter) for part in parts]
     analyses = describe_sections([(part.layer, part.analyses) for part in parts])
-    book = PictureBook()
-    listed = [picture for own in analyses for found in own.found for picture in own.section.list_pictures(found)]
-    number_pictures(tables, [(role, key) for role, key in listed if key in paths.get(role, {})], book)
+    book = ImageBook()
+    listed = [picture for own in analyses for found in own.found for picture in own.section.list_images(found)]
+    number_images(tables, [(role, key) for role, key in listed if key in paths.get(role, {})], book)
     described = [describe_filters(n, table, book, progress) for n, table in enumerate(tables)]
 
-    def find_number(picture: Picture) -> int | None:
+    def find_number(picture: ShownImage) -> int | None:
         role, key = picture
         return book.add(role, key) if key in paths.get(role, {}) else None
 
     for own in analyses:
         for found in own.found:
-            own.section.number_pictures(found, find_number)
+            own.section.number_images(found, find_number)
     sections = {
         "layers": [describe_layer(table) for table in tables],
         "qualities": [describe_quality(part) for part in parts],
@@ -122,8 +122,8 @@ def write_page(
     facts: Mapping[str, str],
     sections: Mapping[str, Any],
     described: Sequence[DescribedFilters],
-    book: PictureBook,
-    pictures: ReportPictures,
+    book: ImageBook,
+    pictures: ReportImages,
     settings: ReportSettings,
     folder: Path,
     progress: Progress = no_progress,
@@ -141,7 +141,7 @@ def write_page(
         "audit": facts["Audit"],
         "grid": OUTLINE_GRID,
         "layers": [layer.name for layer in sections["layers"]],
-        "chunk": CHUNK_PICTURES,
+        "chunk": CHUNK_IMAGES,
         "part": _REST_FILTERS,
         "large": book.num_large,
         "filters": [entry for d in described for entry in d.entries],
@@ -151,14 +151,14 @@ def write_page(
     page = render_page(facts, sections, data, packed, {**asked, "encoded": None})
     names = sum(len(json.dumps(key)) + 4 for _, key in book.addresses)
     room = settings.max_size_mb * _MB - len(_to_bytes(page)) - names - 1000
-    encoded = encode_pictures(book, pictures.paths, pictures.geometry, settings.thumbnail_px, room, progress)
+    encoded = encode_images(book, pictures.paths, pictures.geometry, settings.thumbnail_px, room, progress)
     page = render_page(facts, sections, data, packed, {**asked, "encoded": encoded})
-    before, mark, after = page.partition(_PICTURES_MARK)
+    before, mark, after = page.partition(_IMAGES_MARK)
     assert mark
     path = folder / file_names.REPORT
     with path.open("wb") as file:
         file.write(_to_bytes(before))
-        for chunk in list_picture_chunks(book, encoded):
+        for chunk in list_image_chunks(book, encoded):
             file.write(_to_bytes(chunk))
         file.write(_to_bytes(after))
     return path.stat().st_size
@@ -171,11 +171,11 @@ def pack_rest(rest: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode("ascii")
 
 
-def list_picture_chunks(book: PictureBook, encoded: EncodedPictures) -> Iterator[str]:
+def list_image_chunks(book: ImageBook, encoded: EncodedImages) -> Iterator[str]:
     """Script elements that run nothing, each with the names and contents of so many pictures."""
-    for number, start in enumerate(range(0, len(book.addresses), CHUNK_PICTURES)):
-        names = [key for _, key in book.addresses[start : start + CHUNK_PICTURES]]
-        content = escape_json([names, list(encoded.contents[start : start + CHUNK_PICTURES])])
+    for number, start in enumerate(range(0, len(book.addresses), CHUNK_IMAGES)):
+        names = [key for _, key in book.addresses[start : start + CHUNK_IMAGES]]
+        content = escape_json([names, list(encoded.contents[start : start + CHUNK_IMAGES])])
         yield f'<script type="text/plain" id="pictures-{number}">{content}</script>\n'
 
 
@@ -197,7 +197,7 @@ def render_page(
         data=_trust(escape_json(data)),
         packed=packed,
         size=size,
-        pictures_mark=_trust(_PICTURES_MARK),
+        pictures_mark=_trust(_IMAGES_MARK),
     )
 
 

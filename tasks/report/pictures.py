@@ -28,8 +28,8 @@ from lavise.tasks.charts.figures import OverviewRow, draw_overview
 LARGE_PER_FILTER = 4
 OUTLINE_GRID = 64
 HEAT_CELLS = 8
-CHUNK_PICTURES = 32
-_OVERVIEW_FILTERS, _OVERVIEW_PICTURES, _OVERVIEW_PX = 10, 5, 112
+CHUNK_IMAGES = 32
+_OVERVIEW_FILTERS, _OVERVIEW_IMAGES, _OVERVIEW_PX = 10, 5, 112
 _SAMPLE = 160
 _SMALLEST_PX = 24
 _WEBP_EFFORT = 4
@@ -52,7 +52,7 @@ Address = tuple[str, str]
 
 
 @dataclass
-class PictureBook:
+class ImageBook:
     """Distinct pictures, numbered as they are first asked for; the first `num_large` are the larger ones."""
 
     addresses: list[Address] = field(default_factory=list)
@@ -73,7 +73,7 @@ class PictureBook:
 
 
 @dataclass(frozen=True)
-class ReportPictures:
+class ReportImages:
     """Where the report's pictures are, and how the network sees them.
 
     Attributes:
@@ -84,13 +84,13 @@ class ReportPictures:
     paths: Mapping[str, Mapping[str, Path]]
 
     @classmethod
-    def of(cls, geometry: Geometry, data: Mapping[str, Dataset]) -> ReportPictures:
+    def of(cls, geometry: Geometry, data: Mapping[str, Dataset]) -> ReportImages:
         """Of data sets by their role."""
         return cls(geometry, {role: {r.key: r.path for r in own.records} for role, own in data.items()})
 
 
 @dataclass(frozen=True)
-class EncodedPictures:
+class EncodedImages:
     """WebP as base64, in the order of the book.
 
     Attributes:
@@ -106,14 +106,14 @@ class EncodedPictures:
     fits: bool
 
 
-def encode_pictures(
-    book: PictureBook,
+def encode_images(
+    book: ImageBook,
     paths: Mapping[str, Mapping[str, Path]],
     geometry: Geometry,
     size_px: int,
     max_bytes: float,
     progress: Progress = no_progress,
-) -> EncodedPictures:
+) -> EncodedImages:
     """Encode all pictures, in the network's own framing, so that outlines fit.
 
     The size is walked down until an estimate from a sample at even distances fits, and further if it was too low.
@@ -149,18 +149,18 @@ def encode_pictures(
                 bar.advance()
         fits = sum(map(len, contents)) <= max_bytes
         if fits or is_last:
-            return EncodedPictures(contents, sizes[0], sizes[1], rung == 0, fits)
+            return EncodedImages(contents, sizes[0], sizes[1], rung == 0, fits)
     raise AssertionError("the last rung returns")
 
 
 def _encode(path: Path, geometry: Geometry, size_px: int, quality: int) -> str:
     small = Geometry(size_px, geometry.fit, geometry.crop_share, geometry.interpolation)
     buffer = io.BytesIO()
-    Image.fromarray(load_picture(path, small)).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    Image.fromarray(load_image(path, small)).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def load_picture(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+def load_image(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """uint8 [S, S, 3]; black where the picture can no longer be read."""
     try:
         return load_square(path, geometry)
@@ -282,10 +282,10 @@ def draw_confident_filters(
     for number, row in chosen[:_OVERVIEW_FILTERS]:
         source, unit = sources[number], row["filter"]
         position = {key: i for i, key in enumerate(source.store.keys)}
-        keys = row["top_images"][:_OVERVIEW_PICTURES]
+        keys = row["top_images"][:_OVERVIEW_IMAGES]
         maps = source.store.read_images([position[k] for k in keys])[:, unit].astype(np.float32)
         title = f"{row['layer']}, filter {unit}, confidence {row['confidence']:.2f}"
-        pictures = [load_picture(paths[k], small) for k in keys]
+        pictures = [load_image(paths[k], small) for k in keys]
         heights = list(upsample_maps(maps - source.thresholds[unit], _OVERVIEW_PX))
         shown.append(OverviewRow(title, row["words"], pictures, heights))
     return draw_overview(shown, f"{name}: the most confident filters")

@@ -65,7 +65,7 @@ class ReportedLayer:
 
 
 @dataclass(frozen=True)
-class ShownPictures:
+class ShownImages:
     """The data set, by role, whose pictures the section of an analysis shows."""
 
     role: str
@@ -82,7 +82,7 @@ def _state_layers(layers: Sequence[ReportedLayer]) -> dict[str, str]:
     return {name: digest for layer in layers for name, digest in layer.state().items()}
 
 
-def _state_shown(shown: Mapping[str, ShownPictures]) -> dict[str, str]:
+def _state_shown(shown: Mapping[str, ShownImages]) -> dict[str, str]:
     return {f"{analysis} pictures": own.pictures.digest for analysis, own in shown.items()}
 
 
@@ -107,7 +107,7 @@ class ReportInputs(StageInputs):
     preprocessing: Mapping[str, Any]
     geometry: Annotated[Geometry, Unstated("it is part of the preprocessing")]
     pictures: Given[Dataset]
-    shown: Annotated[Mapping[str, ShownPictures], Spread(inputs=_state_shown)]
+    shown: Annotated[Mapping[str, ShownImages], Spread(inputs=_state_shown)]
     layers: Annotated[Sequence[ReportedLayer], Spread(inputs=_state_layers)]
     diff: Given[DiffPart] | None
     progress: Annotated[Progress, HOW] = no_progress

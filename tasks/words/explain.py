@@ -41,17 +41,17 @@ from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated,
 from lavise.tasks.explainer.naming import NamedRegions, Namer, load_namer
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.evidence import count_votes
-from lavise.tasks.words.judgement import load_judgement
 from lavise.tasks.words.naming_check import MeasuredNaming, load_naming
 from lavise.tasks.words.polysemanticity import find_meanings
-from lavise.tasks.words.ranking import Judgement, NamedFilters, find_ranking
+from lavise.tasks.words.ranking import NamedFilters, WordTruth, find_ranking
 from lavise.tasks.words.tables import FilterRow, MeaningRow, WordRow
 from lavise.tasks.words.word_rows import FoundWords, WordRows
+from lavise.tasks.words.word_truth import load_word_truth
 
 STAGE = Stage("explain", version=5, uses_device=True, libraries=("scipy", "simplemma"))
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
 _NAME_ROWS = 2048
-_WHOLE_PICTURES = 5000
+_WHOLE_IMAGES = 5000
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def explain_layer(inputs: ExplainInputs, folder: Path) -> Info:
     return explain_filters(
         open_maps(inputs.activations, inputs.thresholds, inputs.network, inputs.pictures, device),
         load_namer(inputs.explainer.folder, inputs.vocabulary.value, device),
-        load_judgement(inputs.detection, inputs.validation, inputs.concepts),
+        load_word_truth(inputs.detection, inputs.validation, inputs.concepts),
         inputs.settings,
         inputs.network.layer,
         folder,
@@ -157,7 +157,7 @@ def explain_layer(inputs: ExplainInputs, folder: Path) -> Info:
 def explain_filters(
     maps: LayerMaps,
     namer: Namer,
-    judgement: Judgement,
+    truth: WordTruth,
     settings: ExplainSettings,
     layer: str,
     folder: Path,
@@ -182,7 +182,7 @@ def explain_filters(
     title = f"words, {settings.method.replace('_', ' ')}"
     named = name_features(features, namer, settings.words_per_image, computing, OPEN, title)["open"]
     votes = count_votes(named.words, pairs.filter, len(thresholds_C), named.scores)
-    whole = _name_whole_pictures(maps, namer, settings.words_per_image, computing.device)
+    whole = _name_whole_images(maps, namer, settings.words_per_image, computing.device)
     ranking = find_ranking(settings.ranking)
     if ranking.needs_precision and naming is None:
         raise ValueError(f"the ranking {settings.ranking} needs to know how far the explainer can be believed")
@@ -194,7 +194,7 @@ def explain_filters(
             qualified_C=qualified_C,
             namer=namer,
             vocabulary=vocabulary,
-            judgement=judgement,
+            truth=truth,
             naming=naming,
             votes=votes,
             words_Ps=named.words,
@@ -216,14 +216,14 @@ def explain_filters(
     return {**_summarise(filter_rows, word_rows, len(pairs), reliability), **found.facts}
 
 
-def _name_whole_pictures(maps: LayerMaps, namer: Namer, num: int, device: str) -> DoubleArray:
+def _name_whole_images(maps: LayerMaps, namer: Namer, num: int, device: str) -> DoubleArray:
     """Share of the target's pictures that each word is named for as a whole: float64 [V].
 
     A filter without any preference attends to everything: its words are those of whole pictures, which other filters,
     who look at parts, name far less often. Of many pictures a sample at even distances is taken.
     """
     num_images = maps.store.shape[0]
-    chosen = np.unique(np.linspace(0, num_images - 1, min(num_images, _WHOLE_PICTURES)).astype(np.int64))
+    chosen = np.unique(np.linspace(0, num_images - 1, min(num_images, _WHOLE_IMAGES)).astype(np.int64))
     pairs = Pairs(np.zeros(len(chosen), np.int64), chosen, np.ones(len(chosen), np.float32))
     words = name_pairs(maps, pairs, "original", namer, num, Computing(device=device))["open"].words
     return np.bincount(words.ravel(), minlength=len(namer.matrix_VE)) / len(chosen)

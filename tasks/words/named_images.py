@@ -16,7 +16,7 @@ from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.words.naming_precision import NamingPrecision, Presence, state_presence
-from lavise.tasks.words.preference import LEAST_PICTURES, Preferences, Support, find_preferences, split_halves
+from lavise.tasks.words.preference import LEAST_IMAGES, Preferences, Support, find_preferences, split_halves
 from lavise.tasks.words.word_presence import PresenceWords, Witnesses, ask_witnesses, keep_frequent, name_regions
 
 HAS_WORD = 0.5
@@ -83,7 +83,7 @@ def name_images(
     store: ActivationStore, namer: Namer, words: PresenceWords, precision: NamingPrecision, device: str
 ) -> NamedImages:
     """What is on the pictures of a store."""
-    witnesses, frequent = keep_frequent(ask_witnesses(store, namer, words, device), words, LEAST_PICTURES)
+    witnesses, frequent = keep_frequent(ask_witnesses(store, namer, words, device), words, LEAST_IMAGES)
     return NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
 
 

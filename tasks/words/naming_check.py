@@ -42,7 +42,7 @@ from lavise.tasks.words.naming_precision import (
     state_presence,
     trust_words,
 )
-from lavise.tasks.words.preference import LEAST_PICTURES, Preferences, Ranked, contrast
+from lavise.tasks.words.preference import LEAST_IMAGES, Preferences, Ranked, contrast
 from lavise.tasks.words.vote_calibration import deal_folds
 from lavise.tasks.words.word_presence import ask_witnesses, keep_frequent, list_words
 
@@ -118,7 +118,7 @@ def measure_naming(
     taught = (ask_witnesses(train[0], namer, words, device), find_truth(*train))
     precision = measure_precision(words, (told, truth), taught, concepts)
 
-    witnesses, frequent = keep_frequent(told, words, LEAST_PICTURES)
+    witnesses, frequent = keep_frequent(told, words, LEAST_IMAGES)
     named = NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
     chosen = np.flatnonzero(frequent.truth >= 0)
     pairs = select_top_images(store, maps.thresholds_C, rule.top_images)
@@ -133,7 +133,7 @@ def measure_naming(
         trust[folds == fold] = trust_words(stated, frequent, others, namer.vocabulary.words, counts=False)[1][
             chosen[folds == fold]
         ]
-    reliability = _judge_statements(store, found, trust, truth, frequent.truth[chosen])
+    reliability = _check_statements(store, found, trust, truth, frequent.truth[chosen])
     num_right = round(reliability.base_rate * reliability.count)
     statements = {"num_judged": reliability.count, "num_right": num_right}
     write_json(
@@ -153,7 +153,7 @@ def measure_naming(
     }
 
 
-def _judge_statements(
+def _check_statements(
     store: ActivationStore, found: Preferences, trust_W: DoubleArray, truth_NT: BoolArray, concept_W: IntArray
 ) -> Reliability:
     """Each filter's word on labelled pictures: right if the filter detects it there, by the labels."""

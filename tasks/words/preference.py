@@ -29,7 +29,7 @@ from lavise.tasks.numerics.float16_bits import order_bits
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.words.word_presence import HYPERNYM
 
-LEAST_IN_HALF, LEAST_PICTURES = 0.75, 3.0
+LEAST_IN_HALF, LEAST_IMAGES = 0.75, 3.0
 """Pictures with a word that each half, and both together, must be expected to have, for the word to be chosen."""
 _CAUTION = 1.5  # standard deviations
 _ALIKE = 0.5  # standard errors within which two words cannot be told apart
@@ -153,7 +153,7 @@ def choose_words(
         in_first, in_second: float64 [W], expected pictures of each half with the word.
         support: of the top pictures of this half.
     """
-    usable = (np.minimum(in_first, in_second) >= LEAST_IN_HALF) & (in_first + in_second >= LEAST_PICTURES)
+    usable = (np.minimum(in_first, in_second) >= LEAST_IN_HALF) & (in_first + in_second >= LEAST_IMAGES)
     is_shown = support.is_shown & usable
     candidates = np.where(is_shown.any(axis=1, keepdims=True), is_shown, usable)
     low = np.where(candidates, bound_below(found), -np.inf)

@@ -35,7 +35,7 @@ from lavise.tasks.words.named_images import HAS_WORD, NamedImages, name_images, 
 from lavise.tasks.words.naming_check import MeasuredNaming
 from lavise.tasks.words.naming_precision import NamingPrecision, trust_words
 from lavise.tasks.words.preference import (
-    LEAST_PICTURES,
+    LEAST_IMAGES,
     Contrast,
     Preferences,
     Ranked,
@@ -47,7 +47,7 @@ from lavise.tasks.words.ranking import NamedFilters, Ranking, find_least_confide
 from lavise.tasks.words.word_presence import list_words
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
-ADVISED_PICTURES = 30
+ADVISED_IMAGES = 30
 """Pictures of each kind with which a word can usually be believed."""
 
 STRONG_EVIDENCE, STRONG_PRECISION = 1e-7, 0.7
@@ -63,11 +63,11 @@ _FEW = 0.1  # of the filters explained; below that advice is given
 def find_preferred_words(given: NamedFilters) -> FoundWords:
     """The words of every filter."""
     store, pairs, qualified_C, settings = given.store, given.pairs, given.qualified_C, given.settings
-    naming, vocabulary, invalid = given.naming, given.vocabulary, given.judgement.invalid
+    naming, vocabulary, invalid = given.naming, given.vocabulary, given.truth.invalid
     assert naming is not None, "the ranking says that it needs the precision"
     precision = naming.precision
     evidence = find_evidence(given.votes, qualified_C >= settings.min_images, given.whole_V)
-    words = list_words(given.namer, vocabulary, given.judgement.concepts)
+    words = list_words(given.namer, vocabulary, given.truth.concepts)
     named = name_images(store, given.namer, words, precision, given.device)
     found = prefer_words(
         store, named, pairs, given.features_PC, given.namer, settings.min_share, given.seed, given.device
@@ -77,7 +77,7 @@ def find_preferred_words(given: NamedFilters) -> FoundWords:
     whole = contrast(Ranked.of(store.read_peaks()), presence)
     rows = _make_rows(whole, found, named, pairs, trust, qualified_C, settings)
     rows = _add_told_by_regions(rows, evidence, precision, vocabulary, settings)
-    usable = int((presence.sum(axis=0) >= LEAST_PICTURES).sum())
+    usable = int((presence.sum(axis=0) >= LEAST_IMAGES).sum())
     is_disbelieved = usable == 0 and precision.category.best < find_least_confidence(settings)
     first_row = np.searchsorted(evidence.filter, np.arange(len(qualified_C) + 1))
     reasons, causes = [], Counter[str]()
@@ -130,7 +130,7 @@ def _make_rows(
     presence = named.presence.probability_NW
     num_filters, num_words = whole.auroc.shape
     total = presence.sum(axis=0)
-    low = np.where(total >= LEAST_PICTURES, bound_below(whole), -np.inf)
+    low = np.where(total >= LEAST_IMAGES, bound_below(whole), -np.inf)
     chosen = np.flatnonzero(found.word >= 0)
     low[chosen, found.word[chosen]] = np.inf
     ranked = np.argsort(-low, axis=1, kind="stable")[:, : settings.num_words]
@@ -283,7 +283,7 @@ def _find_reason(
     if is_disbelieved:
         return "untrusted", "what the explainer says of such pictures is right too seldom where that can be judged"
     if stated is None:
-        least, advised = LEAST_PICTURES, ADVISED_PICTURES
+        least, advised = LEAST_IMAGES, ADVISED_IMAGES
         return "without_word", (
             f"no word is on enough of the {num_images} pictures ({least:g} are needed, {advised} of a kind are good)"
         )
@@ -334,8 +334,8 @@ def _advise(
             "names of the network's classes (model.class_names) would help. Best guesses are marked as such."
         )
     return (
-        f"{few}, with {num_usable} words that are on {LEAST_PICTURES:g} or more of them. A filter's word is believed "
-        f"where its pictures can be told from others: give {ADVISED_PICTURES} or more pictures of each kind, fewer "
+        f"{few}, with {num_usable} words that are on {LEAST_IMAGES:g} or more of them. A filter's word is believed "
+        f"where its pictures can be told from others: give {ADVISED_IMAGES} or more pictures of each kind, fewer "
         "kinds with more pictures rather than many with few. Best guesses are marked as such."
     )
 

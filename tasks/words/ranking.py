@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class WordTruth:
     """What the evaluation part says about words; comes from pictures that no filter was named on.
 
     Attributes:
         concepts: the reference's categories.
         right: bool [C, K], whether a filter detects a concept (see tasks.masks.detection).
-        judged_K: bool [K], concepts that are in some evaluation picture.
+        present_K: bool [K], concepts that are in some evaluation picture.
         invalid: why the explainer cannot be believed; empty where it can.
     """
 
     concepts: Sequence[str]
     right: BoolArray
-    judged_K: BoolArray
+    present_K: BoolArray
     invalid: str = ""
 
 
@@ -60,7 +60,7 @@ class NamedFilters:
     qualified_C: IntArray
     namer: Namer
     vocabulary: Vocabulary
-    judgement: Judgement
+    truth: WordTruth
     naming: MeasuredNaming | None
     votes: Votes
     words_Ps: IntArray

@@ -24,7 +24,7 @@ from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.evidence import Evidence, find_evidence
-from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking, find_least_confidence
+from lavise.tasks.words.ranking import NamedFilters, Ranking, WordTruth, find_least_confidence
 from lavise.tasks.words.vote_calibration import Calibration, calibrate, make_features
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
@@ -39,14 +39,14 @@ def find_voted_words(named: NamedFilters, leading: Leading | None) -> FoundWords
         leading: what words are ordered by, highest first; None for the order of their evidence.
     """
     votes, pairs, qualified_C, settings = named.votes, named.pairs, named.qualified_C, named.settings
-    judgement = named.judgement
+    truth = named.truth
     num_filters = len(qualified_C)
     evidence = find_evidence(votes, qualified_C >= settings.min_images, named.whole_V)
     rank = np.arange(len(evidence)) - np.searchsorted(evidence.filter, evidence.filter)
     printed = evidence.take(rank < settings.num_words)
-    calibration, reliability, statements = calibrate_words(printed, named.vocabulary, judgement, named.seed)
+    calibration, reliability, statements = calibrate_words(printed, named.vocabulary, truth, named.seed)
     confidence = calibration.predict(make_features(evidence)) if len(evidence) else np.zeros(0)
-    tested = (evidence.q_value <= settings.false_discovery_rate) & (not judgement.invalid)
+    tested = (evidence.q_value <= settings.false_discovery_rate) & (not truth.invalid)
     significant = tested & (confidence >= find_least_confidence(settings))
     has_evidence = np.bincount(evidence.filter[tested], minlength=num_filters) > 0
     weights = _weigh_votes(named.words_Ps, pairs, evidence)
@@ -74,7 +74,7 @@ def find_voted_words(named: NamedFilters, leading: Leading | None) -> FoundWords
     reasons, guesses = [], np.full(num_filters, -1, dtype=np.int64)
     for unit, own in enumerate(rows.rows_of(num_filters)):
         found = bool(rows.significant[own].any())
-        reason = _find_reason(int(qualified_C[unit]), settings, found, bool(has_evidence[unit]), judgement.invalid)
+        reason = _find_reason(int(qualified_C[unit]), settings, found, bool(has_evidence[unit]), truth.invalid)
         reasons.append(reason)
         if reason and own.stop > own.start:
             guesses[unit] = rows.word[own.start]
@@ -93,7 +93,7 @@ def find_voted_words(named: NamedFilters, leading: Leading | None) -> FoundWords
 
 
 def calibrate_words(
-    evidence: Evidence, vocabulary: Vocabulary, judgement: Judgement, seed: int
+    evidence: Evidence, vocabulary: Vocabulary, truth: WordTruth, seed: int
 ) -> tuple[Calibration, Reliability, dict[str, int]]:
     """Confidence from the words that are categories of the reference, by lemma: only these can be right or wrong.
 
@@ -103,16 +103,16 @@ def calibrate_words(
     Returns:
         the calibration, its reliability on concepts left out of the fit, and {num_judged, num_right}.
     """
-    index = index_categories(judgement.concepts)
+    index = index_categories(truth.concepts)
     words = np.unique(evidence.word)
     concept_of = np.full(int(words.max()) + 1 if len(words) else 1, -1, dtype=np.int64)
     for word in words.tolist():
         found = find_category(vocabulary.words[word], index)
-        if found is not None and judgement.judged_K[found]:
+        if found is not None and truth.present_K[found]:
             concept_of[word] = found
     concept = concept_of[evidence.word] if len(evidence) else np.zeros(0, np.int64)
     rows = np.flatnonzero(concept >= 0)
-    right = judgement.right[evidence.filter[rows], concept[rows]]
+    right = truth.right[evidence.filter[rows], concept[rows]]
     calibration, reliability = calibrate(make_features(evidence.take(rows)), right, concept[rows], seed)
     return calibration, reliability, {"num_judged": len(rows), "num_right": int(right.sum())}
 

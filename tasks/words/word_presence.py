@@ -32,7 +32,7 @@ of."""
 LEAST_PROBABILITY = 0.02
 """Less counts as nothing."""
 
-_PRIOR_PICTURES = 20_000
+_PRIOR_IMAGES = 20_000
 _PRIOR_STRENGTH = 1.0  # pictures of each class that the prior is held to
 _PRIOR_STEPS, _PRIOR_CHANGE = 50, 1e-6
 _BLOCK = 512
@@ -151,7 +151,7 @@ def fit_prior(answer_NK: npt.NDArray[np.floating[Any]]) -> DoubleArray:
         answer_NK: class probabilities; at most 20,000 pictures, at even distances, are looked at.
     """
     num, classes = answer_NK.shape
-    chosen = np.unique(np.linspace(0, max(num - 1, 0), min(num, _PRIOR_PICTURES)).astype(np.int64))
+    chosen = np.unique(np.linspace(0, max(num - 1, 0), min(num, _PRIOR_IMAGES)).astype(np.int64))
     answers = answer_NK[chosen].astype(np.float64)
     ratio = np.ones(classes)
     for _ in range(_PRIOR_STEPS):

@@ -97,7 +97,7 @@ ANALYSIS = Analysis(
         Table(analysis.WORDS_FILE, "differing_words", ("q_value", "word"), found_only=True),
     ),
     show=_show,
-    shows_pictures=lambda config: Role(config.bias.images),
+    shows_images=lambda config: Role(config.bias.images),
     check_settings=_check_settings,
     check_data=_check_data,
 )

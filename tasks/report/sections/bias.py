@@ -17,9 +17,9 @@ from lavise.tasks.charts.figures import (
 from lavise.tasks.group_bias import analysis
 from lavise.tasks.report.filter_entries import read_rows
 from lavise.tasks.report.sections.common import make_anchor, make_chart
-from lavise.tasks.report.sections.section import Found, Picture, Section
+from lavise.tasks.report.sections.section import Found, Section, ShownImage
 
-_MAX_BIAS_ROWS, _BIAS_PICTURE_ROWS, _BIAS_CHART_ROWS, _BIAS_CHARTS = 50, 12, 14, 4
+_MAX_BIAS_ROWS, _BIAS_IMAGE_ROWS, _BIAS_CHART_ROWS, _BIAS_CHARTS = 50, 12, 14, 4
 _WORDS = 3
 
 
@@ -31,7 +31,7 @@ def describe_bias(layer: str, folder: Path) -> Found:
         {**r, "words": list(r["words"] or [])[:_WORDS], "href": make_anchor(layer, r["filter"])}
         for r in filters[:_MAX_BIAS_ROWS]
     ]
-    for row in shown[:_BIAS_PICTURE_ROWS]:
+    for row in shown[:_BIAS_IMAGE_ROWS]:
         row["has_pictures"] = bool(row["found"] and (row["pictures_group"] or row["pictures_other"]))
     return {
         "layer": layer,
@@ -55,13 +55,13 @@ def read_contrasts(folder: Path) -> tuple[Rows, Rows]:
     return filters, words
 
 
-def list_bias_pictures(bias: Found) -> list[Picture]:
+def list_bias_images(bias: Found) -> list[ShownImage]:
     """Those of both groups, filter by filter."""
     keys = [(r["pictures_group"] or []) + (r["pictures_other"] or []) for r in bias["with_pictures"]]
     return [(str(bias["images"]), key) for own in keys for key in own]
 
 
-def number_bias_pictures(bias: Found, find_number: Callable[[Picture], int | None]) -> None:
+def number_bias_images(bias: Found, find_number: Callable[[ShownImage], int | None]) -> None:
     """Beside the keys of both groups' pictures, their numbers in the page."""
     for row in bias["with_pictures"]:
         for side in ("pictures_group", "pictures_other"):
@@ -126,6 +126,6 @@ SECTION = Section(
     describe=describe_bias,
     template="bias.html.j2",
     draw=draw_contrasts,
-    list_pictures=list_bias_pictures,
-    number_pictures=number_bias_pictures,
+    list_images=list_bias_images,
+    number_images=number_bias_images,
 )

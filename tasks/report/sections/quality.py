@@ -61,7 +61,7 @@ class DescribedRecall(TypedDict):
     recall_chart: Mapping[str, str] | None
 
 
-class JudgedWords(TypedDict):
+class PanelWords(TypedDict):
     """A row of the panel; a cell is None where there is nothing to take the mean of."""
 
     name: str
@@ -77,7 +77,7 @@ class PanelTable(TypedDict):
 
     num_images: int
     columns: list[str]
-    rows: list[JudgedWords]
+    rows: list[PanelWords]
 
 
 class DescribedTrust(TypedDict):

@@ -13,7 +13,7 @@ from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.report import sections
 
 Found = dict[str, Any]
-Picture = tuple[str, str]
+ShownImage = tuple[str, str]
 """A data set's role and the picture's key in it."""
 
 
@@ -21,11 +21,11 @@ def _draw_nothing(_: Path) -> Iterator[tuple[str, bytes]]:
     yield from ()
 
 
-def _list_nothing(_: Found) -> Sequence[Picture]:
+def _list_nothing(_: Found) -> Sequence[ShownImage]:
     return ()
 
 
-def _number_nothing(_: Found, __: Callable[[Picture], int | None]) -> None:
+def _number_nothing(_: Found, __: Callable[[ShownImage], int | None]) -> None:
     return None
 
 
@@ -39,8 +39,8 @@ class Section:
         describe: a layer's name and the artefact's folder -> what the template gets of them, `layer` among it.
         template: of the section; analysis.html.j2 shows a title, a text, a chart and tables.
         draw: names and contents (PNG) of the charts that also become files.
-        list_pictures: those that the section shows.
-        number_pictures: writes the pictures' numbers in the page into what was described.
+        list_images: those that the section shows.
+        number_images: writes the pictures' numbers in the page into what was described.
     """
 
     analysis: str
@@ -48,8 +48,8 @@ class Section:
     describe: Callable[[str, Path], Found]
     template: str = "analysis.html.j2"
     draw: Callable[[Path], Iterator[tuple[str, bytes]]] = _draw_nothing
-    list_pictures: Callable[[Found], Sequence[Picture]] = _list_nothing
-    number_pictures: Callable[[Found, Callable[[Picture], int | None]], None] = _number_nothing
+    list_images: Callable[[Found], Sequence[ShownImage]] = _list_nothing
+    number_images: Callable[[Found, Callable[[ShownImage], int | None]], None] = _number_nothing
 
 
 @dataclass(frozen=True)

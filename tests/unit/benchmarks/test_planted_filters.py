@@ -12,7 +12,7 @@ from benchmarks.planted_filters import PlanSizes, PlantedFilter, judge_planted, 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.geometry import Geometry
-from tests.unit.tasks.helpers import AnyArray, encode_mask, write_picture, write_store
+from tests.unit.tasks.helpers import AnyArray, encode_mask, write_image, write_store
 
 SIZE = 28
 GEOMETRY = Geometry(SIZE, "squash")
@@ -31,7 +31,7 @@ def make_dataset(folder: Path, contents: Sequence[Mapping[str, AnyArray]]) -> Da
     records = []
     for number, masks in enumerate(contents):
         key = f"{number:03d}.png"
-        path = write_picture(folder / key, SIZE, SIZE, seed=number)
+        path = write_image(folder / key, SIZE, SIZE, seed=number)
         records.append(ImageRecord(key, path, tuple(encode_mask(c, m) for c, m in masks.items())))
     return Dataset("tests", tuple(records), CONCEPTS)
 

@@ -26,7 +26,7 @@ from lavise.tasks.engine.stage import StageRunner, describe_artefacts
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_config, make_filters, write_run_folder
-from tests.unit.tasks.helpers import make_model, write_picture
+from tests.unit.tasks.helpers import make_model, write_image
 
 RUN = "a" * 32
 TWO_LAYERS = {"body": ["cat", None], "tail": ["dog", "cat", None]}
@@ -187,14 +187,14 @@ def test_words_of_a_filter_are_its_own_in_their_order(tmp_path: Path) -> None:
 # Pictures
 
 
-def make_audit_with_pictures(root: Path) -> Audit:
+def make_audit_with_images(root: Path) -> Audit:
     """The target's activations are kept, as an audit leaves them."""
     for number in range(4):
-        write_picture(root / "target" / f"{number}.png", 30, 40, seed=number)
+        write_image(root / "target" / f"{number}.png", 30, 40, seed=number)
     config = make_config(root)
     data = load_image_folder_target(config.target)  # type: ignore[arg-type]
     runner = StageRunner(ArtefactStore(root))
-    settings, pictures = ExtractSettings(batch_size=2, shard_images=2), Given(data, data.digest_pictures())
+    settings, pictures = ExtractSettings(batch_size=2, shard_images=2), Given(data, data.digest_images())
     inputs = ExtractionInputs(make_model(), ("tail",), pictures, settings, "cpu")
     extract_layers(runner, "extract target", inputs, role=Role.TARGET)
     audit = make_audit(root, stages=describe_artefacts(runner.outcomes)["stages"])
@@ -206,7 +206,7 @@ def make_audit_with_pictures(root: Path) -> Audit:
 
 def test_a_filter_shows_its_top_pictures(tmp_path: Path) -> None:
     """Of those that are still there; another filter has others."""
-    audit = make_audit_with_pictures(tmp_path)
+    audit = make_audit_with_images(tmp_path)
     (tmp_path / "a.png").write_bytes(audit.filter(0).picture)
     with Image.open(tmp_path / "a.png") as shown:
         assert shown.format == "PNG"
@@ -231,7 +231,7 @@ def test_an_audit_shows_its_layers_and_its_overview(tmp_path: Path) -> None:
 
 
 def test_a_filter_shows_its_words_as_text(tmp_path: Path) -> None:
-    audit = make_audit_with_pictures(tmp_path)
+    audit = make_audit_with_images(tmp_path)
     write_rows(
         audit,
         "explanations.parquet",

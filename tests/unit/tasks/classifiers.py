@@ -15,7 +15,7 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
-from tests.unit.tasks.helpers import make_model, write_picture
+from tests.unit.tasks.helpers import make_model, write_image
 
 NUM_CLASSES, NUM_FILTERS = 5, 8
 
@@ -83,7 +83,7 @@ def make_records(folder: Path, num: int, concepts: Sequence[Sequence[str]] = ())
     return [
         ImageRecord(
             f"{i:02d}.png",
-            write_picture(folder / f"{i:02d}.png", 20 + i, 30 - i, seed=i),
+            write_image(folder / f"{i:02d}.png", 20 + i, 30 - i, seed=i),
             tuple(Annotation(c) for c in concepts[i]) if concepts else (),
         )
         for i in range(num)
@@ -103,7 +103,7 @@ def make_plain(
     return records
 
 
-def break_picture(record: ImageRecord) -> None:
+def break_image(record: ImageRecord) -> None:
     record.path.write_bytes(b"no picture")
 
 

@@ -68,7 +68,7 @@ def write_store(
     return ActivationStore(folder)
 
 
-def write_picture(path: Path, height: int, width: int, seed: int = 0) -> Path:
+def write_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
     """A picture of noise in blocks, so that shrinking it leaves something."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks = np.random.default_rng(seed).integers(0, 256, size=(4, 4, 3)).astype(np.uint8)
@@ -147,7 +147,7 @@ def publish_thresholds(root: Path, thresholds_C: AnyArray, stage: str = "thresho
 
 def extract_maps(model: TargetModel, data: Dataset, folders: Mapping[str, Path], settings: ExtractSettings) -> None:
     """Activation stores of several layers, by layer, of real pictures."""
-    inputs = ExtractionInputs(model, tuple(folders), Given(data, data.digest_pictures()), settings, "cpu")
+    inputs = ExtractionInputs(model, tuple(folders), Given(data, data.digest_images()), settings, "cpu")
     extract_activations(inputs, folders)
 
 

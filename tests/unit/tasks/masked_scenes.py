@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from tests.unit.tasks.helpers import AnyArray, encode_mask, write_picture
+from tests.unit.tasks.helpers import AnyArray, encode_mask, write_image
 
 CONCEPTS = ("cat", "dog", "sky")
 
@@ -17,7 +17,7 @@ def make_scene(folder: Path, num: int = 6, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     records = []
     for i in range(num):
-        path = write_picture(folder / f"{i:03d}.png", 32, 48, seed=i)
+        path = write_image(folder / f"{i:03d}.png", 32, 48, seed=i)
         annotations: list[Annotation] = []
         if i < num - 1:
             mask = np.zeros((32, 48), bool)

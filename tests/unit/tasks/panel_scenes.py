@@ -14,7 +14,7 @@ from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.masks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement
 from lavise.tasks.masks.annotated_shards import annotate_shards
-from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
+from tests.unit.tasks.helpers import AnyArray, write_image, write_store
 
 CONCEPTS = ("cat", "dog", "sky", "unicorn")
 SIZE = 16
@@ -50,7 +50,7 @@ def make_scene(folder: Path, chosen: list[int] | None = None) -> Scene:
     labels = [[0], [1], [0, 1], [], [2], [1], [0, 2]]
     records, coverage, fine = [], [], []
     for n, i in enumerate(range(7) if chosen is None else chosen):
-        path = write_picture(folder / f"{n:03d}.png", SIZE, SIZE, seed=i)
+        path = write_image(folder / f"{n:03d}.png", SIZE, SIZE, seed=i)
         annotations = [Annotation(BOXES[b][0], boxes=(BOXES[b][1],)) for b in labels[i]]
         # Half a picture of sky, wherever it is.
         annotations.append(Annotation("sky", boxes=((0, i, SIZE, SIZE - i),)))

@@ -23,17 +23,17 @@ from lavise.storage.state import file_names
 from lavise.storage.state.files import write_json
 from lavise.tasks.activations.thresholds import count_high_bytes
 from lavise.tasks.activations.top_images import select_top_images
-from lavise.tasks.evaluation.layer_panel import JUDGED_FILE, save_panel
+from lavise.tasks.evaluation.layer_panel import FILTER_SCORES_FILE, save_panel
 from lavise.tasks.evaluation.panel import Panel, PanelRow
 from lavise.tasks.evaluation.recall import MOST_FREQUENT, RANDOM, Evaluation, MethodDifference, save_evaluation
 from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.numerics.bootstrap import Estimate
 from lavise.tasks.numerics.reliability import measure_reliability
 from lavise.tasks.report.page import DiffPart, LayerPart, write_report
-from lavise.tasks.report.pictures import ReportPictures
+from lavise.tasks.report.pictures import ReportImages
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
-from tests.unit.tasks.helpers import AnyArray, write_picture, write_store
+from tests.unit.tasks.helpers import AnyArray, write_image, write_store
 
 MARKUP = "<img src=x onerror=alert(1)>"
 HOSTILE = (MARKUP, "</script><script>alert(2)</script>", "a&b\"'\u2028<!--")
@@ -340,7 +340,7 @@ def make_rich_part(
     if not extras:
         return part
     judged = [{"filter": u, "num_pairs": 5, "recall": u / 40, "f1": u / 80} for u in range(0, num_filters, 2)]
-    parquet.write_table(pa.Table.from_pylist(judged), folder / "panel" / JUDGED_FILE)
+    parquet.write_table(pa.Table.from_pylist(judged), folder / "panel" / FILTER_SCORES_FILE)
     (folder / "thresholds").mkdir()
     counts = sum(count_high_bytes(store.shard_path(s)) for s in range(store.num_shards))
     np.save(folder / "thresholds" / "histogram.npy", np.asarray(counts))
@@ -385,7 +385,7 @@ def write_rich_report(
         records = [ImageRecord(p.name, p) for p in photos]
     else:
         names = [f"{i} {STRANGE[i % len(STRANGE)]}.png" for i in range(num_images)]
-        records = [ImageRecord(n, write_picture(folder / f"{i}.png", 48, 60, i)) for i, n in enumerate(names)]
+        records = [ImageRecord(n, write_image(folder / f"{i}.png", 48, 60, i)) for i, n in enumerate(names)]
     keys = [r.key for r in records]
     parts = [
         make_rich_part(folder / "first", keys, num_filters=num_filters, extras=extras),
@@ -400,6 +400,6 @@ def write_rich_report(
     }
     settings = ReportSettings(**{"images_per_filter": 10, "thumbnail_px": 64, **changes})
     diff = make_rich_diff() if extras else None
-    pictures = ReportPictures.of(GEOMETRY, {"target": Dataset("target", tuple(records))})
+    pictures = ReportImages.of(GEOMETRY, {"target": Dataset("target", tuple(records))})
     write_report(parts, pictures, facts, settings, folder, diff)
     return folder / "report.html"

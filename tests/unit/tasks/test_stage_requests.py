@@ -49,8 +49,8 @@ from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Stage
 from lavise.tasks.engine.stage_inputs import Given, Request, StageInputs, take_part
-from lavise.tasks.evaluation.judged_layer import LayerArtefacts
 from lavise.tasks.evaluation.layer_panel import PanelInputs, PanelSettings
+from lavise.tasks.evaluation.panel_layer import LayerArtefacts
 from lavise.tasks.evaluation.recall import RecallInputs, RecallSettings
 from lavise.tasks.explainer.naming import AssemblyInputs
 from lavise.tasks.explainer.training import TrainingInputs
@@ -65,7 +65,7 @@ from lavise.tasks.masks.detection import DetectionInputs
 from lavise.tasks.masks.mask_inputs import MaskedRegionInputs, MaskInputs
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.masks.region_pooling import REGIONS
-from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownPictures, digest_templates
+from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownImages, digest_templates
 from lavise.tasks.words.explain import ExplainInputs
 from lavise.tasks.words.naming_check import NamingInputs, NamingRule
 from tests.unit.tasks.helpers import make_model
@@ -76,7 +76,7 @@ CONCEPTS = ("cat", "dog")
 WORDS = [["cat"], []]
 MODEL = make_model()
 DATA = Given(Dataset("d", (), CONCEPTS), "data")
-PICTURES = Given(Dataset("d", (), CONCEPTS), "pictures")
+IMAGES = Given(Dataset("d", (), CONCEPTS), "pictures")
 VOCABULARY: Given[Vocabulary] = Given(Vocabulary(("cat",), np.ones((1, 2), np.float32), 1, ()), "vocabulary")
 NETWORK = MappedNetwork(MODEL, "tail", 8)
 CLASSES = ClassNames((("tench",), ("goldfish",)), "settings")
@@ -159,8 +159,8 @@ REPORT = ReportInputs(
     facts={"Audit": "x"},
     preprocessing=MODEL.describe_preprocessing(),
     geometry=GEOMETRY,
-    pictures=PICTURES,
-    shown={"bias": ShownPictures("train", Given(DATA.value, "train pictures"))},
+    pictures=IMAGES,
+    shown={"bias": ShownImages("train", Given(DATA.value, "train pictures"))},
     layers=[
         ReportedLayer(
             layer="tail",
@@ -342,7 +342,7 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
         {"activations": "a", "thresholds": "t"},
     ),
     (
-        ContributionInputs(CLASSIFIER, PICTURES, WORDS, ClassSettings(), COMPUTING),
+        ContributionInputs(CLASSIFIER, IMAGES, WORDS, ClassSettings(), COMPUTING),
         {**ClassSettings().model_dump(mode="json"), "words": digest_of([["cat"], []]), **CLASSIFIER_SETTINGS},
         {"pictures": "pictures"},
     ),
@@ -372,7 +372,7 @@ def test_the_request_of_a_stage(inputs: StageInputs, settings: dict[str, Any], d
 
 
 def test_the_requests_of_an_extraction() -> None:
-    inputs = ExtractionInputs(MODEL, ("stem", "tail"), PICTURES, ExtractSettings(batch_size=4, shard_images=8), "cpu")
+    inputs = ExtractionInputs(MODEL, ("stem", "tail"), IMAGES, ExtractSettings(batch_size=4, shard_images=8), "cpu")
     settings = {
         "arch": MODEL.arch,
         "code": MODEL.code,
@@ -414,10 +414,10 @@ def test_the_request_of_scenes_and_of_a_vocabulary() -> None:
 def test_a_layer_that_lies_otherwise_says_so() -> None:
     model = make_model()
     settings = ExtractSettings(batch_size=4, shard_images=8)
-    plain = ExtractionInputs(model, ("tail",), PICTURES, settings, "cpu").list_requests()
+    plain = ExtractionInputs(model, ("tail",), IMAGES, settings, "cpu").list_requests()
     layer = replace(model.find_layer("tail"), layout="NTC", num_prefix_tokens=1)
     vars(model)["survey"] = replace(model.survey, layers=(layer,))
-    (tokens,) = ExtractionInputs(model, ("tail",), PICTURES, settings, "cpu").list_requests()
+    (tokens,) = ExtractionInputs(model, ("tail",), IMAGES, settings, "cpu").list_requests()
     assert tokens == Request({**plain[0].settings, "layout": "NTC, 1 prefix token"}, plain[0].inputs)
 
 

@@ -24,7 +24,7 @@ from lavise.storage.state.progress import no_progress
 from lavise.storage.tracking import MlflowTracker, RunRecord
 from lavise.tasks.engine.stage import StageOutcome, Work
 from tests.unit.flows.helpers import client_of, make_config, make_tracker, tags_of, write_run_folder
-from tests.unit.tasks.helpers import publish, write_picture
+from tests.unit.tasks.helpers import publish, write_image
 
 OPENMOJI: dict[str, Any] = {"reference": {"kind": "openmoji", "train_scenes": 2, "evaluation_scenes": 1}}
 
@@ -44,7 +44,7 @@ def make_whole_config(root: Path, **sections: Any) -> Config:
     """Every picture that it asks for is there."""
     for name in ("reference/cat", "reference/dog", "target"):
         for number in range(3):
-            write_picture(root / name / f"{number}.png", 20, 20, number)
+            write_image(root / name / f"{number}.png", 20, 20, number)
     return make_config(root, **sections)
 
 

@@ -32,10 +32,10 @@ def make_result(root: Path, layer: str) -> LayerResult:
         for name in ("calibration.json", "reliability.png", "filters.parquet"):
             (folder / name).write_text(f"{name} of {layer}", "utf-8")
 
-    def judge(folder: Path) -> None:
+    def measure_panel(folder: Path) -> None:
         (folder / "panel.json").write_text(f"panel.json of {layer}", "utf-8")
 
-    explained, panel = publish(root, "explain", explain), publish(root, "panel", judge)
+    explained, panel = publish(root, "explain", explain), publish(root, "panel", measure_panel)
     result = LayerResult(Layer(layer, "ReLU", 4, 2, 2), {})
     for handle in (explained, panel):
         result.keep(handle)

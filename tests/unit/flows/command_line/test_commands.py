@@ -19,7 +19,7 @@ from lavise.configs.errors import UserError
 from lavise.flows.command_line.commands import _guarded, app
 from lavise.storage.tracking import MlflowTracker
 from tests.unit.flows.helpers import UNKNOWN_RUN, make_config, make_tracker, write_run_folder
-from tests.unit.tasks.helpers import write_picture
+from tests.unit.tasks.helpers import write_image
 
 COMMANDS = ("run", "demo", "bias", "layers", "presets", "up", "reaudit", "diff", "gate", "rerun", "doctor", "gc")
 UNTRACKED = ("--set", "tracking.enabled=false")
@@ -141,7 +141,7 @@ def test_a_run_that_nobody_knows(tracker: MlflowTracker, tmp_path: Path, argumen
 
 
 def test_missing_pictures_of_an_audit_are_one_line(tmp_path: Path) -> None:
-    write_picture(tmp_path / "target" / "a.png", 20, 20)
+    write_image(tmp_path / "target" / "a.png", 20, 20)
     path = tmp_path / "mine.yaml"
     path.write_text(
         "name: mine\nmodel: {arch: 'tests.unit.tasks.helpers:TinyNetwork', preprocessing: {size_px: 32}}\n"

@@ -17,7 +17,7 @@ from lavise.configs.schema import Config, ImageFolderTarget, StatisticsSettings
 from lavise.flows.past_audits.compare import (
     Comparison,
     DiffResult,
-    TargetPictures,
+    TargetImages,
     compare_audits,
     diff_runs,
     locate_layers,
@@ -38,7 +38,7 @@ from lavise.tasks.engine.stage import StageRunner, describe_artefacts, run_inlin
 from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.report.summary import describe_run
 from tests.unit.flows.helpers import ARCH, make_config, make_filters, write_run_folder
-from tests.unit.tasks.helpers import TinyNetwork, write_picture
+from tests.unit.tasks.helpers import TinyNetwork, write_image
 
 WORDS: dict[str, list[str | None]] = {
     "tail": ["dog", "cat", None, "tree", "sky"],
@@ -76,7 +76,7 @@ class Audit:
         target = {"kind": "image_folder", "root": str(pictures)}
         self.config = make_config(self.root, name=name, model=settings, target=target)
         self.weights, self.data = weights, load_image_folder_target(ImageFolderTarget(root=pictures))
-        self.pictures = TargetPictures(self.data.digest_pictures(), lambda: self.data)
+        self.pictures = TargetImages(self.data.digest_images(), lambda: self.data)
         self.digest = load_target_model(self.config.model, 0).digest
         self.past = self.write(home / "runs" / name, WORDS)
         self.layers = self.locate()
@@ -99,23 +99,23 @@ class Audit:
         return self.root / "artefacts"
 
 
-def write_pictures(folder: Path) -> Path:
+def write_images(folder: Path) -> Path:
     for number in range(4):
-        write_picture(folder / f"{number}.png", 20, 24, seed=number)
+        write_image(folder / f"{number}.png", 20, 24, seed=number)
     return folder
 
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Audit:
     """One that a test may damage."""
-    return Audit(tmp_path, "first", write_pictures(tmp_path / "pictures"), seed=1)
+    return Audit(tmp_path, "first", write_images(tmp_path / "pictures"), seed=1)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Audit]:
     """Two in one state folder, for tests that only add to it."""
     home = tmp_path_factory.mktemp("two audits")
-    pictures = write_pictures(home / "pictures")
+    pictures = write_images(home / "pictures")
     return Audit(home, "first", pictures, seed=1), Audit(home, "second", pictures, seed=2)
 
 
@@ -147,7 +147,7 @@ def test_no_layer_in_common(old: list[str], new: list[str]) -> None:
 
 def test_stored_activations_need_no_checkpoint(audit: Audit) -> None:
     audit.weights.unlink()
-    audit.pictures = TargetPictures(audit.pictures.digest, never_opened)
+    audit.pictures = TargetImages(audit.pictures.digest, never_opened)
     found = audit.locate(("body.0", "tail"))
     assert [layer.name for layer in found] == ["body.0", "tail"]
     assert {layer.name: layer.activations for layer in found} == {n.name: n.activations for n in audit.layers}
@@ -165,9 +165,9 @@ def test_activations_that_are_gone_are_made_again_from_the_same_checkpoint(audit
 
 
 def test_activations_on_other_pictures_do_not_count(audit: Audit, tmp_path: Path) -> None:
-    write_picture(tmp_path / "others" / "new.png", 20, 24, seed=9)
+    write_image(tmp_path / "others" / "new.png", 20, 24, seed=9)
     others = load_image_folder_target(ImageFolderTarget(root=tmp_path / "others"))
-    audit.pictures = TargetPictures(others.digest_pictures(), lambda: others)
+    audit.pictures = TargetImages(others.digest_images(), lambda: others)
     found = audit.locate(("tail",))
     assert found[0].activations.inputs["pictures"] == audit.pictures.digest
     assert ActivationStore(found[0].activations.folder).keys == ["new.png"]
@@ -179,7 +179,7 @@ def test_activations_are_gone_and_the_checkpoint_is_another_one(audit: Audit, lo
     torch.manual_seed(2)
     torch.save(TinyNetwork().state_dict(), audit.weights)
     other = load_target_model(audit.config.model, 0).digest
-    audit.pictures = TargetPictures(audit.pictures.digest, never_opened)
+    audit.pictures = TargetImages(audit.pictures.digest, never_opened)
     with pytest.raises(UserError) as caught:
         audit.locate()
     said = str(caught.value)
@@ -197,7 +197,7 @@ def test_activations_and_checkpoint_are_gone(audit: Audit) -> None:
 
 def test_the_pictures_of_the_newer_audit_have_changed(audit: Audit, tmp_path: Path) -> None:
     shutil.rmtree(audit.artefacts)
-    write_picture(tmp_path / "pictures" / "0.png", 20, 24, seed=99)
+    write_image(tmp_path / "pictures" / "0.png", 20, 24, seed=99)
     run = str(audit.past.folder)
     with pytest.raises(UserError, match=r"diff: the target pictures \(pictures\) are not those of run first any more"):
         diff_runs(run, run, [], NullTracker(), audit.root, no_progress, run_inline)

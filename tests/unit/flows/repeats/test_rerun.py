@@ -26,7 +26,7 @@ from lavise.storage.words.word_vectors import digest_vectors
 from lavise.tasks.engine.stage import StageRunner, run_inline
 from lavise.tasks.history.rerun_verdict import Finding
 from tests.unit.flows.helpers import ARCH, held, make_config, make_tracker, write_run_folder
-from tests.unit.tasks.helpers import TinyNetwork, write_picture
+from tests.unit.tasks.helpers import TinyNetwork, write_image
 
 ENVIRONMENT: dict[str, Any] = {
     "python": "3.11.9",
@@ -51,9 +51,9 @@ class Audited:
         self.home, self.root = home, home / "state"
         for concept in ("cat", "dog"):
             for number in range(3):
-                write_picture(home / "reference" / concept / f"{number}.png", 16, 16, seed=number + len(concept))
-        write_picture(home / "target" / "a.png", 16, 16, seed=8)
-        write_picture(home / "target" / "b.png", 16, 16, seed=9)
+                write_image(home / "reference" / concept / f"{number}.png", 16, 16, seed=number + len(concept))
+        write_image(home / "target" / "a.png", 16, 16, seed=8)
+        write_image(home / "target" / "b.png", 16, 16, seed=9)
         save_weights(home / "weights.pth", 1)
         (home / "vectors.txt").write_text("cat 0.1 0.2\ndog 0.3 0.4\n", "utf-8")
         self.config = make_config(
@@ -69,7 +69,7 @@ class Audited:
             self.config,
             checkpoint=load_target_model(self.config.model, self.config.seed).digest,
             data=inputs.digests,
-            pictures=inputs.picture_digests,
+            pictures=inputs.image_digests,
             vectors=digest_vectors(self.config.words),
         )
 
@@ -98,8 +98,8 @@ def test_nothing_has_changed(audited: Audited) -> None:
     ("change", "what"),
     [
         (lambda home: save_weights(home / "weights.pth", 2), ["checkpoint"]),
-        (lambda home: write_picture(home / "target" / "a.png", 16, 16, seed=77), ["target data"]),
-        (lambda home: write_picture(home / "target" / "c.png", 16, 16, seed=77), ["target data"]),
+        (lambda home: write_image(home / "target" / "a.png", 16, 16, seed=77), ["target data"]),
+        (lambda home: write_image(home / "target" / "c.png", 16, 16, seed=77), ["target data"]),
         (lambda home: (home / "target" / "b.png").rename(home / "target" / "z.png"), ["target data"]),
         (lambda home: (home / "vectors.txt").write_text("cat 0.1 0.3\ndog 0.3 0.4\n"), ["word vectors"]),
         # A label: the name of the class is in both parts.
@@ -118,7 +118,7 @@ def test_what_has_changed_is_named(audited: Audited, change: Callable[[Path], An
 
 
 def test_a_reference_picture_is_in_one_of_the_parts(audited: Audited) -> None:
-    write_picture(audited.home / "reference" / "cat" / "0.png", 16, 16, seed=77)
+    write_image(audited.home / "reference" / "cat" / "0.png", 16, 16, seed=77)
     (line,) = audited.find_changed()
     assert line.startswith(("input: the train data (reference/train)", "input: the evaluation data (reference/eval"))
 
@@ -169,7 +169,7 @@ def rerun(audited: Audited, tracker: MlflowTracker, *overrides: str, anyway: boo
 
 def test_every_changed_input_is_named_and_nothing_is_run(audited: Audited, tracker: MlflowTracker) -> None:
     save_weights(audited.home / "weights.pth", 2)
-    write_picture(audited.home / "target" / "a.png", 16, 16, seed=77)
+    write_image(audited.home / "target" / "a.png", 16, 16, seed=77)
     with pytest.raises(UserError) as caught:
         rerun(audited, tracker)
     lines = str(caught.value).splitlines()

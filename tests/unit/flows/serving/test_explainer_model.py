@@ -36,13 +36,13 @@ from lavise.tasks.explainer.region_requests import shrink_box
 from lavise.tasks.inputs.vocabulary import VocabularyInputs, load_vocabulary, make_vocabulary
 from lavise.tasks.masks.annotated_shards import AnnotatedShard
 from lavise.tasks.masks.region_pooling import pool_regions_of_shard
-from tests.unit.tasks.helpers import extract_maps, publish, write_picture
+from tests.unit.tasks.helpers import extract_maps, publish, write_image
 
 CHANNELS, DIMENSIONS, NUM_WORDS = 7, 5, 30
 LAYER = "tail"
 FITS = ("squash", "center_crop")
 # (height, width) of a picture, and boxes in it (left, top, right, bottom); all of them reach into the centre crop.
-PICTURES: tuple[tuple[tuple[int, int], tuple[tuple[int, int, int, int], ...]], ...] = (
+IMAGES: tuple[tuple[tuple[int, int], tuple[tuple[int, int, int, int], ...]], ...] = (
     ((40, 60), ((0, 0, 60, 40), (12, 5, 33, 38), (29, 20, 31, 21))),
     ((61, 37), ((3, 11, 20, 44), (0, 30, 37, 61))),
     ((48, 48), ((24, 24, 48, 48),)),
@@ -158,7 +158,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     root = tmp_path_factory.mktemp("pictures")
-    return tuple(write_picture(root / f"{i}.png", *size, seed=i) for i, (size, _) in enumerate(PICTURES))
+    return tuple(write_image(root / f"{i}.png", *size, seed=i) for i, (size, _) in enumerate(IMAGES))
 
 
 def random_features(num: int, seed: int = 0) -> FloatArray:
@@ -170,14 +170,14 @@ def as_frame(features_RC: FloatArray) -> pd.DataFrame:
 
 
 def box_rows(paths: Sequence[Path]) -> pd.DataFrame:
-    rows = [(path.read_bytes(), list(box)) for path, (_, boxes) in zip(paths, PICTURES, strict=True) for box in boxes]
+    rows = [(path.read_bytes(), list(box)) for path, (_, boxes) in zip(paths, IMAGES, strict=True) for box in boxes]
     return pd.DataFrame({"image": [image for image, _ in rows], "box": [box for _, box in rows]})
 
 
 def pool_like_training(made: Made, paths: Sequence[Path], folder: Path) -> FloatArray:
     """Region features of all boxes, and then of the whole pictures, by extraction and statistics of an audit."""
     records = []
-    for path, (_, boxes) in zip(paths, PICTURES, strict=True):
+    for path, (_, boxes) in zip(paths, IMAGES, strict=True):
         corners = [(float(x), float(y), float(right - x), float(low - y)) for x, y, right, low in boxes]
         annotations = (*(Annotation("cat", boxes=(c,)) for c in corners), Annotation("whole"))
         records.append(ImageRecord(path.name, path, annotations))
@@ -303,7 +303,7 @@ def test_features_and_pictures_in_one_frame(made: Made, pictures: tuple[Path, ..
 
 
 def test_each_picture_is_decoded_and_run_once_in_batches(made: Made, tmp_path: Path) -> None:
-    images = [write_picture(tmp_path / f"{i}.png", 24, 20 + i % 5, seed=i).read_bytes() for i in range(39)]
+    images = [write_image(tmp_path / f"{i}.png", 24, 20 + i % 5, seed=i).read_bytes() for i in range(39)]
     rows: list[dict[str, Any]] = [{"image": image, "box": [2, 2, 19 + k, 15]} for k in range(3) for image in images]
     rows += [{"image": base64.b64encode(image).decode(), "box": [1, 1, 19, 15]} for image in images]
     sizes: list[int] = []
@@ -324,7 +324,7 @@ def test_each_picture_is_decoded_and_run_once_in_batches(made: Made, tmp_path: P
 
 def test_threads_do_not_read_each_others_maps(made: Made, tmp_path: Path) -> None:
     frames = [
-        pd.DataFrame({"image": [write_picture(tmp_path / f"{i}.png", 30, 30, seed=i).read_bytes()]}) for i in range(24)
+        pd.DataFrame({"image": [write_image(tmp_path / f"{i}.png", 30, 30, seed=i).read_bytes()]}) for i in range(24)
     ]
     expected = [made.model.predict(frame)["scores"][0] for frame in frames]
     with ThreadPoolExecutor(8) as pool:

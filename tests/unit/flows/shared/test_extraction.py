@@ -23,15 +23,15 @@ from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.engine.stage import StageRunner
 from lavise.tasks.engine.stage_inputs import Given
-from tests.unit.tasks.classifiers import break_picture, load_images
-from tests.unit.tasks.helpers import TinyNetwork, make_model, write_picture
+from tests.unit.tasks.classifiers import break_image, load_images
+from tests.unit.tasks.helpers import TinyNetwork, make_model, write_image
 
 SETTINGS = ExtractSettings(batch_size=2, shard_images=4, max_broken_share=0.4)
 TITLE = "extract target"
 
 
 def make_data(folder: Path, num: int = 6) -> Dataset:
-    paths = [write_picture(folder / f"{i}.png", 24 + i, 40 - i, seed=i) for i in range(num)]
+    paths = [write_image(folder / f"{i}.png", 24 + i, 40 - i, seed=i) for i in range(num)]
     return Dataset("photos", tuple(ImageRecord(path.name, path) for path in paths))
 
 
@@ -44,7 +44,7 @@ def extract(
     subject: str = "",
 ) -> tuple[tuple[Handle, ...], StageRunner]:
     runner = StageRunner(ArtefactStore(root))
-    pictures = Given(data, data.digest_pictures())
+    pictures = Given(data, data.digest_images())
     inputs = ExtractionInputs(model or make_model(), tuple(layers), pictures, settings, "cpu")
     return extract_layers(runner, TITLE, inputs, role=Role.TARGET, subject=subject), runner
 
@@ -101,7 +101,7 @@ def test_whatever_changes_the_maps_makes_another_store(tmp_path: Path, changed: 
     elif changed == "preprocessing":
         model = replace(model, mean=(0.0, 0.0, 0.0))
     elif changed == "pictures":
-        write_picture(data.records[0].path, 24, 40, seed=99)
+        write_image(data.records[0].path, 24, 40, seed=99)
     else:
         settings = ExtractSettings(batch_size=1, shard_images=4, max_broken_share=0.4)
     (second,), runner = extract(tmp_path, data, ("tail",), model, settings)
@@ -118,7 +118,7 @@ def test_the_outcome_says_what_was_read_and_for_whom(tmp_path: Path) -> None:
 def test_a_broken_picture_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Also when the store is there already."""
     data = make_data(tmp_path / "photos")
-    break_picture(data.records[3])
+    break_image(data.records[3])
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "lavise"):
@@ -132,14 +132,14 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path: Path, caplog: pytest.L
 def test_too_many_broken_pictures_stop(tmp_path: Path) -> None:
     data = make_data(tmp_path / "photos")
     for record in data.records[::2]:
-        break_picture(record)
+        break_image(record)
     with pytest.raises(UserError, match=r"data set photos: 3 of 6 pictures cannot be read \(0\.png: not readable"):
         extract(tmp_path, data, ("tail",))
 
 
 def test_a_stricter_limit_holds_for_a_store_that_is_there(tmp_path: Path) -> None:
     data = make_data(tmp_path / "photos")
-    break_picture(data.records[5])
+    break_image(data.records[5])
     extract(tmp_path, data, ("tail",))
     strict = SETTINGS.model_copy(update={"max_broken_share": 0.1})
     with pytest.raises(UserError, match="1 of 6 pictures cannot be read"):

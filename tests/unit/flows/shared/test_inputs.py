@@ -11,13 +11,13 @@ from lavise.configs.roles import Role
 from lavise.flows.shared.inputs import Inputs, take_images
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.state.progress import no_progress
-from tests.unit.tasks.helpers import write_picture
+from tests.unit.tasks.helpers import write_image
 
 SIZES = {Role.TRAIN: 5, Role.EVALUATION: 3, Role.TARGET: 4}
 
 
 def digest(parts: dict[Role, Dataset]) -> Inputs:
-    pictures = {role: data.digest_pictures() for role, data in parts.items()}
+    pictures = {role: data.digest_images() for role, data in parts.items()}
     digests = {role: data.compute_digest(pictures[role]) for role, data in parts.items()}
     return Inputs(parts[Role.TRAIN], parts[Role.EVALUATION], parts[Role.TARGET], digests, pictures)
 
@@ -26,7 +26,7 @@ def digest(parts: dict[Role, Dataset]) -> Inputs:
 def inputs(tmp_path: Path) -> Inputs:
     parts = {}
     for n, (role, size) in enumerate(SIZES.items()):
-        paths = [write_picture(tmp_path / role / f"{i}.png", 8, 8, seed=10 * n + i) for i in range(size)]
+        paths = [write_image(tmp_path / role / f"{i}.png", 8, 8, seed=10 * n + i) for i in range(size)]
         # The last picture alone has the concept "sky".
         records = [ImageRecord(p.name, p, (Annotation("sky" if p is paths[-1] else "cat"),)) for p in paths]
         parts[role] = Dataset(role, tuple(records), ("cat", "sky"), {"broken": 1})
@@ -45,8 +45,8 @@ def test_first_pictures_of_each_part(inputs: Inputs) -> None:
 def test_digests_are_those_of_what_is_left(inputs: Inputs) -> None:
     found = take_images(inputs, 3, no_progress)
     expected = digest({role: replace(inputs.of(role), records=found.of(role).records) for role in Role})
-    assert (found.digests, found.picture_digests) == (expected.digests, expected.picture_digests)
-    for digests, before in ((found.digests, inputs.digests), (found.picture_digests, inputs.picture_digests)):
+    assert (found.digests, found.image_digests) == (expected.digests, expected.image_digests)
+    for digests, before in ((found.digests, inputs.digests), (found.image_digests, inputs.image_digests)):
         # A part that is small enough is the same data set, and its stages can be reused.
         assert [digests[role] == before[role] for role in Role] == [False, True, False]
 

@@ -119,7 +119,7 @@ def test_picture_and_mask_stay_on_top_of_each_other(fit: str, interpolation: str
     mask[top:bottom, left:right] = True
 
     geometry = Geometry(56, fit, 0.875, interpolation)
-    seen = geometry.resize_picture(picture)
+    seen = geometry.resize_image(picture)
     assert seen.shape == (56, 56, 3)
     assert seen.dtype == np.uint8
     red, masked = seen[..., 0] >= 128, geometry.mask_at_input(mask)
@@ -133,7 +133,7 @@ def test_picture_and_mask_stay_on_top_of_each_other(fit: str, interpolation: str
 def test_picture_is_not_transposed() -> None:
     picture = Image.new("RGB", (90, 30))
     picture.paste((255, 255, 255), (0, 0, 90, 15))  # the upper half
-    seen = Geometry(10).resize_picture(picture)
+    seen = Geometry(10).resize_image(picture)
     assert seen[:4].min() > 200
     assert seen[6:].max() < 50
 

@@ -11,10 +11,10 @@ from PIL import Image
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.images import (
     BrokenImageError,
-    list_pictures,
+    list_images,
     load_square,
     num_decoded,
-    open_picture,
+    open_image,
     read_size,
 )
 
@@ -45,8 +45,8 @@ def png_header(width: int, height: int) -> bytes:
 def test_every_format_opens_as_rgb(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     noise(13, 29).save(path)
-    assert open_picture(path).mode == "RGB"
-    assert open_picture(path).size == (29, 13)
+    assert open_image(path).mode == "RGB"
+    assert open_image(path).size == (29, 13)
     assert read_size(path) == (13, 29)
 
 
@@ -58,12 +58,12 @@ def test_truncated_picture_is_broken_and_never_grey(tmp_path: Path, ending: str,
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(BrokenImageError, match="not readable: "):
-        open_picture(path)
+        open_image(path)
 
 
 def test_missing_picture(tmp_path: Path) -> None:
     with pytest.raises(BrokenImageError, match=r"^not found$"):
-        open_picture(tmp_path / "none.jpg")
+        open_image(tmp_path / "none.jpg")
     with pytest.raises(BrokenImageError, match=r"not readable: .*none\.jpg"):
         read_size(tmp_path / "none.jpg")
 
@@ -73,7 +73,7 @@ def test_folder_and_text_are_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     for name in ("text.jpg", "folder.jpg"):
         with pytest.raises(BrokenImageError, match="not readable: "):
-            open_picture(tmp_path / name)
+            open_image(tmp_path / name)
         with pytest.raises(BrokenImageError, match="not readable: "):
             read_size(tmp_path / name)
 
@@ -82,7 +82,7 @@ def test_picture_with_too_many_pixels_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(60_000, 60_000))
     with pytest.raises(BrokenImageError, match=r"too many pixels: .*3600000000"):
-        open_picture(path)
+        open_image(path)
 
 
 def test_size_of_a_picture_with_too_many_pixels(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_orientation_of_exif(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     path = tmp_path / "a.png"
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    np.testing.assert_array_equal(np.asarray(open_picture(path))[..., 0], upright)
+    np.testing.assert_array_equal(np.asarray(open_image(path))[..., 0], upright)
     assert read_size(path) == (20, 40)
 
 
@@ -126,7 +126,7 @@ def test_senseless_exif_entry_does_not_stop_the_run(tmp_path: Path, tag: int, ki
     path = tmp_path / "a.jpg"
     noise(10, 20).save(path, exif=exif_block(tag, kind, value))
     try:
-        picture = open_picture(path)
+        picture = open_image(path)
     except BrokenImageError as err:
         assert "not readable" in str(err)  # noqa: PT017 - both outcomes are right
     else:
@@ -137,7 +137,7 @@ def test_transparent_pixels_lie_on_white(tmp_path: Path) -> None:
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[0, 0] = (255, 0, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    seen = np.asarray(open_picture(tmp_path / "a.png"))
+    seen = np.asarray(open_image(tmp_path / "a.png"))
     assert seen[0, 0].tolist() == [255, 0, 0]
     assert seen[1, 1].tolist() == [255, 255, 255]
 
@@ -147,7 +147,7 @@ def test_transparent_palette_lies_on_white(tmp_path: Path) -> None:
     picture.putpalette([10, 20, 30, 40, 50, 60])
     picture.putpixel((0, 0), 0)
     picture.save(tmp_path / "a.gif", transparency=0)
-    seen = np.asarray(open_picture(tmp_path / "a.gif"))
+    seen = np.asarray(open_image(tmp_path / "a.gif"))
     assert seen[0, 0].tolist() == [255, 255, 255]
     assert seen[1, 2].tolist() == [40, 50, 60]
 
@@ -156,7 +156,7 @@ def test_transparent_palette_lies_on_white(tmp_path: Path) -> None:
 def test_other_modes_keep_their_brightness(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
     Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode).save(path)
-    seen = open_picture(path)
+    seen = open_image(path)
     assert seen.mode == "RGB"
     assert np.asarray(seen).min() >= 250
 
@@ -164,13 +164,13 @@ def test_other_modes_keep_their_brightness(tmp_path: Path, mode: str) -> None:
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     grey = np.array([[0, 0x0100, 0x7F00, 0xFFFF]], dtype=np.uint16)
     Image.fromarray(grey).save(tmp_path / "a.png")
-    assert np.asarray(open_picture(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 1, 0x7F, 0xFF]
+    assert np.asarray(open_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 1, 0x7F, 0xFF]
 
 
 def test_decoded_pictures_are_counted(tmp_path: Path) -> None:
     noise(8, 8).save(tmp_path / "a.png")
     before = num_decoded()
-    open_picture(tmp_path / "a.png")
+    open_image(tmp_path / "a.png")
     load_square(tmp_path / "a.png", Geometry(4))
     read_size(tmp_path / "a.png")
     assert num_decoded() - before == 2
@@ -179,7 +179,7 @@ def test_decoded_pictures_are_counted(tmp_path: Path) -> None:
 def test_load_square_is_open_then_resize(tmp_path: Path) -> None:
     noise(30, 50).save(tmp_path / "a.png")
     geometry = Geometry(16, "center_crop")
-    expected = geometry.resize_picture(noise(30, 50))
+    expected = geometry.resize_image(noise(30, 50))
     np.testing.assert_array_equal(load_square(tmp_path / "a.png", geometry), expected)
 
 
@@ -187,22 +187,22 @@ def test_load_square_is_open_then_resize(tmp_path: Path) -> None:
 def test_bytes_are_decoded_like_their_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     noise(13, 29).save(path)
-    np.testing.assert_array_equal(np.asarray(open_picture(path.read_bytes())), np.asarray(open_picture(path)))
+    np.testing.assert_array_equal(np.asarray(open_image(path.read_bytes())), np.asarray(open_image(path)))
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture at all", b"\0" * 100])
 def test_bytes_that_are_no_picture(data: bytes) -> None:
     with pytest.raises(BrokenImageError, match=r"^not readable: no picture of a known format$"):
-        open_picture(data)
+        open_image(data)
 
 
 def test_truncated_and_huge_bytes(tmp_path: Path) -> None:
     noise(40, 50).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     with pytest.raises(BrokenImageError, match="not readable: "):
-        open_picture(data[: len(data) // 2])
+        open_image(data[: len(data) // 2])
     with pytest.raises(BrokenImageError, match="too many pixels: "):
-        open_picture(png_header(60_000, 60_000))
+        open_image(png_header(60_000, 60_000))
 
 
 @pytest.mark.parametrize("kind", ["ICO", "TGA", "EPS"])
@@ -213,7 +213,7 @@ def test_bytes_of_other_formats_are_not_tried(tmp_path: Path, kind: str) -> None
     with Image.open(path) as known:
         assert known.format == kind
     with pytest.raises(BrokenImageError, match="no picture of a known format"):
-        open_picture(path.read_bytes())
+        open_image(path.read_bytes())
 
 
 def test_list_pictures(tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_list_pictures(tmp_path: Path) -> None:
     (root / "leak").symlink_to(outside)
     (root / "gone.png").symlink_to(root / "nothing.png")
     (root / "inside.png").symlink_to(root / "z.png")
-    found = [p.relative_to(root).as_posix() for p in list_pictures(root)]
+    found = [p.relative_to(root).as_posix() for p in list_images(root)]
     assert found == ["a.JPG", "b/deep/c.jpeg", "b/x.webp", "inside.png", "z.png"]
 
 
 def test_list_pictures_of_an_empty_folder(tmp_path: Path) -> None:
-    assert list_pictures(tmp_path) == []
+    assert list_images(tmp_path) == []

@@ -12,7 +12,7 @@ import pytest
 
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.coco import load_coco_instances
-from lavise.storage.datasets.images import open_picture
+from lavise.storage.datasets.images import open_image
 from lavise.storage.datasets.openmoji import BACKGROUNDS, GRADIENT, NOUNS, describe_sources, write_scenes
 
 SIZE_PX = 64
@@ -61,7 +61,7 @@ def test_loads_back_as_coco(scenes: Dataset) -> None:
     assert set(scenes.concepts) <= {*NOUNS, *BACKGROUNDS, GRADIENT}
     assert scenes.concepts[-6:] == (*BACKGROUNDS, GRADIENT)
     for record in scenes.records:
-        picture = open_picture(record.path)
+        picture = open_image(record.path)
         assert picture.size == (SIZE_PX, SIZE_PX)
 
 
@@ -101,7 +101,7 @@ def test_masks_lie_on_what_is_drawn(scenes: Dataset) -> None:
     for record in scenes.records:
         if record.annotations[0].concept != GRADIENT:
             continue
-        picture = np.asarray(open_picture(record.path)).astype(int)
+        picture = np.asarray(open_image(record.path)).astype(int)
         background = record.annotations[0].make_mask(SIZE_PX, SIZE_PX)
         steps = np.abs(np.diff(picture, axis=1)).max(axis=2)
         inside = background[:, 1:] & background[:, :-1]
@@ -171,7 +171,7 @@ def test_two_splits_lie_side_by_side(tmp_path: Path) -> None:
 def test_small_and_odd_sizes(tmp_path: Path) -> None:
     write_scenes(tmp_path, "tiny", 2, 33, seed=1)
     tiny = load_coco_instances(tmp_path / "tiny", tmp_path / "annotations" / "instances_tiny.json", "x")
-    assert [open_picture(r.path).size for r in tiny.records] == [(33, 33)] * 2
+    assert [open_image(r.path).size for r in tiny.records] == [(33, 33)] * 2
     assert all(a.make_mask(33, 33).any() for r in tiny.records for a in r.annotations)
 
 

@@ -35,12 +35,12 @@ def thing(synset: str | None, box: tuple[float, float, float, float] = (1, 2, 5,
     }
 
 
-def write(root: Path, objects: dict[int, list[Any]], without_picture: tuple[int, ...] = ()) -> None:
+def write(root: Path, objects: dict[int, list[Any]], without_image: tuple[int, ...] = ()) -> None:
     """Pictures with odd ids in VG_100K, with even ids in VG_100K_2."""
     for folder in ("VG_100K", "VG_100K_2"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number in objects:
-        if number not in without_picture:
+        if number not in without_image:
             Image.new("RGB", (W, H)).save(root / ("VG_100K" if number % 2 else "VG_100K_2") / f"{number}.jpg")
     entries = [{"image_id": n, "image_url": f"https://x/{n}.jpg", "objects": things} for n, things in objects.items()]
     (root / "objects.json").write_text(json.dumps(entries))
@@ -103,7 +103,7 @@ def test_name_of_a_synset(tmp_path: Path, synset: str, name: str) -> None:
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     things = [thing("tree.n.01"), thing(None), thing("dot.n.01", (3, 3, 0, 5)), thing("line.n.01", (3, 3, 5, 0.5))]
-    write(tmp_path, {1: things, 2: things, 3: things}, without_picture=(3,))
+    write(tmp_path, {1: things, 2: things, 3: things}, without_image=(3,))
     both = load_visual_genome_reference(settings(tmp_path), 0)
     assert both.train.concepts == ("tree",)
     assert both.train.skipped == {
@@ -126,11 +126,11 @@ def test_rare_categories_are_counted_in_training_pictures_only(tmp_path: Path) -
     both = load_visual_genome_reference(settings(tmp_path, min_images=min_images, evaluation_share=0.25), 3)
     assert (len(both.train.records), len(both.evaluation.records)) == (30, 10)
 
-    def pictures_with(name: str) -> int:
+    def images_with(name: str) -> int:
         train_ids = [int(Path(r.key).stem) for r in both.train.records]
         return sum(any(t["synsets"] == [name] for t in objects[n]) for n in train_ids)
 
-    expected = [name.split(".")[0] for name in names if pictures_with(name) >= min_images]
+    expected = [name.split(".")[0] for name in names if images_with(name) >= min_images]
     assert 0 < len(expected) < 6
     assert list(both.train.concepts) == list(both.evaluation.concepts) == sorted(expected)
     for part in (both.train, both.evaluation):
@@ -166,7 +166,7 @@ def test_category_that_is_too_rare(tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_all_missing(tmp_path: Path) -> None:
-    write(tmp_path, {1: [thing("tree.n.01")], 2: [thing("tree.n.01")]}, without_picture=(1, 2))
+    write(tmp_path, {1: [thing("tree.n.01")], 2: [thing("tree.n.01")]}, without_image=(1, 2))
     with pytest.raises(UserError, match=r"^reference: found 0 pictures; a split by picture needs at least 2$"):
         load_visual_genome_reference(settings(tmp_path), 0)
 

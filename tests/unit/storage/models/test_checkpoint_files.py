@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,29 @@ def test_object_beside_a_state_dict_is_named_with_its_key_and_the_conversion(tmp
 
 
 @pytest.mark.parametrize(
+    ("content", "save"),
+    [
+        (Small(), "torch.load('last.pt', weights_only=False).state_dict()"),
+        ({"model": None, "ema": Small()}, "torch.load('last.pt', weights_only=False)['ema'].state_dict()"),
+        ({"learner": {"model": Small()}}, "model.state_dict()"),
+    ],
+    ids=["network", "network under a key, as of Ultralytics", "deeper"],
+)
+def test_conversion_of_a_whole_network_says_where_it_is(tmp_path: Path, content: Any, save: str) -> None:
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=re.escape(f": torch.save({save}, 'weights.pt')") + "$"):
+        read_checkpoint(tmp_path / "last.pt")
+
+
+def test_object_that_its_class_would_have_to_make_is_no_file_beside_weights(tmp_path: Path) -> None:
+    """As of cloudpickle, which MLflow's autolog uses: nothing can be said of what is in it."""
+    (tmp_path / "model.pth").write_bytes(b"\x80\x04cfoo\nmake\n)R(ccollections\nOrderedDict\n)K\x01\x85R.")
+    with pytest.raises(CheckpointError, match=r"is no state dict but a pickled object \(foo\.make\)") as err:
+        read_checkpoint(tmp_path / "model.pth")
+    assert not isinstance(err.value, NoNetworkError)
+
+
+@pytest.mark.parametrize(
     "content",
     [
         {"state": {0: {"exp_avg": torch.randn(4, 4)}}, "param_groups": [{"params": [0]}]},
@@ -181,7 +205,7 @@ def test_file_beside_weights_is_no_network(tmp_path: Path, content: Any) -> None
 def test_settings_without_tensors_are_no_network(tmp_path: Path) -> None:
     """As Hugging Face's training_args.bin."""
     torch.save(Small.__mro__, tmp_path / "training_args.bin")
-    with pytest.raises(NoNetworkError):
+    with pytest.raises(NoNetworkError, match=r"holds an object of the class .* and no network; give the file"):
         read_checkpoint(tmp_path / "training_args.bin")
 
 

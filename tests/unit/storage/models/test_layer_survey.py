@@ -351,9 +351,7 @@ def test_auto_does_not_fall_back_where_pictures_are_too_small() -> None:
     from torchvision.models import resnet18
 
     survey = survey_layers(resnet18(weights=None), 32)
-    with pytest.raises(
-        UserError, match=r"^model\.layers: 'auto' would take layer4, whose map has one cell"
-    ):
+    with pytest.raises(UserError, match=r"^model\.layers: 'auto' would take layer4, whose map has one cell"):
         select_layers(survey, "auto")
     assert select_layers(survey, ("layer3",))[0].height == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,8 @@ def test_whole_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv2d(3, 2, 1)), tmp_path / "a.pt")
     expected = (
         r"is no state dict but a pickled object \(torch\.nn\.modules\.container\.Sequential\), which only code could "
-        r"read; where its classes are installed and you trust it: torch\.save\(model\.state_dict\(\), 'weights\.pt'\)$"
+        r"read; where its classes are installed and you trust it: torch\.save\(torch\.load\('a\.pt', "
+        r"weights_only=False\)\.state_dict\(\), 'weights\.pt'\)$"
     )
     with pytest.raises(UserError, match=expected):
         read_state_dict(tmp_path / "a.pt")
@@ -394,6 +396,51 @@ def test_parametrised_weights_are_said() -> None:
         CheckpointError, match=r"it was saved with a parametrisation \(pruning, weight or spectral norm\)"
     ):
         load_weights(Small(), state, Path("a.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_parts_with_numbers_for_names_are_said(prefix: str) -> None:
+    """As of fastai's vision_learner and Lightly, which cut networks into a Sequential."""
+    body = nn.Sequential(nn.Conv2d(2, 2, 1))
+    network = nn.Sequential(OrderedDict(stem=nn.Sequential(nn.Conv2d(3, 2, 1)), body=body))
+    cut = with_prefix(dict(nn.Sequential(*network.children()).state_dict()), prefix)
+    with pytest.raises(CheckpointError, match=r"4 missing .*; its parts have numbers for names"):
+        load_weights(network, cut, Path("a.pth"))
+    other = with_prefix(dict(body.state_dict()), "stem.1.")
+    with pytest.raises(CheckpointError, match=r"set model\.arch and model\.num_classes to what"):
+        load_weights(network, other, Path("a.pth"))
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_composers_average_is_told_from_the_raw_weights(caplog: pytest.LogCaptureFixture, active: bool) -> None:
+    """Its `ema_model` is whatever is not in the network at that moment."""
+    loaded, other = states(1, 2)
+    average = {"ema_model": {"named_parameters_dict": other, "named_buffers_dict": {}}, "ema_weights_active": active}
+    content = {"state": {"model": with_prefix(loaded, "module."), "algorithms": [("EMA", average)]}}
+    kinds = {s.key: s.about for s in list_state_dicts(content, Path("a.pt"))}
+    assert kinds == {
+        "state.model": "the average (EMA)" if active else "",
+        "state.algorithms.0.1.ema_model.named_parameters_dict": (
+            f"parameters alone, {'the raw ones' if active else 'the average (EMA)'}"
+        ),
+    }
+    with caplog.at_level("INFO", logger="lavise"):
+        load_weights(Small(), content, Path("a.pt"), ("state.model",))
+    assert ("state.model (the average (EMA)), prefix 'module.'" in caplog.text) == active
+
+
+def test_shard_alone_is_answered_with_its_index() -> None:
+    (state,) = states(1)
+    state.popitem()
+    with pytest.raises(CheckpointError, match=r"it is one of several shards: give their index \(\*\.index\.json\)"):
+        load_weights(Small(), state, Path("model-00001-of-00002.safetensors"))
+
+
+def test_folder_of_torch_distributed_is_answered_with_its_conversion(tmp_path: Path) -> None:
+    for name in (".metadata", "__0_0.distcp"):
+        (tmp_path / name).write_bytes(b"-")
+    with pytest.raises(CheckpointError, match=r"format_utils dcp_to_torch .* weights\.pt$"):
+        find_weights_file(str(tmp_path))
 
 
 def test_folder_with_one_checkpoint(tmp_path: Path) -> None:

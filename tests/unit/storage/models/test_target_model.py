@@ -35,7 +35,7 @@ def test_package_weights_see_the_cat(lite0: TargetModel) -> None:
     from PIL import Image
     from skimage import data
 
-    square = lite0.geometry.resize_picture(Image.fromarray(data.chelsea()))
+    square = lite0.geometry.resize_image(Image.fromarray(data.chelsea()))
     images = torch.from_numpy(square.astype(np.float32) / 255).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (lite0.mean, lite0.std))
     with torch.inference_mode():

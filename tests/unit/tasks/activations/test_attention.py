@@ -27,7 +27,7 @@ from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
 from lavise.tasks.activations.top_images import Pairs, select_top_images
 from lavise.tasks.engine.computing import Computing
 from tests.unit.tasks.activations.feature_maps import THRESHOLDS, make_maps
-from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, upsample_with_torch, write_picture, write_store
+from tests.unit.tasks.helpers import MEAN, STD, AnyArray, make_model, upsample_with_torch, write_image, write_store
 
 METHODS = ("original", "activation_masking", "filter_attention", "filter_attention_unnormalised")
 
@@ -135,7 +135,7 @@ def test_image_masking_vs_separate_forward_passes(tmp_path: Path) -> None:
     """pool(Feat(x ⊙ R_u)) with a random ResNet-18 at 64 px, one masked picture at a time."""
     torch.manual_seed(0)
     model = make_model(torchvision.models.resnet18(weights=None), size_px=64)
-    paths = [write_picture(tmp_path / f"{i}.png", 50 + i, 70, seed=i) for i in range(3)]
+    paths = [write_image(tmp_path / f"{i}.png", 50 + i, 70, seed=i) for i in range(3)]
     inputs = []
     for path in paths:
         with Image.open(path) as picture:
@@ -166,7 +166,7 @@ def test_image_masking_crops_as_extraction_does(tmp_path: Path) -> None:
     """With the whole map above the threshold nothing is masked, and the feature is that of the plain picture."""
     base = make_model(size_px=32)
     model = type(base)(**{**vars(base), "geometry": Geometry(32, "center_crop", 0.5, "bilinear")})
-    path = write_picture(tmp_path / "0.png", 40, 90)
+    path = write_image(tmp_path / "0.png", 40, 90)
     with Image.open(path) as picture:
         square = picture.resize((32, 32), Image.Resampling.BILINEAR, box=(35.0, 10.0, 55.0, 30.0))
     image = torch.from_numpy((np.asarray(square, np.float64) / 255 - MEAN) / STD).permute(2, 0, 1)[None].float()

@@ -21,9 +21,9 @@ from lavise.storage.activations import ActivationStore, shard_name
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.activations.extract import ExtractionInputs, check_broken, normalise_pictures
+from lavise.tasks.activations.extract import ExtractionInputs, check_broken, normalise_images
 from lavise.tasks.engine.stage_inputs import Given
-from tests.unit.tasks.helpers import MEAN, STD, AnyArray, extract_maps, make_model, write_picture
+from tests.unit.tasks.helpers import MEAN, STD, AnyArray, extract_maps, make_model, write_image
 
 SETTINGS = ExtractSettings(batch_size=2, shard_images=4, decode_threads=2, max_broken_share=0.3)
 LAYERS = ("stem", "body.1", "tail")
@@ -33,7 +33,7 @@ def make_dataset(folder: Path, num: int = 11) -> Dataset:
     """Pictures of different sizes, also grey and transparent ones."""
     records = []
     for i in range(num):
-        path = write_picture(folder / f"{i:03d}.png", 30 + 3 * i, 50 - 2 * i, seed=i)
+        path = write_image(folder / f"{i:03d}.png", 30 + 3 * i, 50 - 2 * i, seed=i)
         if i % 4 == 3:
             with Image.open(path) as picture:
                 converted = picture.convert("L" if i % 8 == 3 else "RGBA")
@@ -128,7 +128,7 @@ def test_maps_do_not_depend_on_decoding_threads(tmp_path: Path, decode_threads: 
 def test_normalised_pictures_by_hand() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, size=(2, 4, 4, 3)).astype(np.uint8)
     kept = pictures.copy()
-    found = normalise_pictures(pictures, make_model(), "cpu")
+    found = normalise_images(pictures, make_model(), "cpu")
     expected = (pictures.astype(np.float64) / 255 - MEAN) / STD
     np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -276,7 +276,7 @@ def test_network_of_grey_pictures_gets_what_pillow_calls_grey() -> None:
     pictures = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     pictures[1] = pictures[1, :, :, :1]  # a grey one, read as three equal channels
     model = replace(make_model(nn.Sequential(nn.Conv2d(1, 4, 3))), mean=(0.5,), std=(0.25,))
-    found = normalise_pictures(pictures, model, "cpu")
+    found = normalise_images(pictures, model, "cpu")
     grey = np.stack([np.asarray(Image.fromarray(p).convert("L")) for p in pictures])
     np.testing.assert_array_equal(grey[1], pictures[1, :, :, 0])
     np.testing.assert_allclose(found.numpy(), ((grey / 255 - 0.5) / 0.25)[:, None], atol=1e-6)

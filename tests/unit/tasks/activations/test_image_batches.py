@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lavise.tasks.activations.image_batches import read_batches
-from tests.unit.tasks.classifiers import break_picture, load_images, make_classifier, make_records
+from tests.unit.tasks.classifiers import break_image, load_images, make_classifier, make_records
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
@@ -26,7 +26,7 @@ def test_broken_pictures_are_left_out_of_their_batch(tmp_path: Path) -> None:
     model, _, _ = make_classifier()
     records = make_records(tmp_path, 6)
     for i in (1, 2, 3):
-        break_picture(records[i])
+        break_image(records[i])
     batches = list(read_batches(records, model, 2, "cpu"))
     assert [(b.positions, b.num_offered) for b in batches] == [((0,), 2), ((), 2), ((4, 5), 2)]
     assert batches[1].images is None

@@ -19,7 +19,7 @@ from lavise.storage.state.artefacts import Handle
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.classifiers import NUM_FILTERS, make_classifier, names
-from tests.unit.tasks.helpers import extract_maps, publish, publish_thresholds, write_picture
+from tests.unit.tasks.helpers import extract_maps, publish, publish_thresholds, write_image
 
 BIAS = {"groups": "folder", "min_images": 2, "permutations": 1000}
 CAUSES = {"random_sets": 19, "max_words": 5}
@@ -75,9 +75,7 @@ def make_layer(root: Path, **sections: Any) -> SmallLayer:
     model, _, head = make_classifier()
     keys = [f"{folder}/{number:02d}.png" for folder in ("day", "night") for number in range(12)]
     records = [
-        ImageRecord(
-            key, write_picture(root / "pictures" / key, 20, 24, i), (Annotation("cat" if i % 3 == 0 else "dog"),)
-        )
+        ImageRecord(key, write_image(root / "pictures" / key, 20, 24, i), (Annotation("cat" if i % 3 == 0 else "dog"),))
         for i, key in enumerate(keys)
     ]
     pictures = Dataset("pictures", tuple(records), ("cat", "dog"))

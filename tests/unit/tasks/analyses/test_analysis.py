@@ -155,5 +155,5 @@ def test_without_rows_nothing_is_shown(analysis: Analysis[Any]) -> None:
 
 @each_analysis
 def test_the_pictures_that_it_shows_are_a_part_of_the_data(analysis: Analysis[Any]) -> None:
-    role = analysis.shows_pictures(make_config())
+    role = analysis.shows_images(make_config())
     assert role is None or role in list(Role)

@@ -28,7 +28,7 @@ from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
-    break_picture,
+    break_image,
     head_of,
     load_images,
     make_classifier,
@@ -146,7 +146,7 @@ def test_middle_layer_vs_loops_over_pictures(tmp_path: Path, fill: str) -> None:
         assert row["changed"] == pytest.approx(np.mean(now != given))
         for side in ("with", "without"):
             chosen = [i for i in range(13) if (concept in annotations[i]) == (side == "with")]
-            judged = [i for i in chosen if annotations[i]]
+            answerable = [i for i in chosen if annotations[i]]
             if concept is None:
                 assert [row[k] for k in row if k.endswith(side)] == [None] * 5
                 continue
@@ -154,7 +154,7 @@ def test_middle_layer_vs_loops_over_pictures(tmp_path: Path, fill: str) -> None:
             assert row[f"own_logit_{side}"] == pytest.approx(np.mean([own[i] for i in chosen]), abs=1e-5)
             assert row[f"changed_{side}"] == pytest.approx(np.mean([now[i] != given[i] for i in chosen]))
             for when, predicted in (("before", given), ("after", now)):
-                right = [right_name.get(int(predicted[i])) in annotations[i] for i in judged]
+                right = [right_name.get(int(predicted[i])) in annotations[i] for i in answerable]
                 assert row[f"accuracy_{when}_{side}"] == pytest.approx(np.mean(right))
         listed = json.loads(row["classes"])
         assert listed == sorted(listed, key=lambda e: e[1])
@@ -331,7 +331,7 @@ def test_broken_pictures_and_those_above_the_limit_are_left_out(tmp_path: Path) 
         kept = [records[i] for i in (0, 2, 3, 4)]
         _, _, expected, _ = measure(model, "act", kept, tmp_path / f"{run}-kept", chosen)
         good = records[1].path.read_bytes()
-        break_picture(records[1])
+        break_image(records[1])
         _, summary, found, _ = measure(model, "act", records, tmp_path / run, chosen, max_images=5)
         records[1].path.write_bytes(good)
         assert summary["num_images"] == 4
@@ -372,7 +372,7 @@ def test_nothing_to_say_is_no_error(tmp_path: Path, kind: str) -> None:
         model, layer = make_model(nn.Sequential(nn.Conv2d(3, NUM_FILTERS, 1))), "0"
     else:
         for record in records:
-            break_picture(record)
+            break_image(record)
     facts, summary, rows, singles = measure(model, layer, records, tmp_path / "o")
     assert (facts["num_words"], facts["num_used"], rows, singles) == (0, 0, [], [])
     assert summary["accuracy"] is None

@@ -26,7 +26,7 @@ from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.numerics.bootstrap import bootstrap_means
 from tests.unit.tasks.classifiers import (
     NUM_FILTERS,
-    break_picture,
+    break_image,
     head_of,
     load_images,
     make_classifier,
@@ -166,7 +166,7 @@ def test_broken_pictures_and_those_above_the_limit_are_left_out(tmp_path: Path) 
     model, _, head = make_classifier()
     records = make_records(tmp_path / "p", 8)
     _, _, _, expected = measure(model, "act", [records[0], records[2]], tmp_path / "a", head)
-    break_picture(records[1])
+    break_image(records[1])
     facts, summary, _, found = measure(model, "act", records, tmp_path / "b", head, max_images=3)
     assert (
         (summary["num_images"], summary["num_pictures_offered"])
@@ -185,7 +185,7 @@ def test_nothing_to_say_is_no_error(tmp_path: Path, kind: str) -> None:
     model = make_classifier()[0] if kind != "no classifier" else make_model(nn.Sequential(nn.Conv2d(3, NUM_FILTERS, 1)))
     if kind == "all broken":
         for record in records:
-            break_picture(record)
+            break_image(record)
     layer = "0" if kind == "no classifier" else "act"
     facts, summary, rows, arrays = measure(model, layer, records, tmp_path / "out")
     reasons = {"no classifier": "the network's output is no table of class logits"}

@@ -15,22 +15,22 @@ from lavise.configs.schema import EvaluateSettings
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.evaluation.ground_truth import GroundTruth
-from lavise.tasks.evaluation.judged_layer import JudgedLayer
 from lavise.tasks.evaluation.layer_panel import (
-    JUDGED_FILE,
-    JudgedRow,
+    FILTER_SCORES_FILE,
     PanelSettings,
+    ScoredFilter,
     collect_rows,
     describe_panel,
     draw_random_statements,
-    judge_filters,
-    judge_layer,
     load_panel,
+    measure_panel,
     repeat_frequent_statements,
     save_panel,
+    score_filters,
     share_right,
 )
 from lavise.tasks.evaluation.panel import Panel, Statements, summarise_panel
+from lavise.tasks.evaluation.panel_layer import PanelLayer
 from tests.unit.tasks.helpers import AnyArray
 from tests.unit.tasks.panel_scenes import Scene, make_scene, make_truth
 
@@ -63,12 +63,12 @@ OWN_WORDS = np.array([[0, 1], [-1, 2], [1, -1], [2, 0], [3, 1]])
 COUNTS = np.array([2, 9, 4, 0])
 
 
-def make_layer(scene: Scene, explained: list[bool], words: AnyArray = OWN_WORDS, seed: int = 0) -> JudgedLayer:
+def make_layer(scene: Scene, explained: list[bool], words: AnyArray = OWN_WORDS, seed: int = 0) -> PanelLayer:
     """Filter u detects the concepts of odd u + t; no picture has the last concept."""
     right = np.add.outer(np.arange(5), np.arange(4)) % 2 == 1
-    judged = np.array([True, True, True, False])
+    scored = np.array([True, True, True, False])
     statements = Statements(np.arange(5), words)
-    return JudgedLayer(statements, np.array(explained), scene.store, scene.agreement, make_truth(seed), right, judged)
+    return PanelLayer(statements, np.array(explained), scene.store, scene.agreement, make_truth(seed), right, scored)
 
 
 def settings_of(**changed: Any) -> PanelSettings:
@@ -76,11 +76,11 @@ def settings_of(**changed: Any) -> PanelSettings:
     return take_part(chosen, PanelSettings, at=chosen.panel_at, top_images=6)
 
 
-def judge(own: JudgedLayer, others: dict[str, JudgedLayer], as_rows: tuple[str, ...] = (), seed: int = 0) -> Panel:
+def score(own: PanelLayer, others: dict[str, PanelLayer], as_rows: tuple[str, ...] = (), seed: int = 0) -> Panel:
     settings = settings_of(bootstrap_samples=100, panel_at=(1, 2), baselines=SIMPLE)
     rows = collect_rows(own.statements, own.explained, COUNTS, settings, seed)
     rows |= {name: others[name].statements for name in as_rows}
-    return judge_layer(own, rows, others, settings, seed)
+    return measure_panel(own, rows, others, settings, seed)
 
 
 def test_rows_of_a_layer() -> None:
@@ -129,7 +129,7 @@ def test_baselines_speak_about_all_filters_where_none_is_explained(scene: Scene)
         "all_filters": 5,
         **dict.fromkeys(SIMPLE, 5),
     }
-    found = judge(own, {})
+    found = score(own, {})
     explained = found["rows"]["explained"]
     assert (explained["num_judged"], explained["figures"], explained["share_right"]) == (0, {}, None)
     assert explained["share_explained"] == 0
@@ -154,7 +154,7 @@ def test_layer_and_its_baselines(scene: Scene, tmp_path: Path) -> None:
     network = make_layer(drawn, [True, False, False, False, True], OWN_WORDS[[4, 2, 0, 1, 3]], seed=1)
     network = replace(network, right=~network.right, truth=make_truth(1, num_images=6))
     others = {"shuffled_labels": shuffled, "random_network": network}
-    found = judge(own, others, as_rows=("shuffled_labels",))
+    found = score(own, others, as_rows=("shuffled_labels",))
     assert list(found["rows"]) == ["explained", "all_filters", *SIMPLE, "shuffled_labels", "random_network"]
     settings = settings_of(bootstrap_samples=100, baselines=SIMPLE)
     rows = collect_rows(own.statements, own.explained, COUNTS, settings, 0)
@@ -178,15 +178,15 @@ def test_layer_and_its_baselines(scene: Scene, tmp_path: Path) -> None:
     # Its words are held against what its own filters detect.
     assert right["random_network"] == share_right(network.statements, network)
     assert right["random_network"] != share_right(network.statements, own)
-    assert judge(own, others, as_rows=("shuffled_labels",)) == found
-    assert judge(own, others, as_rows=("shuffled_labels",), seed=1) != found
+    assert score(own, others, as_rows=("shuffled_labels",)) == found
+    assert score(own, others, as_rows=("shuffled_labels",), seed=1) != found
 
 
 def test_panel_comes_back_and_is_described_by_numbers(scene: Scene, tmp_path: Path) -> None:
-    found = judge(make_layer(scene, [False] * 5), {})
-    judged = [JudgedRow(filter=3, num_pairs=2, recall=0.5, f1=0.25)]
-    save_panel(found, judged, tmp_path)
-    assert parquet.read_table(tmp_path / JUDGED_FILE).to_pylist() == [asdict(row) for row in judged]
+    found = score(make_layer(scene, [False] * 5), {})
+    scored = [ScoredFilter(filter=3, num_pairs=2, recall=0.5, f1=0.25)]
+    save_panel(found, scored, tmp_path)
+    assert parquet.read_table(tmp_path / FILTER_SCORES_FILE).to_pylist() == [asdict(row) for row in scored]
     assert load_panel(tmp_path) == json.loads(json.dumps(found)) == found
     flat = describe_panel(found)
     assert flat["all_filters/iou"] == found["rows"]["all_filters"]["figures"]["iou"]["value"]
@@ -201,9 +201,9 @@ def test_recall_and_f1_of_filters_by_hand(scene: Scene) -> None:
     member = np.array([[1, 0, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0]], bool)
     pairs = Pairs(np.array([0, 0, 2]), np.array([0, 1, 4]), np.ones(3, np.float32))
     layer = replace(make_layer(scene, [True] * 5), truth=GroundTruth(pairs, member))
-    assert [asdict(row) for row in judge_filters(layer, (1, 2))] == [
+    assert [asdict(row) for row in score_filters(layer, (1, 2))] == [
         {"filter": 0, "num_pairs": 2, "recall": 0.5, "f1": pytest.approx(1 / 3)},
         {"filter": 2, "num_pairs": 1, "recall": 0.5, "f1": pytest.approx(2 / 3)},
     ]
     nothing = GroundTruth(Pairs(*(np.zeros(0, np.int64),) * 2, np.zeros(0, np.float32)), np.zeros((0, 4), bool))
-    assert judge_filters(replace(layer, truth=nothing), (1, 2)) == []
+    assert score_filters(replace(layer, truth=nothing), (1, 2)) == []

@@ -17,7 +17,7 @@ from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.evaluation import panel
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.evaluation.layer_panel import draw_random_statements
-from lavise.tasks.evaluation.panel import FIGURES, Statements, judge_statements, judge_word_sets, summarise_panel
+from lavise.tasks.evaluation.panel import FIGURES, Statements, score_statements, score_word_sets, summarise_panel
 from lavise.tasks.masks.agreement import measure_agreement_of_shard, merge_agreement
 from lavise.tasks.masks.annotated_shards import annotate_shards
 from lavise.tasks.numerics.average_precision import average_precision
@@ -69,7 +69,7 @@ def figures_by_hand(scene: Scene, unit: int, concept: int) -> dict[str, float]:
 def test_statements_vs_sklearn_and_numpy(scene: Scene) -> None:
     units, concepts = ALL_STATEMENTS
     order = np.random.default_rng(0).permutation(len(units))
-    found = judge_statements(scene.store, scene.agreement, units[order], concepts[order])
+    found = score_statements(scene.store, scene.agreement, units[order], concepts[order])
     for n, (unit, concept) in enumerate(zip(units[order], concepts[order], strict=True)):
         for figure, expected in figures_by_hand(scene, unit, concept).items():
             assert found[figure][n] == pytest.approx(expected, rel=1e-9, abs=1e-9, nan_ok=True), (figure, unit, concept)
@@ -83,31 +83,31 @@ def test_skill_of_a_perfect_and_a_blind_filter(tmp_path: Path) -> None:
     maps = plain.maps.copy()
     maps[:, 0] = mark_by_hand(plain.coverage[:, 1]).reshape(7, CELLS, CELLS)
     store = write_store(tmp_path / "b", maps)
-    found = judge_statements(store, plain.agreement, np.array([0, 4]), np.array([1, 1]))
+    found = score_statements(store, plain.agreement, np.array([0, 4]), np.array([1, 1]))
     for figure in ("skill_position", "skill_image"):
         assert found[figure] == pytest.approx([1, 0], abs=1e-12)
 
 
 def test_no_statement_and_statements_of_other_filters(scene: Scene) -> None:
     empty = np.zeros(0, np.int64)
-    assert all(len(v) == 0 for v in judge_statements(scene.store, scene.agreement, empty, empty).values())
+    assert all(len(v) == 0 for v in score_statements(scene.store, scene.agreement, empty, empty).values())
     with pytest.raises(ValueError, match=r"expected filter in 0\.\.4, found 5"):
-        judge_statements(scene.store, scene.agreement, np.array([5]), np.array([0]))
+        score_statements(scene.store, scene.agreement, np.array([5]), np.array([0]))
     with pytest.raises(ValueError, match=r"expected concept in 0\.\.3, found -1"):
-        judge_statements(scene.store, scene.agreement, np.array([0]), np.array([-1]))
+        score_statements(scene.store, scene.agreement, np.array([0]), np.array([-1]))
 
 
 def test_agreement_of_another_store_is_refused(scene: Scene, tmp_path: Path) -> None:
     other = write_store(tmp_path / "s", scene.maps[:3])
     with pytest.raises(ValueError, match="of other activations"):
-        judge_statements(other, scene.agreement, np.array([0]), np.array([0]))
+        score_statements(other, scene.agreement, np.array([0]), np.array([0]))
 
 
 def test_a_few_filters_in_memory_at_once_change_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = judge_statements(scene.store, scene.agreement, *ALL_STATEMENTS)
+    whole = score_statements(scene.store, scene.agreement, *ALL_STATEMENTS)
     monkeypatch.setattr(panel, "_MAP_BYTES", 1)
     monkeypatch.setattr(panel, "_STATEMENT_BLOCK", 3)
-    for figure, values in judge_statements(scene.store, scene.agreement, *ALL_STATEMENTS).items():
+    for figure, values in score_statements(scene.store, scene.agreement, *ALL_STATEMENTS).items():
         np.testing.assert_array_equal(values, whole[figure])
 
 
@@ -122,7 +122,7 @@ def test_word_sets_vs_set_arithmetic() -> None:
     truth = make_truth()
     words = np.array([[2, -1, 0, 2], [-1, -1, -1, -1], [1, 1, 3, 0], [-1, 3, -1, 1]])
     statements = Statements(np.array([3, 0, 1, 4]), words)  # filter 2 is not judged
-    pairs, found = judge_word_sets(statements, truth, (1, 2, 4, 9))
+    pairs, found = score_word_sets(statements, truth, (1, 2, 4, 9))
     assert pairs.tolist() == np.flatnonzero(truth.pairs.filter != 2).tolist()
     for n, pair in enumerate(pairs):
         row = statements.filter.tolist().index(truth.pairs.filter[pair])
@@ -138,7 +138,7 @@ def test_word_sets_vs_set_arithmetic() -> None:
 
 def test_filters_without_any_word_name_nothing() -> None:
     truth = make_truth()
-    pairs, found = judge_word_sets(Statements(np.arange(5), np.zeros((5, 0), np.int64)), truth, (1, 3))
+    pairs, found = score_word_sets(Statements(np.arange(5), np.zeros((5, 0), np.int64)), truth, (1, 3))
     assert len(pairs) == len(truth.pairs)
     assert all((values == 0).all() for values in found.values())
 
@@ -149,10 +149,10 @@ def test_naming_everything_passes_recall_but_not_f1() -> None:
     )
     everything = Statements(np.array([0]), np.arange(20)[None])
     right = Statements(np.array([0]), np.array([[3, -1]]))
-    found = judge_word_sets(everything, truth, (20,))[1]
+    found = score_word_sets(everything, truth, (20,))[1]
     assert found["recall@20"].tolist() == [1, 1]
     assert found["f1@20"] == pytest.approx([2 / 21] * 2)
-    assert judge_word_sets(right, truth, (20,))[1]["f1@20"].tolist() == [1, 1]
+    assert score_word_sets(right, truth, (20,))[1]["f1@20"].tolist() == [1, 1]
 
 
 ROWS = {
@@ -167,12 +167,12 @@ def test_panel_values_are_means_of_judged_statements(scene: Scene) -> None:
     found = summarise_panel(scene.store, scene.agreement, ROWS, truth, (1, 2), 50, 0)
     for name, statements in ROWS.items():
         row = found["rows"][name]
-        single = judge_statements(scene.store, scene.agreement, *statements.take_first())
-        pairs, sets = judge_word_sets(statements, truth, (1, 2))
-        judged = int((~np.isnan(single["iou"])).sum())
-        assert (row["num_filters"], row["num_judged"], row["num_pairs"]) == (len(statements.filter), judged, len(pairs))
+        single = score_statements(scene.store, scene.agreement, *statements.take_first())
+        pairs, sets = score_word_sets(statements, truth, (1, 2))
+        scored = int((~np.isnan(single["iou"])).sum())
+        assert (row["num_filters"], row["num_judged"], row["num_pairs"]) == (len(statements.filter), scored, len(pairs))
         for figure, values in (single | sets).items():
-            if judged or figure in sets:
+            if scored or figure in sets:
                 summary = row["figures"][figure]
                 assert summary["value"] == pytest.approx(np.nanmean(values), rel=1e-12)
                 assert summary["low"] <= summary["value"] <= summary["high"]
@@ -194,7 +194,7 @@ def test_resamples_vs_data_sets_with_pictures_really_repeated(scene: Scene, tmp_
         drawn = np.repeat(np.arange(7), weights[:, b].astype(int)).tolist()
         repeated = make_scene(tmp_path / str(b), drawn)
         for name in ("explanation", "random"):
-            single = judge_statements(repeated.store, repeated.agreement, *ROWS[name].take_first())
+            single = score_statements(repeated.store, repeated.agreement, *ROWS[name].take_first())
             for figure, values in single.items():
                 # Chance in a resample is that of the data set's own ties.
                 if not figure.startswith("skill"):
@@ -255,7 +255,7 @@ def test_words_dealt_at_random_have_no_skill(tmp_path: Path) -> None:
     thresholds = np.full(200, 2, np.float32)
     agreement = merge_agreement([measure_agreement_of_shard(thresholds, s)[0] for s in shards], store.starts[:-1])
     drawn = draw_random_statements(np.arange(200), 3, 1, 0)
-    found = judge_statements(store, agreement, *drawn.take_first())
+    found = score_statements(store, agreement, *drawn.take_first())
     assert abs(found["skill_image"].mean()) < 3 * found["skill_image"].std() / np.sqrt(200)
     assert found["lift"].mean() > 1.2
 

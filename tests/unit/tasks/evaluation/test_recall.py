@@ -39,7 +39,7 @@ from tests.unit.tasks.helpers import (
     encode_mask,
     make_vocabulary,
     upsample_with_torch,
-    write_picture,
+    write_image,
     write_store,
 )
 
@@ -76,7 +76,7 @@ class Scene:
         self.masks: list[list[tuple[int, AnyArray]]] = []
         records = []
         for i in range(14):
-            path = write_picture(folder / "p" / f"{i:03d}.png", SIZE, SIZE, seed=i)
+            path = write_image(folder / "p" / f"{i:03d}.png", SIZE, SIZE, seed=i)
             concepts = rng.integers(0, 5, size=3).tolist() if labelled and i < 12 else []
             own = []
             for concept in concepts:

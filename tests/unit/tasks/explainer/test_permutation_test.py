@@ -49,13 +49,13 @@ def test_the_same_words_everywhere_are_chance() -> None:
 
 def test_regions_of_a_picture_are_not_independent() -> None:
     """Labels that say nothing: p is uniform by pictures, but far too small if regions are taken for independent."""
-    by_picture, by_region = [], []
+    by_image, by_region = [], []
     for seed in range(150):
         words, true, image = make_regions(seed, 25)
-        by_picture.append(compare_with_chance(words, true, image, 199, seed).p_value)
+        by_image.append(compare_with_chance(words, true, image, 199, seed).p_value)
         by_region.append(compare_with_chance(words, true, np.arange(len(true)), 199, seed).p_value)
-    assert np.mean(np.array(by_picture) <= 0.05) <= 0.09
-    assert np.mean(np.array(by_picture) <= 0.5) == pytest.approx(0.5, abs=0.13)
+    assert np.mean(np.array(by_image) <= 0.05) <= 0.09
+    assert np.mean(np.array(by_image) <= 0.5) == pytest.approx(0.5, abs=0.13)
     assert np.mean(np.array(by_region) <= 0.05) > 0.12
 
 

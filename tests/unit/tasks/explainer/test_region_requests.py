@@ -17,8 +17,8 @@ from PIL import Image
 from lavise.storage.array_types import HalfArray
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.packed_network import PackedNetwork
-from lavise.tasks.explainer.region_requests import Region, pool_pictures, read_rows, shrink_box
-from tests.unit.tasks.helpers import AnyArray, make_model, write_picture
+from lavise.tasks.explainer.region_requests import Region, pool_images, read_rows, shrink_box
+from tests.unit.tasks.helpers import AnyArray, make_model, write_image
 
 SQUASH, CROP = Geometry(32), Geometry(32, "center_crop", 0.5)
 HEIGHT, WIDTH = 24, 40
@@ -145,9 +145,9 @@ def test_two_halves_make_the_whole(cut: float, width: int) -> None:
 # Pooling
 
 
-def run_colours(pictures_NSS3: npt.NDArray[np.uint8]) -> HalfArray:
+def run_colours(images_NSS3: npt.NDArray[np.uint8]) -> HalfArray:
     """Maps of 2 x 2 cells: the mean of red, and of green, in each quarter of the picture."""
-    quarters = pictures_NSS3.reshape(len(pictures_NSS3), 2, 16, 2, 16, 3).mean(axis=(2, 4))
+    quarters = images_NSS3.reshape(len(images_NSS3), 2, 16, 2, 16, 3).mean(axis=(2, 4))
     return quarters.transpose(0, 3, 1, 2)[:, :2].astype(np.float16)
 
 
@@ -162,7 +162,7 @@ def test_a_region_is_the_mean_of_map_times_mask(tmp_path: Path) -> None:
     image = (tmp_path / "a.png").read_bytes()
     boxes: list[tuple[float, float, float, float] | None] = [None, (0, 0, 16, 16), (16, 0, 32, 32), (12, 8, 20, 24)]
     regions = [Region(row, image, box) for row, box in enumerate(boxes)]
-    found = pool_pictures(pack(), regions, run_colours)
+    found = pool_images(pack(), regions, run_colours)
     expected = {
         0: (300 / 4, 160 / 4),
         1: (200 / 4, 0),
@@ -177,7 +177,7 @@ def test_a_region_is_the_mean_of_map_times_mask(tmp_path: Path) -> None:
 
 def test_rows_keep_their_numbers(tmp_path: Path) -> None:
     """Pictures come in turns; each is run once."""
-    images = [write_picture(tmp_path / f"{i}.png", 32, 32, seed=i).read_bytes() for i in range(2)]
+    images = [write_image(tmp_path / f"{i}.png", 32, 32, seed=i).read_bytes() for i in range(2)]
     sizes = []
 
     def run(pictures: npt.NDArray[np.uint8]) -> HalfArray:
@@ -185,7 +185,7 @@ def test_rows_keep_their_numbers(tmp_path: Path) -> None:
         return run_colours(pictures)
 
     regions = [Region(row, images[row % 2], None) for row in (9, 4, 3, 6)]
-    found = pool_pictures(pack(), regions, run)
+    found = pool_images(pack(), regions, run)
     assert sizes == [2]
     assert set(found) == {9, 4, 3, 6}
     np.testing.assert_array_equal(found[9], found[3])
@@ -195,7 +195,7 @@ def test_rows_keep_their_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_an_activation_that_is_not_finite_names_the_first_row_of_its_picture(tmp_path: Path, value: float) -> None:
-    images = [write_picture(tmp_path / f"{i}.png", 32, 32, seed=i).read_bytes() for i in range(2)]
+    images = [write_image(tmp_path / f"{i}.png", 32, 32, seed=i).read_bytes() for i in range(2)]
 
     def run(pictures: npt.NDArray[np.uint8]) -> HalfArray:
         maps = run_colours(pictures)
@@ -204,11 +204,11 @@ def test_an_activation_that_is_not_finite_names_the_first_row_of_its_picture(tmp
 
     regions = [Region(row, images[which], None) for row, which in enumerate((0, 0, 1, 1))]
     with pytest.raises(ValueError, match=r"^row 2: image: the layer's activation is not finite or above 65,504$"):
-        pool_pictures(pack(), regions, run)
+        pool_images(pack(), regions, run)
 
 
 def test_no_regions_need_no_network() -> None:
     def run(pictures: npt.NDArray[np.uint8]) -> HalfArray:
         raise AssertionError("the network ran")
 
-    assert pool_pictures(pack(), [], run) == {}
+    assert pool_images(pack(), [], run) == {}

@@ -105,9 +105,9 @@ def test_losses_vs_loops(objective: Any) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
     # METHOD, training: (1/k*) Σ_j within a picture, then the mean over pictures; here of 1, 3 and 5 regions.
     weights = torch.tensor([1.0] + [1 / 3] * 3 + [1 / 5] * 5, dtype=torch.float64)
-    by_picture = [expected[0], sum(expected[1:4]) / 3, sum(expected[4:]) / 5]
+    by_image = [expected[0], sum(expected[1:4]) / 3, sum(expected[4:]) / 5]
     value = loss(torch.from_numpy(out), torch.tensor(targets), weights)
-    assert float(value) == pytest.approx(sum(by_picture) / 3, rel=1e-9)
+    assert float(value) == pytest.approx(sum(by_image) / 3, rel=1e-9)
 
 
 def test_hinge_of_the_only_concept_is_zero() -> None:
@@ -220,12 +220,12 @@ def training_set(counts: list[int]) -> TrainingSet:
 @pytest.mark.parametrize("batch_images", [1, 2, 3, 4, 50])
 def test_batches_hold_every_region_once_and_never_one_alone(counts: list[int], batch_images: int) -> None:
     data = training_set(counts)
-    picture_of = np.repeat(np.arange(len(counts)), counts)
+    image_of = np.repeat(np.arange(len(counts)), counts)
     for seed in range(12):
         batches = [b.tolist() for b in _batches(data, batch_images, torch.Generator().manual_seed(seed))]
         assert sorted(r for b in batches for r in b) == list(range(sum(counts)))
         assert min(len(b) for b in batches) >= 2
-        pictures = [set(picture_of[b].tolist()) for b in batches]
+        pictures = [set(image_of[b].tolist()) for b in batches]
         assert sum(len(p) for p in pictures) == len(counts)
 
 

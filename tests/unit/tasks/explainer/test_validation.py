@@ -25,7 +25,7 @@ from lavise.tasks.explainer.validation import (
     MIN_CATEGORIES,
     VALIDATION_FILE,
     ValidationInputs,
-    judge_categories,
+    compare_categories,
     load_validation,
     validate_explainer,
 )
@@ -154,7 +154,7 @@ def test_figures_vs_loops(tmp_path: Path, trained: Handle, evaluation: Handle) -
         [test.hit_rate, test.chance_rate, test.p_value]
     )
     trues = np.array([true[n] for n in rows])
-    assert found["p_value_categories"] == judge_categories(order[rows, :5], trues, image[rows])
+    assert found["p_value_categories"] == compare_categories(order[rows, :5], trues, image[rows])
 
 
 def test_test_looks_at_five_words_whatever_recall_is_asked_for(
@@ -225,7 +225,7 @@ def name_seen(seen: AnyArray, called: AnyArray) -> AnyArray:
 def test_categories_that_were_learned_agree(share: float) -> None:
     for seed in range(5):
         seen, true, image = see_regions(seed, share=share)
-        found = judge_categories(name_seen(seen, np.arange(10)), true, image)
+        found = compare_categories(name_seen(seen, np.arange(10)), true, image)
         # All ten are named more often where they are: one of 2^10 signs.
         assert found == pytest.approx(1 / 2**10)
 
@@ -234,7 +234,7 @@ def test_categories_by_wrong_names_do_not() -> None:
     found = []
     for seed in range(20):
         seen, true, image = see_regions(seed)
-        found.append(judge_categories(name_seen(seen, np.random.default_rng(seed).permutation(10)), true, image))
+        found.append(compare_categories(name_seen(seen, np.random.default_rng(seed).permutation(10)), true, image))
     values = np.array(found, np.float64)
     assert (values <= MAX_P_VALUE).sum() <= 2
     assert np.median(values) > 0.2
@@ -247,7 +247,7 @@ def test_two_right_names_of_ten_convince_by_pictures_but_not_by_categories() -> 
         seen, true, image = see_regions(seed)
         words = name_seen(seen, called)
         assert compare_with_chance(words, true, image).p_value <= MAX_P_VALUE
-        by_category = judge_categories(words, true, image)
+        by_category = compare_categories(words, true, image)
         assert by_category is not None
         assert by_category > MAX_P_VALUE
 
@@ -268,25 +268,25 @@ def test_categories_vs_all_signs() -> None:
         observed = sum(r for r, d in zip(ranks, differences, strict=True) if d > 0)
         sums = [sum(r for r, up in zip(ranks, signs, strict=True) if up) for signs in product((0, 1), repeat=9)]
         expected = np.mean([s >= observed for s in sums])
-        assert judge_categories(words, true, image) == pytest.approx(expected)
+        assert compare_categories(words, true, image) == pytest.approx(expected)
 
 
 def test_fewer_categories_than_eight_are_not_judged() -> None:
     for num, judged in ((MIN_CATEGORIES - 1, False), (MIN_CATEGORIES, True)):
         seen, true, image = see_regions(0, num)
-        assert (judge_categories(name_seen(seen, np.arange(num)), true, image) is not None) == judged
+        assert (compare_categories(name_seen(seen, np.arange(num)), true, image) is not None) == judged
     # One that is in every picture has nothing to be compared with, and does not count.
     seen, true, image = see_regions(0, MIN_CATEGORIES)
     everywhere = np.unique(image)
     true, image = np.append(true, np.full(600, 50)), np.append(image, everywhere)
     words = name_seen(np.append(seen, np.zeros(600, np.int64)), np.arange(MIN_CATEGORIES))
-    assert judge_categories(words, true, image) is not None
+    assert compare_categories(words, true, image) is not None
     few = true != 3
-    assert judge_categories(words[few], true[few], image[few]) is None
+    assert compare_categories(words[few], true[few], image[few]) is None
 
 
 def test_nothing_named_is_no_agreement() -> None:
     _, true, image = see_regions(0)
-    assert judge_categories(np.full((len(true), 5), 99), true, image) == 1.0
+    assert compare_categories(np.full((len(true), 5), 99), true, image) == 1.0
     # Nor are the same words everywhere.
-    assert judge_categories(np.tile(np.arange(10), (len(true), 1)), true, image) == 1.0
+    assert compare_categories(np.tile(np.arange(10), (len(true), 1)), true, image) == 1.0

@@ -33,9 +33,9 @@ from lavise.tasks.group_bias.contrasts import (
     compare_filters,
     compare_words,
     count_scores,
+    decide_contrasts,
     give_verdict,
     index_words,
-    judge,
     make_contrasts,
 )
 from lavise.tasks.numerics.group_tests import Difference, least_difference, reached_level
@@ -346,7 +346,7 @@ def test_random_groups_are_left_alone() -> None:
         contrast = make_contrasts(grouping(rng.permutation(np.arange(120) % 2), "a", "b"), None, 10)[0]
         filters = compare_filters(qualified, contrast, False)
         pooled = compare_words(scores, num_filters, contrast, False, 300, (0, draw))
-        wrong += [judge([c], RATE, False)[0].found.any() for c in (filters, pooled)]
+        wrong += [decide_contrasts([c], RATE, False)[0].found.any() for c in (filters, pooled)]
     assert len(words) == 12
     assert (wrong <= stats.binom.ppf(0.999, 60, RATE)).all(), wrong
 
@@ -362,7 +362,7 @@ def test_planted_difference_is_found_at_the_stated_power(size: float, lowest: fl
         planted = rng.random(200) < np.where(in_a, 0.4 + size * least / 2, 0.4 - size * least / 2)
         contrast = make_contrasts(grouping(np.where(in_a, 0, 1), "a", "b"), None, 10)[0]
         comparison = compare_filters(np.column_stack([background, planted]), contrast, False)
-        found += bool(judge([comparison], RATE, False)[0].found[-1])
+        found += bool(decide_contrasts([comparison], RATE, False)[0].found[-1])
     assert lowest <= found / 150 <= highest
 
 
@@ -378,7 +378,7 @@ def test_confounded_differences_are_marked() -> None:
         strata = grouping(stratum, "x", "y")
         contrast = make_contrasts(grouping(np.where(in_a, 0, 1), "a", "b"), strata, 10)[0]
         comparison = compare_filters(np.hstack([confounded, direct]), contrast, True)
-        verdicts.append(judge([comparison], RATE, True)[0].verdict)
+        verdicts.append(decide_contrasts([comparison], RATE, True)[0].verdict)
     table = np.array(verdicts)
     assert (table[:, :10] == "vanishes").mean() > 0.9
     assert (table[:, 10:] == "differs").mean() > 0.97

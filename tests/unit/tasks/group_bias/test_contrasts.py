@@ -20,9 +20,9 @@ from lavise.tasks.group_bias.contrasts import (
     compare_filters,
     compare_words,
     count_scores,
+    decide_contrasts,
     give_verdict,
     index_words,
-    judge,
     make_contrasts,
 )
 from lavise.tasks.numerics.group_tests import Difference
@@ -232,31 +232,31 @@ def test_all_contrasts_are_adjusted_together_and_what_is_no_test_not_at_all() ->
     first = comparison_of([0.001, 1.0, 0.02], [True, False, True])
     second = comparison_of([0.04, 0.3])
     q = stats.false_discovery_control([0.001, 0.02, 0.04, 0.3])
-    judged = judge([first, second], 0.05, stratified=False)
-    assert judged[0].q_value.tolist() == pytest.approx([q[0], 1.0, q[1]])
-    assert judged[1].q_value.tolist() == pytest.approx(q[2:].tolist())
-    assert [j.found.tolist() for j in judged] == [[True, False, True], [False, False]]
-    assert [j.verdict for j in judged] == [["differs", "same", "differs"], ["same", "same"]]
-    assert np.isnan(judged[0].q_within).all()
+    decided = decide_contrasts([first, second], 0.05, stratified=False)
+    assert decided[0].q_value.tolist() == pytest.approx([q[0], 1.0, q[1]])
+    assert decided[1].q_value.tolist() == pytest.approx(q[2:].tolist())
+    assert [j.found.tolist() for j in decided] == [[True, False, True], [False, False]]
+    assert [j.verdict for j in decided] == [["differs", "same", "differs"], ["same", "same"]]
+    assert np.isnan(decided[0].q_within).all()
 
 
 def test_p_values_within_strata_are_adjusted_among_themselves() -> None:
     comparison = comparison_of([0.001, 0.001, 0.001], p_within=[0.01, np.nan, 0.04])
-    (judged,) = judge([comparison], 0.05, stratified=True)
+    (decided,) = decide_contrasts([comparison], 0.05, stratified=True)
     q = stats.false_discovery_control([0.01, 0.04])
-    assert judged.q_within[[0, 2]].tolist() == pytest.approx(q.tolist())
-    assert np.isnan(judged.q_within[1])
-    assert judged.verdict == ["differs", "undecided", "differs"]
+    assert decided.q_within[[0, 2]].tolist() == pytest.approx(q.tolist())
+    assert np.isnan(decided.q_within[1])
+    assert decided.verdict == ["differs", "undecided", "differs"]
 
 
 def test_a_difference_at_the_very_rate_is_found() -> None:
-    (judged,) = judge([comparison_of([0.05])], 0.05, stratified=False)
-    assert judged.found.tolist() == [True]
+    (decided,) = decide_contrasts([comparison_of([0.05])], 0.05, stratified=False)
+    assert decided.found.tolist() == [True]
 
 
 def test_nothing_to_judge() -> None:
-    (judged,) = judge([comparison_of([])], 0.05, stratified=True)
-    assert (judged.verdict, judged.found.tolist()) == ([], [])
+    (decided,) = decide_contrasts([comparison_of([])], 0.05, stratified=True)
+    assert (decided.verdict, decided.found.tolist()) == ([], [])
 
 
 def test_what_was_not_found_is_the_same_whatever_its_strata_say() -> None:

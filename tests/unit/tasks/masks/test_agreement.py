@@ -19,7 +19,7 @@ from lavise.tasks.masks.agreement import (
     save_agreement,
 )
 from lavise.tasks.masks.annotated_shards import annotate_shards
-from tests.unit.tasks.helpers import AnyArray, encode_mask, upsample_with_torch, write_picture, write_store
+from tests.unit.tasks.helpers import AnyArray, encode_mask, upsample_with_torch, write_image, write_store
 from tests.unit.tasks.masked_scenes import CONCEPTS, make_scene, shrink_by_area
 
 THRESHOLDS = np.array([0.5, 1.5, 0, 2, -1, 9, 0.2], np.float32)
@@ -96,7 +96,7 @@ def test_two_masks_of_a_concept_are_counted_once(tmp_path: Path, cluster: Statis
     left, middle = np.zeros((2, 32, 48), bool)
     left[:, :24] = True
     middle[:, 12:36] = True
-    path = write_picture(tmp_path / "000.png", 32, 48)
+    path = write_image(tmp_path / "000.png", 32, 48)
     record = ImageRecord("000.png", path, (encode_mask("cat", left), encode_mask("cat", middle)))
     store = write_store(tmp_path / "s", np.ones((1, 1, 4, 4)))
     zero = np.zeros(1, np.float32)
@@ -109,7 +109,7 @@ def test_two_masks_of_a_concept_are_counted_once(tmp_path: Path, cluster: Statis
 def test_a_concept_outside_of_what_the_network_sees_is_absent(tmp_path: Path, cluster: StatisticsCluster) -> None:
     border = np.zeros((32, 48), bool)
     border[:, :4] = True
-    path = write_picture(tmp_path / "000.png", 32, 48)
+    path = write_image(tmp_path / "000.png", 32, 48)
     dataset = Dataset("one", (ImageRecord("000.png", path, (encode_mask("cat", border), Annotation("sky"))),), CONCEPTS)
     store = write_store(tmp_path / "s", np.ones((1, 1, 4, 4)))
     zero = np.zeros(1, np.float32)
@@ -120,7 +120,7 @@ def test_a_concept_outside_of_what_the_network_sees_is_absent(tmp_path: Path, cl
 
 
 def test_regions_count_where_nothing_is_annotated(tmp_path: Path, cluster: StatisticsCluster) -> None:
-    path = write_picture(tmp_path / "000.png", 32, 48)
+    path = write_image(tmp_path / "000.png", 32, 48)
     store = write_store(tmp_path / "s", np.ones((1, 2, 4, 4)))
     thresholds = np.array([0, 1], np.float32)
     dataset = Dataset("bare", (ImageRecord("000.png", path),), CONCEPTS)

@@ -13,7 +13,7 @@ from lavise.tasks.activations.thresholds import compute_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.masks.overlaps import Overlaps, count_overlaps, load_overlaps, save_overlaps
 from lavise.tasks.masks.region_pooling import pool_regions
-from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_picture, write_store
+from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_image, write_store
 from tests.unit.tasks.masked_scenes import CONCEPTS, make_scene, shrink_by_area
 
 
@@ -59,7 +59,7 @@ def test_plateau_at_the_threshold_is_not_in_the_region(
     resting = np.random.default_rng(0).uniform(0.1, 6, 30).astype(np.float16)
     maps = np.broadcast_to(resting[None, :, None, None], (1, 30, cells, cells)).copy()
     maps[:, :, 2, 3] = 20
-    path = write_picture(tmp_path / "000.png", size, size)
+    path = write_image(tmp_path / "000.png", size, size)
     dataset = Dataset("one", (ImageRecord("000.png", path, (Annotation("sky"),)),), CONCEPTS)
     store = write_store(tmp_path / "s", maps)
     found, _ = count_overlaps(store, dataset, Geometry(size), resting.astype(np.float32), cluster)
@@ -80,7 +80,7 @@ def test_iou_vs_boolean_masks() -> None:
 
 
 def test_no_annotations_no_overlaps(tmp_path: Path, cluster: StatisticsCluster) -> None:
-    path = write_picture(tmp_path / "000.png", 32, 48)
+    path = write_image(tmp_path / "000.png", 32, 48)
     store = write_store(tmp_path / "s", np.ones((1, 3, 4, 4)))
     dataset = Dataset("bare", (ImageRecord("000.png", path),), CONCEPTS)
     found, _ = count_overlaps(store, dataset, Geometry(16), np.zeros(3, np.float32), cluster)

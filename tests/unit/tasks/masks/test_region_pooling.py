@@ -12,7 +12,7 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.masks.annotated_shards import AnnotatedShard
 from lavise.tasks.masks.region_pooling import pool_regions, pool_regions_of_shard
-from tests.unit.tasks.helpers import AnyArray, encode_mask, write_picture, write_store
+from tests.unit.tasks.helpers import AnyArray, encode_mask, write_image, write_store
 from tests.unit.tasks.masked_scenes import CONCEPTS, make_scene, shrink_by_area
 
 
@@ -49,7 +49,7 @@ def test_a_mask_of_one_pixel_is_kept(tmp_path: Path) -> None:
     """Shrunk by area, not by nearest neighbour: nothing inside the picture vanishes."""
     mask = np.zeros((32, 48), bool)
     mask[17, 5] = True
-    record = ImageRecord("000.png", write_picture(tmp_path / "000.png", 32, 48), (encode_mask("cat", mask),))
+    record = ImageRecord("000.png", write_image(tmp_path / "000.png", 32, 48), (encode_mask("cat", mask),))
     maps = np.random.default_rng(0).normal(size=(1, 5, 4, 6)).astype(np.float16)
     store = write_store(tmp_path / "s", maps)
     found = pool_regions_of_shard(AnnotatedShard(store.shard_path(0), (record,), CONCEPTS, Geometry(24)))
@@ -58,7 +58,7 @@ def test_a_mask_of_one_pixel_is_kept(tmp_path: Path) -> None:
 
 
 def test_pictures_without_regions_give_an_empty_set(tmp_path: Path, cluster: StatisticsCluster) -> None:
-    path = write_picture(tmp_path / "000.png", 32, 48)
+    path = write_image(tmp_path / "000.png", 32, 48)
     dataset = Dataset("bare", (ImageRecord("000.png", path),), CONCEPTS)
     store = write_store(tmp_path / "s", np.zeros((1, 3, 4, 4)))
     facts = pool_regions(store, dataset, Geometry(16), tmp_path, cluster)

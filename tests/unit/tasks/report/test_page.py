@@ -39,12 +39,12 @@ from lavise.tasks.explainer.network import Explainer, ExplainerFacts, save_expla
 from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.report import chart_files
 from lavise.tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
-from lavise.tasks.report.pictures import ReportPictures
+from lavise.tasks.report.pictures import ReportImages
 from lavise.tasks.report.sections import diff, quality
 from lavise.tasks.words.explain import explain_filters
-from lavise.tasks.words.ranking import Judgement
+from lavise.tasks.words.ranking import WordTruth
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
-from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_picture, write_store
+from tests.unit.tasks.helpers import AnyArray, make_vocabulary, upsample_with_torch, write_image, write_store
 from tests.unit.tasks.report_fixtures import HOSTILE, evaluation_of, fill_outline, panel_of, validation_of
 
 NAMES = [f"{i}<img src=x onerror=alert(3)>.png" for i in range(6)]
@@ -91,7 +91,7 @@ def data_of(reader: PageReader) -> dict[str, Any]:
     return content
 
 
-def pictures_of(reader: PageReader) -> dict[str, bytes]:
+def images_of(reader: PageReader) -> dict[str, bytes]:
     """WebP by name, in the page's order."""
     found: dict[str, bytes] = {}
     for _, attributes, text in reader.sources:
@@ -147,7 +147,7 @@ def make_part(folder: Path, layer: str = LAYER, recall: bool = True) -> LayerPar
 
 def explain(store: ActivationStore, namer: Namer, settings: ExplainSettings, layer: str, folder: Path) -> None:
     """The first word is a category of the reference, which every filter detects."""
-    judgement = Judgement(HOSTILE[:1], np.ones((4, 1), bool), np.array([True]))
+    judgement = WordTruth(HOSTILE[:1], np.ones((4, 1), bool), np.array([True]))
     maps = LayerMaps(store, THRESHOLDS)
     explain_filters(maps, namer, judgement, settings, layer, folder, Computing())
 
@@ -163,13 +163,13 @@ def write_page(
     for i, name in enumerate(NAMES):
         path = root / "pictures" / f"{i}.png"
         if not (gone and i == 0):
-            write_picture(path, 40 + i, 60, seed=i)
+            write_image(path, 40 + i, 60, seed=i)
         records.append(ImageRecord(name, path))
     settings = ReportSettings(**{"images_per_filter": 5, "thumbnail_px": 48, **changes})
     target = Dataset("target", tuple(records))
     facts = {"Audit": "test", "Target domain": HOSTILE[0], HOSTILE[1]: HOSTILE[2]}
     chosen = [make_part(root / "part")] if parts is None else parts
-    info = write_report(chosen, ReportPictures.of(GEOMETRY, {"target": target}), facts, settings, root, diff)
+    info = write_report(chosen, ReportImages.of(GEOMETRY, {"target": target}), facts, settings, root, diff)
     page = (root / "report.html").read_text("utf-8")
     assert info["size_bytes"] == (root / "report.html").stat().st_size
     return page
@@ -220,7 +220,7 @@ def test_hostile_names_are_text_only(page: str) -> None:
         assert text in reader.text
     data = data_of(reader)
     assert {w[0] for f in data["filters"] for w in f["w"]} <= set(HOSTILE)
-    assert set(pictures_of(reader)) <= set(NAMES)
+    assert set(images_of(reader)) <= set(NAMES)
 
 
 def test_data_block_has_nothing_that_could_end_it(page: str) -> None:
@@ -299,7 +299,7 @@ def test_every_filter_is_in_the_page(tmp_path: Path, page: str) -> None:
 
 def test_pictures_and_outlines_are_those_of_the_filter(page: str) -> None:
     reader = parse(page)
-    data, rest, names = data_of(reader), rest_of(reader), list(pictures_of(reader))
+    data, rest, names = data_of(reader), rest_of(reader), list(images_of(reader))
     maps = np.random.default_rng(0).normal(size=(6, 4, 4, 5)).astype(np.float16).astype(np.float32)
     num_checked = 0
     for entry, more in zip(data["filters"], rest, strict=True):
@@ -322,7 +322,7 @@ def test_pictures_and_outlines_are_those_of_the_filter(page: str) -> None:
 
 
 def test_thumbnails_are_framed_like_the_networks_input(tmp_path: Path, page: str) -> None:
-    pictures = pictures_of(parse(page))
+    pictures = images_of(parse(page))
     assert pictures
     for name, content in pictures.items():
         with Image.open(io.BytesIO(content)) as thumbnail:
@@ -338,7 +338,7 @@ def test_thumbnails_are_framed_like_the_networks_input(tmp_path: Path, page: str
 
 
 def test_picture_that_went_away_is_black(tmp_path: Path) -> None:
-    pictures = pictures_of(parse(write_page(tmp_path, gone=True, images_per_filter=50)))
+    pictures = images_of(parse(write_page(tmp_path, gone=True, images_per_filter=50)))
     with Image.open(io.BytesIO(pictures[NAMES[0]])) as thumbnail:
         assert np.asarray(thumbnail.convert("RGB")).max() < 4
 
@@ -448,7 +448,7 @@ def test_two_layers_can_be_chosen_from(tmp_path: Path) -> None:
     data = data_of(reader)
     assert data["layers"] == [LAYER, "body.1"]
     assert [f["l"] for f in data["filters"]] == [0] * 4 + [1] * 4
-    assert pictures_of(reader)
+    assert images_of(reader)
 
 
 def test_layer_of_dead_filters_makes_a_page(tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_layer_of_dead_filters_makes_a_page(tmp_path: Path) -> None:
     explain(store, namer, ExplainSettings(ranking="evidence"), LAYER, part.explained)
     reader = parse(write_page(tmp_path, [part]))
     assert [f["i"] for f in data_of(reader)["filters"]] == [[]] * 4
-    assert pictures_of(reader) == {}
+    assert images_of(reader) == {}
 
 
 def test_page_repeats_to_the_byte(tmp_path: Path) -> None:
@@ -543,7 +543,7 @@ def test_regions_of_the_overview_are_those_of_the_filter(tmp_path: Path) -> None
     Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "grey.png")
     target = Dataset("target", tuple(ImageRecord(name, tmp_path / "grey.png") for name in NAMES))
     part = explain_all(make_part(tmp_path / "part"), (0, 0, 0.9, 0))
-    pictures = ReportPictures.of(GEOMETRY, {"target": target})
+    pictures = ReportImages.of(GEOMETRY, {"target": target})
     write_report([part], pictures, {"Audit": "test"}, ReportSettings(), tmp_path)
     pixels = read_overview(tmp_path)
     yellow = (pixels[..., 0] > 180) & (pixels[..., 1] > 160) & (pixels[..., 2] < 80)

@@ -12,14 +12,14 @@ from PIL import Image
 
 from lavise.storage.datasets.geometry import Geometry
 from lavise.tasks.report.pictures import (
-    PictureBook,
+    ImageBook,
     cut_map,
     draw_pairs,
-    encode_pictures,
+    encode_images,
     outline_region,
     quantise_maps,
 )
-from tests.unit.tasks.helpers import upsample_with_torch, write_picture, write_store
+from tests.unit.tasks.helpers import upsample_with_torch, write_image, write_store
 from tests.unit.tasks.report_fixtures import fill_outline, points_of
 
 GEOMETRY = Geometry(32, "squash", interpolation="bilinear")
@@ -114,9 +114,9 @@ def test_pairs_are_drawn_from_their_own_maps(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- size
 
 
-def make_book(folder: Path, num: int, num_large: int) -> tuple[PictureBook, dict[str, dict[str, Path]]]:
+def make_book(folder: Path, num: int, num_large: int) -> tuple[ImageBook, dict[str, dict[str, Path]]]:
     """Pictures of noise, which are the hardest to make small."""
-    book, paths = PictureBook(), {}
+    book, paths = ImageBook(), {}
     for i in range(num):
         if i == num_large:
             book.end_large()
@@ -136,7 +136,7 @@ def size_of(content: str) -> int:
 
 def test_pictures_are_as_large_as_asked_where_there_is_room(tmp_path: Path) -> None:
     book, paths = make_book(tmp_path, 6, 2)
-    found = encode_pictures(book, paths, GEOMETRY, 80, 1e6)
+    found = encode_images(book, paths, GEOMETRY, 80, 1e6)
     assert (found.large_px, found.small_px, found.as_asked, found.fits) == (80, 80, True, True)
     assert [size_of(c) for c in found.contents] == [80] * 6
 
@@ -144,8 +144,8 @@ def test_pictures_are_as_large_as_asked_where_there_is_room(tmp_path: Path) -> N
 def test_pictures_become_smaller_until_they_fit(tmp_path: Path) -> None:
     """The first pictures of a filter keep their size for longer."""
     book, paths = make_book(tmp_path, 8, 2)
-    full = sum(map(len, encode_pictures(book, paths, GEOMETRY, 80, 1e6).contents))
-    found = encode_pictures(book, paths, GEOMETRY, 80, full / 2)
+    full = sum(map(len, encode_images(book, paths, GEOMETRY, 80, 1e6).contents))
+    found = encode_images(book, paths, GEOMETRY, 80, full / 2)
     assert sum(map(len, found.contents)) <= full / 2
     assert found.fits
     assert not found.as_asked
@@ -155,25 +155,25 @@ def test_pictures_become_smaller_until_they_fit(tmp_path: Path) -> None:
 
 def test_estimate_of_many_pictures_keeps_the_size(tmp_path: Path) -> None:
     """Only a sample is looked at; the easy half of the pictures does not hide the hard one."""
-    book, paths = PictureBook(), {}
+    book, paths = ImageBook(), {}
     for i in range(400):
         book.add("target", str(i))
-        paths[str(i)] = write_picture(tmp_path / f"{i}.png", 40, 40, i)
-    limit = 0.6 * sum(map(len, encode_pictures(book, {"target": paths}, GEOMETRY, 40, 1e9).contents))
-    found = encode_pictures(book, {"target": paths}, GEOMETRY, 40, limit)
+        paths[str(i)] = write_image(tmp_path / f"{i}.png", 40, 40, i)
+    limit = 0.6 * sum(map(len, encode_images(book, {"target": paths}, GEOMETRY, 40, 1e9).contents))
+    found = encode_images(book, {"target": paths}, GEOMETRY, 40, limit)
     assert sum(map(len, found.contents)) <= limit
     assert found.fits
 
 
 def test_page_that_cannot_be_that_small_says_so(tmp_path: Path) -> None:
     book, paths = make_book(tmp_path, 3, 1)
-    found = encode_pictures(book, paths, GEOMETRY, 80, 10)
+    found = encode_images(book, paths, GEOMETRY, 80, 10)
     assert not found.fits
     assert found.small_px == 24
 
 
 def test_equal_pictures_have_one_number() -> None:
-    book = PictureBook()
+    book = ImageBook()
     assert [book.add("target", "a"), book.add("train", "a"), book.add("target", "a")] == [0, 1, 0]
     assert book.addresses == [("target", "a"), ("train", "a")]
 

@@ -25,14 +25,14 @@ from lavise.tasks.report.chart_files import write_figures
 from lavise.tasks.report.filter_entries import (
     LayerPart,
     describe_filters,
-    number_pictures,
+    number_images,
     read_layer,
     shorten,
     spread_histogram,
 )
 from lavise.tasks.report.page import render_page, write_report
-from lavise.tasks.report.pictures import LARGE_PER_FILTER, EncodedPictures, PictureBook, ReportPictures
-from lavise.tasks.report.sections.bias import describe_bias, list_bias_pictures
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, EncodedImages, ImageBook, ReportImages
+from lavise.tasks.report.sections.bias import describe_bias, list_bias_images
 from lavise.tasks.report.sections.causes import describe_causes
 from lavise.tasks.report.sections.classes import describe_classes
 from lavise.tasks.report.sections.common import make_anchor, make_chart
@@ -115,8 +115,8 @@ def test_constant_filter_has_no_histogram() -> None:
 
 
 def test_entries_of_filters(part: LayerPart) -> None:
-    tables, book = read_layer(part, 6), PictureBook()
-    number_pictures([tables], [("train", KEYS[0])], book)
+    tables, book = read_layer(part, 6), ImageBook()
+    number_images([tables], [("train", KEYS[0])], book)
     found = describe_filters(2, tables, book)
     assert len(found.entries) == len(found.rest) == 24
     assert book.addresses[book.num_large - 1] == ("train", KEYS[0])
@@ -148,8 +148,8 @@ def _scores(entry: Mapping[str, Any]) -> list[float]:
 def test_layer_without_the_other_stages(part: LayerPart) -> None:
     bare = replace(part, analyses={}, histogram=None)
     assert describe_sections([(bare.layer, bare.analyses)]) == []
-    tables, book = read_layer(bare, 6), PictureBook()
-    number_pictures([tables], [], book)
+    tables, book = read_layer(bare, 6), ImageBook()
+    number_images([tables], [], book)
     for rest in describe_filters(0, tables, book).rest:
         assert (rest["g"], rest["c"], rest["a"], rest["u"], rest["b"]) == (None, [], None, [], [])
 
@@ -185,7 +185,7 @@ def test_groups_that_differ_come_first_and_have_pictures(part: LayerPart, tmp_pa
     found = describe_bias(part.layer, tmp_path / "bias")
     assert [r["filter"] for r in found["filters"]][:4] == [0, 1, 2, 3]
     assert [r["filter"] for r in found["with_pictures"]] == [0, 1, 2]
-    assert list_bias_pictures(found)[:4] == [("target", KEYS[i]) for i in (0, 1, 4, 5)]
+    assert list_bias_images(found)[:4] == [("target", KEYS[i]) for i in (0, 1, 4, 5)]
     assert len(found["charts"]) == 1
     assert MARKUP in found["charts"][0]["alt"]
 
@@ -212,7 +212,7 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
         data[name] = Dataset(name, tuple(ImageRecord(key, tmp_path / f"{name}.png") for key in keys))
     own = replace(part, analyses={"bias": bias})
     settings = ReportSettings(thumbnail_px=32)
-    write_report([own], ReportPictures.of(GEOMETRY, data), {"Audit": "x"}, settings, tmp_path)
+    write_report([own], ReportImages.of(GEOMETRY, data), {"Audit": "x"}, settings, tmp_path)
     page = (tmp_path / "report.html").read_text("utf-8")
     contents = [c for text in re.findall(r'id="pictures-\d+">(.*?)</script>', page) for c in json.loads(text)[1]]
     numbers = [int(n) for n in re.findall(r'data-picture="(\d+)"', page)]
@@ -230,11 +230,11 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
 def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
     sections: dict[str, Any] = {"layers": [], "qualities": [], "analyses": [], "diff": None}
     size = {"thumbnail_px": 144, "max_size_mb": 50.0}
-    page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedPictures([], 108, 58, False, fits)})
+    page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 108, 58, False, fits)})
     text = " ".join(page.split())
     assert "Pictures are 108 px (the first four of each filter) and 58 px wide instead of 144 px" in text
     assert f"{words} 50 MB" in text
-    full = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedPictures([], 144, 144, True, True)})
+    full = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 144, 144, True, True)})
     assert "instead of" not in full
 
 
@@ -251,7 +251,7 @@ def test_the_ranking_says_how_words_are_explained(part: LayerPart, monkeypatch: 
     monkeypatch.setattr(RANKINGS, "_entries", dict(RANKINGS._entries))
     RANKINGS.register("toy")(Ranking(find_preferred_words, by_preference=True))
     found = describe_quality(part)
-    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedPictures([], 144, 144, True, True)}
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True)}
 
     def render(rule: str) -> str:
         quality = {**found, "calibration": {**found["calibration"], "rule": rule}}

@@ -32,7 +32,7 @@ from lavise.tasks.words import explain as explain_module
 from lavise.tasks.words import voted_words
 from lavise.tasks.words.evidence import Evidence, count_votes, find_evidence
 from lavise.tasks.words.explain import explain_filters, load_pairs, name_pairs
-from lavise.tasks.words.ranking import Judgement, NamedFilters, Ranking, find_least_confidence
+from lavise.tasks.words.ranking import NamedFilters, Ranking, WordTruth, find_least_confidence
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from lavise.tasks.words.vote_calibration import BASE_RATE, LOGISTIC, Calibration, calibrate, make_features
 from lavise.tasks.words.voted_words import calibrate_words
@@ -68,10 +68,10 @@ def make_namer(vocabulary: Vocabulary, how: str = "l2") -> Namer:
     return Namer(explainer, facts, None, vocabulary, "cpu")
 
 
-def make_judgement(channels: int, invalid: str = "") -> Judgement:
+def make_judgement(channels: int, invalid: str = "") -> WordTruth:
     """Every second filter detects every second category; no picture has the last one."""
     right = np.add.outer(np.arange(channels), np.arange(len(CATEGORIES))) % 2 == 0
-    return Judgement(CATEGORIES, right, np.array([True, True, False]), invalid)
+    return WordTruth(CATEGORIES, right, np.array([True, True, False]), invalid)
 
 
 # ---------------------------------------------------------------- words of pairs
@@ -156,14 +156,12 @@ class Scene:
     namer: Namer
     vocabulary: Vocabulary
 
-    def explain(
-        self, folder: Path, judgement: Judgement | None = None, seed: int = 0, **changes: Any
-    ) -> dict[str, Any]:
+    def explain(self, folder: Path, truth: WordTruth | None = None, seed: int = 0, **changes: Any) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         facts = explain_filters(
             LayerMaps(self.store, self.thresholds),
             self.namer,
-            judgement or make_judgement(len(self.thresholds)),
+            truth or make_judgement(len(self.thresholds)),
             ExplainSettings.model_validate(
                 {
                     "ranking": "evidence",
@@ -419,14 +417,14 @@ def test_words_of_whole_pictures_vs_loops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, expected: Sequence[int]
 ) -> None:
     """Of no more pictures than so many, at even distances; no filter has a say."""
-    monkeypatch.setattr(explain_module, "_WHOLE_PICTURES", most)
+    monkeypatch.setattr(explain_module, "_WHOLE_IMAGES", most)
     scene = make_noisy(tmp_path)
-    floor = explain_module._name_whole_pictures(LayerMaps(scene.store, scene.thresholds), scene.namer, 4, "cpu")
+    floor = explain_module._name_whole_images(LayerMaps(scene.store, scene.thresholds), scene.namer, 4, "cpu")
     assert floor.shape == (28,)
     shares = floor_by_loops(scene, list(expected), 4)
     np.testing.assert_allclose(floor, [shares.get(word, 0) for word in range(28)])
     never = LayerMaps(scene.store, np.full(CHANNELS, 1000, np.float32))
-    np.testing.assert_array_equal(explain_module._name_whole_pictures(never, scene.namer, 4, "cpu"), floor)
+    np.testing.assert_array_equal(explain_module._name_whole_images(never, scene.namer, 4, "cpu"), floor)
 
 
 def test_a_filter_without_preference_is_not_explained_by_what_whole_pictures_are_named(tmp_path: Path) -> None:
@@ -670,12 +668,12 @@ def test_confidence_is_the_calibrations_word_on_the_evidence(tmp_path: Path, pla
 
 def test_statements_that_can_be_judged_are_counted_by_hand(tmp_path: Path, planted: Scene) -> None:
     """By lemma; a category that is in no evaluation picture (sky) judges nothing."""
-    judgement = make_judgement(9)
-    judgement.right[BOTH] = False
-    info = planted.explain(tmp_path, judgement, num_words=4, top_images=16)
+    truth = make_judgement(9)
+    truth.right[BOTH] = False
+    info = planted.explain(tmp_path, truth, num_words=4, top_images=16)
     concept_of = {"cat": 0, "cats": 0, "hot dog": 1}
     words = read(tmp_path)[1]
-    rights = [judgement.right[w["filter"], concept_of[w["word"]]] for w in words if w["word"] in concept_of]
+    rights = [truth.right[w["filter"], concept_of[w["word"]]] for w in words if w["word"] in concept_of]
     content = json.loads((tmp_path / file_names.CALIBRATION).read_text("utf-8"))
     assert content["statements"] == {"num_judged": len(rights), "num_right": sum(rights)}
     assert 0 < sum(rights) < len(rights) < 30
@@ -718,7 +716,7 @@ def test_calibration_is_fitted_to_what_can_be_judged() -> None:
     strong = judged[p_value[judged] < 1e-4]
     right[unit[strong], concept[strong]] = True
     calibration, reliability, counts = calibrate_words(
-        evidence, vocabulary, Judgement(names, right, np.array([True] * 9 + [False])), 3
+        evidence, vocabulary, WordTruth(names, right, np.array([True] * 9 + [False])), 3
     )
     rights = np.array([right[unit[r], concept[r]] for r in judged])
     expected = calibrate(make_features(evidence.take(judged)), rights, concept[judged], 3)

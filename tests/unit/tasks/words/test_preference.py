@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.words.confidence import state_confidence
 from lavise.tasks.words.preference import (
-    LEAST_PICTURES,
+    LEAST_IMAGES,
     Contrast,
     Ranked,
     Support,
@@ -120,7 +120,7 @@ def make_contrast(auroc: list[list[float]], error: float = 0.02) -> Contrast:
     return Contrast(values, np.full(values.shape, error), np.full(values.shape, error), (values - 0.5) / error)
 
 
-ENOUGH = np.full(3, LEAST_PICTURES)
+ENOUGH = np.full(3, LEAST_IMAGES)
 
 
 def support(filters: int, words: int, regions: list[list[float]] | None = None, shown: bool = True) -> Support:

@@ -27,7 +27,7 @@ from lavise.tasks.words.explain import explain_filters
 from lavise.tasks.words.naming_check import PRECISION_FILE, NamingRule, load_naming, measure_naming
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision, WordCount
 from lavise.tasks.words.preferred_words import REGIONS, _add_told_by_regions
-from lavise.tasks.words.ranking import Judgement
+from lavise.tasks.words.ranking import WordTruth
 from lavise.tasks.words.word_rows import WordRows
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
 
@@ -111,7 +111,7 @@ def explain(
     info = explain_filters(
         LayerMaps(target or scene.target, THRESHOLDS, saturated_C=np.arange(CHANNELS) == 2),
         namer,
-        Judgement(CONCEPTS, right, np.ones(4, bool), invalid),
+        WordTruth(CONCEPTS, right, np.ones(4, bool), invalid),
         settings,
         "body",
         folder,

@@ -111,7 +111,7 @@ def test_what_could_have_been_shown_is_said(least: list[float | None], hint: str
 
 @pytest.mark.parametrize("role", list(Role))
 def test_the_pictures_are_those_that_the_settings_name(role: Role) -> None:
-    assert ANALYSIS.shows_pictures(make_config(bias={"images": role.value})) is role
+    assert ANALYSIS.shows_images(make_config(bias={"images": role.value})) is role
 
 
 @pytest.mark.parametrize("setting", ["groups", "stratify_by"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.masks.detection import load_detection
-from lavise.tasks.words.ranking import Judgement
+from lavise.tasks.words.ranking import WordTruth
 
 
-def load_judgement(detection: Handle, validated: Handle, concepts: tuple[str, ...]) -> Judgement:
+def load_word_truth(detection: Handle, validated: Handle, concepts: tuple[str, ...]) -> WordTruth:
     """The verdict on words.
 
     Args:
@@ -19,7 +19,7 @@ def load_judgement(detection: Handle, validated: Handle, concepts: tuple[str, ..
         invalid = (
             f"the explainer names held-out regions no better than chance (p = {find_worst_p_value(validated):.3f})"
         )
-    return Judgement(concepts, found.right, found.num_images > 0, invalid)
+    return WordTruth(concepts, found.right, found.num_images > 0, invalid)
 
 
 def find_worst_p_value(validated: Handle) -> float:

@@ -37,14 +37,14 @@ class LayerArtefacts:
 
 
 @dataclass(frozen=True)
-class JudgedLayer:
+class PanelLayer:
     """Words of a layer's filters, and the evaluation pictures that they are judged on.
 
     Attributes:
         statements: of all C filters, whether they are explained or not.
         explained: bool [C].
         right: bool [C, K], whether a filter detects a concept (tasks.masks.detection).
-        judged_K: bool [K], concepts that are in some evaluation picture.
+        present_K: bool [K], concepts that are in some evaluation picture.
     """
 
     statements: Statements
@@ -53,15 +53,15 @@ class JudgedLayer:
     agreement: MaskAgreement
     truth: GroundTruth
     right: BoolArray
-    judged_K: BoolArray
+    present_K: BoolArray
 
     def take(self, chosen_C: BoolArray) -> Statements:
         return Statements(self.statements.filter[chosen_C], self.statements.words[chosen_C])
 
 
-def load_judged_layer(
+def load_panel_layer(
     made: LayerArtefacts, concepts: tuple[str, ...], num_words: int, top_images: int, min_iou: float
-) -> JudgedLayer:
+) -> PanelLayer:
     """Words by lemma, in the filters' order; a word that is no category keeps its place.
 
     Args:
@@ -82,12 +82,12 @@ def load_judged_layer(
     store = ActivationStore(made.activations.folder)
     pairs = select_top_images(store, load_thresholds(made.thresholds), top_images)
     detected = load_detection(made.detection.folder)
-    return JudgedLayer(
+    return PanelLayer(
         statements=Statements(np.arange(len(filters)), words),
         explained=np.array([r["explained"] for r in filters], dtype=bool),
         store=store,
         agreement=load_agreement(made.agreement.folder),
         truth=find_ground_truth(pairs, load_overlaps(made.overlaps.folder), len(concepts), min_iou),
         right=detected.right,
-        judged_K=detected.num_images > 0,
+        present_K=detected.num_images > 0,
     )

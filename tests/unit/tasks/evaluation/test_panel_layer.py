@@ -15,7 +15,7 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.evaluation.ground_truth import find_ground_truth
-from lavise.tasks.evaluation.judged_layer import LayerArtefacts, load_judged_layer
+from lavise.tasks.evaluation.panel_layer import LayerArtefacts, load_panel_layer
 from lavise.tasks.masks.agreement import (
     load_agreement,
     measure_agreement_of_shard,
@@ -27,7 +27,7 @@ from lavise.tasks.masks.detection import Detection, save_detection
 from lavise.tasks.masks.overlaps import Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_filters
-from tests.unit.tasks.helpers import publish, publish_thresholds, write_picture, write_store
+from tests.unit.tasks.helpers import publish, publish_thresholds, write_image, write_store
 
 CONCEPTS = ("cat", "hot dog", "sky")
 SIZE = 16
@@ -70,7 +70,7 @@ def make_artefacts(root: Path, words: Sequence[Sequence[str]], explained: Sequen
     activations = publish(root, "extract", extract)
     store = ActivationStore(activations.folder)
     records = [
-        ImageRecord(f"{i:03d}.png", write_picture(root / f"{i:03d}.png", SIZE, SIZE, i), (annotation,))
+        ImageRecord(f"{i:03d}.png", write_image(root / f"{i:03d}.png", SIZE, SIZE, i), (annotation,))
         for i, annotation in enumerate([Annotation(CONCEPTS[i % 3], boxes=((0, 0, 8, 12),)) for i in range(6)])
     ]
     (shard,) = annotate_shards(store, Dataset("d", tuple(records), CONCEPTS), Geometry(SIZE))
@@ -90,7 +90,7 @@ def test_words_become_positions_of_concepts(tmp_path: Path) -> None:
     """By lemma; in the filter's order; a word that is no category keeps its place."""
     words = [["tree", "cats", "sky", "hot dogs"], [], ["hotdog"], ["dog", "skies"]]
     made = make_artefacts(tmp_path, words, [True, False, True, False])
-    found = load_judged_layer(made, CONCEPTS, num_words=4, top_images=3, min_iou=0.04)
+    found = load_panel_layer(made, CONCEPTS, num_words=4, top_images=3, min_iou=0.04)
     assert found.statements.filter.tolist() == [0, 1, 2, 3]
     assert found.statements.words.tolist() == [
         [-1, 0, 2, 1],
@@ -99,20 +99,20 @@ def test_words_become_positions_of_concepts(tmp_path: Path) -> None:
         [-1, 2, -1, -1],
     ]
     assert found.explained.tolist() == [True, False, True, False]
-    assert found.judged_K.tolist() == [True, False, True]
+    assert found.present_K.tolist() == [True, False, True]
     np.testing.assert_array_equal(found.right, np.arange(12).reshape(4, 3) % 2 == 0)
 
 
 def test_judged_layer_has_the_evaluation_pictures_ground_truth(tmp_path: Path) -> None:
     made = make_artefacts(tmp_path, [[]] * 4, [False] * 4)
-    found = load_judged_layer(made, CONCEPTS, num_words=10, top_images=2, min_iou=0.01)
+    found = load_panel_layer(made, CONCEPTS, num_words=10, top_images=2, min_iou=0.01)
     pairs = select_top_images(found.store, THRESHOLDS, 2)
     expected = find_ground_truth(pairs, load_overlaps(made.overlaps.folder), 3, 0.01)
     for name in ("filter", "image", "peak"):
         np.testing.assert_array_equal(getattr(found.truth.pairs, name), getattr(expected.pairs, name))
     np.testing.assert_array_equal(found.truth.member, expected.member)
     assert len(expected.pairs) > 0
-    stricter = load_judged_layer(made, CONCEPTS, num_words=10, top_images=25, min_iou=0.9)
+    stricter = load_panel_layer(made, CONCEPTS, num_words=10, top_images=25, min_iou=0.9)
     assert len(stricter.truth.pairs) < len(expected.pairs)
     kept = load_agreement(made.agreement.folder)
     np.testing.assert_array_equal(found.agreement.region_px, kept.region_px)

@@ -1,0 +1,132 @@
+"""Have the producers write their files, load each, and write the table."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.common import save_result
+from benchmarks.producers.environments import PRODUCERS, REPOSITORY, make_environment, read_version, run_script
+from benchmarks.producers.rows import ROWS, Row
+from benchmarks.producers.shared import TRUTH
+from lavise.configs.errors import CheckpointError, UserError
+from lavise.storage.models.checkpoint_files import read_checkpoint
+from lavise.storage.models.state_dicts import load_weights, read_weights
+
+PAGE = REPOSITORY / "docs" / "checkpoints.md"
+BEGIN, END = "<!-- begin: python -m benchmarks.producers -->", "<!-- end -->"
+_MAX_LINE_CHARS = 600
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a file: `read`, `asked` or `refused`, and the words for it."""
+
+    producer: str
+    version: str
+    file: str
+    what: str
+    outcome: str
+    text: str
+
+
+def load(row: Row, folder: Path) -> tuple[str, str]:
+    """Outcome of a row, and what to say about it.
+
+    Raises:
+        FileNotFoundError: the producer has not written it.
+    """
+    files = sorted(folder.glob(row.file))
+    if len(files) != 1:
+        raise FileNotFoundError(f"{row.producer}: found {len(files)} files {row.file}")
+    try:
+        return "read", _load_with(row, files[0], {}, folder)
+    except CheckpointError as err:
+        return "refused", _clean(err, folder)
+    except UserError as err:
+        if not row.answers:
+            return "refused", _clean(err, folder)
+        answers = [f"{_show(answer)}: {_load_with(row, files[0], answer, folder)}" for answer in row.answers]
+        return "asked", f"{_clean(err, folder)}. {'; '.join(answers)}"
+
+
+def _load_with(row: Row, path: Path, settings: Mapping[str, str], folder: Path) -> str:
+    """Load, and say which of the producer's own weights it is that was loaded."""
+    network = row.build()
+    keys = (settings["weights_key"],) if "weights_key" in settings else ()
+    load_weights(network, *read_weights(str(path)), keys, settings.get("weights_prefix"))
+    return _recognise(network, folder)
+
+
+def _recognise(network: nn.Module, folder: Path) -> str:
+    loaded, found = network.state_dict(), []
+    for path in sorted((folder / TRUTH).glob("*.safetensors")):
+        truth = read_checkpoint(path)
+        if truth.keys() == loaded.keys() and all(torch.equal(truth[key], loaded[key]) for key in truth):
+            found.append(path.stem)
+    return found[0] if found else "weights of no network that was in use"
+
+
+def _show(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"model.{name}={value}" for name, value in settings.items())
+
+
+def _clean(err: Exception, folder: Path) -> str:
+    """The line, without the folder of this run."""
+    return str(err).replace(f"{folder}/", "")[:_MAX_LINE_CHARS]
+
+
+def make_results(work: Path, names: Sequence[str]) -> list[Result]:
+    """Of all rows of the named producers."""
+    results = []
+    for producer in PRODUCERS:
+        if producer.name not in names:
+            continue
+        folder, done = work / "files" / producer.name, work / "files" / f"{producer.name}.done"
+        python = make_environment(producer, work / "environments" / producer.name)
+        if not done.is_file():
+            run_script(producer, python, folder)
+            done.touch()
+        version = f"{producer.distribution} {read_version(producer, python)}"
+        for row in ROWS:
+            if row.producer == producer.name:
+                results.append(Result(producer.name, version, row.file, row.what, *load(row, folder)))
+                print(results[-1].producer, results[-1].file, results[-1].outcome, results[-1].text, sep=" | ")
+    return results
+
+
+def write_table(results: Sequence[Result]) -> None:
+    """Into the page, between its marks."""
+    lines = ["| producer | file | what it is | outcome |", "|---|---|---|---|"]
+    for result in results:
+        text = result.text.replace("|", "\\|")
+        lines.append(f"| {result.version} | `{result.file}` | {result.what} | **{result.outcome}**: {text} |")
+    page = PAGE.read_text("utf-8")
+    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
+    table = "\n".join(lines)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{after}", "utf-8")
+
+
+def main() -> None:
+    """From the command line."""
+    names = [producer.name for producer in PRODUCERS]
+    parser = argparse.ArgumentParser(description="What lavise makes of files that other libraries write.")
+    parser.add_argument("--work", type=Path, required=True, help="for environments and files; some GB")
+    parser.add_argument("--only", nargs="+", choices=names, help="these producers; nothing is written")
+    arguments = parser.parse_args()
+    logging.getLogger("lavise").setLevel(logging.WARNING)
+    results = make_results(arguments.work.resolve(), arguments.only or names)
+    if not arguments.only:
+        write_table(results)
+        counts = {o: sum(r.outcome == o for r in results) for o in ("read", "asked", "refused")}
+        save_result("producers", {"counts": counts, "files": [asdict(result) for result in results]})
+
+
+if __name__ == "__main__":
+    main()
