@@ -406,3 +406,9 @@ def test_home_folder_in_absolute_settings(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 # What makes two audits comparable
+
+
+def test_number_of_images_of_a_contrast_had_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="lavise"):
+        assert load_config("demo", ["bias.pictures=7"]).bias.images_shown == 7
+    assert "bias.pictures is called bias.images_shown now; it is read all the same" in caplog.text

@@ -128,7 +128,7 @@ def make_data() -> tuple[AnyArray, Grouping, Grouping]:
 def test_tables(tmp_path: Path) -> None:
     qualified, groups, strata = make_data()
     words = [["cat"], ["night", "cat"], [], ["sky"], ["dog", "dog"], ["dog"]]
-    facts = analyse(tmp_path, qualified, groups, strata, words, pictures=3)
+    facts = analyse(tmp_path, qualified, groups, strata, words, images_shown=3)
     found = load_bias(tmp_path / "out")
     a, b = groups.of_image == 0, groups.of_image == 1
     assert [r["filter"] for r in found.filters] == list(range(6))
