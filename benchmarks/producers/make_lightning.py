@@ -43,7 +43,7 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One that is scheduled."""
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.002, momentum=0.9)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [1])}
 
 
@@ -64,7 +64,7 @@ class Configured(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """A plain one."""
-        return torch.optim.SGD(self.parameters(), lr=0.05)
+        return torch.optim.SGD(self.parameters(), lr=0.002)
 
 
 class Remember(lightning.Callback):
@@ -129,8 +129,8 @@ def find_average(callback: Any, module: lightning.LightningModule) -> dict[str, 
 def make_averages(folder: Path) -> None:
     """Files with each kind of average, whole and weights alone."""
     for name, average, epochs in (
-        ("swa", StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1), 3),
-        ("swa_no_validation", StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1), 3),
+        ("swa", StochasticWeightAveraging(swa_lrs=0.001, swa_epoch_start=1), 3),
+        ("swa_no_validation", StochasticWeightAveraging(swa_lrs=0.001, swa_epoch_start=1), 3),
         ("ema", EMAWeightAveraging(decay=0.9), 2),
         ("ema_weights_only", EMAWeightAveraging(decay=0.9), 2),
         ("weight_averaging", WeightAveraging(), 2),

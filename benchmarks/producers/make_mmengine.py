@@ -69,7 +69,7 @@ def run(folder: Path, hooks: list[Any], **saving: Any) -> Any:
         val_cfg={},
         val_evaluator={"type": Accuracy},
         train_cfg={"by_epoch": True, "max_epochs": 2, "val_interval": 1},
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9}},
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.002, "momentum": 0.9}},
         param_scheduler={"type": "MultiStepLR", "milestones": [1]},
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, "save_best": "accuracy", **saving}},
         custom_hooks=hooks,

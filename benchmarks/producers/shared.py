@@ -64,7 +64,7 @@ def make_network() -> nn.Module:
 
 def make_optimizer(network: nn.Module) -> torch.optim.SGD:
     """With momentum, so that its state has tensors of the weights' shapes."""
-    return torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    return torch.optim.SGD(network.parameters(), lr=0.002, momentum=0.9)
 
 
 def find_loss(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
