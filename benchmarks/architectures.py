@@ -107,7 +107,7 @@ def make_table(rows: Iterable[dict[str, Any]]) -> str:
             layout = auto["layout"] + (f" + {auto['num_prefix_tokens']}" if auto["num_prefix_tokens"] else "")
             taken[library, auto["name"], auto["kind"], layout].append(name)
         else:
-            asked[row["error"]].append(f"{library}:{name}")
+            asked[_name_reason(row["error"])].append(f"{library}:{name}")
     num_taken, num_asked = sum(map(len, taken.values())), sum(map(len, asked.values()))
     lines = [
         f"`auto` takes a layer of {num_taken} architectures; of {num_asked} it does not.",
@@ -122,6 +122,17 @@ def make_table(rows: Iterable[dict[str, Any]]) -> str:
     lines += ["", "| why not | architectures |", "|---|---|"]
     lines += [f"| {reason.replace('|', ' ')} | {len(names)}: {', '.join(names)} |" for reason, names in asked.items()]
     return "\n".join(lines) + "\n"
+
+
+def _name_reason(error: str) -> str:
+    """The same for networks that differ in numbers and names of layers alone."""
+    if error.startswith("not tried"):
+        return "not tried: too many parameters"
+    if "cannot tell the last map" in error:
+        return (
+            "asked: the last tokens are not in the order of the picture with random weights, so that a name is wanted"
+        )
+    return "no layer: patches are cut without a convolution, and no grid is stated" if "no module" in error else error
 
 
 def _shorten(error: BaseException) -> str:

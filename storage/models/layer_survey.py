@@ -122,7 +122,8 @@ def select_layers(survey: LayerSurvey, names: tuple[str, ...] | str) -> list[Lay
         UserError: a name that is no layer; says why, or answers with those that are.
     """
     if not any(map(_has_cells, survey.layers)):
-        reasons = "".join(f"; {name}: {why}" for name, why in list(survey.refused.items())[-1:])
+        called = [(name, why) for name, why in survey.refused.items() if why != _NOT_CALLED.other]
+        reasons = "".join(f"; {name}: {why}" for name, why in called[-1:])
         raise UserError(
             f"model.layers: the network has no module whose output is a map [N, C, H, W]{reasons}; allowed: a CNN, or "
             "a transformer whose tokens lie in a known grid"
