@@ -71,7 +71,7 @@ class FolderSource(CheckpointSource):
     """Folder that is looked through. A leading `~` is the home folder."""
     pattern: str = "**/*"
     """Which files, relative to the folder: `*` stands for any name, `**` for any number of folders.
-    Of these, the ones ending in .pt, .pth or .safetensors are taken; hidden ones are not."""
+    Of these, checkpoints are taken by their content, whatever trainer wrote them; hidden files are not."""
     stable_seconds: float = Field(default=30, ge=0, allow_inf_nan=False, title="Seconds without a change")
     """A file is taken only when it has not changed for so many seconds, so that none is taken half written."""
 

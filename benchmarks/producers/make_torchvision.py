@@ -1,6 +1,6 @@
-"""torchvision: the files of references/classification/train.py, whose lines these are, and SWA as torch's docs have it.
+"""torchvision: files with the keys that its reference script for classification writes, and an average saved alone.
 
-The reference script is no part of the package.
+That script is no part of the package; its average is torch's AveragedModel with buffers, as here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from benchmarks.producers.shared import (
     copy_state,
@@ -23,22 +23,12 @@ from benchmarks.producers.shared import (
 )
 
 
-class ExponentialMovingAverage(AveragedModel):
-    """As in references/classification/utils.py."""
-
-    def __init__(self, model: torch.nn.Module, decay: float) -> None:
-        def average(averaged: torch.Tensor, current: torch.Tensor, number: torch.Tensor | int) -> torch.Tensor:
-            return decay * averaged + (1 - decay) * current
-
-        super().__init__(model, torch.device("cpu"), average, use_buffers=True)
-
-
 def make(folder: Path) -> None:
     """Two epochs, the first a warm-up, in which the average is set back."""
     args = Namespace(model="shufflenet_v2_x0_5", data_path="/data/leaves", epochs=2, model_ema=True, device="cpu")
     network = make_network()
     optimizer, scaler = make_optimizer(network), torch.amp.GradScaler("cpu")
-    average = ExponentialMovingAverage(network, decay=0.9)
+    average = AveragedModel(network, avg_fn=get_ema_avg_fn(0.9), use_buffers=True)
     swa = AveragedModel(network)
     warm_up = lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=1)
     main = lr_scheduler.CosineAnnealingLR(optimizer, T_max=1)
