@@ -41,7 +41,7 @@ def audit(
 
     Args:
         config: a preset (demo, coco-mini, coco-resnet18, vg-resnet50) or the path of a YAML file on the worker.
-        weights: the checkpoint: `random`, `pretrained`, `package:NAME`, or a checkpoint on the worker; empty takes the config's.
+        weights: `random`, `pretrained`, `package:NAME`, or a checkpoint on the worker; empty takes the config's.
         layers: names of the layers to explain; empty takes the config's.
         seed: of everything that is drawn; empty takes the config's.
         device: auto takes the GPU where there is one; empty takes the config's.
