@@ -27,6 +27,8 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_JSON_BYTES = 64 << 20
 _MAX_REASON_CHARS = 120
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict")
+# Lightning keeps arguments here, often with the network itself or an optimizer's class among them.
+_PASSED_OVER = frozenset({"hyper_parameters"})
 _ALLOWED = "what torch.save writes (.pt, .pth, .ckpt, .bin), safetensors, or an exported program (.pt2)"
 _SAVE_STATE = "torch.save(model.state_dict(), 'weights.pt')"
 # torch._export.serde.schema.ScalarType; its numbers are not those of torch's own scalar types.
@@ -131,7 +133,7 @@ def _read_torch_zip(archive: zipfile.ZipFile, root: str, values: bool) -> Any:
         return storages[key] if kind.dtype in (None, storages[key].dtype) else storages[key].view(kind.dtype)
 
     with archive.open(f"{root}/data.pkl") as file:
-        return load_pickle(file, load_storage)
+        return load_pickle(file, load_storage, _PASSED_OVER)
 
 
 def _read_legacy(path: Path, file: IO[bytes], values: bool) -> Any:
@@ -169,7 +171,7 @@ def _read_legacy(path: Path, file: IO[bytes], values: bool) -> Any:
             views[key] = torch.empty(number, dtype=dtype, device="cpu" if values else "meta")
         return views[key]
 
-    content = load_pickle(file, announce)
+    content = load_pickle(file, announce, _PASSED_OVER)
     if not values:
         return content
     for key in load_pickle(file, refuse):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+NO_LOGITS = "the network's output is no table of class logits"
 _TOLERANCE = 1e-3
 _PROBES = 2
 
@@ -61,25 +62,46 @@ def find_linear_head(
     finally:
         for handle in handles:
             handle.remove()
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        return None, "the network's output is no table of class logits"
+    if to_class_logits(logits) is None:
+        return None, NO_LOGITS
     for name, (given, out) in seen.items():
         if out.shape == logits.shape and _is_close(out, logits):
             if given.shape == pooled.shape and _is_close(given, pooled):
                 module = linear[name]
                 bias = module.bias if module.bias is not None else torch.zeros(len(module.weight))
-                return LinearHead(module.weight.detach().float().cpu(), bias.detach().float().cpu()), ""
+                return LinearHead(_split_logit(module.weight), _split_logit(bias)), ""
             return None, f"layer {layer.name} does not feed the classifier head {name} directly"
     return None, "the network does not end in a linear classifier"
 
 
 def count_classes(network: nn.Module, size_px: int, channels: int = 3) -> int:
-    """K, where the network's output is a table [N, K] of class logits; else 0."""
+    """K, where the network's output is a table [N, K] of class logits (one logit is two classes); else 0."""
     import torch
 
     with torch.inference_mode():
         output = network(to_input(network, torch.zeros(1, channels, size_px, size_px)))
-    return int(output.shape[1]) if isinstance(output, torch.Tensor) and output.ndim == 2 else 0
+    logits = to_class_logits(output)
+    return 0 if logits is None else int(logits.shape[1])
+
+
+def to_class_logits(output: Any) -> torch.Tensor | None:
+    """Class logits [N, K] of what a network gives; None where that is no table [N, K].
+
+    One logit z (as for a sigmoid) stands for two classes, no and yes: -z/2 and z/2; their softmax is its sigmoid.
+    """
+    import torch
+
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        return None
+    return output if output.shape[1] != 1 else torch.cat([-output / 2, output / 2], dim=1)
+
+
+def _split_logit(tensor: torch.Tensor) -> torch.Tensor:
+    """Weight [K, C] or bias [K] of a head as float32 on the processor; of one logit, those of the two classes."""
+    import torch
+
+    tensor = tensor.detach().float().cpu()
+    return tensor if len(tensor) != 1 else torch.cat([-tensor / 2, tensor / 2])
 
 
 def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -171,8 +171,11 @@ class StorageKind:
 LoadStorage = Callable[[tuple[Any, ...]], Any]
 
 
-def load_pickle(file: IO[bytes], load_storage: LoadStorage) -> Any:
+def load_pickle(file: IO[bytes], load_storage: LoadStorage, passed_over: Collection[str] = ()) -> Any:
     """The next pickle of a file.
+
+    Args:
+        passed_over: keys below which objects of any class stay stand-ins, since nobody asks for what is there.
 
     Raises:
         RefusedClassError: it holds an object of a class that is on no list.
@@ -186,8 +189,10 @@ def load_pickle(file: IO[bytes], load_storage: LoadStorage) -> Any:
             raise
         content = None  # something was to be made by a class that was refused
     if unpickler.foreign:
-        name, key = _find_foreign(content) or (unpickler.foreign[0], "")
-        raise RefusedClassError(name, key, content)
+        if content is None:
+            raise RefusedClassError(unpickler.foreign[0], "", content)
+        if found := _find_foreign(content, passed_over):
+            raise RefusedClassError(*found, content)
     return content
 
 
@@ -282,9 +287,11 @@ def _rebuild_parameter(data: Any, *rest: Any) -> Any:
     return data
 
 
-def _find_foreign(content: Any) -> tuple[str, str] | None:
-    """Class and dotted key of the first object, or class, that is on no list."""
+def _find_foreign(content: Any, passed_over: Collection[str]) -> tuple[str, str] | None:
+    """Class and dotted key of the first object, or class, that is on no list and is not passed over."""
     for key, value in walk(content):
+        if any(part in passed_over for part in key.split(".")):
+            continue
         if isinstance(value, Foreign):
             return value.origin, key
         if isinstance(value, type) and issubclass(value, Foreign):

@@ -21,12 +21,11 @@ import torch
 from lavise.configs.errors import UserError
 from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.classifier_head import NO_LOGITS, LinearHead, to_class_logits
 from lavise.storage.models.layers import ActivationEdit, ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.image_batches import read_batches
-from lavise.tasks.classifier.gradients import NO_LOGITS
 
 _BLOCK_ENTRIES = 1 << 22
 _TOLERANCE = 1e-3
@@ -99,8 +98,8 @@ def run_baseline(
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
                 with torch.inference_mode():
-                    out = network(batch.images)
-                    if not isinstance(out, torch.Tensor) or out.ndim != 2:
+                    out = to_class_logits(network(batch.images))
+                    if out is None:
                         return NO_LOGITS
                     maps = tap.maps[layer].float()
                     logits.append(_to_array(out))
@@ -174,8 +173,10 @@ def ablate_by_passes(
                 chosen = torch.from_numpy(filters).to(device)
                 edit.replace(chosen, fill[chosen])
                 with torch.inference_mode():
-                    logits = _to_array(network(images))
-                return Answer(logits - before, logits)
+                    logits = to_class_logits(network(images))
+                assert logits is not None, "the baseline had logits"
+                after = _to_array(logits)
+                return Answer(after - before, after)
 
             yield Block(rows, ablate)
             start = rows.stop

@@ -13,9 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from lavise.storage.models.classifier_head import NO_LOGITS, to_class_logits
 from lavise.storage.models.layers import ActivationLeaf, Layer
-
-NO_LOGITS = "the network's output is no table of class logits"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ def attribute_classes(network: nn.Module, layer: Layer, images_N3SS: torch.Tenso
         ActivationLeaf(network, layer) as leaf,
         _OrdinaryTensors(),
     ):
-        logits = network(images_N3SS)
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        logits = to_class_logits(network(images_N3SS))
+        if logits is None:
             return NO_LOGITS
         output = leaf.output
         if output is None or not logits.requires_grad:

@@ -18,6 +18,7 @@ from torch import nn
 
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.storage.models.checkpoint_files import NoNetworkError, read_checkpoint
+from lavise.storage.models.inert_pickle import Inert
 from lavise.storage.models.state_dicts import list_state_dicts
 from tests.unit.storage.models.helpers import Small, equal
 
@@ -147,14 +148,27 @@ def test_pickled_state_dict_is_named_and_its_bytes_are_not_loaded(tmp_path: Path
         read_checkpoint(tmp_path / "a.pkl")
 
 
+def test_network_among_hyper_parameters_is_passed_over(tmp_path: Path) -> None:
+    """As Lightning writes it where a module is given its network; what is there is never built."""
+    path = tmp_path / "last.ckpt"
+    hyper = {"net": Small(), "optimizer": torch.optim.Adam, "lr": 0.1}
+    torch.save({"state_dict": make_state(), "hyper_parameters": hyper}, path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    assert equal(read_one(path), make_state())
+    net = read_checkpoint(path)["hyper_parameters"]["net"]
+    assert isinstance(net, Inert)
+    assert not isinstance(net, nn.Module)
+
+
 def test_object_beside_a_state_dict_is_named_with_its_key_and_the_conversion(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    torch.save({"state_dict": make_state(), "hyper_parameters": {"net": Small()}}, path)
+    torch.save({"state_dict": make_state(), "extras": {"net": Small()}}, path)
     with pytest.raises(CheckpointError) as err:
         read_checkpoint(path)
     assert str(err.value) == (
         f"model.weights: {path} holds an object of the class tests.unit.storage.models.helpers.Small under "
-        "'hyper_parameters.net' and is not read, since that could run foreign code; where you trust it, save the "
+        "'extras.net' and is not read, since that could run foreign code; where you trust it, save the "
         "weights alone: torch.save(torch.load('last.ckpt', weights_only=False)['state_dict'], 'weights.pt')"
     )
 

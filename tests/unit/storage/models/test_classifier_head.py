@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lavise.storage.models.classifier_head import LinearHead, count_classes, find_linear_head
+from lavise.storage.models.classifier_head import LinearHead, count_classes, find_linear_head, to_class_logits
 from lavise.storage.models.layer_survey import find_layer
 from lavise.storage.models.layers import ActivationTap, Layer
 
@@ -138,3 +138,23 @@ def test_search_leaves_the_network_and_random_numbers_as_they_were() -> None:
 def test_number_of_classes_is_that_of_the_output() -> None:
     assert count_classes(create("torchvision:squeezenet1_1"), SIZE_PX) == 10
     assert count_classes(nn.Conv2d(3, 4, 3), SIZE_PX) == 0
+
+
+def test_one_logit_is_two_classes() -> None:
+    """The softmax of the two is the sigmoid of the one."""
+    torch.manual_seed(0)
+    network = Pooled()
+    network.fc = nn.Linear(4, 1)
+    head, reason = find_linear_head(network, CONV, 16)
+    assert head is not None, reason
+    images = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        one = network(images)
+        found = to_class_logits(one)
+        pooled = network.conv(images).mean(dim=(2, 3))
+    assert found is not None
+    torch.testing.assert_close(found.softmax(dim=1)[:, 1:], one.sigmoid())
+    torch.testing.assert_close(pooled @ head.weight.T + head.bias, found)
+    assert count_classes(network, 16) == 2
+    assert to_class_logits({"logits": one}) is None
+    assert to_class_logits(torch.zeros(2, 3, 4, 4)) is None

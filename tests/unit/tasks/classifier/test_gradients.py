@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from lavise.storage.models.classifier_head import NO_LOGITS
 from lavise.storage.models.layer_survey import find_layer
 from lavise.storage.models.layers import Layer
-from lavise.tasks.classifier.gradients import NO_LOGITS, Attribution, attribute_classes
+from lavise.tasks.classifier.gradients import Attribution, attribute_classes
 from tests.unit.tasks.classifiers import Classifier, load_images, make_classifier, make_records
 
 
@@ -123,3 +124,18 @@ def test_layer_that_does_not_lead_to_the_logits() -> None:
     assert attribute_classes(network, Layer("aside", "Conv2d", 2, 16, 16), torch.randn(1, 3, 16, 16)) == expected
     network.requires_grad_(True)
     assert attribute_classes(network, Layer("aside", "Conv2d", 2, 16, 16), torch.randn(1, 3, 16, 16)) == expected
+
+
+def test_network_with_one_logit_says_yes_or_no(tmp_path: Path) -> None:
+    """Of each picture, the contributions to the answer that it is given: to z/2 for yes, to -z/2 for no."""
+    network, images = make_images(tmp_path)
+    network.head = nn.Linear(8, 1).requires_grad_(False)
+    with torch.inference_mode():
+        one = network(images)
+        network.head.bias.sub_(one.median())  # some of both
+    found = attribute(network, "act", images)
+    assert found.logits.shape == (len(images), 2)
+    answers = found.logits.argmax(dim=1)
+    assert set(answers.tolist()) == {0, 1}
+    sign = torch.where(answers == 1, 0.5, -0.5)[:, None]
+    torch.testing.assert_close(found.contributions, sign * network.head.weight * found.pooled)
