@@ -78,7 +78,7 @@ _INERT_NAMES: Mapping[str, frozenset[str]] = {
         "torchvision.transforms.functional": "InterpolationMode",
     }.items()
 }
-_INERT_BUILTINS = frozenset("getattr complex slice range object type print".split())
+_INERT_BUILTINS = frozenset("getattr complex slice range object type print bytes bytearray".split())
 _PLAIN_BUILTINS: Mapping[str, Any] = {
     "set": set,
     "frozenset": frozenset,

@@ -86,6 +86,8 @@ def test_containers_and_numbers_are_built(protocol: int) -> None:
         datetime.timedelta(seconds=3),
         np.float64(1.5),
         np.arange(3),
+        b"",
+        bytearray(b"x"),
         np.dtype("float32"),
         np.random.RandomState(0).get_state(legacy=False),
         torch.__version__,
