@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -217,6 +218,7 @@ def _import_file(name: str) -> ModuleType:
     if known in sys.modules:
         return sys.modules[known]
     _add_folder(path.parent)
+    _check_imports(path)
     spec = importlib.util.spec_from_file_location(known, path)
     assert spec is not None
     assert spec.loader is not None
@@ -228,6 +230,28 @@ def _import_file(name: str) -> ModuleType:
         del sys.modules[known]
         raise
     return module
+
+
+def _check_imports(path: Path) -> None:
+    """What a file imports and what lies beside it is meant, not another module of that name.
+
+    Raises:
+        UserError: another one is there, or was imported before from another folder.
+    """
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in {name.partition(".")[0] for name in names}:
+            beside = [path.parent / f"{name}.py", path.parent / name / "__init__.py"]
+            if not any(file.is_file() for file in beside):
+                continue
+            origin = importlib.util.find_spec(name)
+            if origin is None or origin.origin is None or Path(origin.origin) not in beside:
+                raise UserError(
+                    f"model.arch: {path.name} imports {name!r}, which lies beside it, but another module has that name "
+                    f"({origin.origin if origin else 'none can be found'}); give it another name, or start anew"
+                )
 
 
 def _add_folder(folder: Path) -> None:

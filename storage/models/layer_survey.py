@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lavise.configs.errors import UserError
+from lavise.configs.errors import CheckpointError, UserError
 from lavise.storage.models.layers import FUNCTIONAL, ForwardVisitor, Layer, Layout, Point, name_call, to_input
 from lavise.storage.models.locality import find_misplaced
 
@@ -31,6 +31,7 @@ _LARGE_PX = 128
 _MAX_DOUBLED_PX = 256
 _SUM_TOLERANCE = 1e-3
 _CLASS_TOKENS = ("cls_token", "class_token")
+_MISPLACED = "its cells do not lie in the order of the picture"
 
 Shape = tuple[int, ...]
 # Height and width of a grid in the two passes; None where the second did not come so far.
@@ -60,7 +61,7 @@ class LayerSurvey:
         if not names:
             return self
         kept = tuple(layer for layer in self.layers if layer.name not in names)
-        refused = {**self.refused, **dict.fromkeys(names, "its cells do not lie in the order of the picture")}
+        refused = {**self.refused, **dict.fromkeys(names, _MISPLACED)}
         places = {layer.name: place for place, layer in enumerate(self.layers)}
         last = max((places[layer.name] for layer in kept if _has_cells(layer)), default=-1)
         later = tuple(name for name in names if places[name] > last)
@@ -119,6 +120,7 @@ def select_layers(survey: LayerSurvey, names: tuple[str, ...] | str) -> list[Lay
     """The layers of the given names; `auto` is the last map of the forward pass that has more than one filter.
 
     Raises:
+        CheckpointError: where cells lie depends on the weights, too: another checkpoint may be as it should.
         UserError: a name that is no layer; says why, or answers with those that are.
     """
     if not any(map(_has_cells, survey.layers)):
@@ -131,7 +133,7 @@ def select_layers(survey: LayerSurvey, names: tuple[str, ...] | str) -> list[Lay
     if names == "auto":
         if survey.last_refused:
             name = survey.last_refused[-1]
-            raise UserError(
+            raise _choose_error(survey.refused[name])(
                 f"model.layers: 'auto' cannot tell the last map, since {name} comes after {survey.layers[-1].name} and "
                 f"{survey.refused[name]}; name a layer: `lavise layers MODEL` lists them"
             )
@@ -148,8 +150,13 @@ def select_layers(survey: LayerSurvey, names: tuple[str, ...] | str) -> list[Lay
     known = {layer.name: layer for layer in survey.layers}
     for name in names:
         if name not in known:
-            raise UserError(f"model.layers: {_explain_unknown(name, list(known), survey.refused)}")
+            error = _choose_error(survey.refused.get(name, ""))
+            raise error(f"model.layers: {_explain_unknown(name, list(known), survey.refused)}")
     return [known[n] for n in names]
+
+
+def _choose_error(reason: str) -> type[UserError]:
+    return CheckpointError if reason == _MISPLACED else UserError
 
 
 def find_layer(network: nn.Module, name: str, size_px: int, channels: int = 3) -> Layer:

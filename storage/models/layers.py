@@ -7,6 +7,7 @@ maps [N, C, H, W]. Hooks always leave the model clean.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -198,7 +199,7 @@ class ForwardVisitor:
         return output if replaced is None else replaced
 
 
-class _LayerHooks:
+class _LayerHooks(ABC):
     """A visitor of some layers, each at its own call."""
 
     def __init__(self, network: nn.Module, layers: Sequence[Layer]) -> None:
@@ -220,9 +221,11 @@ class _LayerHooks:
         layer = self._layers.get((point, call))
         return None if layer is None else self.handle(layer, output)
 
+    @abstractmethod
     def handle(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
-        raise NotImplementedError
+        """Of each layer's own call; what it returns replaces the output, unless it is None."""
 
+    @abstractmethod
     def forget(self) -> None:
         """Lets go of what was kept."""
 

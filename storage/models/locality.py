@@ -24,7 +24,7 @@ def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: int, ch
 
     What changes everywhere alike (attention, normalisation over the whole picture) is taken off: a quarter of the map
     is compared with itself, over the changes of all four quarters of the picture. Maps with a side of one cell are not
-    tried.
+    tried; of maps that never change, or are not finite, nothing can be told, and they pass.
 
     Args:
         size_px: height and width of the input.
@@ -68,6 +68,8 @@ def _is_placed(maps_5CHW: torch.Tensor) -> bool:
         (slice(0, width // 2), slice(-(-width // 2), None)),
     )
     quarters = torch.stack([change_4HW[:, r, c].mean(dim=(1, 2)) for r in rows for c in columns], dim=1)
+    if not torch.isfinite(quarters).all() or (quarters == 0).all():
+        return True
     share_44 = quarters / quarters.sum(dim=1, keepdim=True).clamp_min(1e-30)
     contrast = share_44 - share_44.mean(dim=0, keepdim=True)
     return bool((contrast.argmax(dim=1) == torch.arange(4, device=contrast.device)).all())

@@ -23,6 +23,8 @@ _TOLERANCE = 0.02
 def check_steadiness(network: nn.Module, layers: Sequence[Layer], size_px: int, channels: int = 3) -> None:
     """Look at one picture twice, and once beside another.
 
+    Maps that are not finite pass: extraction says so, with the picture.
+
     Args:
         layers: whose maps are compared.
         size_px: height and width of the input.
@@ -41,7 +43,7 @@ def check_steadiness(network: nn.Module, layers: Sequence[Layer], size_px: int, 
         alone, again, beside = (_read(network, tap, images) for images in (pictures[:1], pictures[:1], pictures))
     for layer in layers:
         name = layer.name
-        if not torch.equal(alone[name], again[name]):
+        if not torch.allclose(alone[name], again[name], rtol=0, atol=0, equal_nan=True):
             raise UserError(
                 f"model.arch: the maps of layer {name} are not the same when one picture is looked at twice; a network "
                 "that draws at random in evaluation (dropout that stays on, noise) cannot be audited: switch that off"

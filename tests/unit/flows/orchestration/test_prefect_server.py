@@ -176,7 +176,10 @@ def test_a_caller_that_was_deleted(api_url: str) -> None:
 
 
 def test_nothing_to_crash(api_url: str) -> None:
-    crash_dead_runs(api_url)
+    with open_client(api_url) as client:
+        before = {run.id: run.state_type for run in client.read_flow_runs()}
+        crash_dead_runs(api_url)
+        assert {run.id: run.state_type for run in client.read_flow_runs()} == before
 
 
 def test_where_no_server_answers() -> None:

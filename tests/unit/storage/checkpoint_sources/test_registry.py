@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -268,6 +269,24 @@ def test_a_state_dict_logged_as_mlflow_does_can_be_audited(registry: Registry, c
     tensors = read_checkpoint(take_snapshot(found, tmp_path / "snapshots"))
     assert tensors.keys() == network.state_dict().keys()
     assert all(torch.equal(tensors[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_model_logged_in_mlflows_default_format_can_be_audited(
+    registry: Registry, cache: Path, tmp_path: Path
+) -> None:
+    """An exported program, with examples of its input beside it: its weights are read, its graph is not."""
+    import mlflow.pytorch
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2)).eval()
+    example = np.zeros((1, 3, 8, 8), np.float32)
+    mlflow.pytorch.save_model(network, str(tmp_path / "model"), input_example=example)
+    assert (tmp_path / "model" / "data" / "model.pt2").is_file()
+    run_id = registry.start_run({}, tmp_path)
+    registry.client.log_artifacts(run_id, str(tmp_path / "model"), "net")
+    registry.register("exported", f"runs:/{run_id}/net")
+    (found,) = scan_model(registry, cache, "exported").found
+    tensors = read_checkpoint(take_snapshot(found, tmp_path / "snapshots"))
+    assert {k: v.tolist() for k, v in tensors.items()} == {k: v.tolist() for k, v in network.state_dict().items()}
 
 
 class Evil:

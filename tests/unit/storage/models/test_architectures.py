@@ -95,7 +95,7 @@ def test_own_callable_that_knows_no_number_of_classes(tmp_path: Path, monkeypatc
 
 _CODE = """
 import torch.nn as nn
-from beside import CHANNELS
+from beside_for_tests import CHANNELS
 
 
 def build(num_classes=3, width=CHANNELS):
@@ -107,7 +107,7 @@ def test_callable_of_a_file_in_any_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "path", list(sys.path))
     folder = tmp_path / "some where"
     folder.mkdir()
-    (folder / "beside.py").write_text("CHANNELS = 4\n")
+    (folder / "beside_for_tests.py").write_text("CHANNELS = 4\n")
     file = folder / "my-net.py"
     file.write_text(_CODE)
     model = load({"arch": f"{file}:build", "options": {"width": 5}})
@@ -186,3 +186,23 @@ def test_network_in_half_precision(tmp_path: Path, precision: str) -> None:
     )
     model = load({"arch": f"{file}:build", "precision": precision})
     assert model.dtype == (torch.float32 if precision == "float32" else torch.bfloat16)
+
+
+def test_module_beside_a_file_that_is_another_folders_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the second network would be built of the first one's parts, without a word."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code = "import torch.nn as nn\nimport parts_for_tests as p\n\n\ndef build():\n    return nn.Conv2d(3, p.N, 1)\n"
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "parts_for_tests.py").write_text(f"N = {number}\n")
+        (folder / "net.py").write_text(code + f"# {number}\n")
+    try:
+        assert load({"arch": f"{tmp_path / '1' / 'net.py'}:build"}).network.out_channels == 1
+        expected = r"^model\.arch: net\.py imports 'parts_for_tests', which lies beside it, but another module has that"
+        with pytest.raises(UserError, match=expected):
+            load({"arch": f"{tmp_path / '2' / 'net.py'}:build"})
+    finally:
+        sys.modules.pop("parts_for_tests", None)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lavise.configs.errors import UserError
+from lavise.configs.errors import CheckpointError, UserError
 from lavise.storage.models.layer_survey import find_layer, select_layers, survey_layers
 from lavise.storage.models.layers import ActivationEdit, ActivationLeaf, ActivationTap, Layer
 from tests.unit.storage.models.networks import Breaking, ChannelsLast, Reused, Small, Tokens, num_hooks
@@ -359,3 +359,23 @@ def test_auto_does_not_fall_back_where_pictures_are_too_small() -> None:
 def test_auto_takes_the_map_before_a_pooling_of_fixed_size() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     assert [layer.name for layer in select_layers(survey_layers(network, 8), "auto")] == ["0"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_weights_of_which_nothing_can_be_told_hide_no_layer(value: float) -> None:
+    network = Tokens()
+    for parameter in network.parameters():
+        parameter.data.fill_(value)
+    assert names_of(network, 16)[-1] == "norm"
+
+
+def test_order_of_tokens_is_the_checkpoints_fault() -> None:
+    """It is told by the weights; a re-audit goes on with other checkpoints."""
+    torch.manual_seed(0)
+    survey = survey_layers(Tokens(32, torch.arange(64).flip(0)), 32)
+    for names in ("auto", ("norm",)):
+        with pytest.raises(CheckpointError, match="its cells do not lie in the order of the picture"):
+            select_layers(survey, names)
+    with pytest.raises(UserError) as err:
+        select_layers(survey, ("head",))
+    assert not isinstance(err.value, CheckpointError)

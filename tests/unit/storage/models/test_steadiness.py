@@ -49,3 +49,11 @@ def test_network_is_left_clean() -> None:
     network = Small()
     check(network, "block")
     assert num_hooks(network) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_maps_that_are_not_finite_are_left_to_extraction(value: float) -> None:
+    """There they are a fault of the checkpoint, which stops no other one of a re-audit."""
+    network = Small().eval()
+    network.first.weight.data.fill_(value)
+    check(network, "block")
