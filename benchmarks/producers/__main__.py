@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from benchmarks.common import save_result
-from benchmarks.producers.environments import PRODUCERS, REPOSITORY, make_environment, read_version, run_script
+from benchmarks.environments import REPOSITORY, make_environment, read_version, run_script
+from benchmarks.producers.producer_list import PRODUCERS
 from benchmarks.producers.rows import ROWS, Row
 from benchmarks.producers.shared import TRUTH
 from lavise.configs.errors import CheckpointError, UserError
@@ -91,7 +92,7 @@ def make_results(work: Path, names: Sequence[str]) -> list[Result]:
         folder, done = work / "files" / producer.name, work / "files" / f"{producer.name}.done"
         python = make_environment(producer, work / "environments" / producer.name)
         if not done.is_file():
-            run_script(producer, python, folder)
+            run_script(f"benchmarks.producers.make_{producer.name}", python, folder)
             done.touch()
         version = f"{producer.distribution} {read_version(producer, python)}"
         for row in ROWS:
