@@ -94,7 +94,7 @@ def train_with_hugging_face(folder: Path, beside: Path) -> None:
     about = {"architecture": "test_resnet", "num_classes": len(CLASSES), "label_names": list(CLASSES)}
     network: Any = TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(about))
 
-    class Remember(TrainerCallback):  # type: ignore[misc]  # untyped here
+    class Remember(TrainerCallback):
         def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             write_truth(beside, f"Trainer, step {state.global_step}", copy_state(network, "timm_model."))
 
@@ -108,7 +108,8 @@ def train_with_hugging_face(folder: Path, beside: Path) -> None:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-    rows = [{"pixel_values": picture, "labels": int(target)} for picture, target in make_data(8)]
+    images, targets = make_data(8).tensors
+    rows: Any = [{"pixel_values": image, "labels": int(target)} for image, target in zip(images, targets, strict=True)]
     Trainer(model=network, args=settings, train_dataset=rows, callbacks=[Remember()]).train()
 
 
