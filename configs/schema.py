@@ -122,14 +122,14 @@ class CocoFiles(Settings):
             own = (None, getattr(self, f"train_{name}"), type(self).model_fields[f"evaluation_{name}"].default)
             if self.evaluation_share is not None and value not in own:
                 raise ValueError(
-                    f"evaluation_share splits train_annotations by picture, found evaluation_{name} {value!r} beside it; "
-                    "set one of them"
+                    f"evaluation_share splits train_annotations by picture, found evaluation_{name} {value!r} beside "
+                    "it; set one of them"
                 )
         return self
 
 
 class CocoReference(CocoFiles):
-    """COCO instances, and what is written like them (LVIS, exports of labelling tools): polygons, RLE, crowds, boxes."""
+    """COCO instances, and what is written like them (LVIS, exports of other tools): polygons, RLE, crowds, boxes."""
 
     kind: Literal["coco"]
     root: UserPath
@@ -141,13 +141,34 @@ class CocoReference(CocoFiles):
     evaluation_annotations: str | None = "annotations/instances_val2017.json"
     """null: none; the pictures of train_annotations are split (evaluation_share)."""
     masks: Annotated[Literal["auto", "segmentation", "box"], SINCE_DEFAULT] = "auto"
-    """segmentation: objects without a mask are left out. box: the box of every object, filled. auto: the mask, and where
-    there is none, the box."""
+    """segmentation: objects without a mask are left out. box: the box of every object, filled. auto: the mask, and
+    where there is none, the box."""
     crowds: Literal["skip", "use"] = "skip"
     """What to do with crowds, which iscrowd=1 marks."""
     crowd_marks: Annotated[Literal["auto", "believe"], SINCE_DEFAULT] = "auto"
     """believe: iscrowd=1 is a crowd. auto: it is not where the file marks run lengths of single objects so, as datumaro
     and supervision do (storage/datasets/coco_crowds.py)."""
+    max_images: int | None = Field(default=None, ge=1)
+    """Take only the first so many pictures of each file, in the order of their ids."""
+
+
+class CocoPanopticReference(CocoFiles):
+    """COCO panoptic: a JSON file, and a PNG per picture whose colours are the numbers of its segments."""
+
+    kind: Literal["coco_panoptic"]
+    root: UserPath
+    train_images: str = "train2017"
+    """Folder of the pictures, below root."""
+    train_annotations: str = "annotations/panoptic_train2017.json"
+    train_masks: str | None = None
+    """Folder of the PNGs, below root. null: beside the annotations, called as their file without `.json`."""
+    evaluation_images: str | None = "val2017"
+    """null: as train_images."""
+    evaluation_annotations: str | None = "annotations/panoptic_val2017.json"
+    """null: none; the pictures of train_annotations are split (evaluation_share)."""
+    evaluation_masks: str | None = None
+    crowds: Literal["skip", "use"] = "skip"
+    """What to do with segments of iscrowd=1."""
     max_images: int | None = Field(default=None, ge=1)
     """Take only the first so many pictures of each file, in the order of their ids."""
 
@@ -204,7 +225,8 @@ class OpenMojiTarget(Settings):
 
 
 ReferenceSettings = Annotated[
-    CocoReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference, Field(discriminator="kind")
+    CocoReference | CocoPanopticReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference,
+    Field(discriminator="kind"),
 ]
 TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget, Field(discriminator="kind")]
 

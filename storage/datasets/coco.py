@@ -240,12 +240,12 @@ def _load(file: CocoFile, images: Path, name: str, options: CocoOptions, shared:
     reader = _AnnotationReader(file, options, shared, entries)
     by_image: dict[Any, list[Annotation]] = defaultdict(list)
     for entry in entries:
-        if (found := reader.read(entry, concepts[entry["category_id"]], opened.frames.get(entry["image_id"]))) is not None:
+        if (
+            found := reader.read(entry, concepts[entry["category_id"]], opened.frames.get(entry["image_id"]))
+        ) is not None:
             by_image[entry["image_id"]].append(found)
     records = tuple(ImageRecord(opened.keys[i], opened.paths[i], tuple(by_image[i])) for i in taken)
-    return Dataset(
-        name, records, tuple(concepts.values()), dict(reader.skipped), (*opened.notes, *reader.describe())
-    )
+    return Dataset(name, records, tuple(concepts.values()), dict(reader.skipped), (*opened.notes, *reader.describe()))
 
 
 class _AnnotationReader:

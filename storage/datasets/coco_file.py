@@ -70,8 +70,8 @@ def read_coco_file(path: Path, what: str = INSTANCES) -> CocoFile:
             found[key] = _sort_by_id(entries, required[0], key, path)
         for image in found["images"]:
             name_image(image)
-        for pointer in needed[needed[0] == "id" :]:
-            hash(frozenset(e[pointer] for e in found["annotations"]))
+        for pointer in set(needed) - {"id"}:
+            hash(frozenset(e[pointer] for e in found["annotations"]))  # a list is no id
         return CocoFile(path, found["images"], found["annotations"], found["categories"])
     except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise UserError(
@@ -106,7 +106,9 @@ def read_labelled_size(image: Entry, path: Path) -> tuple[int, int] | None:
     if all(v in (None, 0) for v in given):
         return None
     try:
-        height, width = (int(v) if float(v) == int(v) else 0 for v in given if not isinstance(v, bool) and v is not None)
+        height, width = (
+            int(v) if float(v) == int(v) else 0 for v in given if not isinstance(v, bool) and v is not None
+        )
     except (TypeError, ValueError, OverflowError):
         height = width = 0
     if not (0 < height <= _MAX_PX and 0 < width <= _MAX_PX and height * width <= _MAX_AREA_PX):

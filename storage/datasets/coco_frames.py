@@ -9,17 +9,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lavise.configs.errors import UserError
-from lavise.storage.array_types import BoolArray, DoubleArray
+from lavise.storage.array_types import DoubleArray
 from lavise.storage.datasets.images import BrokenImageError, read_stored_size
 from lavise.storage.state.progress import log_progress
 
 _THREADS = 8
 _UPRIGHT = 1
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+Pixel = TypeVar("Pixel", bound=np.generic)
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
@@ -64,14 +67,14 @@ class Frame:
         (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         return left, top, right - left, bottom - top
 
-    def move_mask(self, mask_HW: BoolArray) -> BoolArray:
-        """bool [shown height, shown width]: of each pixel, what the labels say at its middle."""
+    def move_pixels(self, pixels_HW: npt.NDArray[Pixel]) -> npt.NDArray[Pixel]:
+        """[shown height, shown width]: of each pixel, what the labels say at its middle."""
         turned = {
-            _UPRIGHT: mask_HW,
-            5: mask_HW.T,
-            6: np.rot90(mask_HW, -1),
-            7: np.rot90(mask_HW, 2).T,
-            8: np.rot90(mask_HW, 1),
+            _UPRIGHT: pixels_HW,
+            5: pixels_HW.T,
+            6: np.rot90(pixels_HW, -1),
+            7: np.rot90(pixels_HW, 2).T,
+            8: np.rot90(pixels_HW, 1),
         }[self.turn]
         rows, columns = (
             np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)

@@ -178,7 +178,7 @@ def _move_rle(rle: dict[str, Any], frame: Frame) -> dict[str, Any]:
     size = tuple(rle["size"])
     if size == frame.shown and (size != frame.labelled or frame.is_same):
         return rle
-    return encode_mask(frame.move_mask(decode_mask(rle))) if size == frame.labelled else rle
+    return encode_mask(frame.move_pixels(decode_mask(rle))) if size == frame.labelled else rle
 
 
 def _check_counts(numbers: DoubleArray | IntArray) -> IntArray:
