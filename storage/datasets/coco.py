@@ -196,7 +196,10 @@ def open_pictures(file: CocoFile, images: Path, ids: Sequence[Any], labelled: fr
 
 def list_split_files(settings: CocoFiles) -> dict[str, tuple[str, ...]]:
     """What is needed below root, by setting."""
-    needed = {"train_images": (settings.train_images,), "train_annotations": (settings.train_annotations,)}
+    needed: dict[str, tuple[str, ...]] = {
+        "train_images": (settings.train_images,),
+        "train_annotations": (settings.train_annotations,),
+    }
     if not settings.is_split and settings.evaluation_annotations is not None:
         needed["evaluation_images"] = (settings.evaluation_images or settings.train_images,)
         needed["evaluation_annotations"] = (settings.evaluation_annotations,)
@@ -282,7 +285,8 @@ class _AnnotationReader:
     def _read_mask(self, entry: Entry, concept: str, frame: Frame) -> Annotation | None:
         if self._options.masks != "box":
             if not self._unit_polygons and any(is_unit(p) for p in _list_polygons(entry)):
-                return self._leave_unit(entry)
+                self._leave_unit(entry)
+                return None
             rle = make_rle(entry.get("segmentation"), frame, self._unit_polygons)
             if rle is not None and tuple(rle["size"]) != frame.shown:
                 self.skipped["mask of another size"] += 1
@@ -309,8 +313,8 @@ class _AnnotationReader:
         num_masks = sum(1 for e in self._file.annotations if e.get("segmentation"))
         if self.skipped["mask within the first pixel"] > max(_MAX_UNIT_SHARE * num_masks, 1):
             raise UserError(
-                f"{self._file.path}: annotation {entry['id']}: all coordinates are in 0..1, as are those of others, but "
-                "not of all; allowed: pixels, or shares of the picture's size in the whole file"
+                f"{self._file.path}: annotation {entry['id']}: all coordinates are in 0..1, as are those of others, "
+                "but not of all; allowed: pixels, or shares of the picture's size in the whole file"
             )
 
     def describe(self) -> Iterator[str]:
@@ -354,10 +358,9 @@ def _describe(finder: ImageFinder, frames: Mapping[Any, Frame], keys: Mapping[An
         yield f"{len(finder.missing):,} of {len(keys):,} pictures are not there, for example {example!r}"
     turned = [i for i, f in frames.items() if f.turn != 1]
     scaled = [i for i, f in frames.items() if f.turn == 1 and not f.is_same]
-    if turned:
-        yield f"labels of {len(turned):,} pictures were turned as EXIF turns these, for example {printable(keys[turned[0]])!r}"
-    if scaled:
-        yield f"labels of {len(scaled):,} pictures were scaled to these, for example {printable(keys[scaled[0]])!r}"
+    for those, done in ((turned, "turned as EXIF turns these"), (scaled, "scaled to these")):
+        if those:
+            yield f"labels of {len(those):,} pictures were {done}, for example {printable(keys[those[0]])!r}"
 
 
 register_format("coco", Format(load_coco_reference, list_split_files))

@@ -44,14 +44,15 @@ def is_marked(entry: Mapping[str, Any], path: Path) -> bool:
 def marks_are_habit(files: Sequence[CocoFile]) -> bool:
     """Whether iscrowd=1 says how a mask is written, not what it shows.
 
-    It does where exactly the run lengths are marked, their ids are not those that COCO gives to crowds, and: more than a
-    fifth of all masks is marked; or a tenth of the marked ones share picture and category with another one; or no other
-    object of many has several polygons, while every marked one has a hole or several pieces.
+    It does where exactly the run lengths are marked, their ids are not those that COCO gives to crowds, and: more than
+    a fifth of all masks is marked; or a tenth of the marked ones share picture and category with another one; or no
+    other object of many has several polygons, while every marked one has a hole or several pieces.
 
     Raises:
         UserError: an iscrowd that says neither.
     """
-    marked, plain = [], []
+    marked: list[tuple[int, Entry]] = []
+    plain: list[tuple[int, Entry]] = []
     for number, file in enumerate(files):
         for entry in file.annotations:
             (marked if is_marked(entry, file.path) else plain).append((number, entry))

@@ -18,6 +18,7 @@ from lavise.configs.errors import UserError
 from lavise.storage.array_types import DoubleArray
 from lavise.storage.datasets.images import BrokenImageError, read_stored_size
 from lavise.storage.state.progress import log_progress
+from lavise.storage.state.text import printable
 
 _THREADS = 8
 _UPRIGHT = 1
@@ -110,10 +111,10 @@ def find_frames(paths: Sequence[Path], labelled: Sequence[Size | None], where: P
     if wrong:
         name, size, stored_size = wrong[0]
         raise UserError(
-            f"{where}: {len(wrong)} of {len(paths)} pictures have another shape than their labels, for example {name!r}: "
-            f"the file has {_show(stored_size)}, the labels are for {_show(size)} (width x height); allowed: the same "
-            "size, the same shape at another scale, or the file's size before EXIF turns it; label the pictures as they "
-            "are, or take those that were labelled"
+            f"{where}: {len(wrong)} of {len(paths)} pictures have another shape than their labels, for example "
+            f"{printable(name)!r}: the file has {_show(stored_size)}, the labels are for {_show(size)} (width x "
+            "height); allowed: the same size, the same shape at another scale, or the file's size before EXIF turns it; "
+            "label the pictures as they are, or take those that were labelled"
         )
     return frames
 

@@ -162,7 +162,8 @@ def _check_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     numbers = read_counts(counts)
     if (total := int(numbers.sum())) != height * width:
         raise MaskError(
-            f"segmentation has run lengths that add up to {total} pixels; allowed: {height} x {width} = {height * width}"
+            f"segmentation has run lengths that add up to {total} pixels; allowed: "
+            f"{height} x {width} = {height * width}"
         )
     return {"size": [height, width], "counts": counts if isinstance(counts, str) else numbers.tolist()}
 

@@ -87,13 +87,14 @@ def load_coco_panoptic(
     if missing:
         skipped["picture without its PNG"] = len(missing)
     segments: dict[Any, tuple[Annotation, ...]] = {}
+
+    def read(job: tuple[Any, Entry, Path, Frame]) -> tuple[tuple[Annotation, ...], dict[str, int]]:
+        return _read_segments(job[1], job[2], job[3], concepts, use_crowds, file.path)
+
     with log_progress("panoptic masks", len(jobs)) as bar, ThreadPoolExecutor(_THREADS) as pool:
-        for i, (found, left_out) in zip(
-            (job[0] for job in jobs),
-            pool.map(lambda job: _read_segments(*job[1:], concepts, use_crowds, file.path), jobs),
-        ):
+        for job, (found, left_out) in zip(jobs, pool.map(read, jobs), strict=True):
             bar.advance()
-            segments[i] = found
+            segments[job[0]] = found
             skipped.update(left_out)
     records = tuple(ImageRecord(opened.keys[i], opened.paths[i], segments.get(i, ())) for i in ids)
     notes = [*opened.notes]
@@ -132,8 +133,8 @@ def _index_annotations(file: CocoFile, concepts: Mapping[Any, str]) -> dict[Any,
             lost = [s["category_id"] for s in segments if s["category_id"] not in concepts]  # type: ignore[union-attr]
         except (TypeError, KeyError, ValueError) as err:
             raise UserError(
-                f"{file.path}: not {WHAT}: image_id {image!r} has no usable segments_info ({one_line(err)}); allowed: a "
-                "list of id and category_id"
+                f"{file.path}: not {WHAT}: image_id {image!r} has no usable segments_info ({one_line(err)}); allowed: "
+                "a list of id and category_id"
             ) from None
         if lost or len(set(numbers)) != len(numbers):
             fault = f"the category {lost[0]!r}, which the file does not have" if lost else "a segment's id twice"
