@@ -113,8 +113,8 @@ def find_frames(paths: Sequence[Path], labelled: Sequence[Size | None], where: P
         raise UserError(
             f"{where}: {len(wrong)} of {len(paths)} pictures have another shape than their labels, for example "
             f"{printable(name)!r}: the file has {_show(stored_size)}, the labels are for {_show(size)} (width x "
-            "height); allowed: the same size, the same shape at another scale, or the file's size before EXIF turns it; "
-            "label the pictures as they are, or take those that were labelled"
+            "height); allowed: the same size, the same shape at another scale, or the size before EXIF turns it; label "
+            "the pictures as they are, or take those that were labelled"
         )
     return frames
 

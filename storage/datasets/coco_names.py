@@ -46,13 +46,23 @@ class ImageFinder:
                 return name, path
         except (UserError, OSError) as err:  # OSError: a name that is too long
             outside = err
-        if (key := self._search(name)) is not None:
+        if (key := self._find_below_its_own_name(name) or self._search(name)) is not None:
             self.num_searched += 1
             return key, resolve_inside(self._folder, key)
         if isinstance(outside, UserError):
             raise outside
         self.missing.append(name)
         return name, self._folder / name
+
+    def _find_below_its_own_name(self, name: str) -> str | None:
+        """LVIS writes `train2017/1.jpg`, and the folder is train2017; this spares the list of all files."""
+        first, _, rest = name.partition("/")
+        if first != self._folder.resolve().name or not rest:
+            return None
+        try:
+            return rest if resolve_inside(self._folder, rest).is_file() else None
+        except (UserError, OSError):
+            return None
 
     def _search(self, name: str) -> str | None:
         for text in (name, unquote(name)):
