@@ -42,11 +42,7 @@ _USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/:@\s]*:(?!\d*[/?#])[^@\s]*)@")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """A data set as a run's input.
-
-    Attributes:
-        notes: what is worth knowing of how it was read.
-    """
+    """A data set as a run's input; `notes` say what is worth knowing of how it was read."""
 
     name: str
     digest: str

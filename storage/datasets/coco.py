@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lavise.configs.coco_references import CocoFiles, CocoReference
 from lavise.configs.errors import UserError
-from lavise.configs.schema import CocoFiles, CocoReference
 from lavise.storage.datasets.base import (
     Annotation,
     Dataset,

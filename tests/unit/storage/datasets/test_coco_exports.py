@@ -94,7 +94,9 @@ def test_objects_without_anything_to_show_are_counted(tmp_path: Path, more: dict
 
 
 def test_boxes_that_are_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"labels\.json: annotation 7: bbox is \[1, 2, NaN, 4\]|bbox is \[1, 2, nan, 4\]"):
+    with pytest.raises(
+        UserError, match=r"labels\.json: annotation 7: bbox is \[1, 2, NaN, 4\]|bbox is \[1, 2, nan, 4\]"
+    ):
         load(tmp_path, [make_image(1)], [make_entry(7, bbox=[1, 2, float("nan"), 4])])
     with pytest.raises(UserError, match=r"annotation 7: bbox is \[9, 9, -3, 4\], with a negative width"):
         load(tmp_path, [make_image(1)], [make_entry(7, bbox=[9, 9, -3, 4])])
@@ -117,9 +119,7 @@ def test_marks_of_an_exporter_are_read_as_objects(tmp_path: Path) -> None:
     )
     believed = load_coco_reference(reference(tmp_path, evaluation_share=0.5, crowd_marks="believe"))
     assert believed.train.skipped == {"crowd": 6}
-    assert believed.train.notes == (
-        "6 annotations are marked iscrowd=1 and left out; reference.crowds=use reads them",
-    )
+    assert believed.train.notes == ("6 annotations are marked iscrowd=1 and left out; reference.crowds=use reads them",)
 
 
 @pytest.mark.parametrize(("mark", "number"), [("0", 1), ("1", 0), (True, 0), (False, 1), (None, 1)])
@@ -132,7 +132,11 @@ def test_marks_in_other_types(tmp_path: Path, mark: Any, number: int) -> None:
 
 
 def test_one_file_is_split_by_picture(tmp_path: Path) -> None:
-    write(tmp_path, [make_image(i) for i in range(1, 10)], [make_entry(i, i, segmentation=[POLYGON]) for i in range(1, 10)])
+    write(
+        tmp_path,
+        [make_image(i) for i in range(1, 10)],
+        [make_entry(i, i, segmentation=[POLYGON]) for i in range(1, 10)],
+    )
     asked = reference(tmp_path, evaluation_share=0.34)
     both = load_coco_reference(asked, 3)
     keys = [{r.key for r in part.records} for part in (both.train, both.evaluation)]
@@ -148,7 +152,9 @@ def test_one_file_is_split_by_picture(tmp_path: Path) -> None:
 
 
 def test_a_share_beside_a_second_file() -> None:
-    with pytest.raises(ValueError, match="evaluation_share splits train_annotations by picture, found evaluation_annot"):
+    with pytest.raises(
+        ValueError, match="evaluation_share splits train_annotations by picture, found evaluation_annot"
+    ):
         reference(Path(), evaluation_share=0.5, evaluation_annotations="other.json")
     assert reference(Path(), evaluation_share=0.5, evaluation_annotations="labels.json").is_split
 
@@ -223,7 +229,9 @@ def test_some_coordinates_that_are_shares(tmp_path: Path) -> None:
     assert one.skipped == {"mask within the first pixel": 1}
     assert len(one.records[0].annotations) == 40
     many = [make_entry(60 + i, segmentation=[share]) for i in range(40)]
-    with pytest.raises(UserError, match=r"annotation 64: all coordinates are in 0\.\.1, as are those of others, but not"):
+    with pytest.raises(
+        UserError, match=r"annotation 64: all coordinates are in 0\.\.1, as are those of others, but not"
+    ):
         load(tmp_path, [make_image(1)], [*pixels, *many])
 
 
@@ -276,8 +284,11 @@ def test_a_root_category_that_one_part_uses_stays_in_both(tmp_path: Path) -> Non
         (tmp_path / part).mkdir()
         entry = make_entry(1, number, category, bbox=[1, 1, 5, 5])
         write(tmp_path / part, [make_image(number)], [entry], categories)
-    settings = {f"{key}_{name}": f"{part}{rest}" for key, part in (("train", "train"), ("evaluation", "valid"))
-                for name, rest in (("images", ""), ("annotations", "/labels.json"))}
+    settings = {
+        f"{key}_{name}": f"{part}{rest}"
+        for key, part in (("train", "train"), ("evaluation", "valid"))
+        for name, rest in (("images", ""), ("annotations", "/labels.json"))
+    }
     both = load_coco_reference(reference(tmp_path, **settings))
     assert both.train.concepts == both.evaluation.concepts == ("top", "dog")
 
@@ -289,7 +300,9 @@ def test_byte_order_mark(tmp_path: Path) -> None:
 
 def test_no_picture_is_there(tmp_path: Path) -> None:
     images = [make_image(1, file_name="images/x.jpg"), make_image(2, file_name="images/y.jpg")]
-    with pytest.raises(UserError, match=r"none of its 2 pictures is below .*, for example 'images/x\.jpg'; set the fold"):
+    with pytest.raises(
+        UserError, match=r"none of its 2 pictures is below .*, for example 'images/x\.jpg'; set the fold"
+    ):
         load(tmp_path, images, [])
 
 
@@ -305,7 +318,9 @@ def test_pointers_that_are_none(tmp_path: Path, pointer: str, value: Any) -> Non
         load(tmp_path, [make_image(1)], [{**make_entry(1), pointer: value}])
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": [{"id": 1}], "annotations": [], "categories": []}', "1" * 5000])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"images": [{"id": 1}], "annotations": [], "categories": []}', "1" * 5000]
+)
 def test_files_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(UserError, match=r"labels\.json: not COCO instances"):

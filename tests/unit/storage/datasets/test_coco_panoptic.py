@@ -138,7 +138,9 @@ def test_pngs_that_are_not_there(tmp_path: Path) -> None:
     assert load(root).train.skipped == {"picture without its PNG": 1}
     for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=r"none of its 5 PNGs is in .*panoptic_train2017, for example '1\.png'; set ref"):
+    with pytest.raises(
+        UserError, match=r"none of its 5 PNGs is in .*panoptic_train2017, for example '1\.png'; set ref"
+    ):
         load(root)
     folder.rmdir()
     with pytest.raises(UserError, match=r"^reference\.train_masks: found .*panoptic_train2017', which is no folder"):
