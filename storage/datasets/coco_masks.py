@@ -86,19 +86,24 @@ def check_near(points_K2: DoubleArray, size: Size, what: str = "segmentation") -
     Raises:
         MaskError: they are not.
     """
-    if not np.isfinite(points_K2).all():
+    corners = np.stack([points_K2.min(axis=0), points_K2.max(axis=0)])
+    if not np.isfinite(corners).all():
         raise MaskError(f"{what} has a coordinate that is not finite")
     limits = np.array([size[1], size[0]], dtype=np.float64)
-    if (far := (points_K2 < -limits) | (points_K2 > 2 * limits)).any():
-        raise MaskError(f"{what} has the coordinate {points_K2[far][0]:g}, far outside of {size[1]} x {size[0]} pixels")
+    if (far := (corners < -limits) | (corners > 2 * limits)).any():
+        raise MaskError(f"{what} has the coordinate {corners[far][0]:g}, far outside of {size[1]} x {size[0]} pixels")
 
 
 def is_unit(numbers: Iterable[Any]) -> bool | None:
     """Whether coordinates are shares of the picture: all in 0..1, some no whole number; None where nothing tells."""
-    found = [v for v in numbers if isinstance(v, int | float)]
-    if not found or any(not 0 <= v <= 1 for v in found):
-        return False if found else None
-    return True if any(v != int(v) for v in found) else None
+    found = None
+    for number in numbers:
+        if isinstance(number, int | float):
+            if not 0 <= number <= 1:
+                return False
+            if number != int(number):
+                found = True
+    return found
 
 
 def read_counts(counts: Any) -> IntArray:
@@ -134,9 +139,9 @@ def decode_mask(rle: Mapping[str, Any]) -> BoolArray:
 
 def _read_polygon(polygon: Any) -> DoubleArray:
     try:
-        if not isinstance(polygon, list) or any(isinstance(v, list | dict) for v in polygon):
-            raise TypeError("a polygon is x, y, x, y, ...")
-        numbers = np.array([float(v) for v in polygon], dtype=np.float64)
+        numbers = np.array(polygon, dtype=np.float64)
+        if numbers.ndim != 1:
+            raise ValueError("a polygon is x, y, x, y, ...")
     except (TypeError, ValueError, OverflowError) as err:
         raise MaskError(f"segmentation is neither polygons nor run lengths ({one_line(err)})") from None
     if len(numbers) % 2:
