@@ -1,10 +1,11 @@
 """Masks and boxes of single annotations: checked here, before pycocotools sees them.
 
-Shape legend: H, W pixels of the picture, K corners of a polygon.
+Shape legend: H, W pixels of the picture.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,15 +41,15 @@ def make_rle(segmentation: Any, frame: Frame, unit: bool = False) -> dict[str, A
     if segmentation is None or (not segmentation and isinstance(segmentation, list | dict | str)):
         return None
     if isinstance(segmentation, list):
-        polygons = [p for p in (_read_polygon(p) for p in segmentation) if 2 * len(p) >= _MIN_NUMBERS]
+        polygons = [p for p in (_read_polygon(p) for p in segmentation) if len(p) >= _MIN_NUMBERS]
         if not polygons:
             return None
-        scale = np.array([frame.labelled[1], frame.labelled[0]], dtype=np.float64)
-        polygons = [p * scale for p in polygons] if unit else polygons
+        if unit:
+            polygons = [[v * frame.labelled[1 - i % 2] for i, v in enumerate(p)] for p in polygons]
         for polygon in polygons:
             check_near(polygon, frame.labelled)
         if not frame.is_same:
-            polygons = [frame.move_points(p) for p in polygons]
+            polygons = [frame.move_points(np.reshape(p, (-1, 2))).ravel().tolist() for p in polygons]
         return _draw_polygons(polygons, frame.shown)
     if isinstance(segmentation, Mapping):
         return _move_rle(_check_rle(segmentation), frame)
@@ -64,34 +65,33 @@ def read_box(box: Any, frame: Frame, unit: bool = False) -> Box | None:
     if box is None or (isinstance(box, list) and not box):
         return None
     try:
-        numbers = np.array([float(v) for v in box], dtype=np.float64)
+        x, y, width, height = (float(v) for v in box)
     except (TypeError, ValueError, OverflowError):
-        numbers = np.zeros(0)
-    if len(numbers) != 4 or not np.isfinite(numbers).all():
+        x = y = width = height = math.nan
+    if not all(map(math.isfinite, (x, y, width, height))):
         raise MaskError(f"bbox is {str(box)[:60]}; allowed: four finite numbers, x, y, width and height")
-    height, width = frame.labelled
     if unit:
-        numbers = numbers * np.array([width, height, width, height], dtype=np.float64)
-    if numbers[2] < 0 or numbers[3] < 0:
+        x, y, width, height = (v * frame.labelled[1 - i % 2] for i, v in enumerate((x, y, width, height)))
+    if width < 0 or height < 0:
         raise MaskError(f"bbox is {str(box)[:60]}, with a negative width or height; allowed: x, y, width, height")
-    check_near(np.stack([numbers[:2], numbers[:2] + numbers[2:]]), frame.labelled, "bbox")
-    x, y, box_width, box_height = numbers.tolist()
-    found = (x, y, box_width, box_height)
+    check_near((x, y, x + width, y + height), frame.labelled, "bbox")
+    found = (x, y, width, height)
     return found if frame.is_same else frame.move_box(found)
 
 
-def check_near(points_K2: DoubleArray, size: Size, what: str = "segmentation") -> None:
-    """Corners (x, y) that are finite and no further from the picture than it is large.
+def check_near(numbers: Sequence[float], size: Size, what: str = "segmentation") -> None:
+    """Corners x, y, x, y, ... that are finite and no further from the picture than it is large.
 
     Raises:
         MaskError: they are not.
     """
-    corners = np.stack([points_K2.min(axis=0), points_K2.max(axis=0)])
-    if not np.isfinite(corners).all():
+    if not all(map(math.isfinite, numbers)):
         raise MaskError(f"{what} has a coordinate that is not finite")
-    limits = np.array([size[1], size[0]], dtype=np.float64)
-    if (far := (corners < -limits) | (corners > 2 * limits)).any():
-        raise MaskError(f"{what} has the coordinate {corners[far][0]:g}, far outside of {size[1]} x {size[0]} pixels")
+    for limit, those in ((size[1], numbers[0::2]), (size[0], numbers[1::2])):
+        low, high = min(those), max(those)
+        if low < -limit or high > 2 * limit:
+            far = low if low < -limit else high
+            raise MaskError(f"{what} has the coordinate {far:g}, far outside of {size[1]} x {size[0]} pixels")
 
 
 def is_unit(numbers: Iterable[Any]) -> bool | None:
@@ -137,22 +137,23 @@ def decode_mask(rle: Mapping[str, Any]) -> BoolArray:
     return np.asarray(coco_mask.decode(dict(rle)), dtype=bool)
 
 
-def _read_polygon(polygon: Any) -> DoubleArray:
+def _read_polygon(polygon: Any) -> list[float]:
+    """x, y, x, y, ..."""
     try:
-        numbers = np.array(polygon, dtype=np.float64)
-        if numbers.ndim != 1:
-            raise ValueError("a polygon is x, y, x, y, ...")
+        if not isinstance(polygon, list):
+            raise TypeError("a polygon is x, y, x, y, ...")
+        numbers = [float(v) for v in polygon]
     except (TypeError, ValueError, OverflowError) as err:
         raise MaskError(f"segmentation is neither polygons nor run lengths ({one_line(err)})") from None
     if len(numbers) % 2:
         raise MaskError(f"segmentation has a polygon of {len(numbers)} numbers; allowed: pairs of x and y")
-    return numbers.reshape(-1, 2)
+    return numbers
 
 
-def _draw_polygons(polygons: Sequence[DoubleArray], size: Size) -> dict[str, Any]:
+def _draw_polygons(polygons: Sequence[list[float]], size: Size) -> dict[str, Any]:
     from pycocotools import mask as coco_mask
 
-    rle = coco_mask.merge(coco_mask.frPyObjects([p.ravel().tolist() for p in polygons], *size))
+    rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
     return {"size": list(rle["size"]), "counts": rle["counts"]}
 
 

@@ -46,7 +46,9 @@ class ImageFinder:
                 return name, path
         except (UserError, OSError) as err:  # OSError: a name that is too long
             outside = err
-        if (key := self._find_below_its_own_name(name) or self._search(name)) is not None:
+        if (key := self._find_below_its_own_name(name)) is not None:
+            return key, resolve_inside(self._folder, key)
+        if (key := self._search(name)) is not None:
             self.num_searched += 1
             return key, resolve_inside(self._folder, key)
         if isinstance(outside, UserError):
