@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import kwcoco
 
@@ -20,8 +21,8 @@ def export(target: Path, absolute: bool, with_masks: bool) -> None:
         file_name = str(target / "assets" / name) if absolute else name
         image = data.add_image(file_name=file_name, height=96, width=128)
         for shape in own:
-            mask = {"segmentation": [list(shape.polygon)]} if with_masks else {}
-            data.add_annotation(image, category_id=ids[shape.category], bbox=list(shape.box), **mask)
+            form: dict[str, Any] = {"segmentation": [list(shape.polygon)]} if with_masks else {}
+            data.add_annotation(image, category_id=ids[shape.category], bbox=list(shape.box), **form)
     data.dump(data.fpath, newlines=True)
     read = kwcoco.CocoDataset(data.fpath)
     labels = []

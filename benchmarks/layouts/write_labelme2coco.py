@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import labelme2coco
 from pycocotools.coco import COCO
@@ -14,7 +15,7 @@ from benchmarks.layouts.shared import make_label, run_script, write_images, writ
 def write(folder: Path) -> None:
     target = folder / "converted"
     for name, own in write_images(target / "labelme").items():
-        labelled = {
+        labelled: dict[str, Any] = {
             "version": "5.0.1",
             "flags": {},
             "shapes": [
