@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
+from lavise.configs.coco_references import CocoPanopticReference as CocoPanopticReference
+from lavise.configs.coco_references import CocoReference as CocoReference
 from lavise.configs.groups import Groups
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
@@ -98,22 +100,6 @@ class ModelSettings(Settings):
         return self
 
 
-class CocoReference(Settings):
-    """COCO instances: polygon, RLE and crowd masks."""
-
-    kind: Literal["coco"]
-    root: UserPath
-    train_images: str = "train2017"
-    """Folder of the pictures, below root."""
-    train_annotations: str = "annotations/instances_train2017.json"
-    evaluation_images: str = "val2017"
-    evaluation_annotations: str = "annotations/instances_val2017.json"
-    crowds: Literal["skip", "use"] = "skip"
-    """What to do with iscrowd=1 annotations."""
-    max_images: int | None = Field(default=None, ge=1)
-    """Take only the first so many pictures of each split, in the order of their ids."""
-
-
 class VisualGenomeReference(Settings):
     """Visual Genome objects (1.0, 1.2, 1.4): boxes filled with 1, categories merged by synset."""
 
@@ -177,7 +163,8 @@ class OpenMojiTarget(Settings):
 
 
 ReferenceSettings = Annotated[
-    CocoReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference, Field(discriminator="kind")
+    CocoReference | CocoPanopticReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference,
+    Field(discriminator="kind"),
 ]
 TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget, Field(discriminator="kind")]
 

@@ -42,13 +42,14 @@ _USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/:@\s]*:(?!\d*[/?#])[^@\s]*)@")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """A data set as a run's input."""
+    """A data set as a run's input; `notes` say what is worth knowing of how it was read."""
 
     name: str
     digest: str
     source: str
     role: str
     num_images: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class MlflowRun:
     def log_dataset(self, facts: DatasetFacts) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        profile = f'{{"num_images": {facts.num_images}}}'
+        profile = json.dumps({"num_images": facts.num_images, **({"notes": facts.notes} if facts.notes else {})})
         entity = Dataset(facts.name[:500], facts.digest[:36], "local", facts.source[:60_000], profile=profile)
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", facts.role)])
         self._client.log_inputs(self.run_id, [entry])

@@ -34,9 +34,95 @@ class Writer:
     cases: tuple[Case, ...]
 
 
+_ONE_FILE = {
+    "kind": "coco",
+    "train_images": "images",
+    "train_annotations": "annotations.json",
+    "evaluation_share": 0.5,
+}
+_IN_DEFAULT = {
+    **_ONE_FILE,
+    "train_images": "images/default",
+    "train_annotations": "annotations/instances_default.json",
+}
+
 WRITERS: tuple[Writer, ...] = (
     Writer(
         Tool("torchvision", "torchvision"),
         (Case("folders", "a folder per class, read by ImageFolder", {"kind": "image_folder"}),),
+    ),
+    Writer(
+        Tool("datumaro", "datumaro", ("datumaro==1.13.12", "pycocotools==2.0.11")),
+        (
+            Case("masks", "COCO, pixel masks (each iscrowd=1)", _IN_DEFAULT),
+            Case("polygons", "COCO, polygons", _IN_DEFAULT),
+            Case("boxes", "COCO, boxes", _IN_DEFAULT),
+            Case(
+                "panoptic",
+                "COCO panoptic",
+                {
+                    "kind": "coco_panoptic",
+                    "train_images": "images/default",
+                    "train_annotations": "annotations/panoptic_default.json",
+                    "evaluation_share": 0.5,
+                },
+            ),
+        ),
+    ),
+    Writer(
+        Tool("supervision", "supervision", ("supervision==0.31.2", "opencv-python<5", "pycocotools==2.0.11")),
+        (
+            Case("masks", "COCO, polygons and masks with holes (iscrowd=1)", _ONE_FILE),
+            Case("boxes", "COCO, boxes", _ONE_FILE),
+        ),
+    ),
+    Writer(
+        Tool("lvis", "lvis", ("lvis==0.5.3", "opencv-python-headless<5", "pycocotools==2.0.11")),
+        (
+            Case(
+                "lvis",
+                "LVIS, with coco_url and no file_name (written here, read by lvis)",
+                {**_ONE_FILE, "train_images": "train2017", "train_annotations": "lvis_v1_train.json"},
+            ),
+        ),
+    ),
+    Writer(
+        Tool("kwcoco", "kwcoco", ("kwcoco==0.9.1", "pycocotools==2.0.11")),
+        (
+            Case(
+                "relative",
+                "polygons, img_root",
+                {**_ONE_FILE, "train_images": "assets", "train_annotations": "data.kwcoco.json"},
+            ),
+            Case(
+                "absolute",
+                "boxes, absolute paths",
+                {**_ONE_FILE, "train_images": ".", "train_annotations": "data.kwcoco.json"},
+            ),
+        ),
+    ),
+    Writer(
+        Tool("globox", "globox", ("globox==2.9.0", "pycocotools==2.0.11")), (Case("boxes", "COCO, boxes", _ONE_FILE),)
+    ),
+    Writer(
+        Tool("sahi", "sahi", ("sahi==0.12.8", "opencv-python<5", "pycocotools==2.0.11")),
+        (
+            Case("polygons", "COCO, polygons", _ONE_FILE),
+            Case("boxes", "COCO, boxes", _ONE_FILE),
+        ),
+    ),
+    Writer(
+        Tool(
+            "labelme2coco",
+            "labelme2coco",
+            ("labelme2coco==0.2.6", "sahi==0.12.8", "opencv-python<5", "pycocotools==2.0.11"),
+        ),
+        (
+            Case(
+                "converted",
+                "labelme's polygons, absolute paths",
+                {**_ONE_FILE, "train_images": ".", "train_annotations": "dataset.json"},
+            ),
+        ),
     ),
 )

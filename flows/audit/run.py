@@ -138,6 +138,7 @@ class _Audit:
         layers = model.select_layers(config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
         check_analyses(config, inputs)
+        notes = inputs.collect_notes()
         for facts in inputs.describe(describe_sources(config, runner)):
             run.log_dataset(facts)
         results = self.explain_layers(model, layers, inputs, vectors)
@@ -161,7 +162,7 @@ class _Audit:
                 "pictures": inputs.image_digests,
                 "vectors": vectors,
             },
-            skipped=describe_skipped(results[0]),
+            skipped={**describe_skipped(results[0]), **({"notes": notes} if notes else {})},
             images_decoded=num_decoded() - decoded_before,
             model=model,
         )

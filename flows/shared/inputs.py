@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -17,11 +18,13 @@ from lavise.storage.datasets.base import Dataset, Reference
 from lavise.storage.datasets.formats import find_format, find_target_format
 from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import printable
 from lavise.storage.tracking import DatasetFacts
 from lavise.tasks.engine.stage import StageRunner
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.inputs import scenes
 
+log = logging.getLogger("lavise")
 # Both parts of the reference are drawn together.
 _REFERENCE = "reference"
 
@@ -51,9 +54,20 @@ class Inputs:
     def describe(self, sources: dict[Role, str]) -> list[DatasetFacts]:
         """For tracking."""
         return [
-            DatasetFacts(self.of(role).name, self.digests[role], sources[role], role.value, len(self.of(role).records))
+            DatasetFacts(
+                self.of(role).name,
+                self.digests[role],
+                sources[role],
+                role.value,
+                len(self.of(role).records),
+                self.of(role).notes,
+            )
             for role in Role
         ]
+
+    def collect_notes(self) -> dict[Role, list[str]]:
+        """What was noted while data were read, by part; of parts where there is something."""
+        return {role: list(self.of(role).notes) for role in Role if self.of(role).notes}
 
 
 def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inputs:
@@ -64,6 +78,9 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
     """
     reference = _open_reference(config, runner, progress)
     target = open_target(config, runner, progress)
+    for part in (reference.train, reference.evaluation, target):
+        for note in part.notes:
+            log.info("  %s: %s", printable(part.name), note)
     return _digest({Role.TRAIN: reference.train, Role.EVALUATION: reference.evaluation, Role.TARGET: target}, progress)
 
 

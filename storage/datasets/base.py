@@ -71,12 +71,14 @@ class Dataset:
         records: in the data set's own order.
         concepts: the category names, in the data set's own order; empty where there are no labels.
         skipped: what was left out while reading, by reason.
+        notes: what was read otherwise than it stands in the files, or is worth knowing of them; for people.
     """
 
     name: str
     records: tuple[ImageRecord, ...]
     concepts: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def digest_images(self, progress: Progress = no_progress) -> str:
         """sha256 over the pictures' names, sizes and contents, and their order; labels do not matter."""

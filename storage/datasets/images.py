@@ -74,13 +74,22 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         BrokenImageError: with the reason.
     """
+    height, width, orientation = read_stored_size(path)
+    return (width, height) if orientation in _EXIF_TURNED else (height, width)
+
+
+def read_stored_size(path: Path) -> tuple[int, int, int]:
+    """(height, width, EXIF orientation) of the pixels as they are stored, from the file's header alone.
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
     try:
         with Image.open(path) as file:
             width, height = file.size
-            turned = _read_orientation(file) in _EXIF_TURNED
+            return height, width, _read_orientation(file)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
         raise BrokenImageError(f"not readable: {err}") from None
-    return (width, height) if turned else (height, width)
 
 
 def load_square(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:

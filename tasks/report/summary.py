@@ -37,9 +37,21 @@ def describe_audit(config: Config, model: str, train: Dataset, evaluation: Datas
         f"{config.explainer.kind} explainer, {config.train.objective} objective, transfer {config.transfer.method}, "
         f"seed {config.seed}",
     }
+    if notes := _describe_reading(train, evaluation, target):
+        facts["How data were read"] = notes
     if isinstance(config.reference, OpenMojiReference) or isinstance(config.target, OpenMojiTarget):
         facts["Pictures"] = OPENMOJI_ATTRIBUTION
     return facts
+
+
+def _describe_reading(*parts: Dataset) -> str:
+    """What data sets note of how they were read and what they left out; empty where they were read as they stand."""
+    said = []
+    for part in parts:
+        left_out = [f"{number:,} left out ({reason})" for reason, number in sorted(part.skipped.items())]
+        if notes := [*part.notes, *left_out]:
+            said.append(f"{part.name}: {'; '.join(notes)}")
+    return ". ".join(said)
 
 
 def describe_run(by_layer: Mapping[str, Mapping[str, Any]], compared: Compared | None) -> str:

@@ -138,7 +138,7 @@ def test_tags_data_sets_and_files(tracker: MlflowTracker, tmp_path: Path, state_
     run = tracker.start("audit", {"kept": "1", "changed": "old"})
     run.set_tags({"changed": "new"})
     run.log_dataset(FACTS)
-    run.log_dataset(DatasetFacts("photos", "cd" * 32, "/data/photos", "target", 240))
+    run.log_dataset(DatasetFacts("photos", "cd" * 32, "/data/photos", "target", 240, ("2 of 3 masks are boxes",)))
     (tmp_path / "sub").mkdir()
     (tmp_path / "metrics.json").write_text("{}")
     (tmp_path / "sub" / "ü.txt").write_text("text")
@@ -155,7 +155,14 @@ def test_tags_data_sets_and_files(tracker: MlflowTracker, tmp_path: Path, state_
     context = "mlflow.data.context"
     assert inputs == {
         ("coco/train2017", ("ab" * 32)[:36], "/data/coco", '{"num_images": 190}', context, "train"),
-        ("photos", ("cd" * 32)[:36], "/data/photos", '{"num_images": 240}', context, "target"),
+        (
+            "photos",
+            ("cd" * 32)[:36],
+            "/data/photos",
+            '{"num_images": 240, "notes": ["2 of 3 masks are boxes"]}',
+            context,
+            "target",
+        ),
     }
     assert sorted(f.path for f in client.list_artifacts(run.run_id)) == ["again", "metrics.json", "sub"]
     assert [f.path for f in client.list_artifacts(run.run_id, "again")] == ["again/ü.txt"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from lavise.configs.loading import load_config
 from lavise.configs.roles import Role
-from lavise.flows.shared.inputs import Inputs, take_images
+from lavise.flows.shared.inputs import Inputs, open_inputs, take_images
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.state.progress import no_progress
 from tests.unit.tasks.helpers import write_image
@@ -60,3 +64,24 @@ def test_given_inputs_stay_as_they_are(inputs: Inputs) -> None:
     before = {role: len(inputs.of(role).records) for role in Role}
     take_images(inputs, 1, no_progress)
     assert {role: len(inputs.of(role).records) for role in Role} == before == SIZES
+
+
+def test_how_data_were_read_is_logged_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Boxes alone, in one file, whose categories begin with the data set's name."""
+    for number in range(4):
+        write_image(tmp_path / "images" / f"{number}.png", 8, 8, seed=number)
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 8, "width": 8} for i in range(4)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 4, 4]} for i in range(4)],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    settings = ["train_images=images", "train_annotations=labels.json", "evaluation_share=0.5"]
+    overrides = [f"reference.{s}" for s in settings]
+    config = load_config("coco-mini", [*overrides, f"reference.root={tmp_path}", f"target.root={tmp_path / 'images'}"])
+    with caplog.at_level(logging.INFO, logger="lavise"):
+        found = open_inputs(config, cast(Any, None), no_progress)
+    note = "4 of 4 masks are boxes"
+    assert [r.getMessage() for r in caplog.records] == [f"  {tmp_path.name}/train: {note}"]
+    assert found.collect_notes() == {Role.TRAIN: [note]}
+    assert [facts.notes for facts in found.describe(dict.fromkeys(Role, ""))] == [(note,), (), ()]

@@ -152,14 +152,22 @@ def test_crowds(tmp_path: Path, use_crowds: bool, num_masks: int, skipped: dict[
 
 
 @pytest.mark.parametrize(
-    "segmentation",
-    [None, [], [[1, 1, 5, 5]], [[]], {"size": [W, H], "counts": [0, W * H]}],
+    ("segmentation", "reason"),
+    [
+        (None, "no mask"),
+        ([], "no mask"),
+        ([[1, 1, 5, 5]], "no mask"),
+        ([[]], "no mask"),
+        ({"size": [W, H], "counts": [0, W * H]}, "mask of another size"),
+    ],
     ids=["none", "empty", "two points", "no points", "size of another picture"],
 )
-def test_annotation_without_a_usable_mask_is_skipped_and_counted(tmp_path: Path, segmentation: Any) -> None:
+def test_annotation_without_a_usable_mask_is_skipped_and_counted(
+    tmp_path: Path, segmentation: Any, reason: str
+) -> None:
     good = annotation(2, 1, [[5, 3, 17, 3, 17, 9, 5, 9]])
-    dataset = load(tmp_path, [image(1)], [annotation(1, 1, segmentation), good])
-    assert dataset.skipped == {"no mask": 1}
+    dataset = load(tmp_path, [image(1)], [annotation(1, 1, segmentation), good], masks="segmentation")
+    assert dataset.skipped == {reason: 1}
     assert only_mask(dataset).sum() == 12 * 6
 
 
@@ -195,11 +203,10 @@ def test_segmentation_that_is_none_is_named(tmp_path: Path, segmentation: Any) -
         load(tmp_path, [image(1)], [annotation(77, 1, segmentation)])
 
 
-def test_run_lengths_of_too_many_pixels_make_no_mask(tmp_path: Path) -> None:
-    """Found when the file is read or when the mask is made, and never beyond the mask's memory."""
+def test_run_lengths_of_too_many_pixels_are_named(tmp_path: Path) -> None:
     broken = {"size": [H, W], "counts": [5, 100 * H * W]}
-    with pytest.raises((UserError, ValueError), match=r"segmentation|Invalid RLE"):
-        only_mask(load(tmp_path, [image(1)], [annotation(1, 1, broken)]))
+    with pytest.raises(UserError, match=r"annotation 1: segmentation has run lengths that add up to 64005 pixels"):
+        load(tmp_path, [image(1)], [annotation(1, 1, broken)])
 
 
 # Order, ids, names
@@ -329,7 +336,8 @@ def test_both_splits(tmp_path: Path) -> None:
 
 def test_picture_in_both_splits(tmp_path: Path) -> None:
     write_split(tmp_path, "train2017", [image(1), image(2)], [])
-    names = {"evaluation_images": "train2017", "evaluation_annotations": "annotations/instances_train2017.json"}
+    write_split(tmp_path, "val2017", [image(1), image(2)], [])
+    names = {"evaluation_images": "train2017"}
     with pytest.raises(
         UserError, match=r"^reference: 2 pictures are in both splits, for example 000000000001\.jpg; allowed"
     ):
