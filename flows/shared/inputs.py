@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,12 +16,15 @@ from lavise.configs.schema import (
 )
 from lavise.storage.datasets.base import Dataset, Reference
 from lavise.storage.datasets.formats import find_format, find_target_format
+from lavise.storage.datasets.picture_files import describe_left_out
 from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import DatasetFacts
 from lavise.tasks.engine.stage import StageRunner
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.inputs import scenes
+
+log = logging.getLogger("lavise")
 
 # Both parts of the reference are drawn together.
 _REFERENCE = "reference"
@@ -64,7 +68,15 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
     """
     reference = _open_reference(config, runner, progress)
     target = open_target(config, runner, progress)
+    for title, dataset in (("reference", reference.train), ("reference", reference.evaluation), ("target", target)):
+        log_reading(title, dataset)
     return _digest({Role.TRAIN: reference.train, Role.EVALUATION: reference.evaluation, Role.TARGET: target}, progress)
+
+
+def log_reading(title: str, dataset: Dataset) -> None:
+    """What was decided and left out while a data set was read, a line each."""
+    for line in [*dataset.notes, *(f"left out {describe_left_out({r: n})}" for r, n in dataset.left_out.items())]:
+        log.warning("  %s: %s", title, line)
 
 
 def take_images(inputs: Inputs, num: int, progress: Progress) -> Inputs:

@@ -51,7 +51,10 @@ def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 # Settings that came later: at their defaults, an audit is what it was before there were any.
-_AT_DEFAULT = ("model.weights_key", "model.weights_prefix", "model.precision")
+_AT_DEFAULT = (
+    *("model.weights_key", "model.weights_prefix", "model.precision"),
+    *("target.follow_links", "target.value_range"),
+)
 
 
 def test_identity_holds_every_setting_that_results_depend_on(tmp_path: Path) -> None:
