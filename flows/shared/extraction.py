@@ -39,8 +39,8 @@ def extract_layers(
         log.warning("  skipped picture %r: %s", key, reason)
     if flat:
         log.warning(
-            "  %d of %d pictures of %s use under %g %% of the range from black to white (for example %r); where they are grey "
-            "with more than 8 bits, set %s to the values that are black and white, as [0, 4095]",
+            "  %d of %d pictures of %s use under %g %% of the range from black to white (as %r); where they are "
+            "grey with more than 8 bits, set %s to the values that are black and white, as [0, 4095]",
             len(flat),
             len(data.records),
             data.name,

@@ -95,8 +95,11 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         BrokenImageError: with the reason.
     """
-    header = read_header(path)
-    return header.height, header.width
+    try:
+        with _open(path) as file:
+            return _turn_size(file)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
 
 
 @dataclass(frozen=True)
@@ -104,36 +107,26 @@ class Header:
     """What a picture's header says.
 
     Attributes:
-        height, width: as `open_image` would give it.
-        is_deep: grey, with more than 8 bits.
-        has_range: the format says which values are black and white, or it is not deep.
+        has_range: the format says which values are black and white.
         num_frames: frames or pages.
     """
 
-    height: int
-    width: int
-    is_deep: bool
     has_range: bool
     num_frames: int
 
 
 def read_header(path: Path) -> Header:
-    """What can be told without decoding.
+    """What can be told without decoding; frames are counted, for which some files are read through.
 
     Raises:
         BrokenImageError: with the reason.
     """
     try:
         with _open(path) as file:
-            width, height = file.size
-            turned = _read_orientation(file) in _EXIF_TURNED
-            deep = is_deep(file)
-            has_range = not deep or _find_range(file) is not None
-            num_frames = int(getattr(file, "n_frames", 1))
+            has_range = not is_deep(file) or _find_range(file) is not None
+            return Header(has_range, int(getattr(file, "n_frames", 1)))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
         raise BrokenImageError(f"not readable: {err}") from None
-    size = (width, height) if turned else (height, width)
-    return Header(*size, deep, has_range, num_frames)
 
 
 def is_picture(path: Path) -> bool:
@@ -166,6 +159,11 @@ def uses_little(picture_SS3: npt.NDArray[np.uint8]) -> bool:
 def is_deep(file: Image.Image) -> bool:
     """Grey, with more than 8 bits or in floating point."""
     return file.mode == "F" or file.mode == "I" or file.mode.startswith("I;16")
+
+
+def _turn_size(file: Image.Image) -> tuple[int, int]:
+    width, height = file.size
+    return (width, height) if _read_orientation(file) in _EXIF_TURNED else (height, width)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 _MAX_ENDINGS = 12
 _MAX_ENDING = 12
 
-SYSTEM = "of the system or hidden (__MACOSX, .ipynb_checkpoints, Thumbs.db, ._NAME)"
+SYSTEM = "file of the system or hidden (__MACOSX, .ipynb_checkpoints, Thumbs.db, ._FILE)"
 OUTSIDE = "link that leads out of"
 NOWHERE = "link that leads nowhere"
 INSIDE = "link to a folder of the same data"

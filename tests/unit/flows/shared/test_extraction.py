@@ -143,7 +143,7 @@ def test_pictures_that_are_nearly_of_one_shade_are_named(tmp_path: Path, caplog:
             (handle,), _ = extract(tmp_path, data, ("tail",))
         (record,) = caplog.records
         assert record.getMessage().startswith("  2 of 6 pictures of photos use under 5 % of the range ")
-        assert "for example '1.png'" in record.getMessage()
+        assert "(as '1.png')" in record.getMessage()
         assert "set target.value_range" in record.getMessage()
     assert handle.info["num_flat"] == 2
     assert json.loads(handle.path(INDEX_FILE).read_text("utf-8"))["flat"] == ["1.png", "5.png"]

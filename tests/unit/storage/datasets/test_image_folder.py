@@ -264,4 +264,4 @@ def test_range_of_values_is_part_of_the_pictures_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value_range", [(5, 5), (9, 1), (0, float("inf")), (float("nan"), 1), (1,)])
 def test_ranges_that_are_none(value_range: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError):
-        ImageFolderTarget(root=Path("x"), value_range=value_range)  # type: ignore[arg-type]
+        ImageFolderTarget(root=Path("x"), value_range=value_range)
