@@ -44,7 +44,8 @@ class CsvLabelsReference(PicturesSettings):
     file: UserPath
     """CSV with a header line; a picture may stand in several lines."""
     image_column: _Column | None = None
-    """Holds the pictures' paths below root, or their file names, with or without ending; None: the first column."""
+    """Holds the pictures' paths below root, or their file names, with or without ending; None: the first column, but
+    for an index without a name."""
     label_column: _Column | None = None
     """Holds a label, or several with `separator`."""
     separator: str | None = Field(default=None, min_length=1)

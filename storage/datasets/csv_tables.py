@@ -18,6 +18,7 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _INDEX = re.compile(r"(Unnamed: \d+)?")
 _DRIVE = re.compile(r"^[A-Za-z]:/")
 _SHOWN = 3
+_ROWS_TRIED = 1000
 
 
 def clean_name(text: str) -> str:
@@ -65,12 +66,13 @@ class CsvTable:
         raise UserError(f"{setting}: {self.path} has no column {name!r}; allowed: {shown}{hint}")
 
     def find_image_column(self, names: PictureNames) -> int:
-        """Position of the column that names pictures, where nobody says which: the first; the second where the first
-        is an index that pandas wrote, without a name, and names none."""
-        if len(self.header) > 1 and _INDEX.fullmatch(self.header[0]):
-            own, next_one = (names.count(cells[column] for _, cells in self.rows) for column in (0, 1))
-            return int(own <= next_one)
-        return 0
+        """Position of the column that names pictures, where nobody says which: the first; where that is an index that
+        pandas wrote, without a name, the one with the most names of pictures in the first lines."""
+        if len(self.header) == 1 or not _INDEX.fullmatch(self.header[0]):
+            return 0
+        rows = self.rows[:_ROWS_TRIED]
+        named = [names.count(cells[column] for _, cells in rows) for column in range(len(self.header))]
+        return named.index(max(named)) if any(named) else 1
 
 
 def read_table(path: Path, setting: str) -> CsvTable:

@@ -122,6 +122,7 @@ def test_csv_as_pandas_writes_it(tmp_path: Path) -> None:
     expected = ["f", "m", None, None, None]
     assert named(by_csv(tmp_path, ",file,sex\n0,a/x/1.png,f\n1,a/x/2.png,m\n")) == expected
     assert named(by_csv(tmp_path, "Unnamed: 0,file,sex\n0,a/x/1.png,f\n1,a/x/2.png,m\n")) == expected
+    assert named(by_csv(tmp_path, ",sex,file\n0,f,a/x/1.png\n1,m,a/x/2.png\n")) == expected
     assert named(by_csv(tmp_path, ",sex\na/x/1.png,f\na/x/2.png,m\n")) == expected
 
 
