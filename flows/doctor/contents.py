@@ -108,7 +108,7 @@ def _list(concepts: Sequence[str], counts: Counter[str]) -> str:
 
 
 def _tell_left_out(role: str, parts: dict[str, Dataset]) -> Iterator[Check]:
-    lines = []
+    lines: list[str] = []
     for part in parts.values():
         lines += part.notes
         lines += [

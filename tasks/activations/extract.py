@@ -33,7 +33,7 @@ from lavise.tasks.engine.stage_inputs import HOW, Given, Request, Spread, StageI
 if TYPE_CHECKING:
     import torch
 
-STAGE = Stage("extract", version=1, resumable=True, uses_device=True, libraries=("pillow",))
+STAGE = Stage("extract", version=2, resumable=True, uses_device=True, libraries=("pillow",))
 _NUM_SHOWN = 5
 
 Decoded = npt.NDArray[np.uint8] | str
@@ -95,7 +95,8 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
         folders: layer name -> folder of its store; of those layers that are not there yet.
 
     Returns:
-        layer name -> facts: num_images, shape [C, H, W], broken.
+        layer name -> facts: num_images, shape [C, H, W], num_broken, and where there are any, num_flat: pictures that
+        are nearly of one shade.
 
     Raises:
         UserError: too many broken pictures, or activations that are not finite.
@@ -142,9 +143,9 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     infos: dict[str, Info] = {}
     for name, folder in folders.items():
         index = finish_store(folder, grid)
-        infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": len(index["broken"])}
-        if "flat" in index:
-            infos[name]["num_flat"] = len(index["flat"])
+        flat_of = {"num_flat": len(index["flat"])} if "flat" in index else {}
+        num_broken = len(index["broken"])
+        infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": num_broken, **flat_of}
     return infos
 
 

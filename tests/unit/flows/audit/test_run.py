@@ -245,8 +245,8 @@ def test_skipped_pictures_and_masks_by_part(tmp_path: Path) -> None:
         regions={Role.TRAIN: publish(tmp_path, "regions", lambda _: {"skipped": {"wrong size": 2}})},
     )
     result.keep(publish(tmp_path, "overlaps", lambda _: {"skipped": {"wrong size": 1, "crowd": 4}}))
-    parts = [Dataset("d", (), left_out=own) for own in ({"link": 2}, {}, {"hidden": 1})]
-    assert describe_skipped(result, Inputs(*parts, {}, {})) == {
+    train, evaluation, target = (Dataset("d", (), left_out=own) for own in ({"link": 2}, {}, {"hidden": 1}))
+    assert describe_skipped(result, Inputs(train, evaluation, target, {}, {})) == {
         "pictures": {
             "train": {"c.png": "truncated"},
             "evaluation": {},
