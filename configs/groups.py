@@ -28,7 +28,8 @@ class CsvGroups(Settings):
     """With a header line; one line for each picture."""
     columns: tuple[Column, ...] = Field(min_length=1, max_length=2)
     image_column: Column | None = None
-    """Holds the pictures' paths below the data set's root, or their file names; None takes the first column."""
+    """Holds the pictures' paths below the data set's root, or their file names, with or without ending; None takes the
+    first column, but for an index without a name."""
 
 
 class AnnotationGroups(Settings):

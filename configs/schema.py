@@ -11,6 +11,7 @@ from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, Pat
 from lavise.configs.coco_references import CocoPanopticReference as CocoPanopticReference
 from lavise.configs.coco_references import CocoReference as CocoReference
 from lavise.configs.groups import Groups
+from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, PathListTarget, ValueRange
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
 Scale = Annotated[float, Field(gt=0)]
@@ -127,12 +128,20 @@ class VisualGenomeReference(Settings):
 
 
 class ImageFolderReference(Settings):
-    """A folder per class; the mask is the whole picture."""
+    """A folder per class; the mask is the whole picture. ImageNet's numbers (n01440764) get their names. Where the only
+    folders are `train` and `val` (or valid, validation, test), these are the two parts, and classes are below them."""
 
     kind: Literal["image_folder"]
     root: UserPath
     evaluation_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the pictures kept for evaluation; split by picture."""
+    """Share of the pictures kept for evaluation; split by picture. Not read where the folders are split already."""
+    class_from: ClassFrom = None
+    """Of nested folders: `first`, `last`, or `path`, all of them. None: the first, with a line that says so."""
+    follow_links: FollowLinks = False
+    """Whether links that lead out of root are read, too."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white, for example [0, 4095]. None: by
+    the format (16 bits, 12 bits in a TIFF that says so, floating point from 0 to 1)."""
 
 
 class OpenMojiReference(Settings):
@@ -152,6 +161,10 @@ class ImageFolderTarget(Settings):
     root: UserPath
     max_images: int | None = Field(default=None, ge=1)
     """Take only the first so many pictures, in the order of their paths."""
+    follow_links: FollowLinks = False
+    """Whether links that lead out of root are read, too."""
+    value_range: ValueRange = None
+    """As in the reference."""
 
 
 class OpenMojiTarget(Settings):
@@ -163,10 +176,15 @@ class OpenMojiTarget(Settings):
 
 
 ReferenceSettings = Annotated[
-    CocoReference | CocoPanopticReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference,
+    CocoReference
+    | CocoPanopticReference
+    | VisualGenomeReference
+    | ImageFolderReference
+    | OpenMojiReference
+    | CsvLabelsReference,
     Field(discriminator="kind"),
 ]
-TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget, Field(discriminator="kind")]
+TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget | PathListTarget, Field(discriminator="kind")]
 
 
 class WordSettings(Settings):

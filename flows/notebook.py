@@ -214,8 +214,8 @@ def _draw_images(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
             f"audit: the activations of run {past.run_id} are not in {root} any more; audit again with its config.yaml"
         )
     target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
-    paths = {r.key: r.path for r in target.records}
-    return draw_filter(ActivationStore(handle.folder), row, paths, _IMAGES, _IMAGE_PX, past.title)
+    records = {r.key: r for r in target.records}
+    return draw_filter(ActivationStore(handle.folder), row, records, _IMAGES, _IMAGE_PX, past.title)
 
 
 def _show_png(content: bytes) -> str:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import h5py
 import numpy as np
@@ -60,6 +60,7 @@ def write_shard(
     keys: Sequence[str],
     broken: Mapping[str, str],
     provenance: Mapping[str, str],
+    flat: Sequence[str] = (),
 ) -> None:
     """Write one shard, whole or not at all.
 
@@ -67,6 +68,7 @@ def write_shard(
         maps_NCHW: float16.
         keys: of the pictures, N of them.
         broken: pictures of this shard that could not be read, with the reason.
+        flat: of the keys, those of pictures that are nearly of one shade.
 
     Raises:
         CheckpointError: a value that is not finite (float16 ends at 65,504).
@@ -94,6 +96,8 @@ def write_shard(
             "keys", data=np.array(list(keys), dtype=object), dtype=h5py.string_dtype(), maxshape=(None,)
         )
         file.attrs["broken"] = json.dumps(dict(sorted(broken.items())))
+        if flat:
+            file.attrs["flat"] = json.dumps(sorted(flat))
         for name, value in provenance.items():
             file.attrs[name] = value
         file.flush()
@@ -108,14 +112,15 @@ def has_shard(folder: Path, shard: int) -> bool:
 
 
 class StoreIndex(TypedDict):
-    """index.json of a store: its pictures in their order, [C, H, W] of the maps, pictures in each shard, and by key
-    why a picture could not be read."""
+    """index.json of a store: its pictures in their order, [C, H, W] of the maps, pictures in each shard, by key why a
+    picture could not be read, and where there are any, the keys of pictures that are nearly of one shade."""
 
     num_images: int
     shape: list[int]
     shards: list[int]
     keys: list[str]
     broken: dict[str, str]
+    flat: NotRequired[list[str]]
 
 
 def finish_store(folder: Path, grid: ShardGrid) -> StoreIndex:
@@ -125,7 +130,7 @@ def finish_store(folder: Path, grid: ShardGrid) -> StoreIndex:
         raise FileNotFoundError(f"{len(missing)} of {grid.num_shards} shards are missing in {folder}: {missing[:3]}")
     for stray in folder.glob("*.tmp"):
         stray.unlink()
-    counts, keys, broken = [], [], {}
+    counts, keys, broken, flat = [], [], {}, []
     chw: tuple[int, ...] = ()
     for shard in range(grid.num_shards):
         with h5py.File(folder / shard_name(shard), "r") as file:
@@ -133,6 +138,7 @@ def finish_store(folder: Path, grid: ShardGrid) -> StoreIndex:
             chw = tuple(int(n) for n in file["maps"].shape[1:])
             keys += [k.decode("utf-8") for k in file["keys"][:]]
             broken.update(json.loads(file.attrs["broken"]))
+            flat += json.loads(file.attrs.get("flat", "[]"))
     _write_virtual(folder / VIRTUAL_FILE, counts, chw)
     index: StoreIndex = {
         "num_images": sum(counts),
@@ -141,6 +147,8 @@ def finish_store(folder: Path, grid: ShardGrid) -> StoreIndex:
         "keys": keys,
         "broken": broken,
     }
+    if flat:
+        index["flat"] = flat
     write_json(folder / INDEX_FILE, index)
     return index
 
@@ -207,7 +215,7 @@ class ActivationStore:
     def read_provenance(self) -> dict[str, str]:
         """What the shards say of themselves: model, arch, layer, preprocessing (JSON)."""
         with _open_shard(self.shard_path(0)) as file:
-            return {name: str(value) for name, value in file.attrs.items() if name != "broken"}
+            return {name: str(value) for name, value in file.attrs.items() if name not in ("broken", "flat")}
 
     def _read(self, shard: int, name: str) -> Any:
         with _open_shard(self.shard_path(shard)) as file:

@@ -162,7 +162,7 @@ class _Audit:
                 "pictures": inputs.image_digests,
                 "vectors": vectors,
             },
-            skipped={**describe_skipped(results[0]), **({"notes": notes} if notes else {})},
+            skipped={**describe_skipped(results[0], inputs), **({"notes": notes} if notes else {})},
             images_decoded=num_decoded() - decoded_before,
             model=model,
         )
@@ -310,21 +310,26 @@ class SkippedMasks(TypedDict):
 
 
 class Skipped(TypedDict):
-    """Pictures that could not be read, by part and name, with the reason; and masks."""
+    """Pictures that could not be read, by part and name, with the reason; masks; files that were left out while the
+    data were read, by data set and reason; and pictures that are nearly of one shade, which were not left out."""
 
     pictures: dict[Role, dict[str, str]]
     masks: SkippedMasks
+    files: dict[str, dict[str, int]]
+    nearly_of_one_shade: dict[Role, list[str]]
 
 
-def describe_skipped(result: LayerResult) -> Skipped:
-    """Pictures that could not be read, by name, and masks that were left out, by reason; the same for every layer."""
-    index = {role: h.path(INDEX_FILE).read_text("utf-8") for role, h in result.activations.items()}
+def describe_skipped(result: LayerResult, inputs: Inputs) -> Skipped:
+    """See `Skipped`; the same for every layer."""
+    index = {role: json.loads(h.path(INDEX_FILE).read_text("utf-8")) for role, h in result.activations.items()}
     return {
-        "pictures": {role: json.loads(text)["broken"] for role, text in index.items()},
+        "pictures": {role: own["broken"] for role, own in index.items()},
         "masks": {
             "train": result.regions[Role.TRAIN].info["skipped"],
             "evaluation": result.of(OVERLAPS).info["skipped"],
         },
+        "files": {"reference": dict(inputs.train.left_out), "target": dict(inputs.target.left_out)},
+        "nearly_of_one_shade": {role: own.get("flat", []) for role, own in index.items()},
     }
 
 

@@ -1,7 +1,8 @@
 """`lavise doctor`: looks at everything that a run needs, and says what to do about what it lacks.
 
 Each check stands alone: it runs in a thread of its own with a time limit, and whatever goes wrong in it (also an
-import that fails, or a file system that never answers) becomes its result. Nothing is left behind or changed.
+import that fails, or a file system that never answers) becomes its result. Nothing is changed, and
+nothing left behind but a sheet of samples of the data, in the state folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 
 from lavise.configs.schema import Config, StorageSettings, TrackingSettings, WordSettings
 from lavise.flows.doctor.check import Check, Report, Status, run_check
+from lavise.flows.doctor.contents import check_contents
 from lavise.flows.doctor.inputs import check_data, check_demo, check_model, check_word_vectors
 from lavise.flows.doctor.machine import (
     check_device,
@@ -73,6 +75,7 @@ def examine(config: Config | None) -> list[Check]:
     ]
     if config:
         looks += [("target model", partial(check_model, config)), ("data", partial(check_data, config))]
+        looks.append(("contents of the data", partial(check_contents, config)))
     looks += [
         ("Prefect", check_prefect),
         ("MLflow", partial(check_mlflow, config.tracking if config else TrackingSettings(), root)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from lavise.configs.schema import (
 )
 from lavise.flows.doctor.check import Check, ok
 from lavise.storage.datasets.formats import find_format, find_target_format
+from lavise.storage.datasets.picture_files import describe_left_out, find_pictures, has_picture
 
 if TYPE_CHECKING:
     from lavise.storage.models.layers import Layer
@@ -96,12 +96,10 @@ def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) ->
     find = find_target_format if role == "target" else find_format
     needed = find(settings.kind).list_files(settings)
     if not needed:
-        return {} if _has_image(root) else {f"{role}.root": f"no pictures below {str(root)!r}"}
+        follow_links = getattr(settings, "follow_links", False)
+        if has_picture(root, follow_links):
+            return {}
+        rest = describe_left_out(find_pictures(root, role, follow_links).left_out)
+        return {f"{role}.root": f"no pictures below {str(root)!r}{f' ({rest})' if rest else ''}"}
     missing = {key: [str(root / name) for name in names if not (root / name).exists()] for key, names in needed.items()}
     return {f"{role}.{key}": f"{', '.join(paths)} not there" for key, paths in missing.items() if paths}
-
-
-def _has_image(root: Path) -> bool:
-    from lavise.storage.datasets.images import IMAGE_SUFFIXES
-
-    return any(Path(name).suffix.lower() in IMAGE_SUFFIXES for _, _, names in os.walk(root) for name in names)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lavise.configs.roles import Role
 from lavise.storage.activations import INDEX_FILE
+from lavise.storage.datasets.images import LITTLE_SHARE
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations import extract
 from lavise.tasks.engine.stage import Info, StageRunner
@@ -31,8 +32,22 @@ def extract_layers(
         return {i: infos[layers[i]] for i in folders}
 
     handles = runner.run(extract.STAGE, title, inputs.list_requests(), compute, role=role, subject=subject)
-    broken = json.loads(handles[0].path(INDEX_FILE).read_text("utf-8"))["broken"]
+    index = json.loads(handles[0].path(INDEX_FILE).read_text("utf-8"))
+    broken, flat = index["broken"], index.get("flat", [])
     extract.check_broken(broken, len(data.records), settings.max_broken_share, data.name)
     for key, reason in broken.items():
         log.warning("  skipped picture %r: %s", key, reason)
+    if flat:
+        log.warning(
+            "  %d of %d pictures of %s use under %g %% of the range from black to white (as %r); where they are "
+            "grey with more than 8 bits, set %s to the values that are black and white, as [0, 4095]",
+            len(flat),
+            len(data.records),
+            data.name,
+            100 * LITTLE_SHARE,
+            flat[0],
+            "target.value_range"
+            if role == Role.TARGET
+            else "reference.value_range (image_folder and csv_labels have it)",
+        )
     return handles

@@ -16,6 +16,7 @@ from lavise.configs.schema import (
 )
 from lavise.storage.datasets.base import Dataset, Reference
 from lavise.storage.datasets.formats import find_format, find_target_format
+from lavise.storage.datasets.picture_files import describe_left_out
 from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
 from lavise.storage.state.text import printable
@@ -78,10 +79,15 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
     """
     reference = _open_reference(config, runner, progress)
     target = open_target(config, runner, progress)
-    for part in (reference.train, reference.evaluation, target):
-        for note in part.notes:
-            log.info("  %s: %s", printable(part.name), note)
+    for role, part in (("reference", reference.train), ("reference", reference.evaluation), ("target", target)):
+        log_reading(role, part)
     return _digest({Role.TRAIN: reference.train, Role.EVALUATION: reference.evaluation, Role.TARGET: target}, progress)
+
+
+def log_reading(role: str, dataset: Dataset) -> None:
+    """What was decided and left out while a data set was read, a line each."""
+    for line in [*dataset.notes, *(f"left out {describe_left_out({r: n})}" for r, n in dataset.left_out.items())]:
+        log.warning("  %s %s: %s", role, printable(dataset.name), line)
 
 
 def take_images(inputs: Inputs, num: int, progress: Progress) -> Inputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,17 @@ class Annotation:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One picture. `key` is its path below the data set's root and unique in it."""
+    """One picture.
+
+    Attributes:
+        key: its path below the data set's root, unique in it.
+        value_range: of a grey picture with more than 8 bits: the values that become black and white. None: by format.
+    """
 
     key: str
     path: Path
     annotations: tuple[Annotation, ...] = ()
+    value_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,20 +76,25 @@ class Dataset:
         name: for people, for example `coco/train2017`.
         records: in the data set's own order.
         concepts: the category names, in the data set's own order; empty where there are no labels.
-        skipped: what was left out while reading, by reason.
-        notes: what was read otherwise than it stands in the files, or is worth knowing of them; for people.
+        skipped: masks and labels that were left out while reading, by reason.
+        left_out: files that were left out while reading, by reason.
+        notes: what was read otherwise than it stands in the files, or is worth knowing of them; a line each.
     """
 
     name: str
     records: tuple[ImageRecord, ...]
     concepts: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def digest_images(self, progress: Progress = no_progress) -> str:
-        """sha256 over the pictures' names, sizes and contents, and their order; labels do not matter."""
+        """sha256 over the pictures' names, sizes and contents, their order, and ranges of values that are not their
+        format's; labels do not matter."""
         contents = digest_files({r.key: r.path for r in self.records}, progress)
-        return digest_of({"contents": contents, "order": [r.key for r in self.records]})
+        ranges = [r.value_range for r in self.records]
+        facts = {"contents": contents, "order": [r.key for r in self.records]}
+        return digest_of({**facts, "value_ranges": [list(r) if r else 0 for r in ranges] if any(ranges) else None})
 
     def compute_digest(self, pictures: str | None = None) -> str:
         """sha256 over the pictures (their digest, where it is known already), the pairs and the concepts."""
@@ -102,7 +113,8 @@ class Dataset:
 
     def without_labels(self) -> Dataset:
         """The same pictures, with no pairs and no concepts: what a target domain is."""
-        return Dataset(self.name, tuple(ImageRecord(r.key, r.path) for r in self.records))
+        records = tuple(replace(r, annotations=()) for r in self.records)
+        return Dataset(self.name, records, left_out=self.left_out, notes=self.notes)
 
 
 @dataclass(frozen=True)

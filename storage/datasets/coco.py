@@ -248,7 +248,8 @@ def _load(file: CocoFile, images: Path, name: str, options: CocoOptions, shared:
         ) is not None:
             by_image[entry["image_id"]].append(found)
     records = tuple(ImageRecord(opened.keys[i], opened.paths[i], tuple(by_image[i])) for i in taken)
-    return Dataset(name, records, tuple(concepts.values()), dict(reader.skipped), (*opened.notes, *reader.describe()))
+    notes = (*opened.notes, *reader.describe())
+    return Dataset(name, records, tuple(concepts.values()), dict(reader.skipped), notes=notes)
 
 
 class _AnnotationReader:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from lavise.configs.errors import UserError
 from lavise.storage.datasets.base import resolve_inside
-from lavise.storage.datasets.images import list_images
+from lavise.storage.datasets.picture_files import find_pictures
 from lavise.storage.state.text import printable
 
 # Label Studio puts eight hexadecimal digits before the name of a picture that was uploaded.
@@ -93,6 +93,6 @@ class ImageFinder:
     def _files(self) -> dict[str, list[str]]:
         """Paths below the folder by their last part; made once, when a name is searched for."""
         files: dict[str, list[str]] = defaultdict(list)
-        for path in list_images(self._folder):
+        for path in find_pictures(self._folder, "reference").paths:
             files[path.name].append(path.relative_to(self._folder).as_posix())
         return dict(files)

@@ -100,7 +100,8 @@ def load_coco_panoptic(
     notes = [*opened.notes]
     if skipped["crowd"]:
         notes.append(f"{skipped['crowd']:,} segments are crowds and left out; reference.crowds=use reads them")
-    return Dataset(name, records, tuple(concepts.values()), {k: n for k, n in skipped.items() if n}, tuple(notes))
+    left_out = {reason: number for reason, number in skipped.items() if number}
+    return Dataset(name, records, tuple(concepts.values()), left_out, notes=tuple(notes))
 
 
 def find_segment_ids(path: Path) -> IntArray:

@@ -1,21 +1,39 @@
-"""Reading pictures. A picture that cannot be read whole is an error with a reason, never a grey square."""
+"""Reading pictures. A picture that cannot be read whole is an error with a reason, never a grey square.
+
+Grey pictures of more than 8 bits are brought to 8 by the values that their format calls black and white, or by those
+that the settings give; never by what a picture happens to hold, which would make each a picture of its own scale.
+"""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.datasets.geometry import Geometry
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
+Range = tuple[float, float]
+ImageSource = Path | ImageRecord
+"""A picture; a record says in which range its values are."""
 
-# What is tried on bytes, which anyone may send: those of IMAGE_SUFFIXES. Some of Pillow's others start programs.
-_SAFE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_TGA = frozenset({".tga"})
+IMAGE_SUFFIXES = _TGA | {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpx", ".ico", ".qoi"),
+}
+# All that is ever tried, by content. Some of Pillow's others start programs (EPS) or are no pictures (HDF5).
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "ICO", "QOI")
+LITTLE_SHARE = 0.05
+"""Of the range from black to white; a picture that uses less is nearly of one shade."""
+_BITS_PER_SAMPLE = 258
+_EXACT = 2**40
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)
 _EXIF_TURNS = {
@@ -44,20 +62,23 @@ def num_decoded() -> int:
     return _DecodeCounter.count
 
 
-def open_image(source: Path | bytes) -> Image.Image:
-    """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for.
+def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.Image:
+    """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for; of several frames the first.
+
+    Args:
+        value_range: of grey pictures with more than 8 bits, the values that become black and white; None: by the
+            format.
 
     Raises:
         BrokenImageError: with the reason.
     """
     _DecodeCounter.count += 1
-    opened, formats = (BytesIO(source), _SAFE_FORMATS) if isinstance(source, bytes) else (source, None)
     try:
-        with Image.open(opened, formats=formats) as file:
+        with _open(source) as file:
             file.load()
             turn = _EXIF_TURNS.get(_read_orientation(file))
-            picture = file.transpose(turn) if turn is not None else file
-            return picture.copy() if picture.mode == "RGB" else _to_rgb(picture)
+            rgb = _scale_grey(file, value_range) if is_deep(file) else _to_rgb(file)
+            return rgb.transpose(turn) if turn is not None else rgb
     except FileNotFoundError:
         raise BrokenImageError("not found") from None
     except UnidentifiedImageError:
@@ -85,27 +106,89 @@ def read_stored_size(path: Path) -> tuple[int, int, int]:
         BrokenImageError: with the reason.
     """
     try:
-        with Image.open(path) as file:
+        with _open(path) as file:
             width, height = file.size
             return height, width, _read_orientation(file)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
         raise BrokenImageError(f"not readable: {err}") from None
 
 
-def load_square(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Header:
+    """What a picture's header says.
+
+    Attributes:
+        has_range: the format says which values are black and white.
+        num_frames: frames or pages.
+    """
+
+    has_range: bool
+    num_frames: int
+
+
+def read_header(path: Path) -> Header:
+    """What can be told without decoding; frames are counted, for which some files are read through.
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
+    try:
+        with _open(path) as file:
+            has_range = not is_deep(file) or _find_range(file) is not None
+            return Header(has_range, int(getattr(file, "n_frames", 1)))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its content, whatever its name."""
+    try:
+        with _open(path):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except (OSError, SyntaxError, ValueError, EOFError):
+        return False
+
+
+def load_square(source: ImageSource, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """Decode and resize: uint8 [S, S, 3].
 
     Raises:
         BrokenImageError: with the reason.
     """
-    return geometry.resize_image(open_image(path))
+    if isinstance(source, ImageRecord):
+        return geometry.resize_image(open_image(source.path, source.value_range))
+    return geometry.resize_image(open_image(source))
 
 
-def list_images(root: Path) -> list[Path]:
-    """All picture files below `root`, by path; links that lead out of `root` are left out."""
-    inside = root.resolve()
-    found = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    return sorted((p for p in found if p.resolve().is_relative_to(inside)), key=lambda p: p.as_posix())
+def uses_little(picture_SS3: npt.NDArray[np.uint8]) -> bool:
+    """Whether a picture uses less than LITTLE_SHARE of the range from black to white."""
+    return int(picture_SS3.max()) - int(picture_SS3.min()) < LITTLE_SHARE * 255
+
+
+def is_deep(file: Image.Image) -> bool:
+    """Grey, with more than 8 bits or in floating point."""
+    return file.mode == "F" or file.mode == "I" or file.mode.startswith("I;16")
+
+
+def _turn_size(file: Image.Image) -> tuple[int, int]:
+    width, height = file.size
+    return (width, height) if _read_orientation(file) in _EXIF_TURNED else (height, width)
+
+
+@lru_cache(maxsize=1)
+def _list_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open(source: Path | bytes) -> Image.Image:
+    if isinstance(source, bytes):
+        return Image.open(BytesIO(source), formats=_list_formats())
+    # A TGA has no mark by which it could be told from noise: its name has to say it.
+    formats = ("TGA",) if source.suffix.lower() in _TGA else _list_formats()
+    return Image.open(source, formats=formats)
 
 
 def _read_orientation(file: Image.Image) -> int:
@@ -117,11 +200,60 @@ def _read_orientation(file: Image.Image) -> int:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture.copy()
     if "transparency" in picture.info or picture.mode in {"RGBA", "LA", "PA"}:
         rgba = picture.convert("RGBA")
         ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(ground, rgba).convert("RGB")
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        # 16 bit grey: PIL's own conversion clips to 255 instead of scaling.
-        return Image.fromarray((np.asarray(picture, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     return picture.convert("RGB")
+
+
+def _find_range(file: Image.Image) -> Range | None:
+    """The values that the format of a deep picture calls black and white; None where it does not say.
+
+    A TIFF's MaxSampleValue is not asked: it is what one picture holds. Whole numbers with a sign or 32 bits have no
+    white in any format.
+    """
+    if file.mode == "F":
+        return 0.0, 1.0
+    if isinstance(file, TiffImagePlugin.TiffImageFile):
+        if file.mode == "I":
+            return None
+        (bits, *_) = file.tag_v2.get(_BITS_PER_SAMPLE, (16,))
+        return 0, 2 ** int(bits) - 1
+    return 0, 2**16 - 1  # Pillow brings PNM and JPEG 2000 of other depths to 16 bits
+
+
+def _scale_grey(picture: Image.Image, value_range: Range | None) -> Image.Image:
+    """A deep picture as RGB.
+
+    Whole numbers: v -> floor((v - low) 256 / (high - low + 1)), so that 16 bits become their upper 8. Others:
+    v -> round((v - low) 255 / (high - low)).
+
+    Raises:
+        ValueError: nothing says which values are black and white, or they are not numbers.
+    """
+    values_hw = np.asarray(picture)
+    low, high = value_range or _find_range(picture) or (None, None)
+    is_float = picture.mode == "F"
+    if is_float and np.isnan(values_hw).any():
+        raise ValueError("it has values that are not numbers (NaN)")
+    least, most = values_hw.min(), values_hw.max()
+    if low is None or high is None or (is_float and value_range is None and (least < low or most > high)):
+        kind = "floating-point values" if is_float else "whole numbers with a sign or of 32 bits,"
+        raise ValueError(
+            f"{kind} from {least:g} to {most:g}, and nothing says which are black and white; "
+            "set reference.value_range or target.value_range to [LOW, HIGH]"
+        )
+    whole = not is_float and float(low).is_integer() and float(high).is_integer() and max(-low, high) < _EXACT
+    if whole:
+        scaled_hw = (values_hw.astype(np.int64) - int(low)) * 256 // (int(high) - int(low) + 1)
+    else:
+        with np.errstate(over="ignore"):
+            scaled_hw = np.rint((values_hw.astype(np.float64).clip(low, high) - low) / (high - low) * 255)
+    grey_hw = scaled_hw.clip(0, 255).astype(np.uint8)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        grey_hw[values_hw == transparent] = 255  # lies on white, as everywhere
+    return Image.fromarray(grey_hw).convert("RGB")

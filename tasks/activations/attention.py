@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from lavise.configs.registry import ATTENTION
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.geometry import find_regions
-from lavise.storage.datasets.images import load_square
+from lavise.storage.datasets.images import ImageSource, load_square
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.extract import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
@@ -29,7 +28,7 @@ _IMAGES_PER_BLOCK = 16
 
 
 # Of F float32 [C, H, W], filters u [U], all T [C], the picture's file and the network -> region features [U, C].
-Look = Callable[[FloatArray, IntArray, FloatArray, Path, MaskedForward], torch.Tensor]
+Look = Callable[[FloatArray, IntArray, FloatArray, ImageSource, MaskedForward], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def pool_pairs(
                 if look:
                     if forward is None:
                         raise ValueError(f"{method.replace('_', ' ')} needs the network")
-                    features = look(maps_CHW, filters, thresholds_C, forward.paths[image], forward)
+                    features = look(maps_CHW, filters, thresholds_C, forward.pictures[image], forward)
                 else:
                     maps_CP = torch.from_numpy(maps_CHW).to(device).flatten(1)
                     filters_U = torch.from_numpy(filters).to(device)
@@ -180,12 +179,12 @@ def _multiply_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor) -> tuple[torc
 
 
 def look_at_masked_image(
-    maps_CHW: FloatArray, filters: IntArray, thresholds_C: FloatArray, path: Path, forward: MaskedForward
+    maps_CHW: FloatArray, filters: IntArray, thresholds_C: FloatArray, picture: ImageSource, forward: MaskedForward
 ) -> torch.Tensor:
     """pool(Feat(x ⊙ R_u)) for some filters on one picture; x is the normalised input, so what is masked becomes 0."""
     model, device = forward.model, forward.device
     size = model.geometry.size_px
-    image_13SS = normalise_images(load_square(path, model.geometry)[None], model, device)
+    image_13SS = normalise_images(load_square(picture, model.geometry)[None], model, device)
     network = model.network.to(device)
     parts = []
     with ActivationTap(network, (model.find_layer(forward.layer),)) as tap:

@@ -21,7 +21,7 @@ from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ShardGrid, finish_store, has_shard, write_shard
 from lavise.storage.array_types import HalfArray
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.images import BrokenImageError, load_square
+from lavise.storage.datasets.images import BrokenImageError, load_square, uses_little
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json
@@ -33,7 +33,7 @@ from lavise.tasks.engine.stage_inputs import HOW, Given, Request, Spread, StageI
 if TYPE_CHECKING:
     import torch
 
-STAGE = Stage("extract", version=1, resumable=True, uses_device=True, libraries=("pillow",))
+STAGE = Stage("extract", version=2, resumable=True, uses_device=True, libraries=("pillow",))
 _NUM_SHOWN = 5
 
 Decoded = npt.NDArray[np.uint8] | str
@@ -95,7 +95,8 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
         folders: layer name -> folder of its store; of those layers that are not there yet.
 
     Returns:
-        layer name -> facts: num_images, shape [C, H, W], broken.
+        layer name -> facts: num_images, shape [C, H, W], num_broken, and where there are any, num_flat: pictures that
+        are nearly of one shade.
 
     Raises:
         UserError: too many broken pictures, or activations that are not finite.
@@ -115,10 +116,11 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     ):
         all_broken: dict[str, str] = {}
         broken: dict[str, str]
+        flat: list[str]
         records = [[dataset.records[i] for i in grid.images_of(s)] for s in open_shards]
         for shard, decoded in zip(open_shards, _decode_ahead(pool, records, model, settings), strict=True):
             keys: list[str] = []
-            broken = {}
+            broken, flat = {}, []
             parts: dict[str, list[HalfArray]] = {name: [] for name in folders}
             for batch in decoded:
                 good = [(r.key, picture) for r, picture in batch if not isinstance(picture, str)]
@@ -127,6 +129,7 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
                     pictures = np.stack([p for _, p in good if not isinstance(p, str)])
                     run_network(network, normalise_images(pictures, model, device))
                     keys += [key for key, _ in good]
+                    flat += [key for key, p in good if not isinstance(p, str) and uses_little(p)]
                     for name in folders:
                         parts[name].append(tap.maps[name].to(torch.float16).cpu().contiguous().numpy())
                 bar.advance(len(batch))
@@ -136,11 +139,13 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
                 if not has_shard(folder, shard):
                     maps = np.concatenate(parts[name]) if keys else _no_maps(tap, network, model, name, device)
                     provenance = {"model": model.digest, **describe_provenance(model, name)}
-                    write_shard(folder, shard, maps, keys, broken, provenance)
+                    write_shard(folder, shard, maps, keys, broken, provenance, flat)
     infos: dict[str, Info] = {}
     for name, folder in folders.items():
         index = finish_store(folder, grid)
-        infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": len(index["broken"])}
+        flat_of = {"num_flat": len(index["flat"])} if "flat" in index else {}
+        num_broken = len(index["broken"])
+        infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": num_broken, **flat_of}
     return infos
 
 
@@ -187,7 +192,7 @@ def _decode_ahead(
 
     def decode(record: ImageRecord) -> Decoded:
         try:
-            return load_square(record.path, model.geometry)
+            return load_square(record, model.geometry)
         except BrokenImageError as err:
             return str(err)
 

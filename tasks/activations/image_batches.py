@@ -46,7 +46,7 @@ def read_batches(
 
     def decode(record: ImageRecord) -> Decoded:
         try:
-            return load_square(record.path, model.geometry)
+            return load_square(record, model.geometry)
         except BrokenImageError:
             return None
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, FloatArray
 from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.images import ImageSource
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
@@ -35,12 +36,12 @@ class MaskedForward:
     """What image masking needs: the network itself, and the pictures.
 
     Attributes:
-        paths: of the store's pictures, in its order.
+        pictures: those of the store, in its order.
     """
 
     model: TargetModel
     layer: str
-    paths: list[Path]
+    pictures: Sequence[ImageSource]
     batch_size: int
     device: str
 
@@ -71,8 +72,8 @@ def open_maps(
         pictures: that the activations are of, and maybe others.
     """
     store = ActivationStore(activations.folder)
-    path_of = {record.key: record.path for record in pictures.records}
-    paths = [path_of[key] for key in store.keys]
-    forward = MaskedForward(network.model, network.layer, paths, network.batch_size, device)
+    record_of = {record.key: record for record in pictures.records}
+    records = [record_of[key] for key in store.keys]
+    forward = MaskedForward(network.model, network.layer, records, network.batch_size, device)
     saturated = np.load(thresholds.path(file_names.SATURATED), allow_pickle=False)
     return LayerMaps(store, load_thresholds(thresholds), forward, saturated)

@@ -88,17 +88,17 @@ def write_report(
     Returns:
         facts: num_filters, num_pictures, size_bytes.
     """
-    paths = pictures.paths
+    images = pictures.images
     tables = [read_layer(part, settings.images_per_filter) for part in parts]
     analyses = describe_sections([(part.layer, part.analyses) for part in parts])
     book = ImageBook()
     listed = [picture for own in analyses for found in own.found for picture in own.section.list_images(found)]
-    number_images(tables, [(role, key) for role, key in listed if key in paths.get(role, {})], book)
+    number_images(tables, [(role, key) for role, key in listed if key in images.get(role, {})], book)
     described = [describe_filters(n, table, book, progress) for n, table in enumerate(tables)]
 
     def find_number(picture: ShownImage) -> int | None:
         role, key = picture
-        return book.add(role, key) if key in paths.get(role, {}) else None
+        return book.add(role, key) if key in images.get(role, {}) else None
 
     for own in analyses:
         for found in own.found:
@@ -111,7 +111,7 @@ def write_report(
     }
     size = write_page(facts, sections, described, book, pictures, settings, folder, progress)
     sources = [OverviewSource(t.filters, t.store, t.part.thresholds) for t in tables]
-    overview = draw_confident_filters(sources, paths[TARGET], pictures.geometry, facts["Audit"])
+    overview = draw_confident_filters(sources, images[TARGET], pictures.geometry, facts["Audit"])
     (folder / file_names.OVERVIEW).write_bytes(overview)
     write_figures(parts, folder)
     num_filters = sum(len(d.entries) for d in described)
@@ -151,7 +151,7 @@ def write_page(
     page = render_page(facts, sections, data, packed, {**asked, "encoded": None})
     names = sum(len(json.dumps(key)) + 4 for _, key in book.addresses)
     room = settings.max_size_mb * _MB - len(_to_bytes(page)) - names - 1000
-    encoded = encode_images(book, pictures.paths, pictures.geometry, settings.thumbnail_px, room, progress)
+    encoded = encode_images(book, pictures.images, pictures.geometry, settings.thumbnail_px, room, progress)
     page = render_page(facts, sections, data, packed, {**asked, "encoded": encoded})
     before, mark, after = page.partition(_IMAGES_MARK)
     assert mark

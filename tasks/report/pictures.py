@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry, area_weights, upsample_maps
-from lavise.storage.datasets.images import BrokenImageError, load_square
+from lavise.storage.datasets.images import BrokenImageError, ImageSource, load_square
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.charts.figures import OverviewRow, draw_overview
 
@@ -77,16 +76,16 @@ class ReportImages:
     """Where the report's pictures are, and how the network sees them.
 
     Attributes:
-        paths: by role and key.
+        images: by role and key.
     """
 
     geometry: Geometry
-    paths: Mapping[str, Mapping[str, Path]]
+    images: Mapping[str, Mapping[str, ImageSource]]
 
     @classmethod
     def of(cls, geometry: Geometry, data: Mapping[str, Dataset]) -> ReportImages:
         """Of data sets by their role."""
-        return cls(geometry, {role: {r.key: r.path for r in own.records} for role, own in data.items()})
+        return cls(geometry, {role: {r.key: r for r in own.records} for role, own in data.items()})
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class EncodedImages:
 
 def encode_images(
     book: ImageBook,
-    paths: Mapping[str, Mapping[str, Path]],
+    images: Mapping[str, Mapping[str, ImageSource]],
     geometry: Geometry,
     size_px: int,
     max_bytes: float,
@@ -119,7 +118,7 @@ def encode_images(
     The size is walked down until an estimate from a sample at even distances fits, and further if it was too low.
 
     Args:
-        paths: by role, by key.
+        images: by role, by key.
         size_px: asked for.
         max_bytes: of all contents together.
     """
@@ -132,7 +131,7 @@ def encode_images(
         def encode(number: int, sizes: tuple[int, ...] = sizes, quality: int = quality) -> str:
             role, key = book.addresses[number]
             own_px = sizes[0] if number < num_large else sizes[1]
-            return _encode(paths[role][key], geometry, own_px, quality)
+            return _encode(images[role][key], geometry, own_px, quality)
 
         if not is_last and num > 2 * _SAMPLE:
             expected = 0.0
@@ -153,17 +152,17 @@ def encode_images(
     raise AssertionError("the last rung returns")
 
 
-def _encode(path: Path, geometry: Geometry, size_px: int, quality: int) -> str:
+def _encode(picture: ImageSource, geometry: Geometry, size_px: int, quality: int) -> str:
     small = Geometry(size_px, geometry.fit, geometry.crop_share, geometry.interpolation)
     buffer = io.BytesIO()
-    Image.fromarray(load_image(path, small)).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    Image.fromarray(load_image(picture, small)).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def load_image(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+def load_image(picture: ImageSource, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """uint8 [S, S, 3]; black where the picture can no longer be read."""
     try:
-        return load_square(path, geometry)
+        return load_square(picture, geometry)
     except BrokenImageError:
         return np.zeros((geometry.size_px, geometry.size_px, 3), np.uint8)
 
@@ -265,7 +264,7 @@ class OverviewSource:
 
 
 def draw_confident_filters(
-    sources: Sequence[OverviewSource], paths: Mapping[str, Path], geometry: Geometry, name: str
+    sources: Sequence[OverviewSource], images: Mapping[str, ImageSource], geometry: Geometry, name: str
 ) -> bytes:
     """The most confident filters of all layers with their first pictures; PNG."""
     small = Geometry(_OVERVIEW_PX, geometry.fit, geometry.crop_share, geometry.interpolation)
@@ -285,20 +284,20 @@ def draw_confident_filters(
         keys = row["top_images"][:_OVERVIEW_IMAGES]
         maps = source.store.read_images([position[k] for k in keys])[:, unit].astype(np.float32)
         title = f"{row['layer']}, filter {unit}, confidence {row['confidence']:.2f}"
-        pictures = [load_image(paths[k], small) for k in keys]
+        pictures = [load_image(images[k], small) for k in keys]
         heights = list(upsample_maps(maps - source.thresholds[unit], _OVERVIEW_PX))
         shown.append(OverviewRow(title, row["words"], pictures, heights))
     return draw_overview(shown, f"{name}: the most confident filters")
 
 
 def draw_filter(
-    store: ActivationStore, row: Mapping[str, Any], paths: Mapping[str, Path], num: int, size_px: int, name: str
+    store: ActivationStore, row: Mapping[str, Any], images: Mapping[str, ImageSource], num: int, size_px: int, name: str
 ) -> bytes:
     """A filter's first pictures, dimmed outside its region; PNG.
 
     Args:
         row: of filters.parquet.
-        paths: of the pictures; those that are not among them are left out.
+        images: of the pictures; those that are not among them are left out.
         num: of pictures; size_px: their height and width.
         name: of the audit.
 
@@ -306,11 +305,11 @@ def draw_filter(
         BrokenImageError: a picture that cannot be read.
     """
     position = {key: i for i, key in enumerate(store.keys)}
-    keys = [key for key in list(row["top_images"])[:num] if key in paths]
+    keys = [key for key in list(row["top_images"])[:num] if key in images]
     framing = json.loads(store.read_provenance()["preprocessing"])
     geometry = Geometry(size_px, framing["fit"], framing.get("crop_share", 1.0), framing["interpolation"])
     maps = store.read_images([position[k] for k in keys])[:, int(row["filter"])].astype(np.float32)
     heights = list(upsample_maps(maps - np.float32(row["threshold"]), size_px))
-    pictures = [load_square(paths[k], geometry) for k in keys]
+    pictures = [load_square(images[k], geometry) for k in keys]
     title = f"{row['layer']}, filter {row['filter']}"
     return draw_overview([OverviewRow(title, list(row["words"]), pictures, heights)], name)

@@ -14,7 +14,8 @@ ROOMS = ["configs", "storage", "tasks", "flows"]
 WINGS = {
     "storage": [
         {"array_types", "state", "table_rows"},
-        {"datasets", "words"},
+        {"words"},
+        {"datasets"},
         {"models"},
         {"activations", "tracking"},
         {"checkpoint_sources"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from lavise.configs.schema import Config
 from lavise.flows.audit.layer_context import LayerResult
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import _apply_policy, _environment_tags, describe_skipped, digest_identity, run_audit
+from lavise.flows.shared.inputs import Inputs
 from lavise.flows.shared.results import RunResult
 from lavise.storage.activations import ShardGrid, finish_store, write_shard
+from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.layers import Layer
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import no_progress
@@ -224,9 +226,9 @@ def test_identity_tells_settings_apart_that_change_the_words(tmp_path: Path, sec
 # What was left out
 
 
-def publish_activations(root: Path, broken: Mapping[str, str]) -> Handle:
+def publish_activations(root: Path, broken: Mapping[str, str], flat: Sequence[str] = ()) -> Handle:
     def fill(folder: Path) -> None:
-        write_shard(folder, 0, np.ones((2, 3, 2, 2), np.float16), ["a.png", "b.png"], broken, {})
+        write_shard(folder, 0, np.ones((2, 3, 2, 2), np.float16), ["a.png", "b.png"], broken, {}, flat)
         finish_store(folder, ShardGrid(2 + len(broken), 8))
 
     return publish(root, "extract", fill)
@@ -236,17 +238,23 @@ def test_skipped_pictures_and_masks_by_part(tmp_path: Path) -> None:
     broken = {Role.TRAIN: {"c.png": "truncated"}, Role.EVALUATION: {}, Role.TARGET: {"x.png": "empty", "y.png": "gone"}}
     result = LayerResult(
         Layer("tail", "Conv2d", 3, 2, 2),
-        {role: publish_activations(tmp_path / role, found) for role, found in broken.items()},
+        {
+            role: publish_activations(tmp_path / role, found, ["b.png"] if role == Role.TARGET else [])
+            for role, found in broken.items()
+        },
         regions={Role.TRAIN: publish(tmp_path, "regions", lambda _: {"skipped": {"wrong size": 2}})},
     )
     result.keep(publish(tmp_path, "overlaps", lambda _: {"skipped": {"wrong size": 1, "crowd": 4}}))
-    assert describe_skipped(result) == {
+    train, evaluation, target = (Dataset("d", (), left_out=own) for own in ({"link": 2}, {}, {"hidden": 1}))
+    assert describe_skipped(result, Inputs(train, evaluation, target, {}, {})) == {
         "pictures": {
             "train": {"c.png": "truncated"},
             "evaluation": {},
             "target": {"x.png": "empty", "y.png": "gone"},
         },
         "masks": {"train": {"wrong size": 2}, "evaluation": {"wrong size": 1, "crowd": 4}},
+        "files": {"reference": {"link": 2}, "target": {"hidden": 1}},
+        "nearly_of_one_shade": {"train": [], "evaluation": [], "target": ["b.png"]},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lavise.configs.errors import UserError
 from lavise.configs.roles import Role
 from lavise.configs.schema import ExtractSettings
 from lavise.flows.shared.extraction import extract_layers
-from lavise.storage.activations import ActivationStore
+from lavise.storage.activations import INDEX_FILE, ActivationStore
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
@@ -127,6 +129,31 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path: Path, caplog: pytest.L
         assert record.getMessage() == "  skipped picture '3.png': not readable: no picture of a known format"
     kept = ["0.png", "1.png", "2.png", "4.png", "5.png"]
     assert [list(ActivationStore(h.folder).keys) for h in (body, tail)] == [kept, kept]
+
+
+def test_pictures_that_are_nearly_of_one_shade_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Twelve bits in sixteen come out black; they are kept, and each run says so."""
+    data = make_data(tmp_path / "photos")
+    noise = np.random.default_rng(0).integers(0, 2700, (30, 30), dtype=np.uint16)
+    for i in (1, 5):
+        Image.fromarray(noise).save(data.records[i].path)
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "lavise"):
+            (handle,), _ = extract(tmp_path, data, ("tail",))
+        (record,) = caplog.records
+        assert record.getMessage().startswith("  2 of 6 pictures of photos use under 5 % of the range ")
+        assert "(as '1.png')" in record.getMessage()
+        assert "set target.value_range" in record.getMessage()
+    assert handle.info["num_flat"] == 2
+    assert json.loads(handle.path(INDEX_FILE).read_text("utf-8"))["flat"] == ["1.png", "5.png"]
+    assert "flat" not in ActivationStore(handle.folder).read_provenance()
+    caplog.clear()
+    ranged = Dataset("photos", tuple(replace(r, value_range=(0.0, 2699.0)) for r in data.records))
+    (other,), _ = extract(tmp_path, ranged, ("tail",))
+    assert other.digest != handle.digest
+    assert not caplog.records
+    assert "num_flat" not in other.info
 
 
 def test_too_many_broken_pictures_stop(tmp_path: Path) -> None:

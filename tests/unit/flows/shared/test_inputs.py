@@ -1,4 +1,4 @@
-"""The first pictures of each part, for baselines."""
+"""The data of an audit: what is said as they are opened, and the first pictures of each part, for baselines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from lavise.configs.loading import load_config
 from lavise.configs.roles import Role
 from lavise.flows.shared.inputs import Inputs, open_inputs, take_images
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.progress import no_progress
+from lavise.tasks.engine.stage import StageRunner
+from tests.unit.flows.helpers import make_config
 from tests.unit.tasks.helpers import write_image
 
 SIZES = {Role.TRAIN: 5, Role.EVALUATION: 3, Role.TARGET: 4}
@@ -82,6 +85,21 @@ def test_how_data_were_read_is_logged_and_kept(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.INFO, logger="lavise"):
         found = open_inputs(config, cast(Any, None), no_progress)
     note = "4 of 4 masks are boxes"
-    assert [r.getMessage() for r in caplog.records] == [f"  {tmp_path.name}/train: {note}"]
+    assert [r.getMessage() for r in caplog.records] == [f"  reference {tmp_path.name}/train: {note}"]
     assert found.collect_notes() == {Role.TRAIN: [note]}
     assert [facts.notes for facts in found.describe(dict.fromkeys(Role, ""))] == [(note,), (), ()]
+
+
+def test_what_was_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By an audit as it opens its data: a target of which one file is no picture, a reference with nested folders."""
+    for name in ("ref/train/n02012849/1.png", "ref/train/n03126707/2.png", "ref/val/n02012849/3.png", "target/1.png"):
+        write_image(tmp_path / name, 8, 8, seed=1)
+    (tmp_path / "target" / "2.heic").write_bytes(b"x")
+    config = make_config(tmp_path, reference={"root": tmp_path / "ref"})
+    with caplog.at_level(logging.WARNING, "lavise"):
+        opened = open_inputs(config, StageRunner(ArtefactStore(tmp_path / "state")), no_progress)
+    assert opened.train.concepts == ("crane",)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [m.split(":")[0] for m in messages] == ["  reference ref/train"] * 3 + ["  target target"]
+    assert "n02012849 and n03126707 are 'crane'" in messages[1]
+    assert messages[3] == "  target target: left out 1 x file with the ending .heic"

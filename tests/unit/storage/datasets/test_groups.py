@@ -11,7 +11,8 @@ import pytest
 from lavise.configs.errors import UserError
 from lavise.configs.groups import AnnotationGroups, CsvGroups, FolderGroups
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.groups import MAX_NAME, Grouping, clean_name, make_grouping
+from lavise.storage.datasets.csv_tables import MAX_NAME, clean_name
+from lavise.storage.datasets.groups import Grouping, make_grouping
 
 KEYS = ["a/x/1.png", "a/x/2.png", "b/y/1.png", "b/3.png", "4.png"]
 FIELD = "bias.groups"
@@ -116,6 +117,32 @@ def test_csv_same_line_twice(tmp_path: Path) -> None:
     assert named(by_csv(tmp_path, text))[:2] == ["f", "m"]
 
 
+def test_csv_as_pandas_writes_it(tmp_path: Path) -> None:
+    """With an index in the first column, which has no name; or with the names as the index."""
+    expected = ["f", "m", None, None, None]
+    assert named(by_csv(tmp_path, ",file,sex\n0,a/x/1.png,f\n1,a/x/2.png,m\n")) == expected
+    assert named(by_csv(tmp_path, "Unnamed: 0,file,sex\n0,a/x/1.png,f\n1,a/x/2.png,m\n")) == expected
+    assert named(by_csv(tmp_path, ",sex,file\n0,f,a/x/1.png\n1,m,a/x/2.png\n")) == expected
+    assert named(by_csv(tmp_path, ",sex\na/x/1.png,f\na/x/2.png,m\n")) == expected
+
+
+def test_csv_names_of_other_machines(tmp_path: Path) -> None:
+    """Without ending, as an absolute path, with a drive, below other folders, or without the first folders."""
+    text = "image,sex\n/home/me/set/a/x/1.png,f\nD:\\set\\a\\x\\2.png,m\ny/1.png,f\nset/b/3,m\n4,f\n"
+    assert named(by_csv(tmp_path, text)) == ["f", "m", "f", "m", "f"]
+
+
+def test_csv_names_that_fit_several(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert named(by_csv(tmp_path, "image,sex\n1,f\n2,m\n3,f\n")) == [None, "m", None, "f", None]
+    (record,) = caplog.records
+    assert "1 names fit several pictures: '1' fits 'a/x/1.png' and 'b/y/1.png'" in record.getMessage()
+
+
+def test_csv_paths_that_would_be_one_picture(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"names 'train/4\.png' and 'val/4\.png', which would both be .* '4\.png'"):
+        by_csv(tmp_path, "image,sex\ntrain/4.png,f\nval/4.png,f\n2.png,m\n")
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
@@ -127,7 +154,11 @@ def test_csv_same_line_twice(tmp_path: Path) -> None:
         ("image,sex\n2.png,f\n", {"image_column": "imag"}, "no column 'imag'; .*did you mean image"),
         ("image,sex\n2.png,f\n", {"columns": ["sex", "sex"]}, "found column 'sex' twice"),
         ("image,sex\n2.png,f\na/x/2.png,m\n", {}, "has 'a/x/2.png' in lines 2 and 3, as 'f' and 'm'"),
-        ("image,sex\nno.png,f\n1.png,m\n", {}, "none of the 2 lines .* in column 'image'; .*a/x/1.png.*image_column"),
+        (
+            "image,sex\nno.png,f\n1.png,m\n",
+            {},
+            "none of the 2 lines .* in column 'image' .1 names .* fits 'a/x/1.png' and 'b/y/1.png'.;.*image_column",
+        ),
         ("image,sex\n2.png,f,x\n", {}, "line 2 of .* has 3 cells; allowed: 2, as in the header"),
         ("image,sex\n2.png,f\n3.png,f\n", {}, r"found 1 groups by sex: f \(2\), 3 pictures in none"),
         (b"image,sex\n2.png,\xff\n", {}, "cannot read .*table.csv .*UTF-8"),

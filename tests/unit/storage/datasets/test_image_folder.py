@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
+from lavise.storage.datasets.base import Reference
 from lavise.storage.datasets.image_folder import load_image_folder_reference, load_image_folder_target
+from lavise.storage.datasets.picture_files import SYSTEM
 
 
 def make_images(root: Path, *names: str) -> None:
@@ -114,5 +118,150 @@ def test_links_that_leave_the_folder_are_left_out(tmp_path: Path) -> None:
 
 def test_empty_target(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(UserError, match=r"^target\.root: no pictures below .*; allowed: \.bmp, \.gif, \.jpeg, \.jpg, "):
+    with pytest.raises(
+        UserError, match=r"^target\.root: no pictures below .* \(1 x file with the ending \.txt\); allowed: \.apng, "
+    ):
         load_image_folder_target(ImageFolderTarget(root=tmp_path))
+
+
+# Folders as people have them
+
+
+def classes(both: Reference) -> dict[str, str]:
+    return {r.key: r.annotations[0].concept for part in (both.train, both.evaluation) for r in part.records}
+
+
+@pytest.mark.parametrize(
+    ("train", "other"), [("train", "val"), ("Train", "VALID"), ("train", "validation"), ("train", "test")]
+)
+def test_folders_of_parts_are_the_parts(tmp_path: Path, train: str, other: str) -> None:
+    make_images(tmp_path, *(f"{train}/{c}/{i}.png" for c in ("dog", "cat") for i in range(4)), f"{other}/dog/9.png")
+    both = load_image_folder_reference(reference(tmp_path, 0.5), 0)
+    assert both.train.concepts == both.evaluation.concepts == ("cat", "dog")
+    assert [r.key for r in both.evaluation.records] == [f"{other}/dog/9.png"]
+    assert len(both.train.records) == 8
+    assert any("the parts are the folders of root: train to train on" in note for note in both.train.notes)
+
+
+def test_of_three_parts_the_one_for_validation_is_evaluated_on(tmp_path: Path) -> None:
+    make_images(tmp_path, "train/dog/1.png", "val/dog/2.png", "test/dog/3.png", "test/4.png", "5.png")
+    both = load_image_folder_reference(reference(tmp_path), 0)
+    assert classes(both) == {"train/dog/1.png": "dog", "val/dog/2.png": "dog"}
+    assert both.train.left_out == {
+        "picture in no class folder": 2,
+        "picture of the folder test, beside one for validation": 1,
+    }
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_single_part_is_split(tmp_path: Path, part: str) -> None:
+    make_images(tmp_path, *(f"{part}/{c}/{i}.png" for c in ("dog", "cat") for i in range(5)))
+    both = load_image_folder_reference(reference(tmp_path, 0.2), 0)
+    assert set(classes(both).values()) == {"dog", "cat"}
+    assert (len(both.train.records), len(both.evaluation.records)) == (8, 2)
+
+
+def test_classes_that_are_called_like_parts(tmp_path: Path) -> None:
+    """Beside other folders, or alone with pictures in it, `train` is a class of vehicles."""
+    make_images(tmp_path, "many/train/1.png", "many/bus/2.png", "one/train/1.png", "one/train/2.png")
+    assert set(classes(load_image_folder_reference(reference(tmp_path / "many"), 0)).values()) == {"train", "bus"}
+    assert set(classes(load_image_folder_reference(reference(tmp_path / "one"), 0)).values()) == {"train"}
+
+
+def test_parts_without_class_folders(tmp_path: Path) -> None:
+    make_images(tmp_path, "train/1.png", "val/2.png")
+    with pytest.raises(UserError, match=r"^reference\.root: no pictures in class folders below the folders train, val"):
+        load_image_folder_reference(reference(tmp_path), 0)
+
+
+def test_a_file_in_both_parts(tmp_path: Path) -> None:
+    make_images(tmp_path, "train/dog/1.png", "train/dog/2.png", "val/dog/3.png")
+    (tmp_path / "val" / "dog" / "again.png").symlink_to(tmp_path / "train" / "dog" / "1.png")
+    with pytest.raises(
+        UserError, match=r"1 pictures are in both parts, for example train/dog/1\.png and val/dog/again"
+    ):
+        load_image_folder_reference(reference(tmp_path), 0)
+
+
+def test_nested_folders(tmp_path: Path) -> None:
+    make_images(tmp_path, "animal/dog/1.png", "animal/big_cat/2.png", "plant/3.png")
+
+    def read(class_from: Literal["first", "last", "path"] | None) -> tuple[set[str], tuple[str, ...]]:
+        settings = ImageFolderReference(kind="image_folder", root=tmp_path, class_from=class_from)
+        both = load_image_folder_reference(settings, 0)
+        return set(classes(both).values()), both.train.notes
+
+    assert read("first") == ({"animal", "plant"}, ())
+    assert read("last") == ({"dog", "big cat", "plant"}, ())
+    assert read("path") == ({"animal dog", "animal big cat", "plant"}, ())
+    found, (note,) = read(None)
+    assert found == {"animal", "plant"}
+    assert note.startswith(
+        "2 of 3 pictures lie deeper than one folder: the class is the first ('animal', not 'big_cat')"
+    )
+    assert "reference.class_from" in note
+
+
+def test_numbers_of_imagenet_get_names(tmp_path: Path) -> None:
+    """Two classes called crane, a bird and a machine, are one category: a category is a word."""
+    make_images(
+        tmp_path,
+        *("train/n01440764/1.png", "train/n02012849/2.png", "train/n03126707/3.png", "train/n99999999/4.png"),
+        *("train/n0144076/5.png", "val/n01484850/6.png"),
+    )
+    both = load_image_folder_reference(reference(tmp_path), 0)
+    assert both.train.concepts == ("crane", "great white shark", "n0144076", "n99999999", "tench")
+    named, shared, unknown, parts = both.train.notes
+    assert named == "4 folders are ImageNet's numbers and got WordNet's names: n01440764 is 'tench'"
+    assert shared.startswith("1 categories are several of ImageNet's classes that have one name")
+    assert shared.endswith(": n02012849 and n03126707 are 'crane'")
+    assert unknown.startswith(
+        "1 folders look like ImageNet's numbers, but WordNet 3.0 has no such noun, for example n999"
+    )
+    assert parts.startswith("the parts are")
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    make_images(tmp_path, "dog/1.jpg", "dog/2.jpg", "__MACOSX/dog/._1.jpg", "dog/.ipynb_checkpoints/3.png", "loose.jpg")
+    (tmp_path / "dog" / "a.heic").write_bytes(b"x")
+    both = load_image_folder_reference(reference(tmp_path), 0)
+    assert both.train.left_out == {SYSTEM: 2, "file with the ending .heic": 1, "picture in no class folder": 1}
+    assert load_image_folder_target(ImageFolderTarget(root=tmp_path)).left_out == {
+        SYSTEM: 2,
+        "file with the ending .heic": 1,
+    }
+
+
+def test_nothing_but_links_that_lead_out(tmp_path: Path) -> None:
+    make_images(tmp_path, "store/1.png", "store/2.png")
+    root = tmp_path / "root"
+    (root / "dog").mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        (root / "dog" / name).symlink_to(tmp_path / "store" / name)
+    with pytest.raises(UserError, match=r"2 x link that leads out of .*; set target\.follow_links=true"):
+        load_image_folder_target(ImageFolderTarget(root=root))
+    with pytest.raises(UserError, match=r"2 x link that leads out of .*; set reference\.follow_links=true"):
+        load_image_folder_reference(reference(root), 0)
+    followed = ImageFolderReference(kind="image_folder", root=root, follow_links=True)
+    assert classes(load_image_folder_reference(followed, 0)) == {"dog/1.png": "dog", "dog/2.png": "dog"}
+    target = load_image_folder_target(ImageFolderTarget(root=root, follow_links=True))
+    assert [r.key for r in target.records] == ["dog/1.png", "dog/2.png"]
+
+
+def test_range_of_values_is_part_of_the_pictures_digest(tmp_path: Path) -> None:
+    make_images(tmp_path, "dog/1.png", "dog/2.png")
+    plain, ranged = (
+        load_image_folder_target(ImageFolderTarget(root=tmp_path, value_range=r)) for r in (None, (0, 4095))
+    )
+    assert {r.value_range for r in ranged.records} == {(0.0, 4095.0)}
+    assert plain.digest_images() != ranged.digest_images()
+    settings = ImageFolderReference(kind="image_folder", root=tmp_path, value_range=(0, 4095))
+    assert {r.value_range for r in load_image_folder_reference(settings, 0).train.without_labels().records} == {
+        (0, 4095)
+    }
+
+
+@pytest.mark.parametrize("value_range", [(5, 5), (9, 1), (0, float("inf")), (float("nan"), 1), (1,)])
+def test_ranges_that_are_none(value_range: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError):
+        ImageFolderTarget(root=Path("x"), value_range=value_range)

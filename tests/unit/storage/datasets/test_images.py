@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.images import (
     BrokenImageError,
-    list_images,
+    is_picture,
     load_square,
     num_decoded,
     open_image,
+    read_header,
     read_size,
+    uses_little,
 )
 
-FORMATS = ("bmp", "gif", "jpg", "png", "ppm", "tif", "webp")
+FORMATS = ("bmp", "gif", "jpg", "png", "ppm", "tif", "webp", "jfif", "jpe", "apng", "avif", "jp2", "mpo", "ico", "qoi")
 
 
 def noise(height: int, width: int) -> Image.Image:
@@ -205,34 +208,138 @@ def test_truncated_and_huge_bytes(tmp_path: Path) -> None:
         open_image(png_header(60_000, 60_000))
 
 
-@pytest.mark.parametrize("kind", ["ICO", "TGA", "EPS"])
-def test_bytes_of_other_formats_are_not_tried(tmp_path: Path, kind: str) -> None:
-    """Pillow knows them (for EPS it starts Ghostscript); from a file they may come, from a stranger they may not."""
-    path = tmp_path / "a"
+@pytest.mark.parametrize("kind", ["TGA", "EPS", "PCX", "SGI"])
+@pytest.mark.parametrize("name", ["a", "a.jpg"])
+def test_other_formats_are_not_tried(tmp_path: Path, kind: str, name: str) -> None:
+    """Pillow knows them (for EPS it starts Ghostscript), whatever the file is called; a TGA has to be called so."""
+    path = tmp_path / name
     noise(16, 16).save(path, kind)
     with Image.open(path) as known:
         assert known.format == kind
+    assert not is_picture(path)
+    with pytest.raises(BrokenImageError, match="no picture of a known format"):
+        open_image(path)
+    with pytest.raises(BrokenImageError, match="not readable"):
+        read_size(path)
     with pytest.raises(BrokenImageError, match="no picture of a known format"):
         open_image(path.read_bytes())
 
 
-def test_list_pictures(tmp_path: Path) -> None:
-    root, outside = tmp_path / "root", tmp_path / "outside"
-    (root / "b" / "deep").mkdir(parents=True)
-    outside.mkdir()
-    noise(4, 4).save(outside / "secret.png")
-    for name in ("z.png", "a.JPG", "b/deep/c.jpeg", "b/x.webp"):
-        (root / name).write_bytes(b"")
-    for name in ("notes.txt", "labels.csv", "png", "b/a.jpg.part"):
-        (root / name).write_bytes(b"")
-    (root / "folder.png").mkdir()
-    (root / "leak.png").symlink_to(outside / "secret.png")
-    (root / "leak").symlink_to(outside)
-    (root / "gone.png").symlink_to(root / "nothing.png")
-    (root / "inside.png").symlink_to(root / "z.png")
-    found = [p.relative_to(root).as_posix() for p in list_images(root)]
-    assert found == ["a.JPG", "b/deep/c.jpeg", "b/x.webp", "inside.png", "z.png"]
+def test_pixels_of_more_formats(tmp_path: Path) -> None:
+    """Those that lose nothing hold what was written."""
+    for ending in ("apng", "qoi", "tga", "jp2", "ico"):
+        path = tmp_path / f"a.{ending}"
+        noise(16, 16).save(path)
+        np.testing.assert_array_equal(np.asarray(open_image(path)), np.asarray(noise(16, 16)))
+        assert is_picture(path)
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 255\n" + bytes([7, 200]))
+    (tmp_path / "a.pbm").write_bytes(b"P4 8 1\n" + bytes([0b01111111]))
+    assert np.asarray(open_image(tmp_path / "a.pgm"))[0, :, 0].tolist() == [7, 200]
+    assert np.asarray(open_image(tmp_path / "a.pbm"))[0, :, 2].tolist() == [255, *[0] * 7]
 
 
-def test_list_pictures_of_an_empty_folder(tmp_path: Path) -> None:
-    assert list_images(tmp_path) == []
+@pytest.mark.parametrize("ending", ["gif", "apng", "tif", "webp", "mpo"])
+def test_of_several_frames_the_first(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ((250, 0, 0), (0, 0, 250))]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    seen = np.asarray(open_image(path))
+    assert seen[8, 8, 0] > 200 > seen[8, 8, 2]
+    assert read_header(path).num_frames == 2
+
+
+# Grey pictures of more than 8 bits
+
+
+def grey(path: Path, values: object, dtype: type, value_range: tuple[float, float] | None = None) -> list[int]:
+    Image.fromarray(np.array([values], dtype=dtype)).save(path)
+    seen = np.asarray(open_image(path, value_range))
+    assert (seen == seen[..., :1]).all()
+    return [int(v) for v in seen[0, :, 0]]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "jp2", "pgm"])
+def test_sixteen_bits_are_scaled_as_ever(tmp_path: Path, ending: str) -> None:
+    values = np.tile(np.array([0, 0x0100, 0x0FFF, 0x7F00, 0xFFFF], dtype=np.uint16), (8, 1))
+    Image.fromarray(values).save(tmp_path / f"a.{ending}")
+    expected = values >> 8
+    for given in (None, (0, 65535)):
+        np.testing.assert_array_equal(np.asarray(open_image(tmp_path / f"a.{ending}", given))[..., 1], expected)
+
+
+def test_range_of_values(tmp_path: Path) -> None:
+    """Oracle: 12 bits become their upper 8."""
+    values = [0, 16, 2048, 4095, 60_000]
+    for ending in ("png", "tif"):
+        assert grey(tmp_path / f"a.{ending}", values, np.uint16, (0, 4095)) == [0, 1, 128, 255, 255]
+    assert grey(tmp_path / "a.tif", [0, 1000, 1016, 5095], np.uint16, (1000, 5095)) == [0, 0, 1, 255]
+    assert grey(tmp_path / "a.tif", [-2000, -1000, 0, 1000], np.int32, (-1000, 1000)) == [0, 0, 127, 255]
+    assert grey(tmp_path / "a.tif", [0, 100, 255], np.int32, (0, 255)) == [0, 100, 255]
+    assert grey(tmp_path / "a.tif", [-1, 0, 1000, 4000, 9e9], np.float32, (0, 4000)) == [0, 0, 64, 255, 255]
+    assert grey(tmp_path / "a.tif", [0, 1, 2], np.int32, (0, 1e300)) == [0, 0, 0]
+
+
+def test_range_of_values_leaves_eight_bits_alone(tmp_path: Path) -> None:
+    assert grey(tmp_path / "a.png", [0, 7, 255], np.uint8, (0, 4095)) == [0, 7, 255]
+
+
+def twelve_bits(values: list[int]) -> bytes:
+    """A TIFF with 12 bits a sample, packed; written by hand after the TIFF 6.0 specification."""
+    packed = sum(v << 12 * (len(values) - 1 - i) for i, v in enumerate(values)).to_bytes(len(values) * 12 // 8, "big")
+    tags = [(256, len(values)), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1)]
+    tags.append((279, len(packed)))
+    start = 8 + len(packed) + len(packed) % 2
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    body = packed + b"\0" * (len(packed) % 2)
+    return b"II*\0" + struct.pack("<I", start) + body + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+
+
+def test_twelve_bits_that_the_file_states(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(twelve_bits([0, 16, 2048, 4095]))
+    assert np.asarray(open_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_floating_point_from_0_to_1(tmp_path: Path) -> None:
+    assert grey(tmp_path / "a.tif", [0, 0.1, 0.5, 1], np.float32) == [0, 26, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "message"),
+    [
+        (
+            [0, 4000],
+            np.float32,
+            r"floating-point values from 0 to 4000, .*reference\.value_range or target\.value_range",
+        ),
+        ([-0.5, 1], np.float32, r"floating-point values from -0\.5 to 1, "),
+        ([0, 1.001], np.float32, r"floating-point values from 0 to 1\.001, "),
+        ([0, np.nan], np.float32, "not numbers"),
+        ([0, 200], np.int32, r"whole numbers with a sign or of 32 bits, from 0 to 200, .*value_range"),
+    ],
+)
+def test_values_of_which_nothing_says_what_is_white(
+    tmp_path: Path, values: list[float], dtype: type, message: str
+) -> None:
+    with pytest.raises(BrokenImageError, match=message):
+        grey(tmp_path / "a.tif", values, dtype)
+    assert read_header(tmp_path / "a.tif").has_range == (dtype is np.float32)
+
+
+def test_transparent_grey_of_sixteen_bits_lies_on_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 256, 512]], dtype=np.uint16)).save(tmp_path / "a.png", transparency=256)
+    assert np.asarray(open_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 255, 2]
+
+
+def test_a_record_is_read_in_its_range(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 2048, dtype=np.uint16)).save(tmp_path / "a.png")
+    seen = [load_square(ImageRecord("a.png", tmp_path / "a.png", (), r), Geometry(4)) for r in (None, (0.0, 4095.0))]
+    assert [int(s[0, 0, 0]) for s in seen] == [8, 128]
+
+
+def test_pictures_that_use_little_of_the_range() -> None:
+    picture = np.full((4, 4, 3), 100, dtype=np.uint8)
+    assert uses_little(picture)
+    picture[0, 0] = 112
+    assert uses_little(picture)
+    picture[0, 0] = 113
+    assert not uses_little(picture)
