@@ -188,7 +188,7 @@ class WordSettings(Settings):
         "folder",
     ] = "auto"
     """auto goes by the file's content."""
-    language: Annotated[str, SINCE_DEFAULT] = Field(default="en", pattern=r"[a-z]{2,3}")
+    language: Annotated[str, SINCE_DEFAULT] = Field(default="en", pattern=r"^[a-z]{2,3}$")
     """Code of the words' language (ISO 639, as de): what counts as a word, lemmas, and whose words are taken from
     ConceptNet's vectors. The visual vocabulary, stop words and WordNet's help are there for en alone."""
     vocabulary: Literal["frequent", "visual"] = "frequent"
@@ -197,6 +197,15 @@ class WordSettings(Settings):
     """At most so many of them, the most frequent ones; taken in the file's order."""
     vocabulary_file: UserPath | None = None
     """A word or phrase per line; replaces `vocabulary`, and all of it is taken."""
+
+    @model_validator(mode="after")
+    def _visual_words_are_english(self) -> WordSettings:
+        if self.vocabulary == "visual" and self.language != "en":
+            raise ValueError(
+                f"vocabulary is visual, which is by WordNet and English alone, and language is {self.language!r}; "
+                "set vocabulary to frequent, or give vocabulary_file"
+            )
+        return self
 
 
 class ExtractSettings(Settings):

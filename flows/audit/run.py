@@ -48,6 +48,7 @@ from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.inputs import vocabulary
+from lavise.tasks.inputs.word_notes import SkippedWords, describe_skipped_words, list_word_notes
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
 from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownImages
@@ -142,12 +143,14 @@ class _Audit:
             run.log_dataset(facts)
         results = self.explain_layers(model, layers, inputs, vectors)
         comparison = self._compare(model, inputs, results)
-        page = self.write_report(model, inputs, results, comparison)
+        words = runner.find(vocabulary.STAGE).handles[0]
+        known = vocabulary.load_vocabulary(words)
+        page = self.write_report(model, inputs, results, comparison, known)
         return EndedAudit(
             config=config,
             occasion=self.occasion,
             outcomes=runner.outcomes,
-            vocabulary=runner.find(vocabulary.STAGE).handles[0],
+            vocabulary=words,
             results=results,
             comparison=comparison,
             page=page,
@@ -161,7 +164,7 @@ class _Audit:
                 "pictures": inputs.image_digests,
                 "vectors": vectors,
             },
-            skipped=describe_skipped(results[0]),
+            skipped=describe_skipped(results[0], known),
             images_decoded=num_decoded() - decoded_before,
             model=model,
         )
@@ -253,10 +256,18 @@ class _Audit:
             words, inputs.train.concepts, Given(lambda: load_word_vectors(words), vectors)
         )
         handle = self.runner.run_one(vocabulary.STAGE, "vocabulary", read, vocabulary.make_vocabulary)
-        return Given(vocabulary.load_vocabulary(handle), handle.digest)
+        made = vocabulary.load_vocabulary(handle)
+        for label, text in list_word_notes(made).items():
+            log.warning("  %s: %s", label.lower(), text)
+        return Given(made, handle.digest)
 
     def write_report(
-        self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
+        self,
+        model: TargetModel,
+        inputs: Inputs,
+        results: list[LayerResult],
+        comparison: Comparison | None,
+        words: Vocabulary,
     ) -> Handle:
         shown = {
             a.name: ShownImages(role, inputs.pictures(role))
@@ -266,9 +277,12 @@ class _Audit:
         weights = f"weights {self._name_weights()} (sha256 {short(model.digest)})"
         read = ReportInputs(
             settings=self.config.report,
-            facts=describe_audit(
-                self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
-            ),
+            facts={
+                **describe_audit(
+                    self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
+                ),
+                **list_word_notes(words),
+            },
             preprocessing=model.describe_preprocessing(),
             geometry=model.geometry,
             pictures=inputs.pictures(Role.TARGET),
@@ -308,15 +322,16 @@ class SkippedMasks(TypedDict):
     evaluation: dict[str, int]
 
 
-class Skipped(TypedDict):
-    """Pictures that could not be read, by part and name, with the reason; and masks."""
+class Skipped(SkippedWords):
+    """Pictures that could not be read, by part and name, with the reason; masks; categories and rows of vectors."""
 
     pictures: dict[Role, dict[str, str]]
     masks: SkippedMasks
 
 
-def describe_skipped(result: LayerResult) -> Skipped:
-    """Pictures that could not be read, by name, and masks that were left out, by reason; the same for every layer."""
+def describe_skipped(result: LayerResult, words: Vocabulary) -> Skipped:
+    """Pictures that could not be read, by name, masks that were left out, by reason, and what of the words was; the
+    same for every layer."""
     index = {role: h.path(INDEX_FILE).read_text("utf-8") for role, h in result.activations.items()}
     return {
         "pictures": {role: json.loads(text)["broken"] for role, text in index.items()},
@@ -324,6 +339,7 @@ def describe_skipped(result: LayerResult) -> Skipped:
             "train": result.regions[Role.TRAIN].info["skipped"],
             "evaluation": result.of(OVERLAPS).info["skipped"],
         },
+        **describe_skipped_words(words),
     }
 
 

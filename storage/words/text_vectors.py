@@ -87,8 +87,8 @@ def _number_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _find_dimensions(first: list[tuple[int, bytes]]) -> int:
-    """Of most of the first rows, since tokens with spaces are rare; of as many the first row's."""
-    counts = Counter(line.count(b" ") for _, line in first)
+    """How many numbers most of the first rows end with; of as many the first row's."""
+    counts = Counter(len(_list_last_numbers(line)) for _, line in first)
     dimensions = max(counts, key=counts.__getitem__, default=0)
     if not 0 < dimensions <= MAX_DIMENSIONS:
         raise ValueError("its lines are not a word and numbers, separated by single spaces")

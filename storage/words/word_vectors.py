@@ -22,10 +22,12 @@ from lavise.storage.state.digest import digest_file, digest_of
 from lavise.storage.state.text import one_line, printable
 from lavise.storage.words.array_vectors import find_word_list, read_folder, read_safetensors
 from lavise.storage.words.binary_vectors import read_fasttext, read_word2vec_binary
+from lavise.storage.words.category_names import ENGLISH, list_readings
 from lavise.storage.words.gensim_pickles import read_pickle
 from lavise.storage.words.text_vectors import read_text
 from lavise.storage.words.vector_forms import FORMATS, MATRIX_FILE, WORDS_FILE, find_form, is_safetensors, open_vectors
 from lavise.storage.words.vector_rows import ReadVectors, check_numbers, keep_first
+from lavise.storage.words.word_rules import describe_rule, is_word
 
 WORD_RULE = "lower-case letters a-z, three or more, no stop word (gensim's list); in the file's order of frequency"
 _WORD = re.compile(r"[a-z]{3,}")
@@ -55,11 +57,17 @@ class WordVectors:
 
 @dataclass(frozen=True)
 class PhraseMatch:
-    """How a category name was found: `exact`, `joined` (as one token, e.g. hot_dog), `mean` of its words, `missing`."""
+    """How a category name was found: `exact`, `joined` (as one token, e.g. hot_dog), `mean` of its words, `subwords`
+    (some of its words composed of their parts, by fastText), `missing`.
+
+    Attributes:
+        read_as: what was found in place of a name that has no vector as it stands (see category_names); else empty.
+    """
 
     name: str
     how: str
     tokens: tuple[str, ...] = ()
+    read_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,16 @@ class Vocabulary:
         matrix: float32 [V, E], each row of length 1.
         num_words: how many come from the word list itself; phrases and rare categories follow.
         matches: how each category was found; categories without a vector are not in `words`.
+        left_out: rows of the word vectors' source that nobody can use, by reason.
+        language: of the words.
     """
 
     words: tuple[str, ...]
     matrix: FloatArray
     num_words: int
     matches: tuple[PhraseMatch, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    language: str = ENGLISH
 
     def positions_of(self, names: Iterable[str]) -> list[int]:
         """Rows of names that are in the vocabulary."""
@@ -180,20 +192,25 @@ def _list_left_out(left_out: Mapping[str, int]) -> str:
 
 
 def build_vocabulary(
-    vectors: WordVectors, size: int, categories: Sequence[str], listed: Sequence[str] | None = None
+    vectors: WordVectors,
+    size: int,
+    categories: Sequence[str],
+    listed: Sequence[str] | None = None,
+    language: str = ENGLISH,
 ) -> Vocabulary:
-    """V: the most frequent words that pass the word rule (see WORD_RULE), or listed words, and all categories.
+    """V: the most frequent words that pass the word rule (see find_word_rule), or listed words, and all categories.
 
     The rule is applied before the cut, so that V has the asked size; listed words are not cut. Phrases keep one
     vector: that of the phrase as a token (`hot dog`, `hot_dog`, `hot-dog`, `hotdog`), else the mean of its words'
-    normalised vectors.
+    normalised vectors. A category without a vector is looked for as `category_names` reads it, and then by its parts
+    where the vectors have such. Of categories that are read as the same word each keeps its own row.
 
     Raises:
         UserError: no listed word and no category with a vector.
     """
     words: list[str] = []
     rows: list[FloatArray] = []
-    for name in listed if listed is not None else _frequent_words(vectors, size):
+    for name in listed if listed is not None else _frequent_words(vectors, size, language):
         found = match_nonzero(vectors, name)
         if found.how != "missing":
             words.append(name)
@@ -203,7 +220,7 @@ def build_vocabulary(
         raise UserError(f"words.vocabulary_file: none of the {first} has a vector; check the language")
     num_words = len(words)
     known = set(words)
-    matches = tuple(match_nonzero(vectors, name) for name in categories)
+    matches = tuple(match_category(vectors, name, language) for name in categories)
     for match in matches:
         if match.how != "missing" and match.name not in known:
             known.add(match.name)
@@ -214,7 +231,7 @@ def build_vocabulary(
             f"words.vectors: none of the {len(categories)} categories has a vector (first: {categories[0]!r}); "
             "use word vectors of the same language, with lower-case words"
         )
-    return Vocabulary(tuple(words), np.stack(rows), num_words, matches)
+    return Vocabulary(tuple(words), np.stack(rows), num_words, matches, vectors.left_out, language)
 
 
 def match_phrase(vectors: WordVectors, name: str) -> PhraseMatch:
@@ -239,13 +256,31 @@ def match_nonzero(vectors: WordVectors, name: str) -> PhraseMatch:
     return found if found.how == "missing" or vector_of(vectors, found).any() else PhraseMatch(name, "missing")
 
 
+def match_category(vectors: WordVectors, name: str, language: str = ENGLISH) -> PhraseMatch:
+    """As `match_nonzero`; a name that is missing is looked for in its other readings, then by the parts of its words."""
+    found = match_nonzero(vectors, name)
+    if found.how != "missing":
+        return found
+    readings = list(list_readings(name, vectors.index, language))
+    for reading in readings:
+        read = match_nonzero(vectors, reading)
+        if read.how != "missing":
+            return PhraseMatch(name, read.how, read.tokens, reading)
+    plain = next(iter(readings), "")
+    if vectors.compose is not None and plain:
+        composed = PhraseMatch(name, "subwords", tuple(plain.split()), "" if plain == name.lower() else plain)
+        if vector_of(vectors, composed).any():
+            return composed
+    return PhraseMatch(name, "missing")
+
+
 def vector_of(vectors: WordVectors, match: PhraseMatch) -> FloatArray:
     """The vector [E] of a match, of length 1: the mean of its tokens' normalised vectors, normalised.
 
     Raises:
         UserError: it is not finite.
     """
-    rows = np.stack([_unit(np.asarray(vectors.matrix[vectors.index[t]], dtype=np.float64)) for t in match.tokens])
+    rows = np.stack([_unit(_find_row(vectors, token)) for token in match.tokens])
     if not np.isfinite(rows).all():
         raise UserError(f"words.vectors: the vector of {match.tokens[0]!r} is not finite; the file is damaged")
     return _unit(rows.mean(axis=0)).astype(np.float32)
@@ -267,16 +302,28 @@ def read_word_list(path: Path) -> list[str]:
     return list(words)
 
 
-def _frequent_words(vectors: WordVectors, size: int) -> list[str]:
+def find_word_rule(language: str) -> str:
+    """What counts as a word of a language, in short."""
+    return WORD_RULE if language == ENGLISH else describe_rule(language)
+
+
+def _frequent_words(vectors: WordVectors, size: int, language: str) -> list[str]:
     from gensim.parsing.preprocessing import STOPWORDS
 
     chosen: list[str] = []
     for word in vectors.words:
-        if _WORD.fullmatch(word) and word not in STOPWORDS:
+        passes = _WORD.fullmatch(word) and word not in STOPWORDS if language == ENGLISH else is_word(word, language)
+        if passes:
             chosen.append(word)
             if len(chosen) == size:
                 break
     return chosen
+
+
+def _find_row(vectors: WordVectors, token: str) -> DoubleArray:
+    if token in vectors.index or vectors.compose is None:
+        return np.asarray(vectors.matrix[vectors.index[token]], dtype=np.float64)
+    return np.asarray(vectors.compose(token), dtype=np.float64)
 
 
 def _unit(vector: DoubleArray) -> DoubleArray:

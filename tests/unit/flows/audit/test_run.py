@@ -22,6 +22,7 @@ from lavise.storage.models.layers import Layer
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import no_progress
 from lavise.storage.tracking import MlflowTracker, RunRecord
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.engine.stage import StageOutcome, Work
 from tests.unit.flows.helpers import client_of, make_config, make_tracker, tags_of, write_run_folder
 from tests.unit.tasks.helpers import publish, write_image
@@ -240,13 +241,18 @@ def test_skipped_pictures_and_masks_by_part(tmp_path: Path) -> None:
         regions={Role.TRAIN: publish(tmp_path, "regions", lambda _: {"skipped": {"wrong size": 2}})},
     )
     result.keep(publish(tmp_path, "overlaps", lambda _: {"skipped": {"wrong size": 1, "crowd": 4}}))
-    assert describe_skipped(result) == {
+    matches = (PhraseMatch("qwx", "missing"), PhraseMatch("diningtable", "mean", ("dining", "table"), "dining table"))
+    words = Vocabulary(("dog",), np.ones((1, 2), np.float32), 1, matches, {"word that stands twice": 3})
+    assert describe_skipped(result, words) == {
         "pictures": {
             "train": {"c.png": "truncated"},
             "evaluation": {},
             "target": {"x.png": "empty", "y.png": "gone"},
         },
         "masks": {"train": {"wrong size": 2}, "evaluation": {"wrong size": 1, "crowd": 4}},
+        "categories": {"qwx": "no word vector"},
+        "read_as": {"diningtable": "dining table"},
+        "word_vectors": {"word that stands twice": 3},
     }
 
 
