@@ -257,7 +257,7 @@ class _Audit:
         )
         handle = self.runner.run_one(vocabulary.STAGE, "vocabulary", read, vocabulary.make_vocabulary)
         made = vocabulary.load_vocabulary(handle)
-        for label, text in list_word_notes(made).items():
+        for label, text in list_word_notes(made, by_order=words.vocabulary_file is None).items():
             log.warning("  %s: %s", label.lower(), text)
         return Given(made, handle.digest)
 
@@ -281,7 +281,7 @@ class _Audit:
                 **describe_audit(
                     self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
                 ),
-                **list_word_notes(words),
+                **list_word_notes(words, by_order=self.config.words.vocabulary_file is None),
             },
             preprocessing=model.describe_preprocessing(),
             geometry=model.geometry,

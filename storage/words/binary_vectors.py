@@ -181,7 +181,7 @@ def compose_words(
     buckets = len(parts_BE)
 
     def find_parts(word: str) -> list[int]:
-        return ft_ngram_hashes(word, shortest, longest, buckets) if buckets else []  # type: ignore[no-any-return]
+        return ft_ngram_hashes(word, shortest, longest, buckets) if buckets else []
 
     def compose(word: str) -> FloatArray:
         found = find_parts(word)

@@ -108,7 +108,8 @@ def read_pickle(path: Path) -> ReadVectors:
 
 def _compose(words: list[Any], fields: dict[str, Any]) -> ReadVectors:
     """gensim leaves the vectors of fastText's words out of the file, since they follow from their parts."""
-    own, parts = fields.get("vectors_vocab"), fields["vectors_ngrams"]
+    own: Any = fields.get("vectors_vocab")
+    parts: Any = fields["vectors_ngrams"]
     shortest, longest, buckets = (fields.get(name) for name in ("min_n", "max_n", "bucket"))
     if fields.get("compatible_hash") is not True:
         raise ValueError("its n-grams are hashed as before gensim 3.8; load it with gensim 3.8.3 and save it anew")

@@ -114,7 +114,7 @@ def _parse_row(line: bytes, dimensions: int, number: int) -> tuple[bytes, FloatA
 def _parse_numbers(text: bytes) -> FloatArray | None:
     """None where something is no number. As float32 of the nearest double, which is what gensim reads."""
     try:
-        return np.fromstring(text, dtype=np.float32, sep=" ")  # type: ignore[call-overload,no-any-return]
+        return np.fromstring(text, dtype=np.float32, sep=" ")
     except ValueError:
         return None
 

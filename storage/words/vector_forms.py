@@ -7,7 +7,7 @@ import gzip
 import re
 import struct
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 FASTTEXT_MAGIC = struct.pack("<i", 793712314)
 WORDS_FILE, MATRIX_FILE = "words.txt", "vectors.npy"
@@ -44,7 +44,7 @@ def open_vectors(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         start = file.read(3)
     if start.startswith(b"\x1f\x8b"):
-        return gzip.open(path, "rb")
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if start == b"BZh":
         return bz2.open(path, "rb")
     return path.open("rb")

@@ -131,7 +131,8 @@ def find_vectors_file(settings: WordSettings) -> dict[str, Path]:
             f"folder with {MATRIX_FILE} and {WORDS_FILE}"
         )
     if settings.format == "safetensors" or (settings.format == "auto" and is_safetensors(path)):
-        return {"file": path, **({"words": listed} if (listed := find_word_list(path)).is_file() else {})}
+        words = find_word_list(path)
+        return {"file": path, "words": words} if words.is_file() else {"file": path}
     companions = {p.name: p for p in sorted(path.parent.glob(glob.escape(path.name) + ".*.npy"))}
     return {"file": path, **companions}
 
@@ -148,7 +149,7 @@ def load_word_vectors(settings: WordSettings) -> WordVectors:
         UserError: missing, damaged or of another format; says which formats are read.
     """
     files = find_vectors_file(settings)
-    kind = "package" if "matrix" in files else settings.format
+    kind: str = "package" if "matrix" in files else settings.format
     path = files.get("matrix") or expand_home(settings.vectors)
     try:
         kind = kind if kind != "auto" else find_form(path)
@@ -257,7 +258,7 @@ def match_nonzero(vectors: WordVectors, name: str) -> PhraseMatch:
 
 
 def match_category(vectors: WordVectors, name: str, language: str = ENGLISH) -> PhraseMatch:
-    """As `match_nonzero`; a name that is missing is looked for in its other readings, then by the parts of its words."""
+    """As `match_nonzero`; a name that is missing is looked for in its other readings, then by parts of its words."""
     found = match_nonzero(vectors, name)
     if found.how != "missing":
         return found

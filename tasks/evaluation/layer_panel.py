@@ -104,9 +104,7 @@ class PanelInputs(StageInputs):
     def load(self, made: LayerArtefacts) -> PanelLayer:
         """One of the layers."""
         asked = self.settings
-        return load_panel_layer(
-            made, self.concepts, self.num_words, asked.top_images, asked.min_iou, self.language
-        )
+        return load_panel_layer(made, self.concepts, self.num_words, asked.top_images, asked.min_iou, self.language)
 
 
 def make_panel(inputs: PanelInputs, folder: Path) -> Info:

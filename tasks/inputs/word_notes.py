@@ -13,6 +13,7 @@ from lavise.storage.words.word_vectors import Vocabulary
 
 _NO_VECTOR = "no word vector"
 _MAX_LISTED = 30
+_MIN_SORTED = 100
 
 
 class SkippedWords(TypedDict):
@@ -34,8 +35,12 @@ def describe_skipped_words(vocabulary: Vocabulary) -> SkippedWords:
     }
 
 
-def list_word_notes(vocabulary: Vocabulary) -> dict[str, str]:
-    """In words, label -> text; nothing where everything was as the vectors have it."""
+def list_word_notes(vocabulary: Vocabulary, *, by_order: bool) -> dict[str, str]:
+    """In words, label -> text; nothing where everything was as the vectors have it.
+
+    Args:
+        by_order: the words are the first of the vectors' own order, not a list of the user's.
+    """
     skipped, matches = describe_skipped_words(vocabulary), vocabulary.matches
     notes = {}
     if missing := skipped["categories"]:
@@ -53,6 +58,12 @@ def list_word_notes(vocabulary: Vocabulary) -> dict[str, str]:
         notes["Categories by their parts"] = f"vectors composed by fastText: {_list(composed)}"
     if rows := skipped["word_vectors"]:
         notes["Rows of word vectors"] = "; ".join(f"{number:,} x {reason}" for reason, number in rows.items())
+    words = list(vocabulary.words[: vocabulary.num_words])
+    if by_order and len(words) >= _MIN_SORTED and words == sorted(words):
+        notes["Order of the words"] = (
+            f"the word vectors stand in the order of the alphabet, not of frequency: the {len(words):,} words are the "
+            "first of it; give words.vocabulary_file, or set words.vocabulary to visual"
+        )
     if vocabulary.language != ENGLISH:
         known = vocabulary.language in list_lemma_languages()
         lemmas = "lemmas by simplemma" if known else "no lemmas, since simplemma has not the language"

@@ -33,9 +33,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {"plain": bytes, "gz": gzip.compr
 
 
 def load(path: Path, kind: str = "auto", language: str = "en") -> WordVectors:
-    return load_word_vectors(
-        WordSettings.model_validate({"vectors": str(path), "format": kind, "language": language})
-    )
+    return load_word_vectors(WordSettings.model_validate({"vectors": str(path), "format": kind, "language": language}))
 
 
 def keyed_vectors(matrix: Any = MATRIX) -> Any:
@@ -90,8 +88,8 @@ def test_glove_text(tmp_path: Path, packed: str, end: str) -> None:
 def test_numbers_are_rounded_as_gensim_rounds_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "v.vec"
-    texts = [[f"{x:.{p}g}" for x, p in zip(rng.normal(size=20) * 10.0 ** rng.integers(-40, 20, 20), range(1, 21), strict=True)]
-             for _ in range(200)]  # fmt: skip
+    rows = rng.normal(size=(200, 20)) * 10.0 ** rng.integers(-40, 20, (200, 20))
+    texts = [[f"{x:.{digits}g}" for digits, x in enumerate(row, start=1)] for row in rows]
     path.write_text("200 20\n" + "".join(f"w{n} {' '.join(row)} \n" for n, row in enumerate(texts)))
     same(load(path), KeyedVectors.load_word2vec_format(str(path), binary=False))
 
@@ -353,7 +351,9 @@ def test_packed_file_that_was_cut_off(tmp_path: Path) -> None:
 
 
 def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^words\.vectors: the folder '.*' has no vectors\.npy; allowed: a folder with"):
+    with pytest.raises(
+        UserError, match=r"^words\.vectors: the folder '.*' has no vectors\.npy; allowed: a folder with"
+    ):
         load(tmp_path)
     np.save(tmp_path / "vectors.npy", MATRIX)
     (tmp_path / "words.txt").write_text("\n".join(WORDS[:-1]))

@@ -118,7 +118,9 @@ def test_english_corrections_are_for_english_alone() -> None:
 
 
 def test_the_visual_vocabulary_is_english() -> None:
-    with pytest.raises(ValidationError, match=r"vocabulary is visual, which is by WordNet and English alone, and langu"):
+    with pytest.raises(
+        ValidationError, match=r"vocabulary is visual, which is by WordNet and English alone, and langu"
+    ):
         WordSettings(vocabulary="visual", language="de")
     assert WordSettings(vocabulary="visual").language == "en"
     with pytest.raises(ValidationError):
