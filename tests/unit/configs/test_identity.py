@@ -51,7 +51,7 @@ def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 # Settings that came later: at their defaults, an audit is what it was before there were any.
-_AT_DEFAULT = ("model.weights_key", "model.weights_prefix", "model.precision")
+_AT_DEFAULT = ("model.weights_key", "model.weights_prefix", "model.precision", "words.language")
 
 
 def test_identity_holds_every_setting_that_results_depend_on(tmp_path: Path) -> None:
