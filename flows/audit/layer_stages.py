@@ -260,6 +260,7 @@ class LayerAudit:
                 top_images=config.explain.top_images,
             ),
             seed=config.seed,
+            language=config.words.language,
             progress=self._context.progress,
         )
         return self._run(layer_panel.STAGE, read, layer_panel.make_panel)

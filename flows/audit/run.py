@@ -48,6 +48,7 @@ from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.inputs import vocabulary
+from lavise.tasks.inputs.word_notes import SkippedWords, describe_skipped_words, list_word_notes
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
 from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownImages
@@ -143,12 +144,14 @@ class _Audit:
             run.log_dataset(facts)
         results = self.explain_layers(model, layers, inputs, vectors)
         comparison = self._compare(model, inputs, results)
-        page = self.write_report(model, inputs, results, comparison)
+        words = runner.find(vocabulary.STAGE).handles[0]
+        known = vocabulary.load_vocabulary(words)
+        page = self.write_report(model, inputs, results, comparison, known)
         return EndedAudit(
             config=config,
             occasion=self.occasion,
             outcomes=runner.outcomes,
-            vocabulary=runner.find(vocabulary.STAGE).handles[0],
+            vocabulary=words,
             results=results,
             comparison=comparison,
             page=page,
@@ -162,7 +165,7 @@ class _Audit:
                 "pictures": inputs.image_digests,
                 "vectors": vectors,
             },
-            skipped={**describe_skipped(results[0], inputs), **({"notes": notes} if notes else {})},
+            skipped={**describe_skipped(results[0], inputs, known), **({"notes": notes} if notes else {})},
             images_decoded=num_decoded() - decoded_before,
             model=model,
         )
@@ -254,10 +257,18 @@ class _Audit:
             words, inputs.train.concepts, Given(lambda: load_word_vectors(words), vectors)
         )
         handle = self.runner.run_one(vocabulary.STAGE, "vocabulary", read, vocabulary.make_vocabulary)
-        return Given(vocabulary.load_vocabulary(handle), handle.digest)
+        made = vocabulary.load_vocabulary(handle)
+        for label, text in list_word_notes(made, by_order=words.vocabulary_file is None).items():
+            log.warning("  %s: %s", label.lower(), text)
+        return Given(made, handle.digest)
 
     def write_report(
-        self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
+        self,
+        model: TargetModel,
+        inputs: Inputs,
+        results: list[LayerResult],
+        comparison: Comparison | None,
+        words: Vocabulary,
     ) -> Handle:
         shown = {
             a.name: ShownImages(role, inputs.pictures(role))
@@ -267,9 +278,12 @@ class _Audit:
         weights = f"weights {self._name_weights()} (sha256 {short(model.digest)})"
         read = ReportInputs(
             settings=self.config.report,
-            facts=describe_audit(
-                self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
-            ),
+            facts={
+                **describe_audit(
+                    self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
+                ),
+                **list_word_notes(words, by_order=self.config.words.vocabulary_file is None),
+            },
             preprocessing=model.describe_preprocessing(),
             geometry=model.geometry,
             pictures=inputs.pictures(Role.TARGET),
@@ -309,9 +323,10 @@ class SkippedMasks(TypedDict):
     evaluation: dict[str, int]
 
 
-class Skipped(TypedDict):
+class Skipped(SkippedWords):
     """Pictures that could not be read, by part and name, with the reason; masks; files that were left out while the
-    data were read, by data set and reason; and pictures that are nearly of one shade, which were not left out."""
+    data were read, by data set and reason; pictures that are nearly of one shade, which were not left out; categories
+    and rows of vectors."""
 
     pictures: dict[Role, dict[str, str]]
     masks: SkippedMasks
@@ -319,7 +334,7 @@ class Skipped(TypedDict):
     nearly_of_one_shade: dict[Role, list[str]]
 
 
-def describe_skipped(result: LayerResult, inputs: Inputs) -> Skipped:
+def describe_skipped(result: LayerResult, inputs: Inputs, words: Vocabulary) -> Skipped:
     """See `Skipped`; the same for every layer."""
     index = {role: json.loads(h.path(INDEX_FILE).read_text("utf-8")) for role, h in result.activations.items()}
     return {
@@ -330,6 +345,7 @@ def describe_skipped(result: LayerResult, inputs: Inputs) -> Skipped:
         },
         "files": {"reference": dict(inputs.train.left_out), "target": dict(inputs.target.left_out)},
         "nearly_of_one_shade": {role: own.get("flat", []) for role, own in index.items()},
+        **describe_skipped_words(words),
     }
 
 

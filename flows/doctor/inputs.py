@@ -38,7 +38,8 @@ def check_word_vectors(words: WordSettings) -> Iterator[Check]:
     else:
         vectors = load_word_vectors(words)
         number, length = vectors.matrix.shape
-        found = f"{number:,} words of {length} numbers, first {vectors.words[0]!r}"
+        unusable = "".join(f"; {count:,} x {reason}" for reason, count in vectors.left_out.items())
+        found = f"{number:,} words of {length} numbers, first {vectors.words[0]!r}{unusable}"
     yield ok("word vectors", f"{words.vectors}: {found}{listed}")
 
 

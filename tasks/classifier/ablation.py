@@ -125,6 +125,11 @@ class AblationSummary:
         return {name: value for name, value in vars(self).items() if name not in ("accuracy", "notes")}
 
 
+def _state_language(language: str) -> dict[str, str]:
+    """Nothing for English, which was the only one before."""
+    return {} if language == "en" else {"language": language}
+
+
 @dataclass(frozen=True)
 class CauseInputs(StageInputs):
     """What the ablations are made from.
@@ -134,6 +139,7 @@ class CauseInputs(StageInputs):
             cannot be read.
         activations: of these pictures at the layer, for the means of the C filters (`fill: mean`).
         words: of each of the C filters, best first.
+        language: of the words.
     """
 
     network: Annotated[AuditedClassifier, Spread(AuditedClassifier.describe)]
@@ -142,6 +148,7 @@ class CauseInputs(StageInputs):
     words: Annotated[Sequence[Sequence[str]], Stated(by=digest_of)]
     settings: CauseSettings
     computing: Computing
+    language: Annotated[str, Spread(_state_language)] = "en"
 
 
 _NUM_CLASSES_SHOWN = 5
@@ -156,11 +163,13 @@ class Truth:
         concepts: names of the T categories.
         annotated: bool [N, T].
         names: bool [K, T], categories that each class names (`tasks.classifier.class_words.match_categories`).
+        language: of the words.
     """
 
     concepts: tuple[str, ...]
     annotated: BoolArray
     names: BoolArray
+    language: str = "en"
 
     @property
     def answerable(self) -> BoolArray:
@@ -234,7 +243,8 @@ def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
         direct = head is not None and is_reproduced(head, baseline)
         if head is not None and not direct:
             notes.append("the classifier head did not give the network's own logits; forward passes were made instead")
-        truth = find_truth([records[i] for i in baseline.positions], concepts, class_names, baseline.logits.shape[1])
+        annotated, num_classes = [records[i] for i in baseline.positions], baseline.logits.shape[1]
+        truth = find_truth(annotated, concepts, class_names, num_classes, inputs.language)
         plan = plan_ablations(words_of_filter, baseline.active, settings, computing.seed, by_passes=not direct)
         blocks: Iterable[Block]
         if head is not None and direct:
@@ -265,7 +275,11 @@ def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
 
 
 def find_truth(
-    records: Sequence[ImageRecord], concepts: Sequence[str], class_names: ClassNames | None, num_classes: int
+    records: Sequence[ImageRecord],
+    concepts: Sequence[str],
+    class_names: ClassNames | None,
+    num_classes: int,
+    language: str = "en",
 ) -> Truth:
     """From the pictures' annotations and the names of the classes."""
     column = {name: t for t, name in enumerate(concepts)}
@@ -274,12 +288,12 @@ def find_truth(
         for annotation in record.annotations:
             if annotation.concept in column:
                 annotated[row, column[annotation.concept]] = True
-    return Truth(tuple(concepts), annotated, match_categories(class_names, num_classes, concepts))
+    return Truth(tuple(concepts), annotated, match_categories(class_names, num_classes, concepts, language), language)
 
 
 def group_images(word: str, truth: Truth) -> WordGroups:
     """Pictures that have the category which the word is a form of, and those that do not."""
-    category = find_category(word, index_categories(truth.concepts))
+    category = find_category(word, index_categories(truth.concepts, truth.language), truth.language)
     num = len(truth.annotated)
     has = truth.annotated[:, category] if category is not None else np.zeros(num, dtype=bool)
     return WordGroups(category, np.stack([has, ~has]), has if has.any() else np.ones(num, dtype=bool))

@@ -20,6 +20,7 @@ def _read(layer: ExplainedLayer) -> ablation.CauseInputs:
         words=layer.words,
         settings=layer.config.causes,
         computing=layer.computing,
+        language=layer.config.words.language,
     )
 
 

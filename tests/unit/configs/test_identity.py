@@ -52,7 +52,7 @@ def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
 
 # Settings that came later: at their defaults, an audit is what it was before there were any.
 _AT_DEFAULT = (
-    *("model.weights_key", "model.weights_prefix", "model.precision"),
+    *("model.weights_key", "model.weights_prefix", "model.precision", "words.language"),
     *("reference.masks", "reference.crowd_marks", "reference.evaluation_share"),
     *("target.follow_links", "target.value_range"),
 )
