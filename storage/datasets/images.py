@@ -7,10 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
-
-from lavise.storage.datasets.geometry import Geometry
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 
@@ -44,13 +41,18 @@ def num_decoded() -> int:
     return _DecodeCounter.count
 
 
+def count_decoded() -> None:
+    """One more picture is decoded."""
+    _DecodeCounter.count += 1
+
+
 def open_image(source: Path | bytes) -> Image.Image:
     """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for.
 
     Raises:
         BrokenImageError: with the reason.
     """
-    _DecodeCounter.count += 1
+    count_decoded()
     opened, formats = (BytesIO(source), _SAFE_FORMATS) if isinstance(source, bytes) else (source, None)
     try:
         with Image.open(opened, formats=formats) as file:
@@ -81,15 +83,6 @@ def read_size(path: Path) -> tuple[int, int]:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
         raise BrokenImageError(f"not readable: {err}") from None
     return (width, height) if turned else (height, width)
-
-
-def load_square(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Decode and resize: uint8 [S, S, 3].
-
-    Raises:
-        BrokenImageError: with the reason.
-    """
-    return geometry.resize_image(open_image(path))
 
 
 def list_images(root: Path) -> list[Path]:

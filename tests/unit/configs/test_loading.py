@@ -114,7 +114,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         "name: found '../up'; allowed: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'",
         "device: found 'tpu'; allowed: 'auto', 'cpu' or 'cuda'",
         "model.num_classes: found -1; allowed: input should be greater than or equal to 0",
-        "model.preprocessing.size_px: found 3; allowed: input should be greater than or equal to 8",
+        "model.preprocessing.size_px: found 3; allowed: a number of pixels from 8 to 4096, or [height, width] of such",
         "model.preprocessing.fit: found 'crop'; allowed: 'squash' or 'center_crop'",
         "reference.train_scene: unknown key; allowed: kind, train_scenes, evaluation_scenes, size_px; "
         "did you mean train_scenes?",

@@ -12,11 +12,11 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.images import (
     BrokenImageError,
     list_images,
-    load_square,
     num_decoded,
     open_image,
     read_size,
 )
+from lavise.storage.datasets.input_images import load_input
 
 FORMATS = ("bmp", "gif", "jpg", "png", "ppm", "tif", "webp")
 
@@ -171,16 +171,16 @@ def test_decoded_pictures_are_counted(tmp_path: Path) -> None:
     noise(8, 8).save(tmp_path / "a.png")
     before = num_decoded()
     open_image(tmp_path / "a.png")
-    load_square(tmp_path / "a.png", Geometry(4))
+    load_input(tmp_path / "a.png", Geometry(4))
     read_size(tmp_path / "a.png")
     assert num_decoded() - before == 2
 
 
-def test_load_square_is_open_then_resize(tmp_path: Path) -> None:
+def test_load_input_is_open_then_resize(tmp_path: Path) -> None:
     noise(30, 50).save(tmp_path / "a.png")
     geometry = Geometry(16, "center_crop")
     expected = geometry.resize_image(noise(30, 50))
-    np.testing.assert_array_equal(load_square(tmp_path / "a.png", geometry), expected)
+    np.testing.assert_array_equal(load_input(tmp_path / "a.png", geometry), expected)
 
 
 @pytest.mark.parametrize("ending", FORMATS)

@@ -331,7 +331,10 @@ def test_auto_on_real_architectures(arch: str, size_px: int, expected: Layer) ->
     ("network", "expected"),
     [
         (nn.Conv2d(1, 4, 3), r"^model\.preprocessing\.mean: the network takes grey pictures; set model\.preprocessing"),
-        (nn.Conv2d(11, 4, 3), r"^model\.arch: the network takes pictures of 11 channels, not of 3 "),
+        (
+            nn.Conv2d(11, 4, 3),
+            r"^model\.preprocessing\.mean: the network takes pictures of 11 channels, not of 3 .* to 11 numbers each",
+        ),
         (nn.Conv3d(3, 4, 3), r"^model\.arch: the network takes videos or volumes, not pictures "),
         (nn.Conv2d(3, 4, 17), r"^model\.preprocessing\.size_px: the network does not take a picture of 3 x 16 x 16 "),
     ],

@@ -13,6 +13,7 @@ from PIL import Image
 from lavise.storage.datasets.geometry import Geometry
 from lavise.tasks.report.pictures import (
     ImageBook,
+    ReportImages,
     cut_map,
     draw_pairs,
     encode_images,
@@ -136,7 +137,7 @@ def size_of(content: str) -> int:
 
 def test_pictures_are_as_large_as_asked_where_there_is_room(tmp_path: Path) -> None:
     book, paths = make_book(tmp_path, 6, 2)
-    found = encode_images(book, paths, GEOMETRY, 80, 1e6)
+    found = encode_images(book, ReportImages(GEOMETRY, paths), 80, 1e6)
     assert (found.large_px, found.small_px, found.as_asked, found.fits) == (80, 80, True, True)
     assert [size_of(c) for c in found.contents] == [80] * 6
 
@@ -144,8 +145,8 @@ def test_pictures_are_as_large_as_asked_where_there_is_room(tmp_path: Path) -> N
 def test_pictures_become_smaller_until_they_fit(tmp_path: Path) -> None:
     """The first pictures of a filter keep their size for longer."""
     book, paths = make_book(tmp_path, 8, 2)
-    full = sum(map(len, encode_images(book, paths, GEOMETRY, 80, 1e6).contents))
-    found = encode_images(book, paths, GEOMETRY, 80, full / 2)
+    full = sum(map(len, encode_images(book, ReportImages(GEOMETRY, paths), 80, 1e6).contents))
+    found = encode_images(book, ReportImages(GEOMETRY, paths), 80, full / 2)
     assert sum(map(len, found.contents)) <= full / 2
     assert found.fits
     assert not found.as_asked
@@ -159,15 +160,15 @@ def test_estimate_of_many_pictures_keeps_the_size(tmp_path: Path) -> None:
     for i in range(400):
         book.add("target", str(i))
         paths[str(i)] = write_image(tmp_path / f"{i}.png", 40, 40, i)
-    limit = 0.6 * sum(map(len, encode_images(book, {"target": paths}, GEOMETRY, 40, 1e9).contents))
-    found = encode_images(book, {"target": paths}, GEOMETRY, 40, limit)
+    limit = 0.6 * sum(map(len, encode_images(book, ReportImages(GEOMETRY, {"target": paths}), 40, 1e9).contents))
+    found = encode_images(book, ReportImages(GEOMETRY, {"target": paths}), 40, limit)
     assert sum(map(len, found.contents)) <= limit
     assert found.fits
 
 
 def test_page_that_cannot_be_that_small_says_so(tmp_path: Path) -> None:
     book, paths = make_book(tmp_path, 3, 1)
-    found = encode_images(book, paths, GEOMETRY, 80, 10)
+    found = encode_images(book, ReportImages(GEOMETRY, paths), 80, 10)
     assert not found.fits
     assert found.small_px == 24
 
