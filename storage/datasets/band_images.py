@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -42,8 +42,8 @@ _MOST_PAGES = 4096
 _MOST_CHARS = 160
 _OTHER_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 _LARGEST = {"uint8": 255, "uint16": 65535}
-# A picture may have so many values for each pixel that Pillow lets one have: as with red, green and blue.
-_VALUES_PER_PIXEL = 2 * 3
+# As large as Pillow lets a picture be: twice its MAX_IMAGE_PIXELS, in red, green and blue.
+_BYTES_PER_PIXEL = 2 * 3
 
 
 def is_tiff(source: Path | bytes) -> bool:
@@ -112,9 +112,13 @@ class _Opened:
 
     Attributes:
         pages: one with all bands, or one for each band.
+        orientation: 1 to 8, as TIFF numbers them.
     """
 
     source: Path | bytes
+    pages: list[tifffile.TiffPage] = field(default_factory=list)
+    orientation: int = 1
+    _file: tifffile.TiffFile | None = None
 
     def __enter__(self) -> _Opened:
         import tifffile
@@ -125,17 +129,18 @@ class _Opened:
         try:
             # Pages alone: series may lie in other files, which an OME header names.
             self._file = tifffile.TiffFile(opened)
-            self.pages = self._find_pages()
+            self.pages = self._find_pages(self._file)
             self.orientation = self._read_orientation()
-        except BrokenImageError:
-            raise
         except Exception as err:  # noqa: BLE001 - of a malformed file, tifffile raises whatever comes of it
+            if self._file is not None:
+                self._file.close()
             raise _explain(err) from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        assert self._file is not None
         self._file.close()
-        if isinstance(error, Exception) and not isinstance(error, BrokenImageError):
+        if isinstance(error, Exception):
             raise _explain(error) from None
 
     @property
@@ -145,17 +150,20 @@ class _Opened:
     def check(self) -> None:
         """Raises: BrokenImageError: too large, or not to be decoded here."""
         limit = Image.MAX_IMAGE_PIXELS
-        values = sum(prod(page.shaped) for page in self.pages)
-        if limit and values > _VALUES_PER_PIXEL * limit:
-            raise BrokenImageError(f"too many pixels: {values:,} values; allowed: {_VALUES_PER_PIXEL * limit:,}")
         for page in self.pages:
             _check_page(page)
+        size = sum(prod(page.shaped) * np.dtype(page.dtype).itemsize for page in self.pages)
+        if limit and size > _BYTES_PER_PIXEL * limit:
+            raise BrokenImageError(f"too many pixels: {size:,} bytes; allowed: {_BYTES_PER_PIXEL * limit:,}")
+        for page in self.pages:
+            if page.compression in _DEFLATED:
+                _check_deflated(page)
 
-    def _find_pages(self) -> list[tifffile.TiffPage]:
+    def _find_pages(self, file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
         import tifffile
 
         pages: list[tifffile.TiffPage] = []
-        for number, page in enumerate(self._file.pages):
+        for number, page in enumerate(file.pages):
             if number == _MOST_PAGES:
                 raise BrokenImageError(f"more than {_MOST_PAGES:,} pages")
             if not isinstance(page, tifffile.TiffPage):
@@ -189,6 +197,8 @@ class _Opened:
 
 
 def _explain(error: Exception) -> BrokenImageError:
+    if isinstance(error, BrokenImageError):
+        return error
     return BrokenImageError(f"not readable: {printable(one_line(error))[:_MOST_CHARS]}")
 
 
@@ -208,8 +218,6 @@ def _check_page(page: tifffile.TiffPage) -> None:
         raise BrokenImageError(f"compressed by {name}, which needs the package imagecodecs; install lavise[tiff]")
     if page.compression not in _OWN_CODECS | _OTHER_CODECS:
         raise BrokenImageError(f"compressed by {name}; allowed: none, deflate, PackBits, LZW or ZSTD")
-    if page.compression in _DEFLATED:
-        _check_deflated(page)
 
 
 def _check_deflated(page: tifffile.TiffPage) -> None:
