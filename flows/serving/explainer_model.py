@@ -33,8 +33,8 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
 
     - `region_features`: C numbers, pooled over the region and not scaled (mean over H·W of F ⊙ M), or
     - `image`: the bytes of a picture file (of a TIFF, for a network of bands), or base64 of them, and `box`: [left,
-      top, right, bottom] in pixels of the upright picture. Without a box (a missing column, None or NaN) the region is the whole picture. What of a box
-      lies outside the picture does not count.
+      top, right, bottom] in pixels of the upright picture. Without a box (a missing column, None or NaN) the region is
+      the whole picture. What of a box lies outside the picture does not count.
 
     It returns a row per region, in the same order: `words` and `scores` (see tasks.explainer.naming), lists with the
     best first. The parameter `num_words` says how many. The model's config has `device` (auto, cpu, cuda).

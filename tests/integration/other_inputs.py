@@ -57,7 +57,9 @@ def write_planted_coco(root: Path, num: int, channels: int = 3, seed: int = 0) -
             for concept in chosen:
                 high, wide = int(height * rng.uniform(0.25, 0.45)), int(width * rng.uniform(0.25, 0.45))
                 top, left = (int(rng.integers(0, whole - own)) for whole, own in ((height, high), (width, wide)))
-                picture[top : top + high, left : left + wide, channels - len(CONCEPTS) + concept] = rng.integers(200, 256, (high, wide))
+                picture[top : top + high, left : left + wide, channels - len(CONCEPTS) + concept] = rng.integers(
+                    200, 256, (high, wide)
+                )
                 corners = [left, top, left + wide, top, left + wide, top + high, left, top + high]
                 annotations.append(
                     {"id": len(annotations) + 1, "image_id": i, "category_id": int(concept) + 1, "iscrowd": 0,
