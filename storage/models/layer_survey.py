@@ -286,7 +286,7 @@ def _compare(
         found = _find_layout(output, b, is_larger, size, grids, prefixes)
         if isinstance(found, str):
             refused[name] = found
-            if _may_be_map(output.shape, is_larger, size, prefixes):
+            if _may_be_map(output.shape, is_larger, size, grids, prefixes):
                 after.append(name)
             grid = _find_grid_of_part(output, b, is_larger, size)
         else:
@@ -309,17 +309,28 @@ def _has_aspect(grid: tuple[int, int], size: tuple[int, int]) -> bool:
     return grid[0] * size[1] == grid[1] * size[0]
 
 
-def _may_be_map(shape: Shape | None, is_larger: bool, size: tuple[int, int], prefixes: set[int]) -> bool:
+def _list_likely(size: tuple[int, int], grids: Sequence[Grid]) -> set[tuple[int, int]]:
+    """Grids that a picture which is not square may have, whatever their aspect ratio: known ones and their halves,
+    which rounding has made a little higher or wider. Of squares none: there, equal lengths tell more."""
+    if size[0] == size[1]:
+        return set()
+    return {grid for grid, _ in grids} | {_halve(grid)[0] for grid in grids}
+
+
+def _may_be_map(
+    shape: Shape | None, is_larger: bool, size: tuple[int, int], grids: Sequence[Grid], prefixes: set[int]
+) -> bool:
     """Whether what could not be told to be a map looks like one: several cells, in the picture's aspect ratio."""
     if shape is None or len(shape) not in (3, 4) or shape[0] != _IMAGES[0]:
         return False
+    likely = _list_likely(size, grids)
     if len(shape) == 4:  # larger pictures leave no doubt
-        grids = (shape[1:3], shape[2:4])
-        return not is_larger and any(math.prod(grid) > 1 and _has_aspect((grid[0], grid[1]), size) for grid in grids)
+        pairs = [pair for pair in ((shape[1], shape[2]), (shape[2], shape[3])) if math.prod(pair) > 1]
+        return not is_larger and any(_has_aspect(pair, size) or pair in likely for pair in pairs)
     # Of a grid of p·k by q·k cells, where p to q is the aspect ratio, k is a whole number.
     unit = math.prod(size) // math.gcd(*size) ** 2
-    counts = [(shape[1] - prefix) / unit for prefix in prefixes if shape[1] - prefix > 1]
-    return any(count == math.isqrt(int(count)) ** 2 for count in counts)
+    counts = [shape[1] - prefix for prefix in prefixes if shape[1] - prefix > 1]
+    return any(n / unit == math.isqrt(n // unit) ** 2 or n in map(math.prod, likely) for n in counts)
 
 
 def _find_grid_of_part(output: _Output, b: Shape | None, is_larger: bool, size: tuple[int, int]) -> Grid | None:
@@ -381,8 +392,10 @@ def _find_fixed_layout(
     kind: str, a: Shape, size: tuple[int, int], grids: Sequence[Grid]
 ) -> tuple[Layout, int, Grid, int] | str:
     """Of an output that is known for one size of pictures only."""
-    first = _has_aspect((a[2], a[3]), size)
+    likely = _list_likely(size, grids)
+    first = _has_aspect((a[2], a[3]), size) or (a[2], a[3]) in likely
     last = _has_aspect((a[1], a[2]), size) and size[0] % a[1] == 0 and size[1] % a[2] == 0
+    last = last or (a[1], a[2]) in likely
     is_known = (a[2], a[3]) in {known for known, _ in grids}
     if first and (kind == "Conv2d" or (is_known and not last)):
         return "NCHW", 0, ((a[2], a[3]), None), a[1]

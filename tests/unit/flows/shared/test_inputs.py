@@ -1,4 +1,4 @@
-"""The first pictures of each part, for baselines."""
+"""The first pictures of each part, for baselines; what pictures of bands may come from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
 from lavise.configs.roles import Role
-from lavise.flows.shared.inputs import Inputs, take_images
+from lavise.configs.schema import Config
+from lavise.flows.shared.inputs import Inputs, check_bands, take_images
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.state.progress import no_progress
 from tests.unit.tasks.helpers import write_image
@@ -60,3 +63,25 @@ def test_given_inputs_stay_as_they_are(inputs: Inputs) -> None:
     before = {role: len(inputs.of(role).records) for role in Role}
     take_images(inputs, 1, no_progress)
     assert {role: len(inputs.of(role).records) for role in Role} == before == SIZES
+
+
+def make_config(**overrides: str) -> Config:
+    base = ["reference={kind: coco, root: r}", "target={kind: image_folder, root: t}"]
+    return load_config("demo", base + [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+
+
+def test_scenes_in_colours_are_refused_for_a_network_of_bands() -> None:
+    check_bands(make_config(), 5)
+    check_bands(load_config("demo"), 3)
+    with pytest.raises(UserError, match=r"^target\.kind: found openmoji, .*; the network takes 5 bands; allowed: "):
+        check_bands(make_config(target="{kind: openmoji}"), 5)
+    with pytest.raises(UserError, match=r"^reference\.kind: found openmoji"):
+        check_bands(make_config(reference="{kind: openmoji}"), 2)
+
+
+def test_bands_that_there_are_not_cannot_be_shown() -> None:
+    check_bands(make_config(report__bands="[5, 1, 1]"), 5)
+    with pytest.raises(UserError, match=r"^report\.bands: found \[6\]; the network takes bands 1 to 5; "):
+        check_bands(make_config(report__bands="[6]"), 5)
+    with pytest.raises(UserError, match=r"^report\.bands: found \[1, 2, 3\]; the network takes pictures in colours; "):
+        check_bands(make_config(report__bands="[1, 2, 3]"), 3)

@@ -408,7 +408,12 @@ def test_tokens_of_a_transformer_of_one_size(size: tuple[int, int]) -> None:
 
     network = timm.create_model("vit_tiny_patch16_224", img_size=size).eval()
     (layer,) = select_layers(survey_layers(network, size), ("blocks.3",))
-    assert (layer.layout, layer.height, layer.width, layer.prefix) == ("NTC", size[0] // 16, size[1] // 16, 1)
+    assert (layer.layout, layer.height, layer.width, layer.num_prefix_tokens) == (
+        "NTC",
+        size[0] // 16,
+        size[1] // 16,
+        1,
+    )
 
 
 def test_windows_of_a_transformer_that_are_not_square() -> None:
@@ -417,8 +422,9 @@ def test_windows_of_a_transformer_that_are_not_square() -> None:
     network = timm.create_model("swin_tiny_patch4_window7_224", img_size=(224, 112)).eval()
     survey = survey_layers(network, (224, 112))
     (layer,) = select_layers(survey, "auto")
-    assert (layer.layout, layer.height, layer.width) == ("NHWC", 7, 4)
-    assert not any(layer.height == layer.width for layer in survey.layers if layer.height > 1)
+    assert (layer.name, layer.layout, layer.height, layer.width) == ("norm", "NHWC", 7, 4)  # 7 x 3.5, rounded up
+    square = survey_layers(timm.create_model("swin_tiny_patch4_window7_224").eval(), 224)
+    assert [layer.name for layer in survey.layers] == [layer.name for layer in square.layers]
 
 
 @pytest.mark.parametrize("size", [(32, 48), (48, 16)], ids=str)
