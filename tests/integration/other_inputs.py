@@ -33,7 +33,7 @@ class Planted(nn.Module):
         weight[torch.arange(channels), torch.arange(channels)] = 1
         weight[channels:] = torch.linspace(-1, 1, 2 * channels).view(2, channels, 1, 1)
         self.cells.weight.data = (weight / CELL_PX**2).expand_as(self.cells.weight).contiguous()
-        self.cells.bias.data = torch.full((channels + 2,), -_LEVEL)
+        self.cells.bias = nn.Parameter(torch.full((channels + 2,), -_LEVEL))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return functional.relu(self.cells(images))

@@ -169,10 +169,10 @@ def test_logged_model_takes_a_tiff_and_a_box(bands: tuple[Path, Finished]) -> No
 
 
 def test_pictures_of_another_number_of_bands_are_told_of(bands: tuple[Path, Finished]) -> None:
-    arguments = ("--set", "model.options={channels: 4}", "--set", "report.bands=[1]")
+    arguments = ["--set", "model.options={channels: 4}", "--set", "report.bands=[1]"]
     numbers = "[0.0, 0.0, 0.0, 0.0]", "[1.0, 1.0, 1.0, 1.0]"
     for name, value in zip(("mean", "std"), numbers, strict=True):
-        arguments += ("--set", f"model.preprocessing.{name}={value}")
+        arguments += ["--set", f"model.preprocessing.{name}={value}"]
     done = run_here(bands[0], "run", str(bands[0] / "planted.yaml"), *arguments)
     assert done.code == 2
     assert "found 5 bands; the network takes 4" in " ".join(done.stderr.split())

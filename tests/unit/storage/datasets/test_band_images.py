@@ -181,6 +181,7 @@ def test_a_part_that_inflates_to_more_than_it_says_is_broken(tmp_path: Path) -> 
     path = write(tmp_path / "a.tif", np.zeros((8, 8, 4), np.uint8), compression="zlib")
     with tifffile.TiffFile(path) as file:
         (page,) = file.pages
+        assert isinstance(page, tifffile.TiffPage)
         offset_at = page.tags["StripOffsets"].valueoffset
         count_tag = page.tags["StripByteCounts"]
     content, bomb = bytearray(path.read_bytes()), zlib.compress(bytes(50_000_000), 9)

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from lavise.configs.errors import UserError
-from lavise.configs.schema import ModelSettings, PreprocessingSettings
+from lavise.configs.preprocessing import PreprocessingSettings
+from lavise.configs.schema import ModelSettings
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.state_dicts import read_weights
 from lavise.storage.models.target_model import TargetModel, load_target_model
