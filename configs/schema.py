@@ -12,36 +12,10 @@ from lavise.configs.coco_references import CocoPanopticReference as CocoPanoptic
 from lavise.configs.coco_references import CocoReference as CocoReference
 from lavise.configs.groups import Groups
 from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, PathListTarget, ValueRange
+from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
-Scale = Annotated[float, Field(gt=0)]
-
-
-class PreprocessingSettings(Settings):
-    """From a picture to the network's input. None means: what the architecture's library says."""
-
-    size_px: int | None = Field(default=None, ge=8, le=4096)
-    """Height and width of the network's input."""
-    fit: Literal["squash", "center_crop"] = "squash"
-    """squash: the whole picture to a square. center_crop: the largest centred square of share `crop_share`."""
-    crop_share: float = Field(default=0.875, gt=0, le=1)
-    """Side of the centred square as a share of the picture's shorter side (only with center_crop)."""
-    mean: tuple[float, ...] | None = None
-    """Per channel, on the scale 0..1: red, green and blue; or one number, for a network that takes grey pictures."""
-    std: tuple[Scale, ...] | None = None
-    """Per channel, on the scale 0..1; as many numbers as `mean`."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-
-    @model_validator(mode="after")
-    def _same_channels(self) -> PreprocessingSettings:
-        sizes = [len(value) for value in (self.mean, self.std) if value is not None]
-        if any(size not in (1, 3) for size in sizes) or len(set(sizes)) > 1:
-            raise ValueError(
-                f"mean and std must be both of 3 numbers (red, green, blue) or both of 1 (grey), found {sizes} numbers"
-            )
-        if sizes == [1]:
-            raise ValueError("mean and std must both be given for a network that takes grey pictures")
-        return self
+Band = Annotated[int, Field(ge=1)]
 
 
 class ModelSettings(Settings):
@@ -50,9 +24,9 @@ class ModelSettings(Settings):
     arch: Annotated[str, CallableOfFile()] = Field(min_length=1)
     """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), `package.module:callable`, or
     `path/to/file.py:callable` with a file of yours."""
-    options: Annotated[dict[str, str | int | float | bool | None], SINCE_DEFAULT] = Field(default={})
+    options: Annotated[dict[str, str | int | float | bool | tuple[int, ...] | None], SINCE_DEFAULT] = Field(default={})
     """Keyword arguments of what builds the network, for example {transform_input: true} of an Inception network that
-    was fine-tuned from torchvision's weights."""
+    was fine-tuned from torchvision's weights, or of timm's networks {in_chans: 5} and {img_size: [96, 64]}."""
     weights: Annotated[str, PathUnless(("random", "pretrained")), NOT_IDENTITY] = Field(default="random", min_length=1)
     """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a checkpoint: a file of torch
     (.pt, .pth, .ckpt, .bin, .pth.tar), safetensors (also in shards: their .index.json), an exported program (.pt2), or
@@ -444,6 +418,16 @@ class ReportSettings(Settings):
     """At most; less where the page would grow too large."""
     max_size_mb: float = Field(default=50.0, ge=5)
     """Pictures are made smaller until they take no more than this."""
+    bands: Annotated[tuple[Band, ...] | None, SINCE_DEFAULT] = None
+    """Of pictures of bands, those that are shown, counted from 1 on: three as red, green and blue, or one as grey.
+    None: the first three, or the first where there are fewer. Each is shown from its 2nd to its 98th percentile in
+    the picture."""
+
+    @model_validator(mode="after")
+    def _one_band_or_three(self) -> ReportSettings:
+        if self.bands is not None and len(self.bands) not in (1, 3):
+            raise ValueError(f"bands must be one number or three, found {len(self.bands)}")
+        return self
 
 
 class TrackingSettings(Settings):

@@ -215,7 +215,9 @@ def _draw_images(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
         )
     target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
     records = {r.key: r for r in target.records}
-    return draw_filter(ActivationStore(handle.folder), row, records, _IMAGES, _IMAGE_PX, past.title)
+    return draw_filter(
+        ActivationStore(handle.folder), row, records, _IMAGES, _IMAGE_PX, past.title, past.config.report.bands
+    )
 
 
 def _show_png(content: bytes) -> str:

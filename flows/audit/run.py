@@ -25,7 +25,7 @@ from lavise.flows.audit.run_folder import write_run_folder
 from lavise.flows.past_audits.compare import Comparison, TargetImages, compare_audits
 from lavise.flows.past_audits.gate import GATE_TAG, record_verdict
 from lavise.flows.shared.extraction import extract_layers
-from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
+from lavise.flows.shared.inputs import Inputs, check_bands, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
 from lavise.storage.activations import INDEX_FILE
 from lavise.storage.datasets.images import num_decoded
@@ -135,6 +135,7 @@ class _Audit:
         vectors = digest_vectors(config.words)
         check_analyses(config)
         model = load_target_model(config.model, config.seed)
+        check_bands(config, model.channels)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
         layers = model.select_layers(config.model.layers)
         inputs = open_inputs(config, runner, self.progress)

@@ -56,12 +56,14 @@ def check_demo() -> Iterator[Check]:
 
 def check_model(config: Config) -> Iterator[Check]:
     """The target model loads, and its target layers exist."""
+    from lavise.flows.shared.inputs import check_bands
     from lavise.storage.models.target_model import load_target_model
 
     settings, note = config.model, f"weights {config.model.weights}"
     if settings.weights == "pretrained":  # looking must not download
         settings, note = settings.model_copy(update={"weights": "random"}), "pretrained weights: fetched by the run"
     target = load_target_model(settings, config.seed)
+    check_bands(config, target.channels)
     layers = target.select_layers(settings.layers)
     shown = "; ".join(_describe_layer(layer) for layer in layers)
     yield ok("target model", f"{target.arch}, {note}; {shown}")

@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.datasets.geometry import Geometry
-
 Range = tuple[float, float]
-ImageSource = Path | ImageRecord
-"""A picture; a record says in which range its values are."""
 
 _TGA = frozenset({".tga"})
 IMAGE_SUFFIXES = _TGA | {
@@ -62,6 +58,11 @@ def num_decoded() -> int:
     return _DecodeCounter.count
 
 
+def count_decoded() -> None:
+    """One more picture is decoded."""
+    _DecodeCounter.count += 1
+
+
 def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.Image:
     """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for; of several frames the first.
 
@@ -72,7 +73,7 @@ def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.
     Raises:
         BrokenImageError: with the reason.
     """
-    _DecodeCounter.count += 1
+    count_decoded()
     try:
         with _open(source) as file:
             file.load()
@@ -151,30 +152,15 @@ def is_picture(path: Path) -> bool:
         return False
 
 
-def load_square(source: ImageSource, geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Decode and resize: uint8 [S, S, 3].
-
-    Raises:
-        BrokenImageError: with the reason.
-    """
-    if isinstance(source, ImageRecord):
-        return geometry.resize_image(open_image(source.path, source.value_range))
-    return geometry.resize_image(open_image(source))
-
-
-def uses_little(picture_SS3: npt.NDArray[np.uint8]) -> bool:
-    """Whether a picture uses less than LITTLE_SHARE of the range from black to white."""
-    return int(picture_SS3.max()) - int(picture_SS3.min()) < LITTLE_SHARE * 255
+def uses_little(picture_YXN: npt.NDArray[Any]) -> bool:
+    """Whether a picture, uint8 or bands on the scale 0..1, uses less than LITTLE_SHARE of its range."""
+    whole = 255.0 if picture_YXN.dtype == np.uint8 else 1.0
+    return float(picture_YXN.max()) - float(picture_YXN.min()) < LITTLE_SHARE * whole
 
 
 def is_deep(file: Image.Image) -> bool:
     """Grey, with more than 8 bits or in floating point."""
     return file.mode == "F" or file.mode == "I" or file.mode.startswith("I;16")
-
-
-def _turn_size(file: Image.Image) -> tuple[int, int]:
-    width, height = file.size
-    return (width, height) if _read_orientation(file) in _EXIF_TURNED else (height, width)
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
+from lavise.storage.datasets.geometry import Size
 from lavise.storage.state.digest import canonical_json, digest_file
 from lavise.storage.state.text import one_line
 
@@ -29,7 +30,7 @@ class _Architecture:
     name: str
     build: Callable[[bool], nn.Module]
     code: str
-    size_px: int = 224
+    size_px: Size = 224
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
@@ -150,7 +151,7 @@ def _timm_architecture(name: str, options: Options) -> _Architecture:
     if name not in known:
         raise UserError(f"model.arch: timm has no {name!r}{_suggest(name, known)}")
     cfg = timm.get_pretrained_cfg(name)
-    size_px = cfg.input_size[-1] if cfg else 224
+    size_px = _simplify(cfg.input_size[1:]) if cfg else 224
     mean, std = (tuple(cfg.mean), tuple(cfg.std)) if cfg else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     interpolation = cfg.interpolation if cfg and cfg.interpolation in ("bilinear", "bicubic") else "bicubic"
 
@@ -158,6 +159,12 @@ def _timm_architecture(name: str, options: Options) -> _Architecture:
         return _call(f"timm:{name}", lambda: timm.create_model(name, pretrained=pretrained, **options), options)
 
     return _Architecture(f"timm:{name}", build, f"timm {timm.__version__}", size_px, mean, std, interpolation)
+
+
+def _simplify(size: Sequence[int]) -> Size:
+    """One number for a square."""
+    height, width = size
+    return height if height == width else (height, width)
 
 
 def _callable_architecture(home: str, attribute: str, options: Options) -> _Architecture:

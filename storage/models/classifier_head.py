@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lavise.storage.datasets.geometry import Size, split_size
 from lavise.storage.models.layers import ActivationTap, Layer, to_input
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class LinearHead:
 
 
 def find_linear_head(
-    network: nn.Module, layer: Layer, size_px: int, channels: int = 3
+    network: nn.Module, layer: Layer, size_px: Size, channels: int = 3
 ) -> tuple[LinearHead | None, str]:
     """The linear layer that a target layer feeds through nothing but mean pooling, and whose output is the network's.
 
@@ -54,7 +55,7 @@ def find_linear_head(
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     handles = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
     generator = torch.Generator().manual_seed(0)
-    images = to_input(network, torch.randn(_PROBES, channels, size_px, size_px, generator=generator))
+    images = to_input(network, torch.randn(_PROBES, channels, *split_size(size_px), generator=generator))
     try:
         with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
             logits = network(images)
@@ -74,12 +75,12 @@ def find_linear_head(
     return None, "the network does not end in a linear classifier"
 
 
-def count_classes(network: nn.Module, size_px: int, channels: int = 3) -> int:
+def count_classes(network: nn.Module, size_px: Size, channels: int = 3) -> int:
     """K, where the network's output is a table [N, K] of class logits (one logit is two classes); else 0."""
     import torch
 
     with torch.inference_mode():
-        output = network(to_input(network, torch.zeros(1, channels, size_px, size_px)))
+        output = network(to_input(network, torch.zeros(1, channels, *split_size(size_px))))
     logits = to_class_logits(output)
     return 0 if logits is None else int(logits.shape[1])
 

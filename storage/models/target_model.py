@@ -28,7 +28,7 @@ class TargetModel:
     """The trained CNN f under audit, frozen, in evaluation mode.
 
     Attributes:
-        network: takes [N, 3, S, S], or [N, 1, S, S] where it takes grey pictures; normalised.
+        network: takes [N, C, Y, X], normalised; C is 3 for colours, 1 for grey, or a number of bands.
         digest: sha256 of its state dict: names, shapes, bytes; not of any file name.
         geometry: from a picture to the input.
         mean, std: of the normalisation, per channel on the scale 0..1.
@@ -46,7 +46,7 @@ class TargetModel:
 
     @property
     def channels(self) -> int:
-        """Of its input: 3, or 1 where it takes grey pictures."""
+        """Of its input: 3, 1 where it takes grey pictures, or the number of its bands."""
         return len(self.mean)
 
     @cached_property
@@ -79,7 +79,7 @@ class TargetModel:
         """What the input depends on besides the picture; part of every digest of activations."""
         geometry = self.geometry
         return {
-            "size_px": geometry.size_px,
+            "size_px": geometry.size_px if isinstance(geometry.size_px, int) else list(geometry.size_px),
             "fit": geometry.fit,
             "crop_share": geometry.crop_share if geometry.fit == "center_crop" else None,
             "interpolation": geometry.interpolation,

@@ -34,6 +34,7 @@ _WITHOUT_INFLUENCE = (
     "report.images_per_filter",
     "report.thumbnail_px",
     "report.max_size_mb",
+    "report.bands",
     "tracking.enabled",
     "tracking.uri",
     "tracking.experiment",

@@ -7,6 +7,7 @@ import yaml
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import (
+    describe_identity,
     dump_config,
     list_presets,
     load_config,
@@ -114,7 +115,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         "name: found '../up'; allowed: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'",
         "device: found 'tpu'; allowed: 'auto', 'cpu' or 'cuda'",
         "model.num_classes: found -1; allowed: input should be greater than or equal to 0",
-        "model.preprocessing.size_px: found 3; allowed: input should be greater than or equal to 8",
+        "model.preprocessing.size_px: found 3; allowed: a number of pixels from 8 to 4096, or [height, width] of such",
         "model.preprocessing.fit: found 'crop'; allowed: 'squash' or 'center_crop'",
         "reference.train_scene: unknown key; allowed: kind, train_scenes, evaluation_scenes, size_px; "
         "did you mean train_scenes?",
@@ -413,3 +414,55 @@ def test_number_of_images_of_a_contrast_had_another_name(tmp_path: Path, caplog:
     with caplog.at_level("WARNING", logger="lavise"):
         assert load_config("demo", ["bias.pictures=7"]).bias.images_shown == 7
     assert "bias.pictures is called bias.images_shown now; it is read all the same" in caplog.text
+
+
+def test_a_size_is_a_number_or_height_and_width(tmp_path: Path) -> None:
+    def read(value: str) -> object:
+        config = load_config(write(tmp_path, MINIMAL), [f"model.preprocessing.size_px={value}"])
+        assert load_config(write(tmp_path, dump_config(config))) == config
+        return config.model.preprocessing.size_px
+
+    assert read("[96, 64]") == (96, 64)
+    assert read("[64, 64]") == read("[64]") == read("64") == read("64.0") == 64
+    for value in ("[96, 64, 3]", "[]", "true", "[96, 4]", "5000", "8.5", "large", "[96, null]", "{a: 8}"):
+        with pytest.raises(
+            UserError, match=r"size_px: found .*; allowed: a number of pixels from 8 to 4096, or \[heigh"
+        ):
+            read(value)
+
+
+def test_a_square_has_the_same_identity_in_both_ways(tmp_path: Path) -> None:
+    found = [
+        describe_identity(load_config(write(tmp_path, MINIMAL), [f"model.preprocessing.size_px={value}"]))
+        for value in ("64", "[64, 64]", "[64, 96]")
+    ]
+    assert found[0] == found[1]
+    assert found[1] != found[2]
+    assert found[2]["model"]["preprocessing"]["size_px"] == [64, 96]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        ("[0, 0, 0, 0]", "[1, 1, 1, 1]", None),
+        ("[0, 0]", "[1, 1]", None),
+        ("[0, 0, 0, 0]", "[1, 1, 1]", r"found \[4, 3\] numbers"),
+        ("[]", "[]", r"found \[0, 0\] numbers"),
+        ("[0, 0, 0, 0]", "null", "both be given for a network that takes pictures of other bands"),
+        ("[0]", "null", "both be given for a network that takes grey pictures"),
+    ],
+)
+def test_numbers_of_channels(tmp_path: Path, mean: str, std: str, expected: str | None) -> None:
+    overrides = [f"model.preprocessing.mean={mean}", f"model.preprocessing.std={std}"]
+    if expected is None:
+        load_config(write(tmp_path, MINIMAL), overrides)
+    else:
+        with pytest.raises(UserError, match=expected):
+            load_config(write(tmp_path, MINIMAL), overrides)
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "[0, 1, 2]", "[]"])
+def test_shown_bands_are_one_or_three_from_one_on(tmp_path: Path, value: str) -> None:
+    assert load_config(write(tmp_path, MINIMAL), ["report.bands=[3, 1, 7]"]).report.bands == (3, 1, 7)
+    with pytest.raises(UserError, match=r"report"):
+        load_config(write(tmp_path, MINIMAL), [f"report.bands={value}"])

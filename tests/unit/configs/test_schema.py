@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from lavise.configs import schema
 from lavise.configs.base import Settings
 from lavise.configs.loading import load_config
+from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.schema import (
     Config,
     DiffSettings,
@@ -17,7 +18,6 @@ from lavise.configs.schema import (
     ExplainSettings,
     ExtractSettings,
     ModelSettings,
-    PreprocessingSettings,
     StatisticsSettings,
     TrainSettings,
     TransferSettings,
@@ -130,7 +130,7 @@ def test_seed_out_of_range(seed: float) -> None:
         (DiffSettings, "related_at", [-0.1, 1.1, float("nan")]),
         (DiffSettings, "bootstrap_samples", [0, 99]),
         (PreprocessingSettings, "crop_share", [0, 1.1]),
-        (PreprocessingSettings, "mean", [[0.5], [0.5, 0.5, 0.5, 0.5]]),
+        (PreprocessingSettings, "mean", [[0.5], [0.5, 0.5, 0.5, 0.5], []]),
         (PreprocessingSettings, "interpolation", ["nearest"]),
     ],
 )

@@ -229,10 +229,10 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
 @pytest.mark.parametrize(("fits", "words"), [(True, "stays below"), (False, "comes as near as it can to")])
 def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
     sections: dict[str, Any] = {"layers": [], "qualities": [], "analyses": [], "diff": None}
-    size = {"thumbnail_px": 144, "max_size_mb": 50.0}
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "bands": ""}
     page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 108, 58, False, fits)})
     text = " ".join(page.split())
-    assert "Pictures are 108 px (the first four of each filter) and 58 px wide instead of 144 px" in text
+    assert "Pictures are 108 px (the first four of each filter) and 58 px wide or high instead of 144 px" in text
     assert f"{words} 50 MB" in text
     full = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 144, 144, True, True)})
     assert "instead of" not in full
@@ -251,7 +251,7 @@ def test_the_ranking_says_how_words_are_explained(part: LayerPart, monkeypatch: 
     monkeypatch.setattr(RANKINGS, "_entries", dict(RANKINGS._entries))
     RANKINGS.register("toy")(Ranking(find_preferred_words, by_preference=True))
     found = describe_quality(part)
-    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True)}
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "bands": "", "encoded": EncodedImages([], 144, 144, True, True)}
 
     def render(rule: str) -> str:
         quality = {**found, "calibration": {**found["calibration"], "rule": rule}}
