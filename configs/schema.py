@@ -9,6 +9,13 @@ from pydantic import Field, field_validator, model_validator
 
 from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
 from lavise.configs.groups import Groups
+from lavise.configs.reference_formats import (
+    Ade20kReference,
+    BrodenReference,
+    OpenImagesReference,
+    PascalVocReference,
+    YoloReference,
+)
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
 Scale = Annotated[float, Field(gt=0)]
@@ -166,7 +173,16 @@ class OpenMojiTarget(Settings):
 
 
 ReferenceSettings = Annotated[
-    CocoReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference, Field(discriminator="kind")
+    CocoReference
+    | VisualGenomeReference
+    | ImageFolderReference
+    | OpenMojiReference
+    | PascalVocReference
+    | YoloReference
+    | OpenImagesReference
+    | Ade20kReference
+    | BrodenReference,
+    Field(discriminator="kind"),
 ]
 TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget, Field(discriminator="kind")]
 
