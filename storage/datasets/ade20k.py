@@ -129,7 +129,7 @@ def _split_objects(values: IntArray, said: _Names, level: int) -> list[tuple[str
     both = np.where(classes == 0, 0, classes * 256 + blue)
     # Numbers of objects begin at 1; a picture may have no pixel without one.
     ranks = {int(value): rank for rank, value in enumerate(np.union1d(blue.ravel(), [0]))}
-    found = []
+    found: list[tuple[str | None, Mapping[str, object]]] = []
     for number, rle in split_labels(both).items():
         if said.classes is not None:
             name = said.classes.get(number // 256)
@@ -189,15 +189,14 @@ def _read_attributes(path: Path) -> dict[tuple[int, int], str]:
 def _read_index(path: Path) -> dict[int, str]:
     """Names by class, of the index in MATLAB's format: `index.objectnames`, from 1."""
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     try:
         content: Any = loadmat(str(path), squeeze_me=True, variable_names=["index"])
         names = np.atleast_1d(content["index"]["objectnames"][()])
         found = {number: str(name).strip() for number, name in enumerate(names.tolist(), start=1)}
-    except (OSError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, MatReadError) as err:
+    except Exception as err:  # noqa: BLE001 - scipy raises whatever comes on files that are none of MATLAB's
         raise UserError(
-            f"{path}: not ADE20K's index ({type(err).__name__}: {err}); allowed: index.objectnames in MATLAB's format"
+            f"{path}: not ADE20K's index ({type(err).__name__}: {' '.join(str(err).split())}); allowed: index.objectnames in MATLAB's format"
         ) from None
     return {number: name for number, name in found.items() if name}
 

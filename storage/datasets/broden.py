@@ -54,7 +54,7 @@ def load_broden(settings: BrodenReference, seed: int) -> Reference:
     reader = _Reader(root, {kind: _read_kind(root, kind, names) for kind in kinds})
     lines: dict[str, dict[str, dict[str, str]]] = {}
     for line, (image, split, *cells) in read_rows(index, ("image", "split", *kinds)):
-        own = {kind: cell for kind, cell in zip(kinds, cells, strict=True) if cell.strip()}
+        own: dict[str, str] = {kind: cell for kind, cell in zip(kinds, cells, strict=True) if cell.strip()}
         if not own:
             reader.skipped["picture without a label of these kinds"] += 1
             continue

@@ -270,7 +270,7 @@ def _make_annotation(reader: _Reader, one: _Object, height: int, width: int) -> 
 
 
 def _list_files(settings: OpenImagesReference) -> dict[str, tuple[str, ...]]:
-    names = ("train_images", "evaluation_images", "classes", "hierarchy")
+    names: tuple[str, ...] = ("train_images", "evaluation_images", "classes", "hierarchy")
     names += tuple(f"{part}_{kind}" for part in ("train", "evaluation") for kind in ("boxes", "masks", "labels"))
     return {name: (value,) for name in names if (value := getattr(settings, name)) is not None}
 

@@ -173,15 +173,19 @@ def _count_keypoints(path: Path, found: object) -> int:
 
 def _read_darknet(root: Path, path: Path, names: Mapping[int, str] | None) -> _Data:
     """obj.data: `key = value` in each line; its paths begin with `data/`, which is the data set's root."""
-    said = dict((part.strip() for part in line.split("=", 1)) for line in read_text(path).splitlines() if "=" in line)
+    said: dict[str, str] = {}
+    for line in read_text(path).splitlines():
+        key, equals, value = line.partition("=")
+        if equals:
+            said[key.strip()] = value.strip()
     if names is None:
         file = _resolve(root, root, said.get("names", "obj.names"))
         if file is None or not file.is_file():
             raise UserError(f"{path}: names: found {said.get('names')!r}, which is no file below {root}")
         lines = [line.strip() for line in read_text(file).splitlines()]
         names = {number: line for number, line in enumerate(lines) if line}
-    parts = [(said[key],) if said.get(key) else None for key in ("train", "valid")]
-    return _Data(names, *parts)
+    train, evaluation = ((said[key],) if said.get(key) else None for key in ("train", "valid"))
+    return _Data(names, train, evaluation)
 
 
 def _list_parts(reader: _Reader) -> dict[str, list[Path]]:
