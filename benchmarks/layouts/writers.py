@@ -34,9 +34,77 @@ class Writer:
     cases: tuple[Case, ...]
 
 
+_OPEN_IMAGES = {
+    "kind": "open_images",
+    "train_images": "images/train",
+    "evaluation_images": "images/val",
+    "classes": "annotations/class-descriptions.csv",
+}
+_OPEN_IMAGES_MASKS = {
+    "train_boxes": None,
+    "evaluation_boxes": None,
+    "train_masks": "annotations/train-annotations-object-segmentation.csv",
+    "evaluation_masks": "annotations/val-annotations-object-segmentation.csv",
+}
+_OPEN_IMAGES_BOXES = {
+    "train_boxes": "annotations/train-annotations-bbox.csv",
+    "evaluation_boxes": "annotations/val-annotations-bbox.csv",
+}
+
 WRITERS: tuple[Writer, ...] = (
     Writer(
         Tool("torchvision", "torchvision"),
         (Case("folders", "a folder per class, read by ImageFolder", {"kind": "image_folder"}),),
+    ),
+    Writer(
+        Tool("voc_devkit", "torchvision"),
+        (
+            Case(
+                "boxes/VOCdevkit/VOC2012",
+                "Pascal VOC as its devkit has it, boxes, read by VOCDetection",
+                {"kind": "pascal_voc", "masks": "box"},
+            ),
+            Case(
+                "masks/VOCdevkit/VOC2012",
+                "the same, objects of SegmentationObject, read by VOCSegmentation",
+                {"kind": "pascal_voc", "masks": "segmentation"},
+            ),
+        ),
+    ),
+    Writer(
+        Tool("datumaro", "datumaro", ("datumaro==1.13.12",)),
+        (
+            Case("voc_masks", "Pascal VOC with masks", {"kind": "pascal_voc"}),
+            Case(
+                "voc_boxes",
+                "Pascal VOC with boxes, as it writes them",
+                {"kind": "pascal_voc", "coordinates": "zero_based"},
+            ),
+            Case("voc_boxes_from_1", "Pascal VOC with boxes, coordinate_mode voc-one-based", {"kind": "pascal_voc"}),
+            Case("yolo_darknet", "YOLO with obj.data", {"kind": "yolo"}),
+            Case("yolo_boxes", "YOLO with data.yaml, boxes", {"kind": "yolo"}),
+            Case("yolo_polygons", "YOLO with data.yaml, polygons", {"kind": "yolo"}),
+            Case("open_images_masks", "Open Images with masks", {**_OPEN_IMAGES, **_OPEN_IMAGES_MASKS}),
+            Case("open_images_boxes", "Open Images with boxes", {**_OPEN_IMAGES, **_OPEN_IMAGES_BOXES}),
+            Case("ade20k_2016", "ADE20K 2016 with parts, its reader ade20k2017", {"kind": "ade20k", "parts": "use"}),
+            Case("ade20k_2021", "ADE20K 2021 with parts, its reader ade20k2020", {"kind": "ade20k", "parts": "use"}),
+        ),
+    ),
+    Writer(
+        Tool("supervision", "supervision", ("supervision==0.31.2",)),
+        (
+            Case("voc_boxes", "Pascal VOC with boxes", {"kind": "pascal_voc"}),
+            Case("yolo_boxes", "YOLO, boxes", {"kind": "yolo"}),
+            Case("yolo_masks", "YOLO, masks as polygons", {"kind": "yolo"}),
+        ),
+    ),
+    Writer(
+        Tool("ultralytics", "ultralytics", ("opencv-python-headless>=4.10", "polars"), ("ultralytics==8.4.190",)),
+        (
+            Case("boxes", "YOLO in Roboflow's folders, boxes", {"kind": "yolo"}),
+            Case("polygons", "the same, polygons", {"kind": "yolo"}),
+            Case("oriented", "the same, oriented boxes", {"kind": "yolo"}),
+            Case("poses", "the same, boxes with keypoints", {"kind": "yolo"}),
+        ),
     ),
 )

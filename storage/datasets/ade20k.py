@@ -195,9 +195,8 @@ def _read_index(path: Path) -> dict[int, str]:
         names = np.atleast_1d(content["index"]["objectnames"][()])
         found = {number: str(name).strip() for number, name in enumerate(names.tolist(), start=1)}
     except Exception as err:  # noqa: BLE001 - scipy raises whatever comes on files that are none of MATLAB's
-        raise UserError(
-            f"{path}: not ADE20K's index ({type(err).__name__}: {' '.join(str(err).split())}); allowed: index.objectnames in MATLAB's format"
-        ) from None
+        said = f"{type(err).__name__}: {' '.join(str(err).split())}"
+        raise UserError(f"{path}: not ADE20K's index ({said}); allowed: index.objectnames in MATLAB's format") from None
     return {number: name for number, name in found.items() if name}
 
 
