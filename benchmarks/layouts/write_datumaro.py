@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datumaro.components.annotation import AnnotationType, Bbox, Mask, Polygon
+from datumaro.components.annotation import AnnotationType, Bbox, ExtractedMask, Mask
 from datumaro.components.dataset import Dataset
 from datumaro.components.dataset_base import DatasetItem
 from datumaro.components.media import Image as DatumaroImage
@@ -34,7 +34,6 @@ def write(folder: Path) -> None:
     pictures = write_images(drawn, suffix=".jpg")
     masks = _make_data_set(drawn, pictures, _make_masks)
     boxes = _make_data_set(drawn, pictures, _make_boxes)
-    polygons = _make_data_set(drawn, pictures, _make_polygons)
     masks.export(str(folder / "voc_masks"), "voc", save_media=True)
     boxes.export(str(folder / "voc_boxes"), "voc", save_media=True)
     boxes.export(str(folder / "voc_boxes_from_1"), "voc", save_media=True, coordinate_mode="voc-one-based")
@@ -46,42 +45,41 @@ def write(folder: Path) -> None:
     _note(folder / "yolo_darknet", "yolo", AnnotationType.bbox)
     boxes.export(str(folder / "yolo_boxes"), "yolo_ultralytics", save_media=True)
     _note(folder / "yolo_boxes", "yolo", AnnotationType.bbox)
-    polygons.export(str(folder / "yolo_polygons"), "yolo_ultralytics", save_media=True)
-    _note(folder / "yolo_polygons", "yolo", AnnotationType.polygon)
-    masks.export(str(folder / "open_images_masks"), "open_images", save_media=True)
+    both = _make_data_set(drawn, pictures, _make_both)
+    both.export(str(folder / "open_images_masks"), "open_images", save_media=True)
     _note(folder / "open_images_masks", "open_images", AnnotationType.mask)
     boxes.export(str(folder / "open_images_boxes"), "open_images", save_media=True)
     _note(folder / "open_images_boxes", "open_images", AnnotationType.bbox)
     _write_ade(folder / "ade20k_2016", drawn, pictures, described=False)
     _note(folder / "ade20k_2016", "ade20k2017", AnnotationType.mask, below="images")
     _write_ade(folder / "ade20k_2021", drawn, pictures, described=True)
-    _note(folder / "ade20k_2021", "ade20k2020", AnnotationType.mask, below="images", once=True)
+    _note(folder / "ade20k_2021", "ade20k2020", AnnotationType.mask, below="images", objects_only=True)
 
 
-def _make_boxes(shape: Shape, number: int) -> Any:
-    return Bbox(*shape.box, label=CATEGORIES.index(shape.category), id=number, group=number)
+def _make_boxes(shape: Shape, number: int) -> list[Any]:
+    return [Bbox(*shape.box, label=CATEGORIES.index(shape.category), id=number, group=number)]
 
 
-def _make_polygons(shape: Shape, number: int) -> Any:
-    return Polygon(list(shape.polygon), label=CATEGORIES.index(shape.category), id=number, group=number)
-
-
-def _make_masks(shape: Shape, number: int) -> Any:
+def _make_masks(shape: Shape, number: int) -> list[Any]:
     mask = draw_polygon(shape.polygon)
     # What Open Images calls a mask's box id is asked for by its exporter.
     attributes = {"box_id": f"{number:08x}"}
-    return Mask(mask, label=CATEGORIES.index(shape.category), id=number, group=number, attributes=attributes)
+    return [Mask(mask, label=CATEGORIES.index(shape.category), id=number, group=number, attributes=attributes)]
+
+
+def _make_both(shape: Shape, number: int) -> list[Any]:
+    return [*_make_boxes(shape, number), *_make_masks(shape, number)]
 
 
 def _make_data_set(
-    drawn: Path, pictures: Pictures, make: Callable[[Shape, int], Any], parts: tuple[str, str] = ("train", "val")
+    drawn: Path, pictures: Pictures, make: Callable[[Shape, int], list[Any]], parts: tuple[str, str] = ("train", "val")
 ) -> Dataset:
     items = [
         DatasetItem(
             id=Path(name).stem,
             subset=parts[place >= 4],
-            media=DatumaroImage.from_file(path=str(drawn / name)),
-            annotations=[make(shape, number) for number, shape in enumerate(shapes, start=1)],
+            media=DatumaroImage.from_file(path=str(drawn / name), size=(96, 128)),
+            annotations=[one for number, shape in enumerate(shapes, start=1) for one in make(shape, number)],
         )
         for place, (name, shapes) in enumerate(pictures.items())
     ]
@@ -89,27 +87,21 @@ def _make_data_set(
 
 
 def _note(
-    data_set: Path, layout: str, wanted: AnnotationType, below: str = "", once: bool = False, **options: Any
+    data_set: Path, layout: str, wanted: AnnotationType, below: str = "", objects_only: bool = False, **options: Any
 ) -> None:
-    """What Datumaro reads of it; `once`: of labels that stand twice (a class and its object) the first."""
+    """What Datumaro reads of it; `objects_only`: of masks not those that it makes of whole classes as well."""
     read = Dataset.import_from(str(data_set / below), layout, **options)
     names = read.categories()[AnnotationType.label]
     images, labels = [], []
     for item in read:
         image = f"{Path(item.id).name}.jpg"
         images.append(image)
-        seen: set[str] = set()
         for annotation in item.annotations:
-            if annotation.type != wanted:
+            if annotation.type != wanted or (objects_only and isinstance(annotation, ExtractedMask)):
                 continue
             concept = names[annotation.label].name
-            if once and concept in seen:
-                continue
-            seen.add(concept)
             if wanted == AnnotationType.bbox:
                 labels.append(make_label(image, concept, tuple(annotation.get_bbox())))
-            elif wanted == AnnotationType.polygon:
-                labels.append(make_label(image, concept, draw_polygon(annotation.points)))
             else:
                 labels.append(make_label(image, concept, np.asarray(annotation.image, dtype=bool)))
     write_truth(data_set, images, labels)

@@ -34,21 +34,17 @@ class Writer:
     cases: tuple[Case, ...]
 
 
-_OPEN_IMAGES = {
+_OPEN_IMAGES_BOXES = {
     "kind": "open_images",
     "train_images": "images/train",
     "evaluation_images": "images/val",
     "classes": "annotations/class-descriptions.csv",
-}
-_OPEN_IMAGES_MASKS = {
-    "train_boxes": None,
-    "evaluation_boxes": None,
-    "train_masks": "annotations/train-annotations-object-segmentation.csv",
-    "evaluation_masks": "annotations/val-annotations-object-segmentation.csv",
-}
-_OPEN_IMAGES_BOXES = {
     "train_boxes": "annotations/train-annotations-bbox.csv",
     "evaluation_boxes": "annotations/val-annotations-bbox.csv",
+}
+_OPEN_IMAGES_MASKS = {
+    "train_masks": "annotations/train-annotations-object-segmentation.csv",
+    "evaluation_masks": "annotations/val-annotations-object-segmentation.csv",
 }
 
 WRITERS: tuple[Writer, ...] = (
@@ -83,15 +79,18 @@ WRITERS: tuple[Writer, ...] = (
             Case("voc_boxes_from_1", "Pascal VOC with boxes, coordinate_mode voc-one-based", {"kind": "pascal_voc"}),
             Case("yolo_darknet", "YOLO with obj.data", {"kind": "yolo"}),
             Case("yolo_boxes", "YOLO with data.yaml, boxes", {"kind": "yolo"}),
-            Case("yolo_polygons", "YOLO with data.yaml, polygons", {"kind": "yolo"}),
-            Case("open_images_masks", "Open Images with masks", {**_OPEN_IMAGES, **_OPEN_IMAGES_MASKS}),
-            Case("open_images_boxes", "Open Images with boxes", {**_OPEN_IMAGES, **_OPEN_IMAGES_BOXES}),
+            Case(
+                "open_images_masks",
+                "Open Images with boxes and their masks",
+                {**_OPEN_IMAGES_BOXES, **_OPEN_IMAGES_MASKS},
+            ),
+            Case("open_images_boxes", "Open Images with boxes", _OPEN_IMAGES_BOXES),
             Case("ade20k_2016", "ADE20K 2016 with parts, its reader ade20k2017", {"kind": "ade20k", "parts": "use"}),
             Case("ade20k_2021", "ADE20K 2021 with parts, its reader ade20k2020", {"kind": "ade20k", "parts": "use"}),
         ),
     ),
     Writer(
-        Tool("supervision", "supervision", ("supervision==0.31.2",)),
+        Tool("supervision", "supervision", ("supervision==0.31.2", "opencv-python-headless>=4.10")),
         (
             Case("voc_boxes", "Pascal VOC with boxes", {"kind": "pascal_voc"}),
             Case("yolo_boxes", "YOLO, boxes", {"kind": "yolo"}),
