@@ -227,7 +227,8 @@ def _to_shares(path: Path, line: int, cells: Sequence[str]) -> Shares:
             raise ValueError
     except ValueError:
         raise UserError(
-            f"{path}: line {line}: found {', '.join(cells)} as a box; allowed: XMin, XMax, YMin and YMax of 0 to 1"
+            f"{path}: line {line}: found {', '.join(map(repr, cells))} as a box; allowed: XMin, XMax, YMin and YMax of "
+            "0 to 1"
         ) from None
     return left, right, top, bottom
 

@@ -138,7 +138,8 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
 def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
-        "reference.kind: found 'cocoo'; allowed: 'coco', 'visual_genome', 'image_folder', 'openmoji'"
+        "reference.kind: found 'cocoo'; allowed: 'coco', 'visual_genome', 'image_folder', 'openmoji', 'pascal_voc', "
+        "'yolo', 'open_images', 'ade20k', 'broden'"
     ]
 
 

@@ -152,9 +152,13 @@ def test_masks_only(tmp_path: Path) -> None:
         (
             "oidv6-train-annotations-bbox.csv",
             "a,x,/m/1,1,0,20,0,1,0,0,0,0,0",
-            r"line 2: found 0, 20, 0, 1 as a box; allo",
+            r"line 2: found '0', '20', '0', '1' as a box; a",
         ),
-        ("oidv6-train-annotations-bbox.csv", "a,x,/m/1,1,x,1,0,1,0,0,0,0,0", r"line 2: found x, 1, 0, 1 as a box"),
+        (
+            "oidv6-train-annotations-bbox.csv",
+            "a,x,/m/1,1,x,1,0,1,0,0,0,0,0",
+            r"line 2: found 'x', '1', '0', '1' as a box",
+        ),
         ("train-labels.csv", "a,v,/m/1,much", r"line 2: Confidence: found 'much'; allowed: a number of 0 to 1"),
     ],
 )
