@@ -106,4 +106,16 @@ WRITERS: tuple[Writer, ...] = (
             Case("poses", "the same, boxes with keypoints", {"kind": "yolo"}),
         ),
     ),
+    Writer(
+        Tool(
+            "pylabel",
+            "pylabel",
+            ("opencv-python-headless>=4.10", "bbox-visualizer", "jupyter-bbox-widget"),
+            ("pylabel==0.1.55",),
+        ),
+        (
+            Case("voc", "Pascal VOC with boxes", {"kind": "pascal_voc", "coordinates": "zero_based"}),
+            Case("yolo", "YOLO, boxes", {"kind": "yolo"}),
+        ),
+    ),
 )
