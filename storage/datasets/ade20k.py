@@ -128,13 +128,15 @@ def _split_objects(values: IntArray, said: _Names, level: int) -> list[tuple[str
     # What has no class is no object, whatever its blue.
     both = np.where(classes == 0, 0, classes * 256 + blue)
     # Numbers of objects begin at 1; a picture may have no pixel without one.
-    ranks = {int(value): rank for rank, value in enumerate(np.union1d(blue.ravel(), [0]))}
+    used = np.bincount(blue.ravel(), minlength=256) > 0
+    used[0] = True
+    ranks = np.cumsum(used) - 1
     found: list[tuple[str | None, Mapping[str, object]]] = []
     for number, rle in split_labels(both).items():
         if said.classes is not None:
             name = said.classes.get(number // 256)
         else:
-            name = said.objects.get((level, ranks[number % 256]))
+            name = said.objects.get((level, int(ranks[number % 256])))
         found.append((name, rle))
     return found
 

@@ -20,7 +20,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.reference_formats import PascalVocReference
 from lavise.storage.datasets.base import Annotation, ImageRecord, Reference, require_folder, resolve_inside
 from lavise.storage.datasets.formats import Format, register_format
-from lavise.storage.datasets.images import IMAGE_SUFFIXES, BrokenImageError
+from lavise.storage.datasets.images import IMAGE_SUFFIXES, BrokenImageError, list_images
 from lavise.storage.datasets.label_maps import IntArray, LabelPicture, join_colour, read_label_picture, split_labels
 from lavise.storage.datasets.layout_files import find_size, list_by_stem, make_record, make_reference, read_text
 from lavise.storage.datasets.xml_files import Element, XmlError, read_xml
@@ -37,6 +37,7 @@ _VOID_COLOUR = int(join_colour(np.array([224, 224, 192])))
 _LISTS = {"segmentation": ("Segmentation", "Main"), "auto": ("Main", "Segmentation"), "box": ("Main", "Segmentation")}
 _PARTS = (("train", "val"), ("train", "valid"), ("train", "test"))
 _WHOLE = ("trainval", "default", "train")
+_WITHOUT_XML = "picture without an XML file"
 _PICTURE_FOLDERS = ("JPEGImages", "images", ".")
 
 
@@ -169,6 +170,8 @@ def _list_by_folder(reader: _Reader, folder: Path) -> list[_Item]:
                 found = [p for place in places if (p := reader.find_picture(place, stem)) is not None]
         name = path.relative_to(reader.root).with_suffix("").as_posix()
         items.append(_Item(name, path, found[0] if found else None))
+    if bare := len(set(list_images(folder)) - {item.picture for item in items}):
+        reader.skipped[_WITHOUT_XML] += bare
     return items
 
 
@@ -185,8 +188,7 @@ def _read_item(reader: _Reader, item: _Item) -> ImageRecord | None:
     if masks != "box" and segmentation.is_file():
         return _read_segmentation(reader, item.picture, segmentation, size)
     if masks == "segmentation" or item.xml is None:
-        kinds = {"segmentation": "segmentation", "box": "XML file", "auto": "XML file or segmentation"}
-        reader.skipped[f"picture without {'an' if masks != 'segmentation' else 'a'} {kinds[masks]}"] += 1
+        reader.skipped["picture without a segmentation" if masks == "segmentation" else _WITHOUT_XML] += 1
         return None
     return _read_boxes(reader, item.picture, item.xml, size)
 

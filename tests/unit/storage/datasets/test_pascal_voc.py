@@ -151,6 +151,7 @@ def test_xml_files_beside_the_pictures(tmp_path: Path, caplog: pytest.LogCapture
     write_picture(tmp_path / "train" / "1.png")
     write_picture(tmp_path / "train" / "other name.JPG")
     write_picture(tmp_path / "valid" / "2.jpg")
+    write_picture(tmp_path / "valid" / "bare.jpg")
     write_xml(tmp_path / "train" / "1.xml", "<path>C:\\mine\\1.png</path>", box("cup", ("0.5", 0, "4.5", 3)), size="")
     (tmp_path / "train" / "x.xml").write_text(
         "<annotation><folder>../..</folder><filename>/home/me/other name.jpg</filename><size><width>0</width>"
@@ -162,7 +163,7 @@ def test_xml_files_beside_the_pictures(tmp_path: Path, caplog: pytest.LogCapture
     assert [r.key for r in both.train.records] == ["train/1.png", "train/other name.JPG"]
     assert both.train.records[0].annotations[0].boxes == ((0.5, 0, 4, 3),)
     assert both.train.records[1].annotations[0].make_mask(H, W).all()
-    assert both.train.skipped == {"picture that is not there": 1}
+    assert both.train.skipped == {"picture that is not there": 1, "picture without an XML file": 1}
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "lavise"):
         load(tmp_path)
