@@ -57,13 +57,18 @@ def make_environment(tool: Tool, folder: Path) -> Path:
 
 
 def run_script(module: str, python: Path, folder: Path) -> None:
-    """Have a module of ours write files below a folder; without network, as far as the library lets itself be told.
-
-    What it says goes into a log beside the folder.
+    """Have a module of ours write files below a folder; what it says goes into a log beside the folder.
 
     Raises:
         subprocess.CalledProcessError: the script failed.
     """
+    process = start_script(module, python, folder)
+    if process.wait():
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def start_script(module: str, python: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """The same, without waiting for it; without network, as far as the library lets itself be told."""
     settings = {
         "PYTHONPATH": str(REPOSITORY),
         "HF_HUB_OFFLINE": "1",
@@ -81,7 +86,7 @@ def run_script(module: str, python: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = [python, "-P", "-m", module, folder]
     with folder.with_suffix(".log").open("wb") as log:
-        subprocess.run(command, check=True, cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log)
 
 
 def read_version(tool: Tool, python: Path) -> str:

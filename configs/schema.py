@@ -122,12 +122,23 @@ class CocoReference(Settings):
 
 
 class VisualGenomeReference(Settings):
-    """Visual Genome objects: boxes filled with 1, categories merged by synset."""
+    """Visual Genome objects (1.0, 1.2, 1.4): boxes filled with 1, categories merged by synset."""
 
     kind: Literal["visual_genome"]
     root: UserPath
     objects: str = "objects.json"
     image_folders: tuple[str, ...] = ("VG_100K", "VG_100K_2")
+    without_synset: Annotated[Literal["skip", "name"], SINCE_DEFAULT] = "skip"
+    """What to do with objects that have no synset: leave them out, or take the first of their names."""
+    attributes: Annotated[str | None, SINCE_DEFAULT] = None
+    """File of attributes (`attributes.json`): each attribute, for example *striped*, is a category too, with the box of
+    its object."""
+    relationships: Annotated[str | None, SINCE_DEFAULT] = None
+    """File of relationships (`relationships.json`): each predicate, for example *riding*, is a category too, with the
+    boxes of its subject and its object."""
+    image_data: Annotated[str | None, SINCE_DEFAULT] = None
+    """File of the pictures' sizes (`image_data.json`): boxes that lie outside their picture are left out and counted,
+    and a picture of another size is refused."""
     min_images: int = Field(default=100, ge=1)
     """Categories found in fewer training pictures are dropped."""
     evaluation_share: float = Field(default=0.1, gt=0, lt=1)

@@ -2,12 +2,14 @@
 
 All state lies in the state folder. The processes are children of this one, in process groups of their own, and are
 stopped with it: the worker first, so that it can hand back what it runs. One that ends by itself is started again; flow
-runs whose process is gone are then marked Crashed, since nobody else would.
+runs whose process is gone are then marked Crashed, since nobody else would. Where this process is killed, a guard stops
+them. One process at a time serves a state folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,8 +32,10 @@ from lavise.configs.loading import list_presets, load_config
 from lavise.configs.paths import expand_home
 from lavise.configs.policy import list_policies, load_policy
 from lavise.configs.sources import FolderSource
+from lavise.flows.orchestration.service_guard import ServiceGuard
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder, write_atomically
+from lavise.storage.state.locks import is_locked, try_lock
 from lavise.storage.tracking import hide_credentials, local_tracking_uri
 
 HOST = "127.0.0.1"
@@ -40,6 +45,8 @@ _STOP_SECONDS = 15.0
 _MAX_RESTARTS = 5
 _RESTART_WINDOW_SECONDS = 600.0
 _POINTER = "prefect.toml"
+_LOCK = Path("locks", "up.lock")
+_ADDRESSES = "up.json"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -88,19 +95,28 @@ def run_services(prefect_port: int, mlflow_port: int, watch: Watch | None = None
     """Start everything, say where it is, and wait for Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: a port is taken, or what is to be watched is not there.
+        UserError: a port is taken, another process serves the state folder, or what is to be watched is not there.
         RuntimeError: a service does not start, or ends again and again; names its log.
     """
     if watch:
         _check_watch(watch)
+    if prefect_port == mlflow_port:
+        raise UserError(f"--mlflow-port: found {mlflow_port}, which is --prefect-port, too; give two different ports")
+    root, mlflow_url = find_state_root(None), f"http://{HOST}:{mlflow_port}"
+    if is_locked(root / _LOCK):
+        raise _explain_running(root)
     for port, option in ((prefect_port, "--prefect-port"), (mlflow_port, "--mlflow-port")):
         _require_free(port, option)
-    root = find_state_root(None)
+    with _serve_alone(root, f"http://{HOST}:{prefect_port} and {mlflow_url}"):
+        _run_services(root, prefect_port, mlflow_port, watch)
+
+
+def _run_services(root: Path, prefect_port: int, mlflow_port: int, watch: Watch | None) -> None:
     api_url, mlflow_url = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
     environment = _make_environment(root, api_url, mlflow_url)
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
-    services: list[Service] = []
+    services = Services()
     try:
         with _point_prefect_here(api_url):
             _start_servers(services, root, environment, prefect_port, mlflow_port)
@@ -117,7 +133,34 @@ def run_services(prefect_port: int, mlflow_port: int, watch: Watch | None = None
     except KeyboardInterrupt:
         _say("stopping")
     finally:
-        _stop(services)
+        services.stop()
+
+
+@contextlib.contextmanager
+def _serve_alone(root: Path, addresses: str) -> Iterator[None]:
+    """Keep others from serving the same state folder, and let them say who does.
+
+    Raises:
+        UserError: another process does.
+    """
+    with try_lock(root / _LOCK) as free:
+        if not free:
+            raise _explain_running(root)
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        about = {"process": os.getpid(), "since": since, "addresses": addresses}
+        write_atomically(root / _ADDRESSES, json.dumps(about))
+        try:
+            yield
+        finally:
+            (root / _ADDRESSES).unlink(missing_ok=True)
+
+
+def _explain_running(root: Path) -> UserError:
+    with contextlib.suppress(OSError, json.JSONDecodeError, KeyError, TypeError):  # it is about to write or to end
+        about = json.loads((root / _ADDRESSES).read_text("utf-8"))
+        said = f" (process {about['process']}, since {about['since']}, at {about['addresses']})"
+        return UserError(f"state folder {root}: already served by `lavise up`{said}; use that one, or stop it first")
+    return UserError(f"state folder {root}: already served by `lavise up`; use that one, or stop it first")
 
 
 def find_deployments_file() -> Path:
@@ -129,8 +172,34 @@ def find_deployments_file() -> Path:
     raise FileNotFoundError("prefect.yaml is missing from the installation")
 
 
+class Services:
+    """Those that run, those that have ended, and the guard that stops them where this process is killed.
+
+    What was ended stays in the list for its process group: a flow run may have outlived its worker.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[Service] = []
+        self.guard = ServiceGuard()
+
+    def start(self, name: str, command: Sequence[str], url: str, environment: dict[str, str], logs: Path) -> Service:
+        """Start one; nobody waits until it is well."""
+        self.all.append(_start(name, command, url, environment, logs))
+        self.guard.watch(self.all[-1].process.pid)
+        return self.all[-1]
+
+    def find_current(self, name: str) -> Service:
+        """The one of this name that was started last."""
+        return [service for service in self.all if service.name == name][-1]
+
+    def stop(self) -> None:
+        """All of them, then the guard."""
+        _stop(self.all)
+        self.guard.dismiss()
+
+
 def _start_servers(
-    services: list[Service], root: Path, environment: dict[str, str], prefect_port: int, mlflow_port: int
+    services: Services, root: Path, environment: dict[str, str], prefect_port: int, mlflow_port: int
 ) -> None:
     logs = root / "logs"
     for folder in (logs, root / "prefect", root / "mlflow" / "artifacts"):
@@ -142,17 +211,17 @@ def _start_servers(
     # Files, not a proxy: what `lavise run` writes without a server and what runs under it stay one store.
     tracking += ["--no-serve-artifacts", "--default-artifact-root", (root / "mlflow" / "artifacts").as_uri()]
     health = f"http://{HOST}:{prefect_port}/api/health"
-    services.append(_start("prefect-server", server, health, environment, logs))
-    services.append(_start("mlflow-server", tracking, f"http://{HOST}:{mlflow_port}/health", environment, logs))
-    for service in services:
+    services.start("prefect-server", server, health, environment, logs)
+    services.start("mlflow-server", tracking, f"http://{HOST}:{mlflow_port}/health", environment, logs)
+    for service in services.all:
         _wait_until_well(service)
 
 
-def _start_worker(services: list[Service], root: Path, environment: dict[str, str], prefect_port: int) -> None:
+def _start_worker(services: Services, root: Path, environment: dict[str, str], prefect_port: int) -> None:
     command = [*_tool("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
     url = f"http://{HOST}:{prefect_port}/api/work_pools/{WORK_POOL}"
-    services.append(_start("prefect-worker", [*command, "--install-policy", "never"], url, environment, root / "logs"))
-    _wait_until_well(services[-1])
+    command += ["--install-policy", "never"]
+    _wait_until_well(services.start("prefect-worker", command, url, environment, root / "logs"))
 
 
 def _prepare_prefect(api_url: str, root: Path, environment: dict[str, str], watch: Watch | None) -> None:
@@ -265,7 +334,7 @@ def _require_running(service: Service) -> None:
         raise RuntimeError(f"{service.name} ended with exit code {code}, see {service.log}")
 
 
-def _keep_running(services: list[Service], api_url: str, environment: dict[str, str]) -> None:
+def _keep_running(services: Services, api_url: str, environment: dict[str, str]) -> None:
     """Start again what ends by itself, until that does not help any more."""
     import httpx
 
@@ -273,10 +342,9 @@ def _keep_running(services: list[Service], api_url: str, environment: dict[str, 
 
     ends: list[float] = []
     while True:
-        for service in list(services):
+        for service in list(services.all):
             code = service.process.poll()
-            # What was ended stays in the list for its process group: a flow run may have outlived its worker.
-            if code is None or service is not _current(services, service.name):
+            if code is None or service is not services.find_current(service.name):
                 continue
             ends = [t for t in ends if time.monotonic() - t < _RESTART_WINDOW_SECONDS] + [time.monotonic()]
             if len(ends) > _MAX_RESTARTS:
@@ -284,18 +352,13 @@ def _keep_running(services: list[Service], api_url: str, environment: dict[str, 
             _say(f"{service.name} ended with exit code {code}; starting it again (log: {service.log})")
             if service.name != "prefect-worker":  # a server's own children would keep its port
                 _signal_group(service, signal.SIGKILL)
-            again = _start(service.name, service.command, service.url, environment, service.log.parent)
-            services.append(again)
+            again = services.start(service.name, service.command, service.url, environment, service.log.parent)
             _wait_until_well(again)
             with contextlib.suppress(
                 httpx.TransportError
             ):  # the server is gone too; when it is back, it is asked again
                 crash_dead_runs(api_url)
         time.sleep(0.5)
-
-
-def _current(services: Sequence[Service], name: str) -> Service:
-    return [s for s in services if s.name == name][-1]
 
 
 def _stop(services: Sequence[Service]) -> None:
@@ -336,11 +399,14 @@ def _point_prefect_here(api_url: str) -> Iterator[None]:
     if pointer.exists() and not pointer.read_text("utf-8").startswith(mark):
         yield
         return
-    pointer.write_text(f'{mark}[api]\nurl = "{api_url}"\n', "utf-8")
+    text = f'{mark}[api]\nurl = "{api_url}"\n'
+    pointer.write_text(text, "utf-8")
     try:
         yield
     finally:
-        pointer.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if pointer.read_text("utf-8") == text:  # not that of another server, started here later
+                pointer.unlink()
 
 
 def _say(line: str) -> None:

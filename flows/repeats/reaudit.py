@@ -158,9 +158,9 @@ class Reaudit:
             try:
                 digest = load_target_model(config.model, config.seed).digest
             except CheckpointError as err:
-                return self._record(found, "broken", err)
+                return self._record(found, "broken", CheckpointError(_name_file(err, snapshot, found)))
             except AmbiguousWeightsError as err:
-                return CheckpointOutcome(found.name, "unclear", detail=str(err).replace(str(snapshot), found.name))
+                return CheckpointOutcome(found.name, "unclear", detail=_name_file(err, snapshot, found))
             except UserError:
                 raise  # a mistake in the settings, the same for every checkpoint
             except Exception as err:
@@ -263,6 +263,11 @@ def _is_whole(run: RunRecord) -> bool:
 
 def _file_tag(found: FoundCheckpoint) -> str:
     return f"lavise.file.{found.sha256[:32]}"
+
+
+def _name_file(error: Exception, snapshot: Path, found: FoundCheckpoint) -> str:
+    """The message with the checkpoint's own name instead of the snapshot's."""
+    return str(error).replace(str(snapshot), found.name).replace(snapshot.name, found.name)
 
 
 def _one_line(error: BaseException) -> str:

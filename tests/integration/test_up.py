@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -68,10 +69,21 @@ def test_unknown_layer_fails_with_the_clear_line(services: Services) -> None:
     assert failed["state"]["message"].startswith("model.layers: found 'layer9'; allowed: conv_stem")
 
 
-def test_taken_port_is_the_users_mistake(services: Services) -> None:
-    done = run_lavise(services.home, "up", "--prefect-port", str(services.prefect_port))
+def test_taken_port_is_the_users_mistake(services: Services, tmp_path: Path) -> None:
+    done = run_lavise(tmp_path, "up", "--prefect-port", str(services.prefect_port))
     assert done.code == 2
     assert f"--prefect-port: port {services.prefect_port} is taken" in done.stderr
+
+
+def test_second_up_on_the_state_folder_says_who_serves_it(services: Services, tmp_path: Path) -> None:
+    for folder in (services.home, tmp_path):
+        done = run_lavise(services.home, "up", cwd=folder)
+        assert done.code == 2
+        said = " ".join(done.stderr.split())
+        assert f"already served by `lavise up` (process {services.process.pid}, since" in said
+        assert services.mlflow_url in said
+    assert (services.home / "prefect.toml").is_file()
+    assert services.process.poll() is None
 
 
 def test_ctrl_c_leaves_no_child_and_no_pointer(services: Services) -> None:
@@ -83,3 +95,14 @@ def test_ctrl_c_leaves_no_child_and_no_pointer(services: Services) -> None:
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
     assert not (services.home / "prefect.toml").exists()
+
+
+def test_kill_of_lavise_up_leaves_nobody(tmp_path: Path) -> None:
+    services = Services(tmp_path)
+    children = psutil.Process(services.process.pid).children(recursive=True)
+    assert len(children) >= 4
+    services.process.kill()
+    services.process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    Services(tmp_path).stop()  # nothing of the first is in the way of the next

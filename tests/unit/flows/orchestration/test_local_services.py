@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import socket
 import sys
@@ -24,6 +25,7 @@ from lavise.configs.sources import FolderSource, RegisteredModelSource
 from lavise.flows.orchestration.local_services import (
     Watch,
     _point_prefect_here,
+    _serve_alone,
     _start,
     _wait_until_well,
     find_deployments_file,
@@ -157,7 +159,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_watch_that_cannot_be(state: Path, watch: Watch, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run_services(1, 1, replace(watch, **change))
+        run_services(1, 2, replace(watch, **change))
     assert not state.exists()
 
 
@@ -173,6 +175,28 @@ def test_a_port_that_is_taken(state: Path, option: str) -> None:
         with pytest.raises(UserError, match=f"{option}: port {used} is taken"):
             run_services(*ports)
     assert not state.exists()
+
+
+def test_one_port_for_both(state: Path) -> None:
+    with pytest.raises(UserError, match="--mlflow-port: found 4200, which is --prefect-port, too; give two different"):
+        run_services(4200, 4200)
+    assert not state.exists()
+
+
+def test_a_state_folder_is_served_by_one_process_at_a_time(state: Path) -> None:
+    addresses = "http://127.0.0.1:4200 and http://127.0.0.1:5000"
+    expected = rf"already served by `lavise up` \(process {os.getpid()}, since 2.*, at {addresses}\); use that one, or"
+    with _serve_alone(state, addresses):
+        with pytest.raises(UserError, match=expected):
+            run_services(4200, 5000)
+        with pytest.raises(UserError, match=expected), _serve_alone(state, "elsewhere"):
+            pass
+        (state / "up.json").write_text("{", "utf-8")
+        with pytest.raises(UserError, match="already served by `lavise up`; use that one"):
+            run_services(4200, 5000)
+    with _serve_alone(state, addresses):
+        assert json.loads((state / "up.json").read_text("utf-8"))["addresses"] == addresses
+    assert not (state / "up.json").exists()
 
 
 def test_a_service_that_ends_at_once_names_its_log(tmp_path: Path) -> None:
@@ -194,6 +218,9 @@ def test_prefect_is_pointed_here_while_it_runs(tmp_path: Path, monkeypatch: pyte
     with _point_prefect_here("http://127.0.0.1:4201/api"):
         assert "4201" in pointer.read_text("utf-8")
     assert not pointer.exists()
+    with _point_prefect_here("http://127.0.0.1:4202/api"):
+        pointer.write_text(left, "utf-8")  # by another server, started here later
+    assert pointer.read_text("utf-8") == left
     pointer.write_text("[api]\n", "utf-8")
     with _point_prefect_here("http://127.0.0.1:4200/api"):
         assert pointer.read_text("utf-8") == "[api]\n"

@@ -144,6 +144,7 @@ def test_broken_is_recorded_once_and_stops_no_other(watched: Watched, content: T
     found = watched.look()
     assert {name: c.outcome for name, c in found.items()} == {"a_broken.pth": "broken", "epoch1.pth": "audited"}
     assert reason in found["a_broken.pth"].detail
+    assert "checkpoints/" not in found["a_broken.pth"].detail  # its own name, not that of the copy that was read
     (record,) = watched.find_runs("FAILED")
     assert record.run_id == found["a_broken.pth"].run_id
     assert record.name == "tiny a_broken.pth"

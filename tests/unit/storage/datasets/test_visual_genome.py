@@ -238,3 +238,96 @@ def test_hostile_image_ids_are_refused(tmp_path: Path, number: str) -> None:
     (tmp_path / "objects.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match="not Visual Genome objects"):
         load_visual_genome_reference(settings(tmp_path), 0)
+
+
+def write_json(root: Path, name: str, content: Any) -> None:
+    (root / name).write_text(json.dumps(content), "utf-8")
+
+
+def test_first_version_with_ids_of_another_name_single_names_and_synsets_as_objects(tmp_path: Path) -> None:
+    write(tmp_path, {1: [], 2: []})
+    box = {"x": 1, "y": 2, "width": 5, "height": 4}
+    synset = {"synset_name": "fire_hydrant.n.01", "entity_name": "hydrant", "entity_idx_start": 0, "entity_idx_end": 7}
+    things = [{**box, "name": "hydrant", "synsets": [synset]}, {**box, "name": " Old  Sign. ", "synsets": []}, box]
+    text = json.dumps([{"id": number, "objects": things} for number in (1, 2)])
+    (tmp_path / "objects.json").write_text(text, "utf-8-sig")
+    both = load_visual_genome_reference(settings(tmp_path), 0)
+    assert both.train.concepts == ("fire hydrant",)
+    assert both.train.skipped == {"object without a synset": 4}
+    named = load_visual_genome_reference(settings(tmp_path, without_synset="name"), 0)
+    assert named.train.concepts == ("fire hydrant", "old sign")
+    assert named.train.skipped == {"object without a synset": 2}
+    assert named.train.records[0].annotations[1].boxes == ((1.0, 2.0, 5.0, 4.0),)
+
+
+def test_file_without_any_synset_says_what_to_set(tmp_path: Path) -> None:
+    write(tmp_path, {1: [thing(None)], 2: [thing(None)]})
+    with pytest.raises(
+        UserError,
+        match=r"objects\.json: none of 2 objects has a synset; set reference\.without_synset=name to take their names$",
+    ):
+        load_visual_genome_reference(settings(tmp_path), 0)
+    assert load_visual_genome_reference(settings(tmp_path, without_synset="name"), 0).train.concepts == ("stuff",)
+
+
+def test_attributes_and_relationships_are_further_words(tmp_path: Path) -> None:
+    write(tmp_path, {1: [thing("dog.n.01", (0, 0, 4, 4))], 2: [thing("dog.n.01", (0, 0, 4, 4))]})
+    striped = {**thing("dog.n.01", (0, 0, 4, 4)), "attributes": ["Striped", "striped", "small"]}
+    plain = thing("cat.n.01")  # some have none at all
+    write_json(
+        tmp_path,
+        "attributes.json",
+        [{"image_id": n, "attributes": [striped, plain, {**plain, "attributes": None}]} for n in (1, 2, 9)],
+    )
+    ends = {"subject": thing("dog.n.01", (0, 0, 4, 4)), "object": {"x": 6, "y": 6, "w": 3, "h": 2, "name": "ball"}}
+    write_json(tmp_path, "relationships.json", [{"image_id": 1, "relationships": [{"predicate": "CHASING", **ends}]}])
+    changes = {"attributes": "attributes.json", "relationships": "relationships.json"}
+    records = load_all(tmp_path, **changes, min_images=1)
+    both = load_visual_genome_reference(settings(tmp_path, **changes), 0)
+    in_training = {Path(record.key).stem for record in both.train.records}
+    more = ["chasing"] if "1" in in_training else []
+    assert list(both.train.concepts) == [*more, "dog", "small", "striped"]
+    for record in records.values():
+        found = {a.concept: a.boxes for a in record.annotations}
+        assert found["striped"] == found["small"] == found["dog"] == ((0.0, 0.0, 4.0, 4.0),)
+        if record.key == "VG_100K/1.jpg" and more:
+            assert found["chasing"] == ((0.0, 0.0, 4.0, 4.0), (6.0, 6.0, 3.0, 2.0))
+    assert all(a.concept == "dog" for record in load_all(tmp_path).values() for a in record.annotations)
+
+
+def test_sizes_of_pictures_show_boxes_outside_and_other_pictures(tmp_path: Path) -> None:
+    things = [thing("sea.n.01", (0, 0, 5, 5)), thing("sea.n.01", (W, 0, 5, 5)), thing("sky.n.01", (0, -9, 5, 9))]
+    write(tmp_path, {1: things, 2: things})
+    sizes = [{"image_id": n, "width": W, "height": H, "url": "x", "coco_id": None} for n in (1, 2)]
+    write_json(tmp_path, "image_data.json", sizes)
+    both = load_visual_genome_reference(settings(tmp_path, image_data="image_data.json"), 0)
+    assert both.train.concepts == ("sea",)
+    assert both.train.skipped == {"box outside its picture": 4}
+    assert both.train.records[0].annotations[0].boxes == ((0.0, 0.0, 5.0, 5.0),)
+    write_json(tmp_path, "image_data.json", [{**sizes[0], "width": 2 * W, "height": 2 * H}, sizes[1]])
+    with pytest.raises(UserError, match=r"1\.jpg: found 18 x 12 pixels, but the boxes are for 36 x 24; allowed: "):
+        load_visual_genome_reference(settings(tmp_path, image_data="image_data.json"), 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "content", "message"),
+    [
+        ("attributes", [{"image_id": 1}], r"more\.json: not Visual Genome attributes \('attributes'\)"),
+        (
+            "attributes",
+            [{"image_id": 1, "attributes": [{"attributes": [5], "x": 0, "y": 0, "w": 1, "h": 1}]}],
+            r"more\.json: not Visual Genome attributes: image_id 1: attribute without usable .*\(5 is no text\)",
+        ),
+        (
+            "relationships",
+            [{"image_id": 1, "relationships": [{"predicate": "on", "subject": {}, "object": {}}]}],
+            r"more\.json: not Visual Genome relationships: image_id 1: relationship without usable",
+        ),
+        ("image_data", [{"image_id": 1}], r"more\.json: not Visual Genome image data \('height'\)"),
+    ],
+)
+def test_further_files_that_are_none(tmp_path: Path, setting: str, content: Any, message: str) -> None:
+    write(tmp_path, {1: [thing("tree.n.01")], 2: [thing("tree.n.01")]})
+    write_json(tmp_path, "more.json", content)
+    with pytest.raises(UserError, match=message):
+        load_visual_genome_reference(settings(tmp_path, **{setting: "more.json"}), 0)
