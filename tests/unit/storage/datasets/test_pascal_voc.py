@@ -92,7 +92,9 @@ def test_segmentation_is_exact(tmp_path: Path) -> None:
 def test_classes_without_objects_are_one_mask_each(tmp_path: Path) -> None:
     classes, _ = write_devkit(tmp_path)
     (tmp_path / "SegmentationObject" / "a.png").unlink()
-    found = masks_of(load(tmp_path, masks="segmentation").train.records[0])
+    both = load(tmp_path, masks="segmentation")
+    assert both.train.skipped == {}  # void is no class
+    found = masks_of(both.train.records[0])
     assert [name for name, _ in found] == ["bottle", "dog"]
     for kind, (_, mask) in zip((BOTTLE, DOG), found, strict=True):
         np.testing.assert_array_equal(mask, classes == kind)
