@@ -43,10 +43,11 @@ def write(folder: Path) -> None:
 def _note(data_set: Path, table: Any) -> None:
     labels = []
     for row in table.itertuples():
-        box = (row.ann_bbox_xmin, row.ann_bbox_ymin, row.ann_bbox_width, row.ann_bbox_height)
+        x, y = float(row.ann_bbox_xmin), float(row.ann_bbox_ymin)
+        box = (x, y, float(row.ann_bbox_width), float(row.ann_bbox_height))
         if row.cat_name not in CATEGORIES:
             raise ValueError(f"{row.img_filename}: {row.cat_name!r}")
-        labels.append(make_label(row.img_filename, row.cat_name, tuple(float(v) for v in box)))
+        labels.append(make_label(row.img_filename, row.cat_name, box))
     write_truth(data_set, sorted(set(table.img_filename)), labels)
 
 
