@@ -140,7 +140,7 @@ def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
         "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', 'openmoji', "
-        "'csv_labels'"
+        "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden'"
     ]
 
 

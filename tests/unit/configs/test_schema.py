@@ -177,6 +177,11 @@ def test_comparison_by_default() -> None:
         ({"kind": "visual_genome", "root": "r"}, "VisualGenomeReference"),
         ({"kind": "image_folder", "root": "r"}, "ImageFolderReference"),
         ({"kind": "openmoji"}, "OpenMojiReference"),
+        ({"kind": "pascal_voc", "root": "r"}, "PascalVocReference"),
+        ({"kind": "yolo", "root": "r"}, "YoloReference"),
+        ({"kind": "open_images", "root": "r"}, "OpenImagesReference"),
+        ({"kind": "ade20k", "root": "r"}, "Ade20kReference"),
+        ({"kind": "broden", "root": "r"}, "BrodenReference"),
     ],
 )
 def test_kind_chooses_the_reference(given: dict[str, str], kind: str) -> None:
