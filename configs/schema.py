@@ -8,6 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
+from lavise.configs.container_formats import (
+    HuggingFaceReference,
+    HuggingFaceTarget,
+    ParquetTarget,
+    WebDatasetReference,
+    WebDatasetTarget,
+)
 from lavise.configs.groups import Groups
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
@@ -166,9 +173,18 @@ class OpenMojiTarget(Settings):
 
 
 ReferenceSettings = Annotated[
-    CocoReference | VisualGenomeReference | ImageFolderReference | OpenMojiReference, Field(discriminator="kind")
+    CocoReference
+    | VisualGenomeReference
+    | ImageFolderReference
+    | OpenMojiReference
+    | WebDatasetReference
+    | HuggingFaceReference,
+    Field(discriminator="kind"),
 ]
-TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget, Field(discriminator="kind")]
+TargetSettings = Annotated[
+    ImageFolderTarget | OpenMojiTarget | WebDatasetTarget | HuggingFaceTarget | ParquetTarget,
+    Field(discriminator="kind"),
+]
 
 
 class WordSettings(Settings):

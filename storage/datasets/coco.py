@@ -37,7 +37,7 @@ def load_coco_reference(settings: CocoReference) -> Reference:
         annotations = require_file(root / getattr(settings, f"{split}_annotations"), f"reference.{split}_annotations")
         name = f"{root.name}/{images.name}"
         parts.append(load_coco_instances(images, annotations, name, use_crowds, settings.max_images))
-    both = {r.path.resolve() for r in parts[0].records} & {r.path.resolve() for r in parts[1].records}
+    both = {r.file.resolve() for r in parts[0].records} & {r.file.resolve() for r in parts[1].records}
     if both:
         raise UserError(
             f"reference: {len(both)} pictures are in both splits, for example {sorted(both)[0].name}; "

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.inner_files import PictureFile
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 
@@ -44,16 +45,15 @@ def num_decoded() -> int:
     return _DecodeCounter.count
 
 
-def open_image(source: Path | bytes) -> Image.Image:
+def open_image(source: PictureFile | bytes) -> Image.Image:
     """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for.
 
     Raises:
         BrokenImageError: with the reason.
     """
     _DecodeCounter.count += 1
-    opened, formats = (BytesIO(source), _SAFE_FORMATS) if isinstance(source, bytes) else (source, None)
     try:
-        with Image.open(opened, formats=formats) as file:
+        with _open(source) as file:
             file.load()
             turn = _EXIF_TURNS.get(_read_orientation(file))
             picture = file.transpose(turn) if turn is not None else file
@@ -68,14 +68,14 @@ def open_image(source: Path | bytes) -> Image.Image:
         raise BrokenImageError(f"not readable: {err}") from None
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: PictureFile) -> tuple[int, int]:
     """(height, width) as `open_image` would give it, from the file's header alone.
 
     Raises:
         BrokenImageError: with the reason.
     """
     try:
-        with Image.open(path) as file:
+        with _open(path) as file:
             width, height = file.size
             turned = _read_orientation(file) in _EXIF_TURNED
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
@@ -83,7 +83,22 @@ def read_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def load_square(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+def read_values(source: PictureFile) -> npt.NDArray[np.int64]:
+    """Values of a picture's pixels as they are stored, int64 [h, w]: grey values, or numbers of a palette.
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
+    try:
+        with _open(source) as file:
+            if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+                raise BrokenImageError(f"not readable as values: its mode is {file.mode}")
+            return np.asarray(file).astype(np.int64)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
+
+
+def load_square(path: PictureFile, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """Decode and resize: uint8 [S, S, 3].
 
     Raises:
@@ -97,6 +112,13 @@ def list_images(root: Path) -> list[Path]:
     inside = root.resolve()
     found = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     return sorted((p for p in found if p.resolve().is_relative_to(inside)), key=lambda p: p.as_posix())
+
+
+def _open(source: PictureFile | bytes) -> Image.Image:
+    if isinstance(source, Path):
+        return Image.open(source)
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    return Image.open(BytesIO(content), formats=_SAFE_FORMATS)
 
 
 def _read_orientation(file: Image.Image) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from lavise.configs.registry import ATTENTION
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.geometry import find_regions
 from lavise.storage.datasets.images import load_square
+from lavise.storage.datasets.inner_files import PictureFile
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.extract import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
@@ -29,7 +29,7 @@ _IMAGES_PER_BLOCK = 16
 
 
 # Of F float32 [C, H, W], filters u [U], all T [C], the picture's file and the network -> region features [U, C].
-Look = Callable[[FloatArray, IntArray, FloatArray, Path, MaskedForward], torch.Tensor]
+Look = Callable[[FloatArray, IntArray, FloatArray, PictureFile, MaskedForward], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _multiply_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor) -> tuple[torc
 
 
 def look_at_masked_image(
-    maps_CHW: FloatArray, filters: IntArray, thresholds_C: FloatArray, path: Path, forward: MaskedForward
+    maps_CHW: FloatArray, filters: IntArray, thresholds_C: FloatArray, path: PictureFile, forward: MaskedForward
 ) -> torch.Tensor:
     """pool(Feat(x ⊙ R_u)) for some filters on one picture; x is the normalised input, so what is masked becomes 0."""
     model, device = forward.model, forward.device

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, FloatArray
 from lavise.storage.datasets.base import Dataset
+from lavise.storage.datasets.inner_files import PictureFile
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
@@ -40,7 +41,7 @@ class MaskedForward:
 
     model: TargetModel
     layer: str
-    paths: list[Path]
+    paths: Sequence[PictureFile]
     batch_size: int
     device: str
 

@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry, area_weights, upsample_maps
 from lavise.storage.datasets.images import BrokenImageError, load_square
+from lavise.storage.datasets.inner_files import PictureFile
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.charts.figures import OverviewRow, draw_overview
 
@@ -81,7 +81,7 @@ class ReportImages:
     """
 
     geometry: Geometry
-    paths: Mapping[str, Mapping[str, Path]]
+    paths: Mapping[str, Mapping[str, PictureFile]]
 
     @classmethod
     def of(cls, geometry: Geometry, data: Mapping[str, Dataset]) -> ReportImages:
@@ -108,7 +108,7 @@ class EncodedImages:
 
 def encode_images(
     book: ImageBook,
-    paths: Mapping[str, Mapping[str, Path]],
+    paths: Mapping[str, Mapping[str, PictureFile]],
     geometry: Geometry,
     size_px: int,
     max_bytes: float,
@@ -153,14 +153,14 @@ def encode_images(
     raise AssertionError("the last rung returns")
 
 
-def _encode(path: Path, geometry: Geometry, size_px: int, quality: int) -> str:
+def _encode(path: PictureFile, geometry: Geometry, size_px: int, quality: int) -> str:
     small = Geometry(size_px, geometry.fit, geometry.crop_share, geometry.interpolation)
     buffer = io.BytesIO()
     Image.fromarray(load_image(path, small)).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def load_image(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+def load_image(path: PictureFile, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """uint8 [S, S, 3]; black where the picture can no longer be read."""
     try:
         return load_square(path, geometry)
@@ -265,7 +265,7 @@ class OverviewSource:
 
 
 def draw_confident_filters(
-    sources: Sequence[OverviewSource], paths: Mapping[str, Path], geometry: Geometry, name: str
+    sources: Sequence[OverviewSource], paths: Mapping[str, PictureFile], geometry: Geometry, name: str
 ) -> bytes:
     """The most confident filters of all layers with their first pictures; PNG."""
     small = Geometry(_OVERVIEW_PX, geometry.fit, geometry.crop_share, geometry.interpolation)
@@ -292,7 +292,7 @@ def draw_confident_filters(
 
 
 def draw_filter(
-    store: ActivationStore, row: Mapping[str, Any], paths: Mapping[str, Path], num: int, size_px: int, name: str
+    store: ActivationStore, row: Mapping[str, Any], paths: Mapping[str, PictureFile], num: int, size_px: int, name: str
 ) -> bytes:
     """A filter's first pictures, dimmed outside its region; PNG.
 

@@ -104,7 +104,7 @@ def make_plain(
 
 
 def break_image(record: ImageRecord) -> None:
-    record.path.write_bytes(b"no picture")
+    record.file.write_bytes(b"no picture")
 
 
 def names(*classes: str) -> ClassNames:
@@ -116,7 +116,7 @@ def load_images(model: TargetModel, records: Sequence[ImageRecord]) -> torch.Ten
     """float32 [N, 3, S, S], decoded and normalised straight from the formula."""
     size, images = model.geometry.size_px, []
     for record in records:
-        with Image.open(record.path) as picture:
+        with Image.open(record.file) as picture:
             square = picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(square)).float() / 255
         images.append(((pixels - torch.tensor(model.mean)) / torch.tensor(model.std)).permute(2, 0, 1))

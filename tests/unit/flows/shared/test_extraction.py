@@ -101,7 +101,7 @@ def test_whatever_changes_the_maps_makes_another_store(tmp_path: Path, changed: 
     elif changed == "preprocessing":
         model = replace(model, mean=(0.0, 0.0, 0.0))
     elif changed == "pictures":
-        write_image(data.records[0].path, 24, 40, seed=99)
+        write_image(data.records[0].file, 24, 40, seed=99)
     else:
         settings = ExtractSettings(batch_size=1, shard_images=4, max_broken_share=0.4)
     (second,), runner = extract(tmp_path, data, ("tail",), model, settings)

@@ -14,6 +14,7 @@ from lavise.configs.registry import ATTENTION
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.inner_files import PictureFile
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.attention import (
     AttentionMethod,
@@ -206,10 +207,10 @@ def test_a_new_method_is_one_registered_function(tmp_path: Path, monkeypatch: py
 
 def test_a_new_method_may_look_at_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ATTENTION, "_entries", dict(ATTENTION._entries))
-    seen: list[Path] = []
+    seen: list[PictureFile] = []
 
     def look_at_paths(
-        maps_CHW: AnyArray, filters: AnyArray, thresholds_C: AnyArray, path: Path, forward: MaskedForward
+        maps_CHW: AnyArray, filters: AnyArray, thresholds_C: AnyArray, path: PictureFile, forward: MaskedForward
     ) -> torch.Tensor:
         seen.append(path)
         return torch.from_numpy(maps_CHW[filters].sum(axis=(1, 2))[:, None] * np.ones(len(maps_CHW), np.float32))
