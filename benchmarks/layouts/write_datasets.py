@@ -41,18 +41,17 @@ def write(folder: Path) -> None:
     labels = [make_label(number(i), read.features["label"].int2str(row["label"]), None) for i, row in enumerate(read)]
     write_truth(folder / "saved", [label["image"] for label in labels], labels)
 
-    features = Features({"image": Image(), "objects": OBJECTS})
-    table = {"image": paths, "objects": [[describe(s) for s in shapes_of[name]] for name in names]}
+    features = Features({"file_name": Value("string"), "image": Image(), "objects": OBJECTS})
+    table = {"file_name": names, "image": paths, "objects": [[describe(s) for s in shapes_of[name]] for name in names]}
     whole = Dataset.from_dict(table, features)
     both = DatasetDict({"train": whole.select([5, 0, 3]), "test": whole.select([1, 2])})
     both.save_to_disk(str(folder / "splits"), num_shards={"train": 2, "test": 1})
     loaded = datasets.load_from_disk(str(folder / "splits"))
     labels, images = [], []
     for split in ("train", "test"):
-        images += [number(i) for i in range(len(loaded[split]))]
-        for i, row in enumerate(loaded[split]):
-            objects = row["objects"]
-            labels += [label_box(number(i), o["category"], o["bbox"]) for o in objects]
+        for row in loaded[split]:
+            images.append(row["file_name"])
+            labels += [label_box(row["file_name"], o["category"], o["bbox"]) for o in row["objects"]]
     write_truth(folder / "splits", images, labels)
 
     features = Features({"file_name": Value("string"), "image": Image(), "objects": COLUMNS})
@@ -74,7 +73,7 @@ def write(folder: Path) -> None:
             str(folder / "hub" / "data" / f"train-0000{part}-of-00002.parquet"), batch_size=2
         )
     labels = []
-    for row in load_parquet(sorted((folder / "hub" / "data").iterdir())):
+    for row in load_parquet(sorted((folder / "hub" / "data").iterdir()), ["file_name", "objects"]):
         for (left, top, right, bottom), category in zip(
             row["objects"]["bbox"], row["objects"]["category"], strict=True
         ):
@@ -83,12 +82,14 @@ def write(folder: Path) -> None:
 
     write_masks(folder / "masks", folder / "drawn_masks", paths, shapes_of)
 
-    plain = Dataset.from_dict({"image": paths}, Features({"image": Image()}))
+    plain = Dataset.from_dict(
+        {"file_name": names, "image": paths}, Features({"file_name": Value("string"), "image": Image()})
+    )
     for case, rows in (("paths", plain), ("pictures", whole.remove_columns("objects"))):
         (folder / case).mkdir()
         rows.to_parquet(str(folder / case / "train.parquet"))
-        count = len(list(load_parquet([folder / case / "train.parquet"])))
-        write_truth(folder / case, names[:count])
+        read = load_parquet([folder / case / "train.parquet"], ["file_name"])
+        write_truth(folder / case, [row["file_name"] for row in read])
 
 
 def write_masks(folder: Path, drawn: Path, paths: list[str], shapes_of: dict[str, tuple[Shape, ...]]) -> None:
@@ -111,11 +112,10 @@ def write_masks(folder: Path, drawn: Path, paths: list[str], shapes_of: dict[str
     write_truth(folder, names, labels)
 
 
-def load_parquet(files: Iterable[Path]) -> Iterable[dict[str, Any]]:
-    """Rows by the library; pictures are not decoded."""
-    return datasets.concatenate_datasets([Dataset.from_parquet(str(path)) for path in files]).select_columns(
-        ["file_name", "objects"] if "hub" in str(next(iter(files))) else []
-    )
+def load_parquet(files: Iterable[Path], columns: list[str]) -> Iterable[dict[str, Any]]:
+    """Rows by the library."""
+    parts = [Dataset.from_parquet(str(path)) for path in files]
+    return datasets.concatenate_datasets(parts).select_columns(columns)
 
 
 def describe(shape: Shape) -> dict[str, Any]:

@@ -73,7 +73,7 @@ WRITERS: tuple[Writer, ...] = (
             Case(
                 "splits",
                 "DatasetDict.save_to_disk in parts, a list of objects",
-                {"kind": "huggingface", "objects": "objects", "evaluation_split": "test"},
+                {"kind": "huggingface", "objects": "objects", "evaluation_split": "test", "key": "file_name"},
             ),
             Case(
                 "hub",
