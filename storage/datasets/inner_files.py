@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MAX_PART_BYTES = 1 << 30
-"""Of one column of a row group, unpacked; what is larger is not read."""
-_KEPT_BYTES = 256 << 20
+MAX_PART_BYTES = 512 << 20
+"""Of a file, or of one column of a row group, unpacked; what is larger is not read."""
+_KEPT_BYTES = 512 << 20
 _BATCH_ROWS = 16
 
 
@@ -48,6 +48,8 @@ class TarMember(InnerFile):
 
     def read_bytes(self) -> bytes:
         """See `InnerFile`."""
+        if self.size > MAX_PART_BYTES:
+            raise OSError(f"{self}: {self.size} bytes, more than {MAX_PART_BYTES}")
         with self.archive.open("rb") as file:
             file.seek(self.offset)
             content = file.read(self.size)

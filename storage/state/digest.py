@@ -46,7 +46,6 @@ def digest_files(files: Mapping[str, Readable], progress: Progress = no_progress
 
     The content is read each time, on purpose: a cache of hashes keyed by name or time of change goes stale silently.
     """
-    names = sorted(files)
 
     def describe(name: str) -> list[Any]:
         file = files[name]
@@ -59,11 +58,11 @@ def digest_files(files: Mapping[str, Readable], progress: Progress = no_progress
             return [name, "absent"]
 
     entries = []
-    with ThreadPoolExecutor(threads) as pool, progress("hash files", len(names)) as bar:
-        for entry in pool.map(describe, names):
+    with ThreadPoolExecutor(threads) as pool, progress("hash files", len(files)) as bar:
+        for entry in pool.map(describe, files):  # as they lie in what they are in
             entries.append(entry)
             bar.advance()
-    return digest_of(entries)
+    return digest_of(sorted(entries, key=lambda entry: str(entry[0])))
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
