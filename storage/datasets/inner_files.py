@@ -121,9 +121,9 @@ class ArrowCell(InnerFile):
         file = pyarrow.memory_map(str(self.file))
         schema = ipc.read_schema(file)
         file.seek(self.offset)
-        column = _unwrap(ipc.read_record_batch(ipc.read_message(file), schema).column(self.column))
-        column.validate(full=True)
-        return column
+        column = ipc.read_record_batch(ipc.read_message(file), schema).column(self.column)
+        column.validate(full=True)  # before anything else: what reads through senseless offsets ends the process
+        return _unwrap(column)
 
 
 def _unwrap(column: Any) -> Any:
@@ -150,7 +150,7 @@ class _Parts:
             with self._lock:  # a part that two threads ask for is read once; a table that was written anew is another
                 column = self._load((*key, stat.st_ino, stat.st_ctime_ns, stat.st_size), cell)
             content = column[row].as_py()
-        except (pyarrow.ArrowException, IndexError) as err:
+        except (pyarrow.ArrowException, IndexError, ValueError) as err:
             raise OSError(f"{cell.file.name}: {' '.join(str(err).split())}") from None
         if content is None:
             raise FileNotFoundError(f"{cell}: the cell is empty")

@@ -68,15 +68,15 @@ class PictureTable(ABC):
         Raises:
             UserError: a column is not there, or has no pictures; or the file cannot be read.
         """
-        for column in (*images, *others):
-            if column not in self.schema.names:
-                names = ", ".join(self.schema.names)
-                raise UserError(f"{field}: {self.file} has no column {column!r}; allowed: {names}")
-            if self.schema.names.count(column) > 1:
-                raise UserError(f"{field}: {self.file} has {column!r} twice; allowed: columns with different names")
-        for column in images:
-            self._check_image_column(column, field)
         with translate_faults(self.file):
+            names = self.schema.names
+            for column in (*images, *others):
+                if column not in names:
+                    raise UserError(f"{field}: {self.file} has no column {column!r}; allowed: {', '.join(names)}")
+                if names.count(column) > 1:
+                    raise UserError(f"{field}: {self.file} has {column!r} twice; allowed: columns with different names")
+            for column in images:
+                self._check_image_column(column, field)
             yield from self._read_rows(images, others)
 
     def read_features(self) -> dict[str, Any]:
@@ -135,7 +135,13 @@ class ParquetTable(PictureTable):
         with parquet.ParquetFile(self.file) as file:
             number = 0
             for group in range(file.num_row_groups):
-                self._check_size(file.metadata.row_group(group), group, set(fields.values()))
+                facts = file.metadata.row_group(group)
+                if facts.total_byte_size > MAX_PART_BYTES:
+                    raise UserError(
+                        f"{self.file}: row group {group} has {facts.total_byte_size / 1e6:,.0f} MB, of which the "
+                        f"pictures are read together; allowed: up to {MAX_PART_BYTES / 1e6:,.0f} MB; write it with "
+                        "smaller row groups, for example pyarrow.parquet.write_table(..., row_group_size=100)"
+                    )
                 in_group = 0
                 for values in _read_values(file, group, others):
                     cells: dict[str, InnerFile] = {
@@ -143,16 +149,6 @@ class ParquetTable(PictureTable):
                     }
                     yield Row(number, cells, values)
                     number, in_group = number + 1, in_group + 1
-
-    def _check_size(self, group: Any, number: int, columns: set[str]) -> None:
-        for i in range(group.num_columns):
-            column = group.column(i)
-            if column.path_in_schema in columns and column.total_uncompressed_size > MAX_PART_BYTES:
-                raise UserError(
-                    f"{self.file}: row group {number} has {column.total_uncompressed_size / 1e6:,.0f} MB of pictures, "
-                    f"which are read together; allowed: up to {MAX_PART_BYTES / 1e6:,.0f} MB; write it with smaller "
-                    "row groups, for example pyarrow.parquet.write_table(..., row_group_size=100)"
-                )
 
 
 def _read_values(file: Any, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -194,9 +190,11 @@ class ArrowTable(PictureTable):
                         f"{self.file}: compressed, or with dictionaries; allowed: arrow streams as "
                         "Dataset.save_to_disk writes them"
                     )
-                batch = ipc.read_record_batch(message, self.schema).select(list(others))
-                batch.validate(full=True)
-                rows = batch.to_pylist() if others else [{}] * batch.num_rows
+                batch = ipc.read_record_batch(message, self.schema)
+                batch.validate()  # before anything else: what reads through senseless offsets ends the process
+                chosen = batch.select(list(others))
+                chosen.validate(full=True)
+                rows = chosen.to_pylist() if others else [{}] * batch.num_rows
                 for row, values in enumerate(rows):
                     cells: dict[str, InnerFile] = {
                         n: ArrowCell(self.file, c, offset, row) for n, c in positions.items()
@@ -234,6 +232,6 @@ def translate_faults(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError, EOFError, struct.error) as err:
+    except (pyarrow.ArrowException, OSError, EOFError, ValueError, OverflowError, struct.error) as err:
         reason = " ".join(str(err).split())[:200]
         raise UserError(f"{file}: cannot be read ({reason}); allowed: a whole file; write or copy it anew") from None

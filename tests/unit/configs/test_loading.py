@@ -138,13 +138,16 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
 def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
-        "reference.kind: found 'cocoo'; allowed: 'coco', 'visual_genome', 'image_folder', 'openmoji'"
+        "reference.kind: found 'cocoo'; allowed: 'coco', 'visual_genome', 'image_folder', 'openmoji', 'webdataset', "
+        "'huggingface'"
     ]
 
 
 def test_missing_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("target: {kind: openmoji}", "target: {root: x}")
-    assert fault_lines(tmp_path, text) == ["target.kind: missing; allowed: 'image_folder', 'openmoji'"]
+    assert fault_lines(tmp_path, text) == [
+        "target.kind: missing; allowed: 'image_folder', 'openmoji', 'webdataset', 'huggingface', 'parquet'"
+    ]
 
 
 def test_fault_in_a_section_that_depends_on_two_fields(tmp_path: Path) -> None:

@@ -245,9 +245,13 @@ def test_offsets_that_lead_out_of_a_batch(tmp_path: Path) -> None:
     offsets = np.array([0, len(content), 2 * len(content)], np.int32).tobytes()
     whole = path.read_bytes()
     assert whole.count(offsets) == 1
-    path.write_bytes(whole.replace(offsets, np.array([0, len(content), 2**30], np.int32).tobytes()))
-    with pytest.raises(UserError, match=r"row 0: cannot read 'image' \(.*\.arrow: "):
-        read_target(kind="huggingface", root=tmp_path)
+    for wrong, message in (
+        ([0, 2**30, 2 * len(content)], r"row 0: cannot read 'image' \(.*\.arrow: "),
+        ([0, len(content), 2**30], r"\.arrow: cannot be read \("),
+    ):
+        path.write_bytes(whole.replace(offsets, np.array(wrong, np.int32).tobytes()))
+        with pytest.raises(UserError, match=message):
+            read_target(kind="huggingface", root=tmp_path)
 
 
 def test_compressed_batches_are_refused(tmp_path: Path) -> None:

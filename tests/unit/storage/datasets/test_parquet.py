@@ -61,7 +61,9 @@ def test_row_groups_that_are_too_large(tmp_path: Path, monkeypatch: pytest.Monke
     rows = [{"image": {"bytes": encode_image(i), "path": None}} for i in range(9)]
     write_parquet(tmp_path / "a.parquet", make_table({"image": IMAGE}, rows), rows=9)
     monkeypatch.setattr(picture_tables, "MAX_PART_BYTES", 500)
-    with pytest.raises(UserError, match=r"row group 0 has .* MB of pictures, .*row_group_size=100"):
+    with pytest.raises(
+        UserError, match=r"row group 0 has .* MB, of which the pictures are read together; .*row_group_size=100"
+    ):
         read_target(kind="parquet", root=tmp_path)
 
 
