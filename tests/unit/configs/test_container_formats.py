@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lavise.configs.loading import make_absolute
+from lavise.configs.loading import load_config, make_absolute
 from lavise.configs.schema import Config
-from tests.unit.configs.test_loading import fault_lines, load_config
+from tests.unit.configs.test_loading import fault_lines
 from tests.unit.configs.yaml_files import MINIMAL, write
 
 

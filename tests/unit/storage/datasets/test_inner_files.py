@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -99,7 +100,7 @@ def test_what_is_away_is_said_as_of_any_picture(tmp_path: Path) -> None:
 
 
 def test_an_empty_cell_is_a_picture_that_is_not_there(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": {"bytes": encode_image(1), "path": None}},
         {"image": {"bytes": None, "path": "x"}},
         {"image": None},
