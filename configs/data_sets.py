@@ -10,6 +10,13 @@ from pydantic import Field
 
 from lavise.configs.base import SINCE_DEFAULT, Settings, UserPath
 from lavise.configs.coco_references import CocoPanopticReference, CocoReference
+from lavise.configs.container_formats import (
+    HuggingFaceReference,
+    HuggingFaceTarget,
+    ParquetTarget,
+    WebDatasetReference,
+    WebDatasetTarget,
+)
 from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, PathListTarget, ValueRange
 from lavise.configs.reference_formats import (
     Ade20kReference,
@@ -105,7 +112,12 @@ ReferenceSettings = Annotated[
     | YoloReference
     | OpenImagesReference
     | Ade20kReference
-    | BrodenReference,
+    | BrodenReference
+    | WebDatasetReference
+    | HuggingFaceReference,
     Field(discriminator="kind"),
 ]
-TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget | PathListTarget, Field(discriminator="kind")]
+TargetSettings = Annotated[
+    ImageFolderTarget | OpenMojiTarget | PathListTarget | WebDatasetTarget | HuggingFaceTarget | ParquetTarget,
+    Field(discriminator="kind"),
+]

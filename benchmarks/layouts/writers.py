@@ -204,4 +204,65 @@ WRITERS: tuple[Writer, ...] = (
             Case("yolo", "YOLO, boxes", {"kind": "yolo"}),
         ),
     ),
+    Writer(
+        Tool("webdataset", "webdataset", ("webdataset==1.0.2",)),
+        (
+            Case(
+                "classes",
+                "ShardWriter, pictures with .cls",
+                {
+                    "kind": "webdataset",
+                    "shards": "part-{000000..000002}.tar",
+                    "classes": ["dog", "cup", "traffic light"],
+                },
+            ),
+            Case("names", "TarWriter, pictures with .txt, folders in keys", {"kind": "webdataset", "labels": "txt"}),
+            Case(
+                "boxes",
+                "TarWriter, pictures with .json, boxes as shares",
+                {
+                    "kind": "webdataset",
+                    "labels": "json",
+                    "json_objects": "seen.objects",
+                    "object_fields": {"box": "box", "category": "name", "box_format": "relative_xyxy"},
+                },
+            ),
+            Case("target", "ShardWriter, pictures alone", {"kind": "webdataset"}, "target"),
+            Case("packed", "TarWriter, compressed", {"kind": "webdataset", "shards": "*.tar.gz"}, "target"),
+        ),
+    ),
+    Writer(
+        Tool("datasets", "datasets", ("datasets==5.2.0",)),
+        (
+            Case("saved", "save_to_disk, ClassLabel", {"kind": "huggingface"}),
+            Case(
+                "splits",
+                "DatasetDict.save_to_disk in parts, a list of objects",
+                {"kind": "huggingface", "objects": "objects", "evaluation_split": "test", "key": "file_name"},
+            ),
+            Case(
+                "hub",
+                "parquet as on the hub, a mapping of lists, corners",
+                {
+                    "kind": "huggingface",
+                    "objects": "objects",
+                    "object_fields": {"box_format": "xyxy"},
+                    "key": "file_name",
+                },
+            ),
+            Case(
+                "masks",
+                "save_to_disk, masks with values of classes",
+                {
+                    "kind": "huggingface",
+                    "mask": "annotation",
+                    "mask_ignored": [0],
+                    "classes": ["none", "dog", "cup", "traffic light"],
+                    "key": "file_name",
+                },
+            ),
+            Case("paths", "to_parquet of paths", {"kind": "huggingface"}, "target"),
+            Case("pictures", "to_parquet of bytes", {"kind": "parquet", "key": "file_name"}, "target"),
+        ),
+    ),
 )

@@ -74,7 +74,7 @@ def read_bands(source: Path | bytes, channels: int) -> FloatArray:
         return _scale(_turn(np.concatenate([_decode(page) for page in found.pages], axis=2), found.orientation))
 
 
-def read_band_size(path: Path) -> tuple[int, int]:
+def read_band_size(path: Path | bytes) -> tuple[int, int]:
     """(height, width) as `read_bands` would give it, from the file's header alone.
 
     Raises:

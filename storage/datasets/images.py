@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from lavise.storage.datasets.inner_files import PictureFile
+
 Range = tuple[float, float]
 
 _TGA = frozenset({".tga"})
@@ -63,7 +65,7 @@ def count_decoded() -> None:
     _DecodeCounter.count += 1
 
 
-def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.Image:
+def open_image(source: PictureFile | bytes, value_range: Range | None = None) -> Image.Image:
     """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for; of several frames the first.
 
     Args:
@@ -90,7 +92,7 @@ def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.
         raise BrokenImageError(f"not readable: {err}") from None
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: PictureFile) -> tuple[int, int]:
     """(height, width) as `open_image` would give it, from the file's header alone.
 
     Raises:
@@ -100,7 +102,22 @@ def read_size(path: Path) -> tuple[int, int]:
     return (width, height) if orientation in _EXIF_TURNED else (height, width)
 
 
-def read_stored_size(path: Path) -> tuple[int, int, int]:
+def read_values(source: PictureFile) -> npt.NDArray[np.int64]:
+    """Values of a picture's pixels as they are stored, int64 [h, w]: grey values, or numbers of a palette.
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
+    try:
+        with _open(source) as file:
+            if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+                raise BrokenImageError(f"not readable as values: its mode is {file.mode}")
+            return np.asarray(file).astype(np.int64)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
+
+
+def read_stored_size(path: PictureFile) -> tuple[int, int, int]:
     """(height, width, EXIF orientation) of the pixels as they are stored, from the file's header alone.
 
     Raises:
@@ -127,7 +144,7 @@ class Header:
     num_frames: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: PictureFile) -> Header:
     """What can be told without decoding; frames are counted, for which some files are read through.
 
     Raises:
@@ -141,7 +158,7 @@ def read_header(path: Path) -> Header:
         raise BrokenImageError(f"not readable: {err}") from None
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path: PictureFile) -> bool:
     """Whether a file is a picture by its content, whatever its name."""
     try:
         with _open(path):
@@ -169,9 +186,10 @@ def _list_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _open(source: Path | bytes) -> Image.Image:
-    if isinstance(source, bytes):
-        return Image.open(BytesIO(source), formats=_list_formats())
+def _open(source: PictureFile | bytes) -> Image.Image:
+    if not isinstance(source, Path):
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        return Image.open(BytesIO(content), formats=_list_formats())
     # A TGA has no mark by which it could be told from noise: its name has to say it.
     formats = ("TGA",) if source.suffix.lower() in _TGA else _list_formats()
     return Image.open(source, formats=formats)

@@ -6,7 +6,6 @@ Shape legend: h x w source pixels, Y x X input pixels, N channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from lavise.storage.datasets.band_images import is_tiff, read_band_size, read_ba
 from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.images import BrokenImageError, Range, open_image, read_size
+from lavise.storage.datasets.inner_files import InnerFile, PictureFile
 
-ImageSource = Path | ImageRecord
+ImageSource = PictureFile | ImageRecord
 """A picture; a record says in which range its values are."""
 
 COLOUR_CHANNELS = (1, 3)
@@ -53,7 +53,7 @@ class OpenedImage:
         return geometry.resize_bands(self.content)
 
 
-def open_input(source: Path | bytes, channels: int, value_range: Range | None = None) -> OpenedImage:
+def open_input(source: PictureFile | bytes, channels: int, value_range: Range | None = None) -> OpenedImage:
     """Decode a file, or the bytes of one.
 
     Args:
@@ -65,7 +65,18 @@ def open_input(source: Path | bytes, channels: int, value_range: Range | None = 
     """
     if channels in COLOUR_CHANNELS:
         return OpenedImage(open_image(source, value_range))
+    if isinstance(source, InnerFile):
+        return OpenedImage(read_bands(_read_inner(source), channels))
     return OpenedImage(read_bands(source, channels))
+
+
+def _read_inner(file: InnerFile) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise BrokenImageError("not found") from None
+    except OSError as err:
+        raise BrokenImageError(f"not readable: {err}") from None
 
 
 def load_input(source: ImageSource, geometry: Geometry, channels: int = 3) -> InputImage:
@@ -101,7 +112,7 @@ def load_shown(
     return show_bands(picture, shown) if channels not in COLOUR_CHANNELS else picture.astype(np.uint8, copy=False)
 
 
-def read_input_size(path: Path) -> tuple[int, int]:
+def read_input_size(path: PictureFile) -> tuple[int, int]:
     """(height, width) of a picture, upright, from the file's header alone.
 
     Raises:
@@ -110,6 +121,7 @@ def read_input_size(path: Path) -> tuple[int, int]:
     try:
         return read_size(path)
     except BrokenImageError:
-        if not is_tiff(path):
+        source = _read_inner(path) if isinstance(path, InnerFile) else path
+        if not is_tiff(source):
             raise
-        return read_band_size(path)
+        return read_band_size(source)

@@ -127,7 +127,7 @@ def make_reference(
         names = ["train", "evaluation"]
     else:
         train, evaluation = whole.values()
-        both = {r.path.resolve() for r in train} & {r.path.resolve() for r in evaluation}
+        both = {r.file.resolve() for r in train} & {r.file.resolve() for r in evaluation}
         if both:
             raise UserError(
                 f"reference: {len(both)} pictures are in both parts, for example {min(both).name}; "

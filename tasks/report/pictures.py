@@ -143,6 +143,9 @@ def encode_images(
     """
     num, num_large = len(book.addresses), book.num_large
     large, small = np.arange(num_large), np.arange(num_large, num)
+    # As they lie in what they are in: a part of a table is then read once.
+    places = {(role, key): place for role, own in pictures.images.items() for place, key in enumerate(own)}
+    in_order = sorted(range(num), key=lambda number: (book.addresses[number][0], places[book.addresses[number]]))
     for rung, (share_large, share_small, quality) in enumerate(_LADDER):
         sizes = tuple(max(round(share * size_px), min(size_px, _SMALLEST_PX)) for share in (share_large, share_small))
         is_last = rung == len(_LADDER) - 1
@@ -160,10 +163,10 @@ def encode_images(
                 expected += total / max(len(sample), 1) * len(group)
             if 1.03 * expected > max_bytes:
                 continue
-        contents = []
+        contents = [""] * num
         with progress("pictures", num) as bar:
-            for number in range(num):
-                contents.append(encode(number))
+            for number in in_order:
+                contents[number] = encode(number)
                 bar.advance()
         fits = sum(map(len, contents)) <= max_bytes
         if fits or is_last:

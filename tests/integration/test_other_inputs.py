@@ -85,7 +85,7 @@ def measure_outlines(home: Path, done: Finished, geometry: Geometry, first: int)
     Args:
         first: the filter of the first concept.
     """
-    records = {r.path.name: r for r in read_reference(home).evaluation.records}
+    records = {r.file.name: r for r in read_reference(home).evaluation.records}
     data, number_of = read_page(done)
     name_of = {number: Path(name).name for name, number in number_of.items()}
     found = []

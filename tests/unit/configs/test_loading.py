@@ -140,13 +140,15 @@ def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
         "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', 'openmoji', "
-        "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden'"
+        "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface'"
     ]
 
 
 def test_missing_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("target: {kind: openmoji}", "target: {root: x}")
-    assert fault_lines(tmp_path, text) == ["target.kind: missing; allowed: 'image_folder', 'openmoji', 'path_list'"]
+    assert fault_lines(tmp_path, text) == [
+        "target.kind: missing; allowed: 'image_folder', 'openmoji', 'path_list', 'webdataset', 'huggingface', 'parquet'"
+    ]
 
 
 def test_fault_in_a_section_that_depends_on_two_fields(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_one_part_is_split_by_picture(tmp_path: Path) -> None:
         write_description(path)
     check(load(tmp_path), with_parts=False)
     named = load(tmp_path, train="anywhere/validation", evaluation="anywhere/training")
-    assert named.train.records[0].path.name == "ADE_val_1.jpg"
+    assert named.train.records[0].file.name == "ADE_val_1.jpg"
     with pytest.raises(UserError, match=r"^reference\.train: found '.*none', which is no folder"):
         load(tmp_path, train="none", evaluation="anywhere")
 

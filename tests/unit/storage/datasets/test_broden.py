@@ -71,7 +71,7 @@ def test_objects_and_parts_are_exact(tmp_path: Path) -> None:
         for record in part.records:
             assert sorted(a.concept for a in record.annotations) == ["car", "leg", "sky", "wheel"]
             for a in record.annotations:
-                own = [p for name, p in drawn.items() if name.startswith(f"ade20k/{record.path.stem}_")]
+                own = [p for name, p in drawn.items() if name.startswith(f"ade20k/{record.file.stem}_")]
                 small = sum((p == numbers[a.concept]) for p in own)
                 np.testing.assert_array_equal(a.make_mask(SIZE, SIZE), np.kron(small, np.ones((2, 2))).astype(bool))
     assert both.train.skipped == {"picture without a label of these kinds": 1}
@@ -80,7 +80,7 @@ def test_objects_and_parts_are_exact(tmp_path: Path) -> None:
 def test_labels_of_whole_pictures_and_endings_of_names(tmp_path: Path) -> None:
     write_set(tmp_path)
     both = load(tmp_path, "color", "scene", "texture")
-    found = {r.path.name: [a.concept for a in r.annotations] for r in both.train.records}
+    found = {r.file.name: [a.concept for a in r.annotations] for r in both.train.records}
     assert found == {"0.jpg": ["black", "street"], "1.jpg": ["black", "street"], "t.jpg": ["dotted"]}
     assert both.train.records[0].annotations[1].make_mask(SIZE, SIZE).all()
     assert both.train.skipped == {"label without a name in c_texture.csv": 1}

@@ -103,7 +103,7 @@ def test_classes_without_objects_are_one_mask_each(tmp_path: Path) -> None:
 def test_boxes_count_pixels_from_1_and_hold_the_last(tmp_path: Path) -> None:
     _, objects = write_devkit(tmp_path)
     both = load(tmp_path, masks="box")
-    assert [r.path.name for r in both.train.records] == ["a.jpg", "b.jpg"]
+    assert [r.file.name for r in both.train.records] == ["a.jpg", "b.jpg"]
     for number, (_, mask) in enumerate(masks_of(both.train.records[0]), start=1):
         assert mask.sum() > 0
         if number < 3:
@@ -225,7 +225,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         "picture of another size than its XML file says": 1,
         "picture without an XML file": 1,
     }
-    assert [r.path.name for r in both.evaluation.records] == ["f.jpg"]  # counted when it is decoded
+    assert [r.file.name for r in both.evaluation.records] == ["f.jpg"]  # counted when it is decoded
 
 
 def test_segmentation_of_another_size(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_pictures_without_labels_have_no_objects(tmp_path: Path) -> None:
     write_labels(tmp_path / "labels" / "train" / "lost.txt", f"0 {BOX}")
     write_labels(tmp_path / "labels" / "train" / "classes.txt", "dog")
     both = load(tmp_path)
-    assert [(r.path.name, len(r.annotations)) for r in both.train.records] == [("bare.jpg", 0), ("train.jpg", 1)]
+    assert [(r.file.name, len(r.annotations)) for r in both.train.records] == [("bare.jpg", 0), ("train.jpg", 1)]
     assert both.train.skipped == {"file of labels without a picture": 1}
 
 

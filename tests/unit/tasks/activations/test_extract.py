@@ -68,7 +68,7 @@ def plain_forward(model: TargetModel, dataset: Dataset, batches: list[list[int]]
     for batch in batches:
         squares = []
         for i in batch:
-            with Image.open(dataset.records[i].path) as picture:
+            with Image.open(dataset.records[i].file) as picture:
                 rgb = picture.convert("RGB")
             squares.append(np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR), np.float32))
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
@@ -179,7 +179,7 @@ def test_a_shard_without_a_picture_of_bands_is_empty(tmp_path: Path) -> None:
     """The first four of five pictures cannot be read: their shard has no maps, of the right shape."""
     records = [ImageRecord(f"{i}.tif", tmp_path / f"{i}.tif") for i in range(5)]
     content = np.ones((24, 16, 5), np.float32)
-    tifffile.imwrite(records[4].path, content, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(records[4].file, content, photometric="minisblack", planarconfig="contig")
     folder = tmp_path / "store"
     folder.mkdir()
     settings = SETTINGS.model_copy(update={"max_broken_share": 0.9})
@@ -237,9 +237,9 @@ def test_half_written_shard_is_made_again(tmp_path: Path) -> None:
 
 def test_broken_pictures_are_skipped_and_named(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p")
-    whole = dataset.records[2].path.read_bytes()
-    dataset.records[2].path.write_bytes(whole[: len(whole) // 2])
-    dataset.records[9].path.unlink()
+    whole = dataset.records[2].file.read_bytes()
+    dataset.records[2].file.write_bytes(whole[: len(whole) // 2])
+    dataset.records[9].file.unlink()
     stores = extract(model, dataset, tmp_path)
     kept = [[0, 1], [3], [4, 5], [6, 7], [8], [10]]
     for layer, store in stores.items():
@@ -253,7 +253,7 @@ def test_broken_pictures_are_skipped_and_named(tmp_path: Path) -> None:
 def test_shard_of_broken_pictures_only_is_empty(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p")
     for i in range(4, 8):
-        dataset.records[i].path.write_text("no picture", "utf-8")
+        dataset.records[i].file.write_text("no picture", "utf-8")
     store = extract(model, dataset, tmp_path, ("tail",), max_broken_share=0.5)["tail"]
     assert store.starts == [0, 4, 4, 7]
     expected = plain_forward(model, dataset, [[0, 1], [2, 3], [8, 9], [10]], "tail")
@@ -264,7 +264,7 @@ def test_shard_of_broken_pictures_only_is_empty(tmp_path: Path) -> None:
 def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p")
     for i in (0, 3, 7, 8):
-        dataset.records[i].path.unlink()
+        dataset.records[i].file.unlink()
     message = (
         r"data set pictures: 4 of 11 pictures cannot be read \(000.png: not found; .*share of 0\.3 .*max_broken_share"
     )
@@ -276,7 +276,7 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
 def test_no_readable_picture_stops_the_run_whatever_is_allowed(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p", num=2)
     for record in dataset.records:
-        record.path.unlink()
+        record.file.unlink()
     with pytest.raises(UserError, match="2 of 2 pictures cannot be read"):
         extract(model, dataset, tmp_path, ("tail",), max_broken_share=1.0)
 
