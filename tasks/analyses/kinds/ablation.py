@@ -43,7 +43,7 @@ def _show_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         str(row["num_filters"]),
         f"{logit:+.2f}",
         "" if row["random_own_logit"] is None else f"{row['random_own_logit']:+.2f}",
-        f"{row['num_lost']} of {row['num_answers']}" if _is_multi_label(row) else f"{row['changed']:.1%}",
+        f"{row['num_lost']}, {row['num_gained']} of {row['num_answers']}" if _is_multi_label(row) else f"{row['changed']:.1%}",
         f"{row['q_value']:.2g}",
         "used" if row["used"] else "not used",
     )
@@ -54,7 +54,7 @@ def _is_multi_label(row: Mapping[str, Any]) -> bool:
 
 
 def _name_changes(row: Mapping[str, Any]) -> str:
-    return "answers lost" if _is_multi_label(row) else "changed answers"
+    return "lost, gained" if _is_multi_label(row) else "changed answers"
 
 
 ANALYSIS = Analysis(

@@ -170,5 +170,5 @@ def test_causes_of_a_multi_label_classifier_have_all_their_tables(tmp_path: Path
     assert {p.name for p in folder.glob("*.parquet")} == {table.file for table in causes.tables}
     rows = {table.file: parquet.read_table(folder / table.file).to_pylist() for table in causes.tables}
     (shown,) = causes.show(rows)
-    assert shown.headings[4] == "answers lost"
+    assert shown.headings[4] == "lost, gained"
     assert all(isinstance(cell, str) for row in shown.rows for cell in row)
