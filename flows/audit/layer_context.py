@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.shared.inputs import Inputs
-from lavise.storage.models.classifier_head import SOFTMAX, AnswerRule, LinearHead, find_linear_head
+from lavise.storage.models.classifier_head import NO_SHARES, SOFTMAX, AnswerRule, LinearHead, find_linear_head
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
@@ -126,6 +126,13 @@ def find_head(subject: Subject, result: LayerResult, rule: AnswerRule = SOFTMAX)
         model = subject.model
         result.head = find_linear_head(model.network, result.layer, model.geometry.size_px, model.channels, rule)
     return result.head
+
+
+def find_naming_head(context: Context, subject: Subject, result: LayerResult) -> tuple[LinearHead | None, str]:
+    """The head that names regions, or None and the reason: its words are shares of one answer, of a softmax."""
+    if context.rule.is_multi_label:
+        return None, NO_SHARES
+    return find_head(subject, result, context.rule)
 
 
 def find_thresholds(context: Context, subject: Subject, result: LayerResult, role: Role) -> Handle:

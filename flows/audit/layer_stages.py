@@ -12,7 +12,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.registry import RANKINGS, TRANSFERS
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
-from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_naming_head, find_thresholds
 from lavise.storage.activations import ActivationStore
 from lavise.storage.models.class_names import load_class_names
 from lavise.storage.models.classifier_head import NO_SHARES
@@ -151,9 +151,7 @@ class LayerAudit:
 
     def _assemble(self, trained: Handle) -> Handle:
         config, layer = self._config, self._layer
-        head, no_head = find_head(self._subject, self.result, self._context.rule)
-        if self._context.rule.is_multi_label:  # the words of a head are shares of one answer
-            head, no_head = None, NO_SHARES
+        head, no_head = find_naming_head(self._context, self._subject, self.result)
         classes = load_class_names(config.model, len(head.bias)) if head else None
         if classes and self._subject.shuffled:
             classes = shuffle_names(classes, config.seed)

@@ -43,7 +43,9 @@ def _show_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         str(row["num_filters"]),
         f"{logit:+.2f}",
         "" if row["random_own_logit"] is None else f"{row['random_own_logit']:+.2f}",
-        f"{row['num_lost']}, {row['num_gained']} of {row['num_answers']}" if _is_multi_label(row) else f"{row['changed']:.1%}",
+        f"{row['num_lost']}, {row['num_gained']} of {row['num_answers']}"
+        if _is_multi_label(row)
+        else f"{row['changed']:.1%}",
         f"{row['q_value']:.2g}",
         "used" if row["used"] else "not used",
     )

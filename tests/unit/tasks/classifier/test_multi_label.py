@@ -49,7 +49,7 @@ def make_multi_label(records: list[ImageRecord]) -> tuple[TargetModel, Classifie
     model, network, _ = make_classifier()
     with torch.no_grad():
         network.head.weight.data *= 10
-        network.head.bias -= network(load_images(model, records)).quantile(0.45, dim=0)
+        network.head.bias.data -= network(load_images(model, records)).quantile(0.45, dim=0)
     return model, network, head_of(network.head)
 
 
@@ -291,7 +291,7 @@ def test_ablation_vs_loops_over_pictures(tmp_path: Path, layer: str, threshold: 
         assert single["num_gained"] == (has & ~had).sum()
         assert single["own_logit"] == pytest.approx(np.mean([after[p] - before[p] for p in pairs]), abs=1e-4)
         by_class = {LABELS[k]: float((after - before)[had[:, k], k].mean()) for k in range(5) if had[:, k].any()}
-        lowered = sorted(([n, v] for n, v in by_class.items() if v < 0), key=lambda e: e[1])
+        lowered = sorted(((n, v) for n, v in by_class.items() if v < 0), key=lambda e: e[1])
         found = json.loads(single["classes"])
         assert [n for n, _ in found] == [n for n, _ in lowered]
         np.testing.assert_allclose([v for _, v in found], [v for _, v in lowered], atol=1e-4)
