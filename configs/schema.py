@@ -46,6 +46,11 @@ class ModelSettings(Settings):
     """Size of the classifier head, where it is not the library's default; 0: the network has none."""
     precision: Annotated[Literal["as_built", "float32"], SINCE_DEFAULT] = "as_built"
     """Of a network that was built in half precision: as it is, or computed in float32."""
+    head: Annotated[Literal["softmax", "sigmoid"], SINCE_DEFAULT] = "softmax"
+    """What the classifier's logits mean. softmax: one answer to a picture, the class with the highest logit. sigmoid:
+    every class is asked about by itself (multi-label), and a picture has as many answers as there are, or none."""
+    head_threshold: Annotated[float, SINCE_DEFAULT] = Field(default=0.5, gt=0, lt=1)
+    """With head: sigmoid, a class is an answer where its probability is above this."""
     layers: tuple[str, ...] | Literal["auto"] = "auto"
     """Names of modules whose output is a map, as `lavise layers` lists them; `auto` is the last of the forward pass."""
     class_names: Literal["auto", "none"] | tuple[str, ...] | UserPath = "auto"
@@ -73,6 +78,15 @@ class ModelSettings(Settings):
     def _one_name(cls, value: object) -> object:
         """A single name stands for a list of one."""
         return (value,) if isinstance(value, str) and value != "auto" else value
+
+    @model_validator(mode="after")
+    def _threshold_is_read(self) -> ModelSettings:
+        if self.head == "softmax" and self.head_threshold != 0.5:
+            raise ValueError(
+                f"head_threshold is read with head: sigmoid alone, found {self.head_threshold} with head: softmax; "
+                "set head: sigmoid, or leave head_threshold out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_layer(self) -> ModelSettings:
@@ -311,6 +325,9 @@ class ClassSettings(Settings):
     """Take only the first so many pictures of the target."""
     num_filters: int = Field(default=10, ge=1)
     """Kept in the table of a class."""
+    max_answers: int | None = Field(default=None, ge=1)
+    """With model.head: sigmoid, of each picture's answers those with the highest logits are looked at; None takes 20.
+    """
 
 
 class CauseSettings(Settings):
@@ -403,3 +420,12 @@ class Config(Settings):
     report: Annotated[ReportSettings, NOT_IDENTITY] = ReportSettings()
     tracking: Annotated[TrackingSettings, NOT_IDENTITY] = TrackingSettings()
     storage: Annotated[StorageSettings, NOT_IDENTITY] = StorageSettings()
+
+    @model_validator(mode="after")
+    def _head_can_name(self) -> Config:
+        if self.model.head == "sigmoid" and self.explainer.kind == "head":
+            raise ValueError(
+                "explainer.kind: found 'head' with model.head: sigmoid, whose probabilities are no shares of one "
+                "answer; allowed here: fused, learned"
+            )
+        return self

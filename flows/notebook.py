@@ -146,8 +146,9 @@ class Audit:
 
     def _read_analysis(self, table: AnalysisTable, setting: str) -> pd.DataFrame:
         if not (self.folder / table.file).is_file():
+            needed = f"{setting}, {table.needs}" if table.needs else setting
             raise UserError(
-                f"audit: run {self.past.run_id} has no {table.file}; allowed: an audit with that analysis ({setting})"
+                f"audit: run {self.past.run_id} has no {table.file}; allowed: an audit with that analysis ({needed})"
             )
         rows = self._read(table.file)
         if table.found_only:

@@ -19,7 +19,7 @@ from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_analyses import check_analyses, run_analyses
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject
-from lavise.flows.audit.layer_stages import LayerAudit
+from lavise.flows.audit.layer_stages import LayerAudit, check_transfer
 from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
 from lavise.flows.past_audits.compare import Comparison, TargetImages, compare_audits
@@ -134,6 +134,7 @@ class _Audit:
         # What can be wrong is looked at before anything long is begun.
         vectors = digest_vectors(config.words)
         check_analyses(config)
+        check_transfer(config)
         model = load_target_model(config.model, config.seed)
         check_bands(config, model.channels)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})

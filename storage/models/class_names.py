@@ -14,6 +14,7 @@ from lavise.storage.array_types import FloatArray
 from lavise.storage.words.word_vectors import WordVectors, match_nonzero, vector_of
 
 _IMAGENET_1K_CLASSES = 1000
+_CLASSES_OF_ONE_LOGIT = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def load_class_names(settings: ModelSettings, num_classes: int) -> ClassNames | 
     """The names that `model.class_names` asks for.
 
     Args:
-        num_classes: K, outputs of the target model.
+        num_classes: K, classes of the target model (see storage.models.classifier_head.count_classes).
 
     Returns:
         None with `none`; and with `auto` where the architecture is the user's own callable, or the library knows no
@@ -57,9 +58,15 @@ def load_class_names(settings: ModelSettings, num_classes: int) -> ClassNames | 
             "allowed: a name for each class, synonyms separated by commas; write N/A where there is none"
         )
     if len(names) != num_classes:
+        one_logit = (
+            "; of a network with one logit both, no and yes, or, with model.head: sigmoid, the one"
+            if (len(names), num_classes) == (1, _CLASSES_OF_ONE_LOGIT)
+            else ""
+        )
         raise UserError(
             f"model.class_names: found {len(names)} classes in {_label(chosen)}; allowed: {num_classes}, one for each "
             "output of the target model, in their order; give them all, or set model.class_names to auto or none"
+            f"{one_logit}"
         )
     return ClassNames(names, "file" if isinstance(chosen, Path) else "settings")
 

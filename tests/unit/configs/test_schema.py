@@ -158,6 +158,22 @@ def test_a_shard_holds_whole_batches(batch: int, shard: int) -> None:
     assert ExtractSettings(batch_size=batch, shard_images=3 * batch).shard_images == 3 * batch
 
 
+def test_a_threshold_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"head_threshold is read with head: sigmoid alone, found 0\.3"):
+        ModelSettings(arch="a", head_threshold=0.3)
+    assert ModelSettings(arch="a", head="sigmoid", head_threshold=0.3).head_threshold == 0.3
+    for value in (0, 1, float("nan")):
+        with pytest.raises(ValidationError, match="head_threshold"):
+            ModelSettings(arch="a", head="sigmoid", head_threshold=value)
+
+
+def test_a_multi_label_head_names_no_regions() -> None:
+    data = {**SMALL, "model": {**SMALL["model"], "head": "sigmoid"}}
+    with pytest.raises(ValidationError, match=r"explainer\.kind: found 'head' with model\.head: sigmoid"):
+        Config.model_validate({**data, "explainer": {"kind": "head"}})
+    assert Config.model_validate(data).explainer.kind == "fused"
+
+
 def test_what_is_the_same_is_related() -> None:
     with pytest.raises(ValidationError, match=r"related_at must not be above same_at, found 0\.6 and 0\.5"):
         DiffSettings(same_at=0.5, related_at=0.6)

@@ -21,8 +21,9 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
-from lavise.tasks.classifier.ablation import CauseInputs, compute_p_value, measure_causes
+from lavise.tasks.classifier.ablation import CauseInputs, measure_causes
 from lavise.tasks.classifier.ablation_runs import run_baseline
+from lavise.tasks.classifier.ablation_tables import compute_p_value
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import Given
