@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserEr
 from lavise.configs.paths import expand_home
 from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, read_checkpoint
 from lavise.storage.models.inert_pickle import Inert, walk
+from lavise.storage.models.parametrisations import compute_weights
 from lavise.storage.state.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _NUM_SHOWN = 3
 _MAX_SHOWN_CHARS, _MAX_LISTED_CHARS = 80, 400
 _SWA_AVERAGE = "average_model_state"
 _BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_PARAMETRISED = ("weight_orig", "weight_mask", "weight_g", "weight_u")
 # Entries of a checkpoint that are never a network: whatever lies below them is not looked at.
 _NOT_NETWORKS = frozenset(
     "optimizer optimizers optimizer_states opt lr_scheduler lr_schedulers scheduler schedulers param_schedulers "
@@ -76,11 +76,15 @@ class StateDict:
         key: dotted, under which it stands; "" where it is the whole file.
         tensors: by their names in it.
         about: what it is known to be, for people; "" where that is not known.
+        kinds: of tensors that stand there in parts and were put together: weight norm, spectral norm or pruning.
+        unclear: of tensors whose parts could not be put together, why.
     """
 
     key: str
     tensors: Mapping[str, torch.Tensor]
     about: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    unclear: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -237,15 +241,19 @@ def load_weights(
     """
     candidates = _choose(list_state_dicts(content, path), keys, path)
     wanted = network.state_dict()
-    fits = [fit for found in candidates for fit in _find_fits(found, wanted, prefix)]
+    forms = [(found, _put_together(found, wanted)) for found in candidates]
+    fits = [fit for form in forms for fit in next(filter(None, (_find_fits(f, wanted, prefix) for f in form)), [])]
     if not fits and by_order:
         fits = [fit for found in candidates if (fit := _pair_by_order(found, wanted))]
     if not fits:
-        raise CheckpointError(_explain_misfit(candidates, wanted, prefix, path))
+        raise CheckpointError(_explain_misfit([form for pair in forms for form in pair[::-1]], wanted, prefix, path))
     fit = _take_one(fits, path)
     if fit.found.key or fit.prefix:
         where = _describe(fit.found) + (f", prefix {fit.prefix!r}" if fit.prefix else "")
         log.info("  model.weights: taken from %s of %s", where, path.name)
+    for kind in sorted(set(fit.found.kinds.values())):
+        names = [name for name in fit.given if fit.found.kinds.get(fit.prefix + name) == kind]
+        log.info("  model.weights: computed from the parts of %s, as in evaluation: %s", kind, _shorten(names))
     if fit.foreign:
         log.info("  model.weights: %s holds %s beside the network", path.name, _shorten(fit.foreign))
     try:
@@ -292,6 +300,17 @@ def _find_fits(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: str
         if not _list_misshaped(own, wanted) and not _list_inner(foreign, start, wanted):
             fits.append(_Fit(found, start, own, tuple(foreign)))
     return fits
+
+
+def _put_together(found: StateDict, wanted: Mapping[str, torch.Tensor]) -> StateDict:
+    """With weights in the place of their parts, in the precision of the network; the same where there are none."""
+    import torch
+
+    dtype = next((tensor.dtype for tensor in wanted.values() if tensor.is_floating_point()), torch.float32)
+    whole = compute_weights(_plain_names(found.tensors), dtype)
+    if not whole.kinds and not whole.unclear:
+        return found
+    return StateDict(found.key, whole.tensors, found.about, whole.kinds, whole.unclear)
 
 
 def _plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -406,8 +425,11 @@ def _list_faults(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: s
     ]
     text = "; ".join(f"{len(names)} {what} ({_shorten(names, ', ...')})" for names, what in parts if names)
     num_right = sum(key in own and own[key].shape == wanted[key].shape for key in wanted)
-    is_numbered = bool(missing) and _has_numbers_for_names(given, wanted)
-    return _Faults(found.key, num_right, text, _NUMBERED if is_numbered else _advise(own, wanted, missing, misshaped))
+    advice = _advise(own, wanted, missing, misshaped)
+    if missing and _has_numbers_for_names(given, wanted):
+        advice = _NUMBERED
+    unclear = [found.unclear[start + key] for key in missing if start + key in found.unclear]
+    return _Faults(found.key, num_right, text, unclear[0] if unclear else advice)
 
 
 def _has_numbers_for_names(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -436,8 +458,6 @@ def _advise(
     is_head = all(own[key].shape[1:] == wanted[key].shape[1:] for key in misshaped)
     if not missing and is_head and len(sizes) == len({key.rpartition(".")[0] for key in misshaped}) == 1:
         return f"its classifier head is of another size: set model.num_classes={sizes.pop()}"
-    if any(key.endswith(_PARAMETRISED) or ".parametrizations." in key for key in own):
-        return "it was saved with a parametrisation (pruning, weight or spectral norm): remove that before saving"
     if missing and len({key.rpartition(".")[0] for key in missing}) == 1 and missing[-1] == list(wanted)[-1]:
         return "where it has no classifier head, set model.num_classes=0"
     return "set model.arch and model.num_classes to what the weights were trained with"
