@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
 from lavise.configs.paths import expand_home
 from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, read_checkpoint
+from lavise.storage.models.distributed_checkpoints import OPTIMIZER_SHARDS, explain_part, is_distributed_folder
 from lavise.storage.models.inert_pickle import Inert, walk
 from lavise.storage.models.parametrisations import compute_weights
 from lavise.storage.state.text import one_line, printable
@@ -41,9 +42,9 @@ _NOT_NETWORKS = frozenset(
 )
 _COMPANIONS = (
     *("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler*.pt", "criterion.pt"),
-    *("rng_state*.pth", "training_args.bin"),
+    *("rng_state*.pth", "training_args.bin", OPTIMIZER_SHARDS),
 )
-"""Names that Hugging Face's Trainer, accelerate and skorch give to files beside the weights."""
+"""Names that Hugging Face's Trainer, accelerate, skorch and DeepSpeed give to files beside the weights."""
 _SHARDS = ("*-[0-9]*-of-[0-9]*.safetensors", "*-[0-9]*-of-[0-9]*.bin")
 _USELESS = {
     "_rebuild_qtensor": "quantised tensors",
@@ -98,7 +99,8 @@ class _Fit:
 
 
 def find_weights_file(weights: str) -> Path:
-    """The file behind `package:DISTRIBUTION`, a path, or a folder with one checkpoint (whole or in shards).
+    """What is behind `package:DISTRIBUTION`, a path, or a folder with one checkpoint (whole or in shards): a file, or a
+    folder of torch.distributed.checkpoint.
 
     Raises:
         UserError: not installed, no or several weight files in the package or folder, or no such file.
@@ -140,15 +142,15 @@ def is_companion_name(name: str) -> bool:
 
 
 def _find_in_folder(folder: Path) -> Path:
-    """As of Hugging Face's checkpoint-N: the index of its shards, else its one file that is called after the model."""
+    """As of Hugging Face's checkpoint-N: the index of its shards, else its one file that is called after the model, or
+    its one folder of torch.distributed.checkpoint, where it is none itself."""
+    if is_distributed_folder(folder):
+        return folder
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
-        raise CheckpointError(
-            f"model.weights: {str(folder)!r} is a checkpoint of torch.distributed; where you trust it, make a file of "
-            f"it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder.name} weights.pt"
-        )
     indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
     found = indices or [name for name in names if is_weights_name(name) and not is_companion_name(name)]
+    inner = sorted(path.name for path in folder.iterdir() if is_distributed_folder(path))
+    found += [name for name in inner if not name.startswith("optimizer")]
     if len(found) != 1:
         raise UserError(
             f"model.weights: found {len(found)} checkpoints in the folder {str(folder)!r}"
@@ -165,6 +167,8 @@ def list_state_dicts(content: Any, path: Path) -> list[StateDict]:
     """
     import torch
 
+    if reason := explain_part(content, path):
+        raise CheckpointError(f"model.weights: {path} {reason}")
     found: list[StateDict] = []
     optimizers: list[str] = []
     useless = ""
