@@ -17,7 +17,8 @@ from benchmarks.producers.rows import ROWS, Row
 from benchmarks.producers.shared import TRUTH
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.storage.models.checkpoint_files import read_checkpoint
-from lavise.storage.models.state_dicts import load_weights, read_weights
+from lavise.storage.models.state_dicts import load_weights
+from lavise.storage.models.weight_files import read_weights
 
 PAGE = REPOSITORY / "docs" / "checkpoints.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.producers -->", "<!-- end -->"

@@ -32,7 +32,8 @@ from lavise.storage.models.distributed_checkpoints import (
     OPTIMIZER_SHARDS,
     list_chunk_files,
 )
-from lavise.storage.models.state_dicts import is_shard_name, is_weights_name, list_state_dicts
+from lavise.storage.models.state_dicts import list_state_dicts
+from lavise.storage.models.weight_files import is_shard_name, is_weights_name
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.state.progress import Progress

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
-from lavise.configs.paths import expand_home
-from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, read_checkpoint
-from lavise.storage.models.distributed_checkpoints import OPTIMIZER_SHARDS, explain_part, is_distributed_folder
+from lavise.configs.errors import AmbiguousWeightsError, CheckpointError
+from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError
+from lavise.storage.models.distributed_checkpoints import explain_part
 from lavise.storage.models.inert_pickle import Inert, walk
 from lavise.storage.models.parametrisations import compute_weights
+from lavise.storage.models.weight_files import is_shard_name
 from lavise.storage.state.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger("lavise")
-WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".pth.tar", ".pt2")
 AUTO = "auto"
 ROOT = "."
 """Names the whole file where a state dict's key is wanted."""
@@ -40,12 +37,6 @@ _NOT_NETWORKS = frozenset(
     "optimizer optimizers optimizer_states opt lr_scheduler lr_schedulers scheduler schedulers param_schedulers "
     "param_groups scaler amp_scaler loops message_hub rng rng_state hyper_parameters args".split()
 )
-_COMPANIONS = (
-    *("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler*.pt", "criterion.pt"),
-    *("rng_state*.pth", "training_args.bin", OPTIMIZER_SHARDS),
-)
-"""Names that Hugging Face's Trainer, accelerate, skorch and DeepSpeed give to files beside the weights."""
-_SHARDS = ("*-[0-9]*-of-[0-9]*.safetensors", "*-[0-9]*-of-[0-9]*.bin")
 _USELESS = {
     "_rebuild_qtensor": "quantised tensors",
     "_rebuild_meta_tensor_no_storage": "tensors without values (of torch's meta device)",
@@ -96,67 +87,6 @@ class _Fit:
     prefix: str
     given: Mapping[str, torch.Tensor]
     foreign: tuple[str, ...]
-
-
-def find_weights_file(weights: str) -> Path:
-    """What is behind `package:DISTRIBUTION`, a path, or a folder with one checkpoint (whole or in shards): a file, or a
-    folder of torch.distributed.checkpoint.
-
-    Raises:
-        UserError: not installed, no or several weight files in the package or folder, or no such file.
-    """
-    if weights.startswith("package:"):
-        name = weights.removeprefix("package:")
-        try:
-            files = metadata.files(name) or []
-        except (metadata.PackageNotFoundError, ValueError):
-            raise UserError(f"model.weights: package {name!r} is not installed; install it, or give a file") from None
-        found = sorted(Path(str(f.locate())) for f in files if is_weights_name(f.name))
-        if len(found) != 1:
-            raise UserError(f"model.weights: found {len(found)} weight files in package {name!r}; allowed: exactly one")
-        return found[0]
-    path = expand_home(weights)
-    if path.is_dir():
-        return _find_in_folder(path)
-    if not path.is_file():
-        raise UserError(
-            f"model.weights: found {weights!r}, which is no file; "
-            f"allowed: random, pretrained, package:NAME or a file ({', '.join(WEIGHT_SUFFIXES)})"
-        )
-    return path
-
-
-def is_weights_name(name: str) -> bool:
-    """Whether a file's name is one that trainers give to weights."""
-    return name.endswith(WEIGHT_SUFFIXES)
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a file's name is one that is given to a part of a checkpoint."""
-    return any(fnmatchcase(name, pattern) for pattern in _SHARDS)
-
-
-def is_companion_name(name: str) -> bool:
-    """Whether a name is one that trainers give to what lies beside weights: optimizers, random states, shards."""
-    return any(fnmatchcase(name, pattern) for pattern in (*_COMPANIONS, *_SHARDS))
-
-
-def _find_in_folder(folder: Path) -> Path:
-    """As of Hugging Face's checkpoint-N: the index of its shards, else its one file that is called after the model, or
-    its one folder of torch.distributed.checkpoint, where it is none itself."""
-    if is_distributed_folder(folder):
-        return folder
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    found = indices or [name for name in names if is_weights_name(name) and not is_companion_name(name)]
-    inner = sorted(path.name for path in folder.iterdir() if is_distributed_folder(path))
-    found += [name for name in inner if not name.startswith("optimizer")]
-    if len(found) != 1:
-        raise UserError(
-            f"model.weights: found {len(found)} checkpoints in the folder {str(folder)!r}"
-            f"{': ' if found else ''}{', '.join(map(printable, found[:_NUM_SHOWN]))}; give the file itself"
-        )
-    return folder / found[0]
 
 
 def list_state_dicts(content: Any, path: Path) -> list[StateDict]:
@@ -230,6 +160,7 @@ def load_weights(
     keys: Sequence[str] = (),
     prefix: str | None = None,
     by_order: bool = False,
+    names_in_files: Mapping[str, str] | None = None,
 ) -> None:
     """Put a checkpoint's tensors into a network, all that it has, with the shapes that it has.
 
@@ -238,6 +169,7 @@ def load_weights(
         keys: of state dicts in it, the first that is there counts; `auto` stands for the one that fits. Empty: auto.
         prefix: before the network's names; None: whatever fits.
         by_order: where no name fits, pair names by their order, if the number and every shape are the same.
+        names_in_files: of the network's names, those that its library gives them in files, where these are others.
 
     Raises:
         CheckpointError: none fits; names what differs.
@@ -247,6 +179,11 @@ def load_weights(
     wanted = network.state_dict()
     forms = [(found, _put_together(found, wanted)) for found in candidates]
     fits = [fit for form in forms for fit in next(filter(None, (_find_fits(f, wanted, prefix) for f in form)), [])]
+    if names_in_files:
+        renamed = {names_in_files[name]: tensor for name, tensor in wanted.items()}
+        back = {other: name for name, other in names_in_files.items()}
+        others = [fit for form in forms for fit in _find_fits(form[0], renamed, prefix)]
+        fits += [replace(fit, given={back[name]: tensor for name, tensor in fit.given.items()}) for fit in others]
     if not fits and by_order:
         fits = [fit for found in candidates if (fit := _pair_by_order(found, wanted))]
     if not fits:
@@ -267,12 +204,6 @@ def load_weights(
             f"model.weights: {path} cannot be put into the architecture ({one_line(err)[:160]}); "
             "save dense floating-point tensors"
         ) from None
-
-
-def read_weights(weights: str) -> tuple[Any, Path]:
-    """Content and path of what `model.weights` names."""
-    path = find_weights_file(weights)
-    return read_checkpoint(path), path
 
 
 def _choose(found: Sequence[StateDict], keys: Sequence[str], path: Path) -> list[StateDict]:

@@ -26,7 +26,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.storage.models.checkpoint_files import NoNetworkError, read_checkpoint
-from lavise.storage.models.state_dicts import find_weights_file, list_state_dicts, load_weights
+from lavise.storage.models.state_dicts import list_state_dicts, load_weights
+from lavise.storage.models.weight_files import find_weights_file
 from tests.unit.storage.models.helpers import Small, equal
 
 
