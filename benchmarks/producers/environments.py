@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class Producer:
         name: of its script and its folder.
         distribution: whose version the table shows.
         packages: pinned, for pip; none where this interpreter has them.
+        builders: installed first, where packages are built from their source with what is installed.
         without_dependencies: pinned, of which pip is not to install what they ask for.
     """
 
@@ -28,6 +29,7 @@ class Producer:
     distribution: str
     packages: tuple[str, ...] = ()
     without_dependencies: tuple[str, ...] = ()
+    builders: tuple[str, ...] = field(default=(), repr=False)
 
 
 PRODUCERS = (
@@ -57,6 +59,8 @@ PRODUCERS = (
     Producer("self_supervised", "torch"),
     Producer("ultralytics", "ultralytics", ("ultralytics==8.4.190",)),
     Producer("torch", "torch"),
+    Producer("distributed", "torch", ("accelerate==1.15.0",)),
+    Producer("deepspeed", "deepspeed", ("deepspeed==0.19.8",), builders=("wheel", "ninja")),
     Producer("onnx", "onnx", ("onnx==1.23.2", "onnxscript==0.7.2")),
     Producer("keras", "keras", ("keras==3.15.1",)),
     Producer("mlflow", "mlflow", ("lightning==2.6.6",)),
@@ -80,6 +84,9 @@ def make_environment(producer: Producer, folder: Path) -> Path:
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{n}=={metadata.version(n)}\n" for n in _SHARED), "utf-8")
     install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints]
+    if producer.builders:
+        subprocess.run([*install, *producer.builders], check=True)
+        install.append("--no-build-isolation")
     if producer.packages:
         subprocess.run([*install, *producer.packages], check=True)
     if producer.without_dependencies:
@@ -106,6 +113,7 @@ def run_script(producer: Producer, python: Path, folder: Path) -> None:
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "KERAS_BACKEND": "torch",
+        "DS_ACCELERATOR": "cpu",
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # mmengine cannot read its own files without
     }
     folder.mkdir(parents=True, exist_ok=True)

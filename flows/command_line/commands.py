@@ -132,7 +132,7 @@ def layers(
     model: Annotated[
         str,
         typer.Argument(
-            help="timm:NAME, torchvision:NAME, NAME, transformers:FOLDER, package.module:callable, a preset or a YAML file."
+            help="timm:NAME, torchvision:NAME, NAME, transformers:FOLDER, package.module:callable, a preset or a YAML."
         ),
     ],
     as_json: JsonOption = False,

@@ -170,7 +170,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"model.arch: {path} names code of its own (auto_map), which is not run; where you trust it, give a "
             "file.py:callable that builds the network"
         )
-    if kind not in MODEL_TYPES:
+    if not isinstance(kind, str) or kind not in MODEL_TYPES:
         shown = printable(str(kind))[:_MAX_SHOWN_CHARS]
         advice = (
             "set model.arch to timm:NAME and give the folder as model.weights"
