@@ -59,7 +59,7 @@ PRODUCERS = (
     Producer("self_supervised", "torch"),
     Producer("ultralytics", "ultralytics", ("ultralytics==8.4.190",)),
     Producer("torch", "torch"),
-    Producer("distributed", "torch", ("accelerate==1.15.0",)),
+    Producer("distributed", "torch"),
     Producer("deepspeed", "deepspeed", ("deepspeed==0.19.8",), builders=("wheel", "ninja")),
     Producer("onnx", "onnx", ("onnx==1.23.2", "onnxscript==0.7.2")),
     Producer("keras", "keras", ("keras==3.15.1",)),
@@ -114,6 +114,7 @@ def run_script(producer: Producer, python: Path, folder: Path) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "KERAS_BACKEND": "torch",
         "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # mmengine cannot read its own files without
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,18 +10,9 @@ from pathlib import Path
 import deepspeed
 import torch
 
-from benchmarks.producers.shared import CLASSES, copy_state, make_batches, run_script, write_truth
+from benchmarks.producers.shared import copy_state, make_batches, make_small_network, run_script, write_truth
 
 PORT = 29_655
-
-
-def make_network() -> torch.nn.Module:
-    """Without batch normalisation, whose statistics DeepSpeed keeps in another precision than a CPU takes."""
-    nn = torch.nn
-    first, second = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 16, 3, 2)
-    return nn.Sequential(
-        first, nn.GroupNorm(2, 8), nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(784, len(CLASSES))
-    )
 
 
 def make(folder: Path) -> None:
@@ -30,7 +21,7 @@ def make(folder: Path) -> None:
     os.environ.update(address)
     deepspeed.init_distributed(dist_backend="gloo")
     for stage in range(4):
-        network = make_network()
+        network = make_small_network()
         settings = {
             "train_batch_size": 4,
             "zero_optimization": {"stage": stage},

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.producers.shared import make_small_network
+
 
 @dataclass(frozen=True)
 class Row:
@@ -234,17 +236,15 @@ ROWS = (
         "distributed",
         ("dcp", "dcp.save of the network and its optimizer, one process"),
         ("fsdp", "FSDP2 over two processes, dcp.save of its sharded state dict"),
-        ("accelerate", "Accelerate with FSDP, SHARDED_STATE_DICT, the folder of save_state"),
-        ("accelerate/optimizer_0", "beside the weights"),
     ),
     *_of(
         "deepspeed",
-        ("zero_0/step", "without ZeRO, the folder"),
-        ("zero_1/step", "ZeRO-1, the folder"),
-        ("zero_2/step/mp_rank_00_model_states.pt", "ZeRO-2, the weights"),
-        ("zero_2/step/*_optim_states.pt", "beside the weights"),
-        ("zero_3/step/zero_pp_rank_0_mp_rank_00_model_states.pt", "ZeRO-3"),
-        ("zero_3/weights", "ZeRO-3 after zero_to_fp32.py, the folder"),
+        ("zero_0/step", "without ZeRO, the folder", make_small_network),
+        ("zero_1/step", "ZeRO-1, the folder", make_small_network),
+        ("zero_2/step/mp_rank_00_model_states.pt", "ZeRO-2, the weights", make_small_network),
+        ("zero_2/step/*_optim_states.pt", "beside the weights", make_small_network),
+        ("zero_3/step/zero_pp_rank_0_mp_rank_00_model_states.pt", "ZeRO-3", make_small_network),
+        ("zero_3/weights", "ZeRO-3 after zero_to_fp32.py, the folder", make_small_network),
     ),
     *_of("onnx", ("inside.onnx", "weights inside"), ("beside.onnx", "weights beside it")),
     *_of("keras", ("model.keras", "save"), ("model.h5", "save as HDF5"), ("model.weights.h5", "save_weights")),

@@ -24,8 +24,10 @@ _ALWAYS_PARTS = frozenset({"orig", "original", "original0"})
 _ADVICE = "save it whole: torch.nn.utils.parametrize.remove_parametrizations, or torch.nn.utils.prune.remove"
 _MAX_SHOWN_CHARS = 80
 # Training leaves u parallel to W v, but for what its last step changed in W. In another dimension that is so by chance.
-_MOST_DEVIATION, _LEAST_RATIO = 0.01, 10.0
-"""Of 1 - cos of the angle between the two: in the dimension that is taken, and of any other to that."""
+_MANY_NUMBERS = 16
+_MOST_DEVIATION, _MOST_DEVIATION_OF_FEW, _LEAST_RATIO = 0.2, 0.001, 4.0
+"""Of 1 - cos of the angle between the two: in the dimension that is taken, and of any other to that. Steps in a network
+with batch normalisation are large, and change it by 0.1; vectors of few numbers come that near by chance."""
 
 
 class _UnclearError(Exception):
@@ -107,7 +109,7 @@ def _compute_weight_norm(parts: Sequence[torch.Tensor]) -> torch.Tensor:
         dimensions = [d for d in range(v.ndim) if list(g.shape) == [n if i == d else 1 for i, n in enumerate(v.shape)]]
 
     def compute(dim: int | None) -> torch.Tensor:
-        module = parametrizations.weight_norm(_hold(v), "weight", dim)
+        module = parametrizations.weight_norm(_hold(v), "weight", dim)  # type: ignore[arg-type] # None is documented
         return _evaluate(module, {"original0": g, "original1": v})
 
     weights = [compute(dim) for dim in dimensions]
@@ -161,7 +163,8 @@ def _find_spectral_dimension(original: torch.Tensor, u: torch.Tensor, v: torch.T
         product = torch.mv(original.movedim(dim, 0).reshape(u.numel(), -1).double(), v.double())
         deviation[dim] = 1 - float(torch.nn.functional.cosine_similarity(u.double(), product, dim=0))
     best, *others = sorted(dimensions, key=lambda dim: deviation[dim])
-    if not (deviation[best] < _MOST_DEVIATION and deviation[others[0]] > _LEAST_RATIO * deviation[best]):
+    most = _MOST_DEVIATION if u.numel() >= _MANY_NUMBERS else _MOST_DEVIATION_OF_FEW
+    if not (deviation[best] < most and deviation[others[0]] > _LEAST_RATIO * deviation[best]):
         raise _UnclearError(f"has vectors that fit {len(dimensions)} dimensions of {tuple(original.shape)} alike")
     return best
 

@@ -38,7 +38,8 @@ _DTYPES = (None, "float32", "float16", "bfloat16", "float64")
 _TAKEN_OUT = ("attn_implementation", "experts_implementation", "name_or_path", "use_kernels")
 _MAX_JSON_BYTES = 16 << 20
 _MAX_SHOWN_CHARS, _MAX_REASON_CHARS = 80, 160
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_Numbers = tuple[float, ...]
+_IMAGENET: tuple[_Numbers, _Numbers] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers of resampling filters, which is what such files have."""
 _SHARE_TOLERANCE = 1e-3
@@ -285,10 +286,10 @@ def _read_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessin
     stated = config.get("image_size")
     default_px = stated if isinstance(stated, int) else 224
     if not path.is_file():
-        undone = ("nothing, since there is none: ImageNet's mean and deviation are taken",)
-        return Preprocessing(default_px, *_IMAGENET, "bilinear", None, undone)
+        missing = "nothing, since there is none: ImageNet's mean and deviation are taken"
+        return Preprocessing(default_px, *_IMAGENET, "bilinear", None, (missing,))
     content = _read_json(path)
-    undone = []
+    undone: list[str] = []
     size_px, crop_share = _read_sizes(content, default_px, undone)
     mean, std = _IMAGENET
     if content.get("do_normalize", True):

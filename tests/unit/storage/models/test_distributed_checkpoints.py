@@ -145,7 +145,7 @@ def test_optimizers_folder_holds_no_network(tmp_path: Path) -> None:
 
 def test_chunks_of_several_processes_are_put_together(tmp_path: Path) -> None:
     whole = torch.randn(7, 4)
-    blocks = [
+    blocks: list[Chunk] = [
         ((i, j), (n, m), whole[i : i + n, j : j + m].clone()) for i, n in ((0, 3), (3, 4)) for j, m in ((0, 1), (1, 3))
     ]
     for name, chunks in (("rows", split(whole, 3, 3, 1)), ("one", split(whole, 7)), ("blocks", blocks)):

@@ -46,7 +46,7 @@ def with_old_weight_norm(module: nn.Module) -> None:
 
 
 def with_weight_norm_of_all(module: nn.Module) -> None:
-    parametrizations.weight_norm(module, dim=None)
+    parametrizations.weight_norm(module, dim=None)  # type: ignore[arg-type]
 
 
 APPLY: dict[str, Apply] = {
@@ -188,3 +188,20 @@ def test_names_that_only_look_like_those_of_parts_are_left_alone() -> None:
     state = {name: torch.ones(2, 2) for name in ("bias_u", "bias_v", "attn_mask", "weight", "weight_orig")}
     found = compute_weights(state, torch.float32)
     assert (dict(found.tensors), found.kinds, found.unclear) == (state, {}, {})
+
+
+@pytest.mark.parametrize("apply", [nn.utils.spectral_norm, parametrizations.spectral_norm])
+def test_dimension_is_told_after_large_steps(tmp_path: Path, apply: Apply) -> None:
+    """With batch normalisation behind it a weight may turn far in a step, and the vectors are those of before."""
+    torch.manual_seed(3)
+    trained = nn.Sequential(nn.Conv2d(3, 24, 1), nn.Conv2d(24, 24, 1, bias=False), nn.BatchNorm2d(24))
+    apply(trained[1])
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (trained(torch.randn(8, 3, 4, 4)) * torch.linspace(-1, 1, 24).view(1, 24, 1, 1)).exp().mean().backward()
+        optimizer.step()
+    trained.eval()(torch.zeros(1, 3, 4, 4))
+    network = nn.Sequential(nn.Conv2d(3, 24, 1), nn.Conv2d(24, 24, 1, bias=False), nn.BatchNorm2d(24))
+    load_weights(network, trained.state_dict(), tmp_path / "a.pth")
+    assert torch.equal(network[1].weight, trained[1].weight)
