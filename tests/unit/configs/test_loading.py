@@ -412,3 +412,14 @@ def test_number_of_images_of_a_contrast_had_another_name(tmp_path: Path, caplog:
     with caplog.at_level("WARNING", logger="lavise"):
         assert load_config("demo", ["bias.pictures=7"]).bias.images_shown == 7
     assert "bias.pictures is called bias.images_shown now; it is read all the same" in caplog.text
+
+
+def test_folder_of_transformers_is_made_absolute_behind_its_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given, folder in (("runs/a", tmp_path / "runs" / "a"), ("~/a", tmp_path / "home" / "a")):
+        found = make_absolute(load_config("demo", [f"model.arch=transformers:{given}"]))
+        assert found.model.arch == f"transformers:{folder}"
+        assert make_absolute(found) == found
