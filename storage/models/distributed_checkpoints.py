@@ -2,7 +2,7 @@
 
 A folder has a pickle that says which tensors there are and where their chunks lie (`.metadata`), and files of chunks
 (`__0_0.distcp`), each of them what torch.save writes. Both are read as any checkpoint is, without running anything.
-FSDP's sharded checkpoints are such folders, whether Lightning, Accelerate or Hugging Face's Trainer wrote them.
+FSDP's sharded state dicts are saved as such folders.
 """
 
 from __future__ import annotations
