@@ -28,15 +28,16 @@ class ModelSettings(Settings):
     """The target model f and its target layers."""
 
     arch: Annotated[str, CallableOfFile()] = Field(min_length=1)
-    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), `package.module:callable`, or
+    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), `transformers:FOLDER` with a folder
+    that save_pretrained wrote (needs the extra `transformers`), `package.module:callable`, or
     `path/to/file.py:callable` with a file of yours."""
     options: Annotated[dict[str, str | int | float | bool | tuple[int, ...] | None], SINCE_DEFAULT] = Field(default={})
     """Keyword arguments of what builds the network, for example {transform_input: true} of an Inception network that
     was fine-tuned from torchvision's weights, or of timm's networks {in_chans: 5} and {img_size: [96, 64]}."""
     weights: Annotated[str, PathUnless(("random", "pretrained")), NOT_IDENTITY] = Field(default="random", min_length=1)
-    """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a checkpoint: a file of torch
-    (.pt, .pth, .ckpt, .bin, .pth.tar), safetensors (also in shards: their .index.json), an exported program (.pt2), or
-    a folder with one of these."""
+    """`random`, `pretrained` (the library's own, or the folder's), `package:DISTRIBUTION` (installed), or a checkpoint:
+    a file of torch (.pt, .pth, .ckpt, .bin, .pth.tar), safetensors (also in shards: their .index.json), an exported
+    program (.pt2), a folder with one of these, or a folder of torch.distributed.checkpoint."""
     weights_key: Annotated[tuple[str, ...], SINCE_DEFAULT] = ()
     """Where a file holds several networks that fit (raw weights and their average): the dotted key of the one to audit,
     or several keys of which the first that is there counts; `.` is the whole file, `auto` the only one that fits."""

@@ -46,7 +46,7 @@ def check_word_vectors(words: WordSettings) -> Iterator[Check]:
 def check_demo() -> Iterator[Check]:
     """What `lavise demo` is made from: its weights are there, and a scene can be drawn."""
     from lavise.storage.datasets.openmoji import write_scenes
-    from lavise.storage.models.state_dicts import find_weights_file
+    from lavise.storage.models.weight_files import find_weights_file
 
     weights = find_weights_file(DEMO_WEIGHTS)
     with tempfile.TemporaryDirectory() as scratch:

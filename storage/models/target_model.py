@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lavise.configs.base import TRANSFORMERS
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.architectures import digest_code, find_architecture
 from lavise.storage.models.layer_survey import LayerSurvey, select_layers, survey_layers
 from lavise.storage.models.layers import Layer
-from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES, load_weights, read_weights
+from lavise.storage.models.state_dicts import load_weights
 from lavise.storage.models.steadiness import check_steadiness
+from lavise.storage.models.transformers_networks import find_names_in_files
+from lavise.storage.models.weight_files import WEIGHT_SUFFIXES, read_weights
 from lavise.storage.state.digest import digest_tensors
 from lavise.storage.state.text import one_line
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+log = logging.getLogger("lavise")
 
 
 @dataclass(frozen=True)
@@ -118,11 +125,14 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
             settings.weights_key,
             settings.weights_prefix,
             by_order=settings.weights.startswith("package:"),
+            names_in_files=find_names_in_files(network) if settings.arch.startswith(TRANSFORMERS) else None,
         )
     if settings.precision == "float32":
         network.float()
     network.eval().requires_grad_(False)
     chosen = settings.preprocessing
+    if architecture.stated and (said := architecture.stated.describe_difference(chosen.fit, chosen.crop_share)):
+        log.info("  model.preprocessing: %s", said)
     return TargetModel(
         arch=architecture.name,
         network=network,

@@ -468,3 +468,14 @@ def test_shown_bands_are_one_or_three_from_one_on(tmp_path: Path, value: str) ->
     assert load_config(write(tmp_path, MINIMAL), ["report.bands=[3, 1, 7]"]).report.bands == (3, 1, 7)
     with pytest.raises(UserError, match=r"report"):
         load_config(write(tmp_path, MINIMAL), [f"report.bands={value}"])
+
+
+def test_folder_of_transformers_is_made_absolute_behind_its_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given, folder in (("runs/a", tmp_path / "runs" / "a"), ("~/a", tmp_path / "home" / "a")):
+        found = make_absolute(load_config("demo", [f"model.arch=transformers:{given}"]))
+        assert found.model.arch == f"transformers:{folder}"
+        assert make_absolute(found) == found

@@ -12,8 +12,8 @@ from lavise.configs.errors import UserError
 from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.schema import ModelSettings
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.models.state_dicts import read_weights
 from lavise.storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.models.weight_files import read_weights
 from lavise.storage.state.digest import digest_tensors
 from tests.unit.storage.models.helpers import PACKAGE, load
 
