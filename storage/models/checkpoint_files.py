@@ -78,9 +78,10 @@ def read_checkpoint(path: Path, values: bool = True) -> Any:
         kind = NoNetworkError if is_beside else CheckpointError
         raise kind(f"model.weights: {path} {_explain_class(err, path, is_beside)}") from None
     except OSError as err:
-        raise UserError(
-            f"model.weights: cannot read {path} ({printable(one_line(err))[:_MAX_REASON_CHARS]}); try again"
-        ) from None
+        # Of a folder, the file in it that is meant.
+        where = Path(path, Path(err.filename).name) if path.is_dir() and isinstance(err.filename, str) else path
+        reason = printable(err.strerror or one_line(err))[:_MAX_REASON_CHARS]
+        raise UserError(f"model.weights: cannot read {where} ({reason}); try again") from None
     except Exception as err:  # noqa: BLE001 - readers raise many types on damaged files
         raise CheckpointError(
             f"model.weights: cannot read {path} ({type(err).__name__}: {printable(one_line(err))[:_MAX_REASON_CHARS]})"

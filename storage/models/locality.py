@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lavise.storage.datasets.geometry import Size, split_size
-from lavise.storage.models.layers import ActivationTap, Layer, to_input
+from lavise.storage.models.layers import Layer, LayerHooks, to_input
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,24 @@ def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: Size, c
     if not tried:
         return []
     images = to_input(network, _make_probes(size_px, channels))
-    with torch.inference_mode(), ActivationTap(network, tried) as tap:
+    with torch.inference_mode(), _Places(network, tried) as places:
         network(images)
-        return [layer.name for layer in tried if not _is_placed(tap.maps[layer.name].float())]
+        return [layer.name for layer in tried if layer.name in places.misplaced]
+
+
+class _Places(LayerHooks):
+    """Looks at the map of each layer when it is there, and keeps none: all together may not fit into memory."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[Layer]) -> None:
+        super().__init__(network, layers)
+        self.misplaced: set[str] = set()
+
+    def handle(self, layer: Layer, output: torch.Tensor) -> None:
+        if not _is_placed(layer.to_maps(output.detach()).float()):
+            self.misplaced.add(layer.name)
+
+    def forget(self) -> None:
+        """Nothing is kept but names."""
 
 
 def _make_probes(size_px: Size, channels: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterator
 from lavise.storage.words.wordnet import load_wordnet, offset_of
 
 ENGLISH = "en"
+_APPENDED = re.compile(r"-(?:merged|other|stuff)\Z")
 _WORDNET_ID = re.compile(r"(n\d{8})(?:[-_.\s]+(?P<rest>.*\S))?", re.DOTALL)
 _NUMBER = re.compile(r"\s*\d+\s*[-_.:)\s]+(?=.*[^\W\d_])", re.DOTALL)
 _PARENTHESES = re.compile(r"[\s_]*\([^()]*\)")
@@ -49,6 +50,12 @@ def list_readings(name: str, known: Container[str], language: str = ENGLISH) -> 
     for part in parts:
         if (apart := take_apart(part, known)) is not None:
             yield apart
+
+
+def is_marked(name: str) -> bool:
+    """Whether a data set has put a mark of its own behind the name (`grass-merged`, `wall-other` of COCO), which is no
+    part of it, although it may be a word."""
+    return _APPENDED.search(name) is not None
 
 
 def clean_name(name: str) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from lavise.storage.words.category_names import ENGLISH
+from lavise.storage.words.category_names import ENGLISH, clean_name
 from lavise.storage.words.wordnet import CONCRETE, load_wordnet
 
 _SEPARATORS = re.compile(r"[\s_\-]+")
@@ -78,11 +78,12 @@ def is_novel(word: str, covered: frozenset[str], language: str = ENGLISH) -> boo
 
 
 def index_categories(categories: Sequence[str], language: str = ENGLISH) -> dict[str, int]:
-    """Forms of the whole names, for `find_category`: lemma, the name as it stands, and both as one token.
+    """Forms of the whole names, for `find_category`: lemma, the name as it stands, and both as one token; and the same
+    of what a name is read as (`cap_(headwear)` is cap, too).
 
     Returns:
         Position in `categories` of each form; of two categories with the same form the first. A lemma goes before
-        another category's other forms.
+        another category's other forms, and these before readings.
     """
     index: dict[str, int] = {}
     for position, name in enumerate(categories):
@@ -90,6 +91,10 @@ def index_categories(categories: Sequence[str], language: str = ENGLISH) -> dict
     for position, name in enumerate(categories):
         for form in _forms(name, language):
             index.setdefault(form, position)
+    for position, name in enumerate(categories):
+        for reading in clean_name(name):
+            for form in _forms(reading, language):
+                index.setdefault(form, position)
     index.pop("", None)
     return index
 

@@ -22,7 +22,7 @@ from lavise.storage.state.digest import digest_file, digest_of
 from lavise.storage.state.text import one_line, printable
 from lavise.storage.words.array_vectors import find_word_list, read_folder, read_safetensors
 from lavise.storage.words.binary_vectors import read_fasttext, read_word2vec_binary
-from lavise.storage.words.category_names import ENGLISH, list_readings
+from lavise.storage.words.category_names import ENGLISH, is_marked, list_readings
 from lavise.storage.words.gensim_pickles import read_pickle
 from lavise.storage.words.text_vectors import read_text
 from lavise.storage.words.vector_forms import FORMATS, MATRIX_FILE, WORDS_FILE, find_form, is_safetensors, open_vectors
@@ -258,15 +258,18 @@ def match_nonzero(vectors: WordVectors, name: str) -> PhraseMatch:
 
 
 def match_category(vectors: WordVectors, name: str, language: str = ENGLISH) -> PhraseMatch:
-    """As `match_nonzero`; a name that is missing is looked for in its other readings, then by parts of its words."""
+    """As `match_nonzero`; a name that is missing, or that a data set has marked, is looked for in its other readings,
+    then by parts of its words."""
     found = match_nonzero(vectors, name)
-    if found.how != "missing":
+    if found.how != "missing" and not is_marked(name):
         return found
     readings = list(list_readings(name, vectors.index, language))
     for reading in readings:
         read = match_nonzero(vectors, reading)
         if read.how != "missing":
             return PhraseMatch(name, read.how, read.tokens, reading)
+    if found.how != "missing":
+        return found
     plain = next(iter(readings), "")
     if vectors.compose is not None and plain:
         composed = PhraseMatch(name, "subwords", tuple(plain.split()), "" if plain == name.lower() else plain)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
 from lavise.configs.schema import WordSettings
 from lavise.storage.words.category_names import clean_name, list_readings, take_apart
+from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.storage.words.word_vectors import (
     PhraseMatch,
     WordVectors,
@@ -56,7 +55,7 @@ def test_names_that_have_no_vector(vectors: WordVectors, name: str, reading: str
 
 
 @pytest.mark.parametrize(
-    "name", ["aeroplane", "airplane", "hot dog", "Person", "traffic light", "grass-merged", "3d", "fire_hydrant", "42"]
+    "name", ["aeroplane", "airplane", "hot dog", "Person", "traffic light", "3d", "fire_hydrant", "42"]
 )
 def test_names_with_a_vector_stay_as_they_are(vectors: WordVectors, name: str) -> None:
     found = match_category(vectors, name)
@@ -105,19 +104,36 @@ def test_wordnet_helps_with_english_alone() -> None:
     assert list(list_readings("Der_Hund (Tier)", known, "de")) == ["der hund"]
 
 
-def test_long_texts_take_no_time() -> None:
-    started = time.perf_counter()
+@pytest.mark.timeout(120)
+def test_long_texts_come_to_an_end() -> None:
     for name in ("(" * 100_000, "_" * 100_000, "1." * 50_000, "aB" * 50_000, "-other" * 20_000, "a" * 299, "(" * 299):
-        list(list_readings(name, {"a"}))
-    assert time.perf_counter() - started < 2
+        assert len(list(list_readings(name, {"a"}))) < 10
 
 
 def test_results_of_categories_with_a_vector_are_the_same_bits(vectors: WordVectors) -> None:
-    names = ["hot dog", "traffic light", "Person", "grass-merged"]
+    names = ["hot dog", "traffic light", "Person"]
     alone, more = build_vocabulary(vectors, 50, names), build_vocabulary(vectors, 50, [*names, "diningtable", "qwxyz"])
     assert more.words == (*alone.words, "diningtable")
     np.testing.assert_array_equal(more.matrix[:-1], alone.matrix)
     np.testing.assert_array_equal(more.matrix[-1], build_vocabulary(vectors, 1, ["dining table"]).matrix[-1])
+
+
+@pytest.mark.parametrize(("name", "word"), [("grass-merged", "grass"), ("wall-other-merged", "wall")])
+def test_marks_behind_a_name_are_taken_off_though_they_are_words(vectors: WordVectors, name: str, word: str) -> None:
+    assert match_nonzero(vectors, name).how == "mean"
+    found = match_category(vectors, name)
+    assert (found.tokens, found.read_as) == ((word,), word)
+
+
+def test_mark_behind_a_name_that_is_none_without_it(vectors: WordVectors) -> None:
+    assert match_category(vectors, "qwxyz-stuff") == PhraseMatch("qwxyz-stuff", "missing")
+
+
+def test_words_are_held_against_what_names_are_read_as() -> None:
+    index = index_categories(["cap_(headwear)", "cap_(bottle)", "grass-merged", "building, edifice", "dog"])
+    found = {word: find_category(word, index) for word in ("caps", "grass", "edifice", "dog", "headwear", "merged")}
+    assert found == {"caps": 0, "grass": 2, "edifice": 3, "dog": 4, "headwear": None, "merged": None}
+    assert find_category("cap", index_categories(["cap_(headwear)", "cap"])) == 1
 
 
 def test_two_names_for_the_same_word_keep_a_row_each() -> None:

@@ -278,7 +278,7 @@ def render_analyses(layer: SmallLayer, folder: Path) -> str:
         folders[analysis.name] = folder / analysis.name
         folders[analysis.name].mkdir(parents=True)
         analysis.compute(analysis.inputs(layer), folders[analysis.name])
-    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True)}
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True), "bands": ""}
     analyses = describe_sections([("act", folders)])
     sections = {"layers": [], "qualities": [], "analyses": analyses, "diff": None}
     return render_page({"Audit": "x"}, sections, {}, [], size)
