@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
 from lavise.configs.coco_references import CocoPanopticReference as CocoPanopticReference
 from lavise.configs.coco_references import CocoReference as CocoReference
+from lavise.configs.combined import CombinedSettings
 from lavise.configs.groups import Groups
 from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, PathListTarget, ValueRange
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
@@ -175,15 +176,18 @@ class OpenMojiTarget(Settings):
     size_px: int = Field(default=256, ge=32, le=2048)
 
 
-ReferenceSettings = Annotated[
-    CocoReference
-    | CocoPanopticReference
-    | VisualGenomeReference
-    | ImageFolderReference
-    | OpenMojiReference
-    | CsvLabelsReference,
-    Field(discriminator="kind"),
-]
+_Labelled = CocoReference | CocoPanopticReference | VisualGenomeReference | ImageFolderReference | CsvLabelsReference
+SourceSettings = Annotated[_Labelled, Field(discriminator="kind")]
+
+
+class CombinedReference(CombinedSettings):
+    """Several labelled data sets as one: train with train, evaluation with evaluation."""
+
+    sources: tuple[SourceSettings, ...] = Field(min_length=2)
+    """Any kind but `combined` and `openmoji`; counted from 0, as in `--set reference.sources.0.root=FOLDER`."""
+
+
+ReferenceSettings = Annotated[_Labelled | OpenMojiReference | CombinedReference, Field(discriminator="kind")]
 TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget | PathListTarget, Field(discriminator="kind")]
 
 

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from lavise.configs.schema import CauseSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
-from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of
@@ -156,11 +156,13 @@ class Truth:
         concepts: names of the T categories.
         annotated: bool [N, T].
         names: bool [K, T], categories that each class names (`tasks.classifier.class_words.match_categories`).
+        looked_for: bool [N, T], of which categories it is known whether a picture has them; None: of all.
     """
 
     concepts: tuple[str, ...]
     annotated: BoolArray
     names: BoolArray
+    looked_for: BoolArray | None = None
 
     @property
     def answerable(self) -> BoolArray:
@@ -178,7 +180,8 @@ class WordGroups:
 
     Attributes:
         category: position of the word's category; None where it is none.
-        groups: bool [2, N], with and without; all pictures are without where the word is no category.
+        groups: bool [2, N], with and without; all pictures are without where the word is no category. A third row are
+            pictures on which the category was not looked for, where there may be such.
         tested: bool [N], on which the word is held against random sets: those with the concept; all where there is
             none.
     """
@@ -274,7 +277,8 @@ def find_truth(
         for annotation in record.annotations:
             if annotation.concept in column:
                 annotated[row, column[annotation.concept]] = True
-    return Truth(tuple(concepts), annotated, match_categories(class_names, num_classes, concepts))
+    names = match_categories(class_names, num_classes, concepts)
+    return Truth(tuple(concepts), annotated, names, mark_looked_for(records, concepts))
 
 
 def group_images(word: str, truth: Truth) -> WordGroups:
@@ -282,7 +286,11 @@ def group_images(word: str, truth: Truth) -> WordGroups:
     category = find_category(word, index_categories(truth.concepts))
     num = len(truth.annotated)
     has = truth.annotated[:, category] if category is not None else np.zeros(num, dtype=bool)
-    return WordGroups(category, np.stack([has, ~has]), has if has.any() else np.ones(num, dtype=bool))
+    groups = [has, ~has]
+    if truth.looked_for is not None and category is not None:
+        known = truth.looked_for[:, category]
+        groups = [has, ~has & known, ~known]
+    return WordGroups(category, np.stack(groups), has if has.any() else np.ones(num, dtype=bool))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def unite_by_hand(record: ImageRecord) -> dict[int, AnyArray]:
 
 def fields_of(agreement: MaskAgreement) -> dict[str, AnyArray]:
     fields = {name: value for name, value in vars(agreement).items() if name != "masks"}
-    return fields | {f"masks.{name}": value for name, value in vars(agreement.masks).items()}
+    return fields | {f"masks.{name}": value for name, value in vars(agreement.masks).items() if value is not None}
 
 
 def assert_same(first: MaskAgreement, second: MaskAgreement) -> None:
