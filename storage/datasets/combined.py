@@ -74,7 +74,7 @@ def load_combined_reference(settings: CombinedReference, seed: int) -> Reference
         _join([s.name for s in sources], parts, names, merged, shared.num_twice[n])
         for n, parts in enumerate((train, evaluation))
     ]
-    left_out = {f"{LEAKED} ({s.name})": len(own) for s, own in zip(sources, shared.leaked, strict=True) if own}
+    left_out = {f"{s.name}: {LEAKED}": len(own) for s, own in zip(sources, shared.leaked, strict=True) if own}
     return Reference(replace(joined[0], left_out={**joined[0].left_out, **left_out}), joined[1])
 
 
@@ -96,8 +96,8 @@ def _read_source(number: int, settings: SourceSettings, seed: int) -> Source:
         replace(
             part,
             notes=tuple(f"{name}: {setting.sub(field, note)}" for note in part.notes),
-            skipped={f"{reason} ({name})": count for reason, count in part.skipped.items()},
-            left_out={f"{reason} ({name})": count for reason, count in part.left_out.items()},
+            skipped={f"{name}: {reason}": count for reason, count in part.skipped.items()},
+            left_out={f"{name}: {reason}": count for reason, count in part.left_out.items()},
         )
         for part in (found.train, found.evaluation)
     ]
@@ -173,13 +173,13 @@ def merge_categories(names_of: Sequence[Sequence[str]], merge_by: str) -> list[d
     """Name of each source's categories in the joint data set: that of the first source which has it.
 
     Two categories of one source stay two, since it tells them apart. So the closest go together first: those that are
-    spelled alike, then by name, then by lemma or sense.
+    spelled as in the joint data set, or in another source, then by name, then by lemma or sense.
 
     Args:
         names_of: of each source, its categories.
         merge_by: name, lemma or synset.
     """
-    rules: list[Callable[[str], Hashable]] = [lambda name: name, _simplify]
+    rules: list[Callable[[str], Hashable]] = [str, str, _simplify]  # first by the name in the joint data set alone
     if merge_by != "name":
         rules.append(lemmatise if merge_by == "lemma" else _find_sense)
     groups: list[list[str]] = []
@@ -187,10 +187,10 @@ def merge_categories(names_of: Sequence[Sequence[str]], merge_by: str) -> list[d
     for names in names_of:
         place: dict[str, int] = {}
         taken: set[int] = set()
-        for rule in rules:
+        for step, rule in enumerate(rules):
             by_key: dict[Hashable, list[int]] = defaultdict(list)
             for number, members in enumerate(groups):
-                for key in dict.fromkeys(map(rule, members)):
+                for key in dict.fromkeys(map(rule, members if step else members[:1])):
                     by_key[key].append(number)
             for name in names:
                 free = next((number for number in by_key[rule(name)] if number not in taken), None)

@@ -115,7 +115,8 @@ class _Scorer:
         self.cells_MP = self.masks.mark_cells()
         self.peak_bits_CN = np.ascontiguousarray(order_bits(peaks_NC).T)
         self.peaks_NC = peaks_NC.astype(np.float64)
-        self.total = weights_NB.sum(axis=0)
+        # A resample may have none of the pictures; all of its sums are 0 then.
+        self.total = np.maximum(weights_NB.sum(axis=0), 1)
         coverage = self.masks.coverage.astype(np.float64)
         weights_BN = weights_NB.T
         self.activation = weights_BN @ agreement.activation_sum
@@ -168,7 +169,7 @@ class _Scorer:
         present = self.present[:, concept_S].T
         cells = self.cells[:, concept_S].T
         # Of as many pictures as there are: a resample has more or fewer of some of them.
-        share = num / np.maximum(self.total, 1)
+        share = num / self.total
         chance_position = expect_precision(
             np.maximum(cells * share[: cells.shape[1]], 1), bits_FNP[0].size, tied_position
         )
