@@ -176,8 +176,10 @@ class OpenMojiTarget(Settings):
     size_px: int = Field(default=256, ge=32, le=2048)
 
 
-_Labelled = CocoReference | CocoPanopticReference | VisualGenomeReference | ImageFolderReference | CsvLabelsReference
-SourceSettings = Annotated[_Labelled, Field(discriminator="kind")]
+LabelledReference = (
+    CocoReference | CocoPanopticReference | VisualGenomeReference | ImageFolderReference | CsvLabelsReference
+)
+SourceSettings = Annotated[LabelledReference, Field(discriminator="kind")]
 
 
 class CombinedReference(CombinedSettings):
@@ -187,7 +189,7 @@ class CombinedReference(CombinedSettings):
     """Any kind but `combined` and `openmoji`; counted from 0, as in `--set reference.sources.0.root=FOLDER`."""
 
 
-ReferenceSettings = Annotated[_Labelled | OpenMojiReference | CombinedReference, Field(discriminator="kind")]
+ReferenceSettings = Annotated[LabelledReference | OpenMojiReference | CombinedReference, Field(discriminator="kind")]
 TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget | PathListTarget, Field(discriminator="kind")]
 
 

@@ -32,13 +32,13 @@ from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated, code_behind
 from lavise.tasks.explainer.naming import Namer, load_namer
 from lavise.tasks.masks.agreement import group_looked_for
+from lavise.tasks.masks.annotated_shards import find_looked_for
 from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.numerics.reliability import Reliability, measure_reliability
 from lavise.tasks.words.confidence import state_confidence
 from lavise.tasks.words.named_images import NamedImages, prefer_words
 from lavise.tasks.words.naming_precision import (
     NamingPrecision,
-    find_looked_for,
     find_truth,
     measure_precision,
     state_presence,

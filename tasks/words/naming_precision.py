@@ -31,7 +31,7 @@ from scipy import optimize, special
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from lavise.storage.datasets.base import Dataset, mark_looked_for
+from lavise.storage.datasets.base import Dataset
 from lavise.tasks.words.word_presence import CATEGORY, LEAST_PROBABILITY, PresenceWords, Witnesses
 
 MIN_STATEMENTS = 30
@@ -149,12 +149,6 @@ def find_truth(store: ActivationStore, dataset: Dataset) -> BoolArray:
     for position, key in enumerate(store.keys):
         truth[position, sorted(concepts_of[key])] = True
     return truth
-
-
-def find_looked_for(store: ActivationStore, dataset: Dataset) -> BoolArray | None:
-    """bool [N, T]: of which concepts it is known whether the pictures of a store have them; None: of all."""
-    record_of = {r.key: r for r in dataset.records}
-    return mark_looked_for([record_of[key] for key in store.keys], dataset.concepts)
 
 
 def to_odds(probability: FloatArray | DoubleArray) -> DoubleArray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from lavise.tasks.words.naming_precision import (
     MIN_STATEMENTS,
     NamingPrecision,
     Presence,
-    find_looked_for,
     find_truth,
     measure_precision,
     state_presence,
@@ -195,7 +193,7 @@ def test_truth_of_the_pictures_of_a_store(tmp_path: Path) -> None:
 
 
 def test_statements_are_judged_where_their_word_was_looked_for() -> None:
-    """Whatever is said, or annotated, where a word was not looked for changes nothing; elsewhere it counts as before."""
+    """What is said or annotated where a word was not looked for changes nothing; elsewhere it counts as before."""
     words, truth = make_words(), make_truth(150, 1)
     told = make_told(truth, 0.9, 3, words)
     known = np.random.default_rng(7).random(truth.shape) < 0.6
@@ -213,15 +211,3 @@ def test_statements_are_judged_where_their_word_was_looked_for() -> None:
     everything = (np.ones_like(known), None)
     plain = measure_precision(words, (told, truth), (told, truth), NAMES)
     assert measure_precision(words, (told, truth), (told, truth), NAMES, looked_for=everything) == plain
-
-
-def test_what_was_looked_for_on_the_pictures_of_a_store(tmp_path: Path) -> None:
-    records = [
-        ImageRecord("b.png", Path("b.png"), looked_for=frozenset({"cat"})),
-        ImageRecord("a.png", Path("a.png"), (Annotation("dog"),)),
-    ]
-    store = write_store(tmp_path / "s", np.zeros((2, 1, 1, 1)), keys=["a.png", "b.png"])
-    known = find_looked_for(store, Dataset("x", tuple(records), ("cat", "dog")))
-    assert known is not None
-    assert known.tolist() == [[True, True], [True, False]]
-    assert find_looked_for(store, Dataset("x", tuple(replace(r, looked_for=None) for r in records), ("cat",))) is None
