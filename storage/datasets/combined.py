@@ -71,7 +71,7 @@ def load_combined_reference(settings: CombinedReference, seed: int) -> Reference
     merged = tuple(describe_merged([s.name for s in sources], names))
     evaluation = [s.evaluation for s in sources]
     joined = [
-        _join([s.name for s in sources], parts, names, merged, shared.num_twice[n])
+        _join([s.name for s in sources], parts, names, merged if n == 0 else (), shared.num_twice[n])
         for n, parts in enumerate((train, evaluation))
     ]
     left_out = {f"{s.name}: {LEAKED}": len(own) for s, own in zip(sources, shared.leaked, strict=True) if own}
@@ -116,7 +116,7 @@ def _join(
     Args:
         sources: their names.
         names: of each source's categories in the joint data set.
-        merged: notes on the categories.
+        merged: notes on the categories, which are said once.
         twice: pictures that are in this part of several sources.
     """
     concepts = tuple(dict.fromkeys(own[c] for part, own in zip(parts, names, strict=True) for c in part.concepts))
