@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from PIL import Image
 from lavise.configs.errors import UserError
 from lavise.configs.schema import CombinedReference
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, mark_looked_for
-from lavise.storage.datasets.combined import LEAKED, load_combined_reference, merge_categories
+from lavise.storage.datasets.combined import (
+    LEAKED,
+    Source,
+    find_shared_pictures,
+    load_combined_reference,
+    merge_categories,
+)
 from lavise.storage.datasets.image_folder import load_image_folder_reference
 
 
@@ -205,6 +212,16 @@ def test_a_picture_that_another_source_evaluates_on_is_not_trained_on(tmp_path: 
     assert "0-image_folder/val/x/1.png" in read_labels(both.evaluation)
     assert both.train.left_out == {f"1-image_folder: {LEAKED}": 1}
     assert len(both.train.records) == 4
+
+
+def test_a_picture_that_is_not_there_goes_by_its_path() -> None:
+    """Labels may name pictures that are away when the settings are read; nothing of them can be compared but the path."""
+    own, other, same = (ImageRecord(name, Path("/none") / name) for name in ("own.png", "other.png", "same.png"))
+    first = Source("0-coco", Dataset("a", (own, same)), Dataset("a", (other,)))
+    second = Source("1-coco", Dataset("b", (other,)), Dataset("b", (replace(same, path=Path("/none/x/../same.png")),)))
+    found = find_shared_pictures([first, second])
+    assert found.leaked == (frozenset({1}), frozenset({0}))
+    assert found.num_twice == (0, 0)
 
 
 def test_files_of_one_size_and_end_are_told_apart(tmp_path: Path) -> None:
