@@ -215,7 +215,7 @@ def test_a_picture_that_another_source_evaluates_on_is_not_trained_on(tmp_path: 
 
 
 def test_a_picture_that_is_not_there_goes_by_its_path() -> None:
-    """Labels may name pictures that are away when the settings are read; nothing of them can be compared but the path."""
+    """Labels may name pictures that are away; nothing of them can be compared but the path."""
     own, other, same = (ImageRecord(name, Path("/none") / name) for name in ("own.png", "other.png", "same.png"))
     first = Source("0-coco", Dataset("a", (own, same)), Dataset("a", (other,)))
     second = Source("1-coco", Dataset("b", (other,)), Dataset("b", (replace(same, path=Path("/none/x/../same.png")),)))
