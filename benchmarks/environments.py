@@ -22,12 +22,14 @@ class Tool:
         distribution: whose version the table shows.
         packages: pinned, for pip; none where this interpreter has them.
         without_dependencies: pinned, of which pip is not to install what they ask for.
+        builders: installed first, where packages are built from their source with what is installed.
     """
 
     name: str
     distribution: str
     packages: tuple[str, ...] = ()
     without_dependencies: tuple[str, ...] = ()
+    builders: tuple[str, ...] = ()
 
 
 def make_environment(tool: Tool, folder: Path) -> Path:
@@ -48,6 +50,9 @@ def make_environment(tool: Tool, folder: Path) -> Path:
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{n}=={metadata.version(n)}\n" for n in _SHARED), "utf-8")
     install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints]
+    if tool.builders:
+        subprocess.run([*install, *tool.builders], check=True)
+        install.append("--no-build-isolation")
     if tool.packages:
         subprocess.run([*install, *tool.packages], check=True)
     if tool.without_dependencies:
@@ -81,6 +86,8 @@ def start_script(module: str, python: Path, folder: Path) -> subprocess.Popen[by
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "KERAS_BACKEND": "torch",
+        "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # mmengine cannot read its own files without
     }
     folder.mkdir(parents=True, exist_ok=True)

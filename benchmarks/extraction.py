@@ -17,7 +17,7 @@ from benchmarks.common import measure_alternating, read_arguments, save_result
 from lavise.configs.loading import load_config
 from lavise.configs.schema import CocoReference
 from lavise.storage.datasets.coco import load_coco_reference
-from lavise.storage.datasets.images import load_square
+from lavise.storage.datasets.input_images import load_input
 from lavise.storage.models.target_model import load_target_model
 from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_images, run_network
 from lavise.tasks.engine.stage_inputs import Given
@@ -32,12 +32,12 @@ def main() -> None:
     data = load_coco_reference(config.reference).train
     model = load_target_model(config.model, config.seed)
     settings = config.extract
-    pictures = np.stack([load_square(r.path, model.geometry) for r in data.records])
+    pictures = np.stack([load_input(r.path, model.geometry, model.channels) for r in data.records])
     network = model.network.to(memory_format=torch.channels_last)
 
     def decode() -> None:
         for record in data.records:
-            load_square(record.path, model.geometry)
+            load_input(record.path, model.geometry, model.channels)
 
     def forward() -> None:
         for start in range(0, len(pictures), settings.batch_size):

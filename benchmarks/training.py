@@ -22,7 +22,7 @@ from lavise.configs.schema import CocoReference
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.coco import load_coco_reference
-from lavise.storage.datasets.images import load_square, read_size
+from lavise.storage.datasets.input_images import load_input, read_input_size
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names
@@ -108,11 +108,11 @@ def run_naive_epoch(trainer: Trainer, model: TargetModel, data: Dataset) -> int:
     with ActivationTap(network, (model.find_layer(LAYER),)) as tap:
         for start in range(0, len(order), batch_size):
             batch = [entries[i] for i in order[start : start + batch_size]]
-            pictures = np.stack([load_square(r.path, model.geometry) for r, _ in batch])
+            pictures = np.stack([load_input(r.path, model.geometry, model.channels) for r, _ in batch])
             run_network(network, normalise_images(pictures, model, "cpu"))
             maps = tap.maps[LAYER].clone()
             height, width = maps.shape[2:]
-            masks = [model.geometry.shrink_mask(a.make_mask(*read_size(r.path)), height, width) for r, a in batch]
+            masks = [model.geometry.shrink_mask(a.make_mask(*read_input_size(r.path)), height, width) for r, a in batch]
             features = (maps * torch.from_numpy(np.stack(masks))[:, None]).mean(dim=(2, 3))
             if len(batch) > 1:
                 trainer.step(features, torch.tensor([number_of[a.concept] for _, a in batch]))

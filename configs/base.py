@@ -36,12 +36,16 @@ class PathUnless:
         return value not in self.names and not value.startswith("package:")
 
 
+TRANSFORMERS = "transformers:"
+"""Before the folder of a network of that library."""
+
+
 @dataclass(frozen=True)
 class CallableOfFile:
-    """Marks a text that may be `path/to/file.py:callable`."""
+    """Marks a text that may be `path/to/file.py:callable`, or `transformers:path/to/folder`."""
 
     def is_path(self, value: str) -> bool:
-        return value.rpartition(":")[0].endswith(".py")
+        return value.startswith(TRANSFORMERS) or value.rpartition(":")[0].endswith(".py")
 
 
 class _Mark:

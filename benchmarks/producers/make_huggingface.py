@@ -16,6 +16,8 @@ from transformers import (
     TimmWrapperForImageClassification,
     Trainer,
     TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
 from benchmarks.producers.shared import CLASSES, copy_state, make_data, run_script, write_truth
@@ -58,9 +60,18 @@ def make(folder: Path) -> None:
     write_truth(folder, "raw weights", copy_state(wrapped, "timm_model."))
     torch.save(wrapped.state_dict(), folder / "pytorch_model.bin")
     resnet = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=3)
-    train(ResNetForImageClassification(resnet), folder / "resnet")
+    network = ResNetForImageClassification(resnet)
+    train(network, folder / "resnet")
+    write_truth(folder, "raw weights of resnet", copy_state(network))
     convnext = ConvNextConfig(hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], num_labels=3, image_size=32)
-    train(ConvNextForImageClassification(convnext), folder / "convnext")
+    network = ConvNextForImageClassification(convnext)
+    train(network, folder / "convnext")
+    write_truth(folder, "raw weights of convnext", copy_state(network))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    network = ViTForImageClassification(ViTConfig(num_labels=3, image_size=32, patch_size=8, **sizes))
+    network.save_pretrained(folder / "vit")
+    torch.save(network.state_dict(), folder / "vit_state.pth")
+    write_truth(folder, "raw weights of vit", copy_state(network))
 
 
 if __name__ == "__main__":

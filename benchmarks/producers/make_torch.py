@@ -9,9 +9,37 @@ import torch
 import torchvision
 from torch.ao.quantization import convert, get_default_qconfig, prepare, quantize_dynamic
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
-from benchmarks.producers.shared import copy_state, make_network, run_script, write_truth
+from benchmarks.producers.shared import copy_state, make_network, make_optimizer, run_script, train, write_truth
+
+
+def make_parts(folder: Path) -> None:
+    """Files with weights in parts, after a step of training; whole, as they are in evaluation, they are the truth."""
+    for name, apply in {
+        "pruned": lambda module: prune.l1_unstructured(module, "weight", 0.5),
+        "weight_norm": parametrizations.weight_norm,
+        "old_weight_norm": torch.nn.utils.weight_norm,
+        "spectral_norm": parametrizations.spectral_norm,
+        "old_spectral_norm": torch.nn.utils.spectral_norm,
+        "orthogonal": parametrizations.orthogonal,
+    }.items():
+        network = make_network()
+        convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+        for module in convolutions:
+            apply(module)
+        train(network, make_optimizer(network))
+        torch.save(network.state_dict(), folder / f"{name}.pth")
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, 32, 32))
+        remove = {
+            "pruned": prune.remove,
+            "old_weight_norm": torch.nn.utils.remove_weight_norm,
+            "old_spectral_norm": torch.nn.utils.remove_spectral_norm,
+        }.get(name, parametrize.remove_parametrizations)
+        for module in convolutions:
+            remove(module, "weight")
+        write_truth(folder, f"weights in evaluation, {name}", copy_state(network))
 
 
 def make(folder: Path) -> None:
@@ -32,9 +60,11 @@ def make(folder: Path) -> None:
     torch.export.save(torch.export.export(network, (picture,)), folder / "exported.pt2")
     save({"model": state}, checkpoint_id=folder / "distributed")
 
-    pruned = make_network()
-    prune.l1_unstructured(next(m for m in pruned.modules() if isinstance(m, torch.nn.Conv2d)), "weight", 0.5)
-    torch.save(pruned.state_dict(), folder / "pruned.pth")
+    location = torch.serialization.location_tag
+    torch.serialization.location_tag = lambda storage: "cuda:0"  # there need not be one
+    torch.save(state, folder / "cuda.pth")
+    torch.serialization.location_tag = location
+    make_parts(folder)
     torch.save(quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8).state_dict(), folder / "dynamic.pth")
     engine = torch.backends.quantized.engine = "fbgemm"
     static = torchvision.models.quantization.shufflenet_v2_x0_5(num_classes=3, quantize=False).eval()

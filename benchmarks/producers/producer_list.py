@@ -31,6 +31,8 @@ PRODUCERS = (
     Tool("self_supervised", "torch"),
     Tool("ultralytics", "ultralytics", ("ultralytics==8.4.190",)),
     Tool("torch", "torch"),
+    Tool("distributed", "torch"),
+    Tool("deepspeed", "deepspeed", ("deepspeed==0.19.8",), builders=("wheel", "ninja")),
     Tool("onnx", "onnx", ("onnx==1.23.2", "onnxscript==0.7.2")),
     Tool("keras", "keras", ("keras==3.15.1",)),
     Tool("mlflow", "mlflow", ("lightning==2.6.6",)),

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.producers.shared import make_small_network
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,6 +21,7 @@ class Row:
         what: it is, for people.
         build: the network that it belongs to.
         answers: settings of the model that are tried one by one where lavise asks.
+        arch: a folder of transformers below the producer's, in place of `build`.
     """
 
     producer: str
@@ -26,6 +29,7 @@ class Row:
     what: str
     build: Callable[[], nn.Module] = field(default=lambda: _build_torchvision())
     answers: tuple[dict[str, str], ...] = ()
+    arch: str = ""
 
 
 def _build_torchvision(name: str = "shufflenet_v2_x0_5", num_classes: int = 3) -> nn.Module:
@@ -70,6 +74,11 @@ def _prefixes(*prefixes: str) -> tuple[dict[str, str], ...]:
 
 def _of(producer: str, *rows: tuple[Any, ...]) -> tuple[Row, ...]:
     return tuple(Row(producer, *row) for row in rows)
+
+
+def _own(file: str, what: str, folder: str = "") -> tuple[tuple[Any, ...], ...]:
+    """Into the network that transformers itself builds from a folder."""
+    return ((file, what, _build_torchvision, (), folder or file),)
 
 
 _VISION = _build_torchvision
@@ -120,6 +129,10 @@ ROWS = (
         ("timm/checkpoint-2/training_args.bin", "beside the weights", _build_timm),
         ("resnet/checkpoint-2", "transformers' ResNet into torchvision's", _build_resnet),
         ("convnext/checkpoint-2", "transformers' ConvNeXt into torchvision's", _build_convnext),
+        *_own("resnet/checkpoint-2", "transformers' ResNet by model.arch=transformers:FOLDER"),
+        *_own("convnext/checkpoint-2", "transformers' ConvNeXt by model.arch=transformers:FOLDER"),
+        *_own("vit", "transformers' ViT by model.arch=transformers:FOLDER"),
+        *_own("vit_state.pth", "the same, saved with torch.save, whose names are others", "vit"),
     ),
     *_of(
         "fastai",
@@ -212,6 +225,26 @@ ROWS = (
         ("traced.pt", "TorchScript, trace"),
         ("exported.pt2", "torch.export.save"),
         ("distributed", "torch.distributed.checkpoint, the folder"),
+        ("weight_norm.pth", "with parametrizations.weight_norm"),
+        ("old_weight_norm.pth", "with the older torch.nn.utils.weight_norm"),
+        ("spectral_norm.pth", "with parametrizations.spectral_norm"),
+        ("old_spectral_norm.pth", "with the older torch.nn.utils.spectral_norm"),
+        ("orthogonal.pth", "with parametrizations.orthogonal"),
+        ("cuda.pth", "a file whose storages are marked as of cuda:0"),
+    ),
+    *_of(
+        "distributed",
+        ("dcp", "dcp.save of the network and its optimizer, one process"),
+        ("fsdp", "FSDP2 over two processes, dcp.save of its sharded state dict"),
+    ),
+    *_of(
+        "deepspeed",
+        ("zero_0/step", "without ZeRO, the folder", make_small_network),
+        ("zero_1/step", "ZeRO-1, the folder", make_small_network),
+        ("zero_2/step/mp_rank_00_model_states.pt", "ZeRO-2, the weights", make_small_network),
+        ("zero_2/step/*_optim_states.pt", "beside the weights", make_small_network),
+        ("zero_3/step/zero_pp_rank_0_mp_rank_00_model_states.pt", "ZeRO-3", make_small_network),
+        ("zero_3/weights", "ZeRO-3 after zero_to_fp32.py, the folder", make_small_network),
     ),
     *_of("onnx", ("inside.onnx", "weights inside"), ("beside.onnx", "weights beside it")),
     *_of("keras", ("model.keras", "save"), ("model.h5", "save as HDF5"), ("model.weights.h5", "save_weights")),

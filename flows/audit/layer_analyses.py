@@ -79,12 +79,13 @@ class LayerView:
 
     @cached_property
     def class_names(self) -> ClassNames | None:
-        num_classes = count_classes(self.model.network, self.model.geometry.size_px, self.model.channels)
+        size_px, channels = self.model.geometry.size_px, self.model.channels
+        num_classes = count_classes(self.model.network, size_px, channels, self._context.rule)
         return load_class_names(self.config.model, num_classes) if num_classes else None
 
     @property
     def head(self) -> tuple[LinearHead | None, str]:
-        return find_head(self._subject, self._result)
+        return find_head(self._subject, self._result, self._context.rule)
 
     def data(self, role: Role) -> Given[Dataset]:
         return self._subject.inputs.data(role)

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.shared.inputs import Inputs
-from lavise.storage.models.classifier_head import LinearHead, find_linear_head
+from lavise.storage.models.classifier_head import NO_SHARES, SOFTMAX, AnswerRule, LinearHead, find_linear_head
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
@@ -43,6 +43,11 @@ class Context:
     def computing(self) -> Computing:
         """How all stages compute."""
         return Computing(self.config.seed, self.device, self.progress)
+
+    @property
+    def rule(self) -> AnswerRule:
+        """Which classes are a network's answers."""
+        return AnswerRule(self.config.model.head, self.config.model.head_threshold)
 
     @cached_property
     def vectors(self) -> Given[Callable[[], WordVectors]]:
@@ -115,12 +120,19 @@ class LayerResult:
         return self.made[stage.name]
 
 
-def find_head(subject: Subject, result: LayerResult) -> tuple[LinearHead | None, str]:
+def find_head(subject: Subject, result: LayerResult, rule: AnswerRule = SOFTMAX) -> tuple[LinearHead | None, str]:
     """The classifier head that a layer feeds directly, or None and the reason; looked for once."""
     if result.head is None:
         model = subject.model
-        result.head = find_linear_head(model.network, result.layer, model.geometry.size_px, model.channels)
+        result.head = find_linear_head(model.network, result.layer, model.geometry.size_px, model.channels, rule)
     return result.head
+
+
+def find_naming_head(context: Context, subject: Subject, result: LayerResult) -> tuple[LinearHead | None, str]:
+    """The head that names regions, or None and the reason: its words are shares of one answer, of a softmax."""
+    if context.rule.is_multi_label:
+        return None, NO_SHARES
+    return find_head(subject, result, context.rule)
 
 
 def find_thresholds(context: Context, subject: Subject, result: LayerResult, role: Role) -> Handle:

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lavise.configs.registry import RANKINGS
+from lavise.configs.errors import UserError
+from lavise.configs.registry import RANKINGS, TRANSFERS
 from lavise.configs.roles import Role
-from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
+from lavise.configs.schema import Config
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_naming_head, find_thresholds
 from lavise.storage.activations import ActivationStore
 from lavise.storage.models.class_names import load_class_names
+from lavise.storage.models.classifier_head import NO_SHARES
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations.attention import describe_unfit_maps
@@ -29,6 +32,18 @@ from lavise.tasks.words import explain, naming_check
 from lavise.tasks.words.word_truth import find_worst_p_value
 
 log = logging.getLogger("lavise")
+
+
+def check_transfer(config: Config) -> None:
+    """What can be wrong with the transfer, before anything long is begun.
+
+    Raises:
+        UserError: it needs the words of the classifier head, which a multi-label one has not.
+    """
+    method = config.transfer.method
+    if config.model.head == "sigmoid" and method != "none" and TRANSFERS.get(method).needs_head:
+        others = [n for n in TRANSFERS.list_names() if n == "none" or not TRANSFERS.get(n).needs_head]
+        raise UserError(f"transfer.method: found {method!r}, but {NO_SHARES}; allowed here: {', '.join(others)}")
 
 
 class LayerAudit:
@@ -136,7 +151,7 @@ class LayerAudit:
 
     def _assemble(self, trained: Handle) -> Handle:
         config, layer = self._config, self._layer
-        head, no_head = find_head(self._subject, self.result)
+        head, no_head = find_naming_head(self._context, self._subject, self.result)
         classes = load_class_names(config.model, len(head.bias)) if head else None
         if classes and self._subject.shuffled:
             classes = shuffle_names(classes, config.seed)
@@ -262,6 +277,7 @@ class LayerAudit:
                 top_images=config.explain.top_images,
             ),
             seed=config.seed,
+            language=config.words.language,
             progress=self._context.progress,
         )
         return self._run(layer_panel.STAGE, read, layer_panel.make_panel)

@@ -19,13 +19,13 @@ from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_analyses import check_analyses, run_analyses
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject
-from lavise.flows.audit.layer_stages import LayerAudit
+from lavise.flows.audit.layer_stages import LayerAudit, check_transfer
 from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
 from lavise.flows.past_audits.compare import Comparison, TargetImages, compare_audits
 from lavise.flows.past_audits.gate import GATE_TAG, record_verdict
 from lavise.flows.shared.extraction import extract_layers
-from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
+from lavise.flows.shared.inputs import Inputs, check_bands, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
 from lavise.storage.activations import INDEX_FILE
 from lavise.storage.datasets.images import num_decoded
@@ -48,6 +48,7 @@ from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.history.filter_matching import AuditedLayer
 from lavise.tasks.inputs import vocabulary
+from lavise.tasks.inputs.word_notes import SkippedWords, describe_skipped_words, list_word_notes
 from lavise.tasks.masks.overlaps import OVERLAPS
 from lavise.tasks.report import page
 from lavise.tasks.report.report_inputs import ReportedLayer, ReportInputs, ShownImages
@@ -133,7 +134,9 @@ class _Audit:
         # What can be wrong is looked at before anything long is begun.
         vectors = digest_vectors(config.words)
         check_analyses(config)
+        check_transfer(config)
         model = load_target_model(config.model, config.seed)
+        check_bands(config, model.channels)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
         layers = model.select_layers(config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
@@ -143,12 +146,14 @@ class _Audit:
             run.log_dataset(facts)
         results = self.explain_layers(model, layers, inputs, vectors)
         comparison = self._compare(model, inputs, results)
-        page = self.write_report(model, inputs, results, comparison)
+        words = runner.find(vocabulary.STAGE).handles[0]
+        known = vocabulary.load_vocabulary(words)
+        page = self.write_report(model, inputs, results, comparison, known)
         return EndedAudit(
             config=config,
             occasion=self.occasion,
             outcomes=runner.outcomes,
-            vocabulary=runner.find(vocabulary.STAGE).handles[0],
+            vocabulary=words,
             results=results,
             comparison=comparison,
             page=page,
@@ -162,7 +167,7 @@ class _Audit:
                 "pictures": inputs.image_digests,
                 "vectors": vectors,
             },
-            skipped={**describe_skipped(results[0], inputs), **({"notes": notes} if notes else {})},
+            skipped={**describe_skipped(results[0], inputs, known), **({"notes": notes} if notes else {})},
             images_decoded=num_decoded() - decoded_before,
             model=model,
         )
@@ -254,10 +259,18 @@ class _Audit:
             words, inputs.train.concepts, Given(lambda: load_word_vectors(words), vectors)
         )
         handle = self.runner.run_one(vocabulary.STAGE, "vocabulary", read, vocabulary.make_vocabulary)
-        return Given(vocabulary.load_vocabulary(handle), handle.digest)
+        made = vocabulary.load_vocabulary(handle)
+        for label, text in list_word_notes(made, by_order=words.vocabulary_file is None).items():
+            log.warning("  %s: %s", label.lower(), text)
+        return Given(made, handle.digest)
 
     def write_report(
-        self, model: TargetModel, inputs: Inputs, results: list[LayerResult], comparison: Comparison | None
+        self,
+        model: TargetModel,
+        inputs: Inputs,
+        results: list[LayerResult],
+        comparison: Comparison | None,
+        words: Vocabulary,
     ) -> Handle:
         shown = {
             a.name: ShownImages(role, inputs.pictures(role))
@@ -267,9 +280,12 @@ class _Audit:
         weights = f"weights {self._name_weights()} (sha256 {short(model.digest)})"
         read = ReportInputs(
             settings=self.config.report,
-            facts=describe_audit(
-                self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
-            ),
+            facts={
+                **describe_audit(
+                    self.config, f"{model.arch}, {weights}", inputs.train, inputs.evaluation, inputs.target
+                ),
+                **list_word_notes(words, by_order=self.config.words.vocabulary_file is None),
+            },
             preprocessing=model.describe_preprocessing(),
             geometry=model.geometry,
             pictures=inputs.pictures(Role.TARGET),
@@ -309,9 +325,10 @@ class SkippedMasks(TypedDict):
     evaluation: dict[str, int]
 
 
-class Skipped(TypedDict):
+class Skipped(SkippedWords):
     """Pictures that could not be read, by part and name, with the reason; masks; files that were left out while the
-    data were read, by data set and reason; and pictures that are nearly of one shade, which were not left out."""
+    data were read, by data set and reason; pictures that are nearly of one shade, which were not left out; categories
+    and rows of vectors."""
 
     pictures: dict[Role, dict[str, str]]
     masks: SkippedMasks
@@ -319,7 +336,7 @@ class Skipped(TypedDict):
     nearly_of_one_shade: dict[Role, list[str]]
 
 
-def describe_skipped(result: LayerResult, inputs: Inputs) -> Skipped:
+def describe_skipped(result: LayerResult, inputs: Inputs, words: Vocabulary) -> Skipped:
     """See `Skipped`; the same for every layer."""
     index = {role: json.loads(h.path(INDEX_FILE).read_text("utf-8")) for role, h in result.activations.items()}
     return {
@@ -330,6 +347,7 @@ def describe_skipped(result: LayerResult, inputs: Inputs) -> Skipped:
         },
         "files": {"reference": dict(inputs.train.left_out), "target": dict(inputs.target.left_out)},
         "nearly_of_one_shade": {role: own.get("flat", []) for role, own in index.items()},
+        **describe_skipped_words(words),
     }
 
 

@@ -54,8 +54,10 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
         _write_table(folder / name, [r.of(explain.STAGE).path(name) for r in results])
     for analysis in list_analyses():
         found = [r.of(analysis.stage) for r in results if r.find(analysis.stage)]
-        for table in analysis.tables if found else ():
-            _write_table(folder / table.file, [handle.path(table.file) for handle in found])
+        for table in analysis.tables:
+            made = [handle for handle in found if not table.needs or table.file in handle.files]
+            if made:
+                _write_table(folder / table.file, [handle.path(table.file) for handle in made])
     by_layer = {r.layer.name: _measure(r) for r in results}
     stages = {t: StageFacts(digest=o.digest, cached=o.cached, seconds=o.seconds) for t, o in ended.outcomes.items()}
     write_json(folder / file_names.METRICS, {"layers": by_layer})

@@ -131,7 +131,9 @@ def bias(
 def layers(
     model: Annotated[
         str,
-        typer.Argument(help="timm:NAME, torchvision:NAME, NAME, package.module:callable, or a preset or YAML file."),
+        typer.Argument(
+            help="timm:NAME, torchvision:NAME, NAME, transformers:FOLDER, package.module:callable, a preset or a YAML."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:

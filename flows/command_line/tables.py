@@ -13,6 +13,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import list_presets, load_config
 from lavise.configs.schema import ModelSettings
 from lavise.flows.shared.console import escape, make_console, make_table
+from lavise.storage.datasets.geometry import describe_size
 from lavise.storage.state import file_names
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lavise.flows.repeats.rerun import RerunResult
     from lavise.flows.shared.results import RunResult
     from lavise.storage.models.layer_survey import LayerSurvey
+    from lavise.storage.models.target_model import TargetModel
     from lavise.tasks.analyses.analysis import TextTable
 
 _NUM_FILTERS = 10
@@ -61,7 +63,7 @@ def show_layers(model: str, as_json: bool) -> None:
         settings = ModelSettings(arch=model)
     target = load_target_model(settings, seed=0)
     found, auto = target.survey.layers, _find_auto(target.survey)
-    table = make_table(f"{target.arch}: modules that one can explain, input {target.geometry.size_px} px")
+    table = make_table(f"{target.arch}: modules that one can explain, input {_describe_input(target)}")
     for heading in ("layer", "module", "filters", "map", "output"):
         table.add_column(heading, justify="right" if heading in ("filters", "map") else "left")
     for layer in found:
@@ -79,6 +81,12 @@ def show_layers(model: str, as_json: bool) -> None:
     if as_json:
         content = {"arch": target.arch, "auto": auto, "layers": [vars(layer) for layer in found]}
         print(json.dumps(content), flush=True)
+
+
+def _describe_input(model: TargetModel) -> str:
+    size = model.geometry.size_px
+    shape = f"{size} px" if isinstance(size, int) else f"{describe_size(size)} px"
+    return shape if model.channels == 3 else f"{shape}, {model.channels} channel{'s' if model.channels > 1 else ''}"
 
 
 def _find_auto(survey: LayerSurvey) -> str | None:

@@ -39,14 +39,15 @@ def check_word_vectors(words: WordSettings) -> Iterator[Check]:
     else:
         vectors = load_word_vectors(words)
         number, length = vectors.matrix.shape
-        found = f"{number:,} words of {length} numbers, first {vectors.words[0]!r}"
+        unusable = "".join(f"; {count:,} x {reason}" for reason, count in vectors.left_out.items())
+        found = f"{number:,} words of {length} numbers, first {vectors.words[0]!r}{unusable}"
     yield ok("word vectors", f"{words.vectors}: {found}{listed}")
 
 
 def check_demo() -> Iterator[Check]:
     """What `lavise demo` is made from: its weights are there, and a scene can be drawn."""
     from lavise.storage.datasets.openmoji import write_scenes
-    from lavise.storage.models.state_dicts import find_weights_file
+    from lavise.storage.models.weight_files import find_weights_file
 
     weights = find_weights_file(DEMO_WEIGHTS)
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,12 +57,14 @@ def check_demo() -> Iterator[Check]:
 
 def check_model(config: Config) -> Iterator[Check]:
     """The target model loads, and its target layers exist."""
+    from lavise.flows.shared.inputs import check_bands
     from lavise.storage.models.target_model import load_target_model
 
     settings, note = config.model, f"weights {config.model.weights}"
     if settings.weights == "pretrained":  # looking must not download
         settings, note = settings.model_copy(update={"weights": "random"}), "pretrained weights: fetched by the run"
     target = load_target_model(settings, config.seed)
+    check_bands(config, target.channels)
     layers = target.select_layers(settings.layers)
     shown = "; ".join(_describe_layer(layer) for layer in layers)
     yield ok("target model", f"{target.arch}, {note}; {shown}")

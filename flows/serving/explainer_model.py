@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lavise.storage.datasets.input_images import COLOUR_CHANNELS
 from lavise.storage.state import file_names
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
     The model takes a pandas data frame with a row per region. A row has either
 
     - `region_features`: C numbers, pooled over the region and not scaled (mean over H·W of F ⊙ M), or
-    - `image`: the bytes of a picture file, or base64 of them, and `box`: [left, top, right, bottom] in pixels of the
-      upright picture. Without a box (a missing column, None or NaN) the region is the whole picture. What of a box
-      lies outside the picture does not count.
+    - `image`: the bytes of a picture file (of a TIFF, for a network of bands), or base64 of them, and `box`: [left,
+      top, right, bottom] in pixels of the upright picture. Without a box (a missing column, None or NaN) the region is
+      the whole picture. What of a box lies outside the picture does not count.
 
     It returns a row per region, in the same order: `words` and `scores` (see tasks.explainer.naming), lists with the
     best first. The parameter `num_words` says how many. The model's config has `device` (auto, cpu, cuda).
@@ -74,7 +75,7 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
         model = _load_pyfunc(str(data), {"device": "cpu"})
         model.predict(example)
         if network is not None:
-            model.predict(pd.DataFrame({"image": [_draw_image()]}))
+            model.predict(pd.DataFrame({"image": [_draw_image(network.model.channels)]}))
         mlflow.pyfunc.save_model(
             path=str(destination),
             loader_module="lavise.flows.serving.explainer_pyfunc",
@@ -108,12 +109,18 @@ def make_signature() -> ModelSignature:
     )
 
 
-def _draw_image() -> bytes:
-    """A small picture to try a network with."""
+def _draw_image(channels: int) -> bytes:
+    """A small picture to try a network with; of bands, where it takes such."""
+    import numpy as np
+    import tifffile
     from PIL import Image
 
-    file = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(file, "PNG")
+    file, gradient = io.BytesIO(), Image.linear_gradient("L")
+    if channels in COLOUR_CHANNELS:
+        gradient.convert("RGB").save(file, "PNG")
+    else:
+        bands = np.repeat(np.asarray(gradient)[..., None], channels, axis=2)
+        tifffile.imwrite(file, bands, photometric="minisblack", planarconfig="contig")
     return file.getvalue()
 
 

@@ -2,7 +2,7 @@
 
 Rows of a data frame go in, words come out; a row is a region, given as its feature or as a box in a picture.
 
-Shape legend: R rows, C filters, H x W map cells, S input pixels, V words, E embedding.
+Shape legend: R rows, C filters, H x W map cells, Y x X input pixels, V words, E embedding.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 
 from lavise.storage.array_types import FloatArray, HalfArray
+from lavise.storage.datasets.input_images import InputImage
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.packed_network import PACKED_FACTS, PackedNetwork, load_packed_network
 from lavise.storage.state.environment import choose_device
@@ -90,12 +90,12 @@ class ExplainerModel:
             features_RC[row] = feature
         return features_RC
 
-    def _run(self, images_NSS3: npt.NDArray[np.uint8]) -> HalfArray:
+    def _run(self, images_NYXC: InputImage) -> HalfArray:
         """Maps of the layer, as the activation store keeps them: float16 [N, C, H, W]."""
         assert self._network is not None
         model, layer = self._network.model, self._network.layer
         with self._one_forward, ActivationTap(model.network, (model.find_layer(layer),)) as tap:
-            run_network(model.network, normalise_images(images_NSS3, model, self._device))
+            run_network(model.network, normalise_images(images_NYXC, model, self._device))
             maps = tap.maps[layer]
         if maps.shape[1] != self._facts.channels:
             raise ValueError(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lavise.configs.errors import UserError
 from lavise.configs.roles import Role
 from lavise.configs.schema import (
     CombinedReference,
@@ -17,6 +18,7 @@ from lavise.configs.schema import (
 )
 from lavise.storage.datasets.base import Dataset, Reference
 from lavise.storage.datasets.formats import find_format, find_target_format
+from lavise.storage.datasets.input_images import COLOUR_CHANNELS
 from lavise.storage.datasets.picture_files import describe_left_out
 from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
@@ -70,6 +72,34 @@ class Inputs:
     def collect_notes(self) -> dict[Role, list[str]]:
         """What was noted while data were read, by part; of parts where there is something."""
         return {role: list(self.of(role).notes) for role in Role if self.of(role).notes}
+
+
+def check_bands(config: Config, channels: int) -> None:
+    """That the pictures can have the bands that the network takes, and those that the report shows.
+
+    Args:
+        channels: of the network's input.
+
+    Raises:
+        UserError: scenes in colours for a network of bands, or bands that there are not.
+    """
+    if channels not in COLOUR_CHANNELS:
+        parts: list[tuple[str, ReferenceSettings | TargetSettings]] = [
+            ("reference", config.reference),
+            ("target", config.target),
+        ]
+        for role, settings in parts:
+            if isinstance(settings, OpenMojiReference | OpenMojiTarget):
+                raise UserError(
+                    f"{role}.kind: found openmoji, scenes of red, green and blue; the network takes {channels} bands; "
+                    "allowed: pictures of yours with as many bands, in TIFF files"
+                )
+    bands = config.report.bands
+    if bands is not None and (channels in COLOUR_CHANNELS or max(bands) > channels):
+        what = "pictures in colours" if channels in COLOUR_CHANNELS else f"bands 1 to {channels}"
+        raise UserError(
+            f"report.bands: found {list(bands)}; the network takes {what}; leave it empty, or name its bands"
+        )
 
 
 def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inputs:

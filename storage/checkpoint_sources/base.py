@@ -31,7 +31,7 @@ class FoundCheckpoint:
         name: for people: the path below the folder, or `MODEL version 3`; printable, whatever the file is called.
         path: where its bytes are; of a registered version after `fetch_checkpoint`.
         sha256: of the file's bytes; of a checkpoint in shards, over those of its index and its shards.
-        shards: of a checkpoint in several files, whose index `path` is.
+        shards: of a checkpoint in several files, whose index, or list of tensors, `path` is.
         origin: of a registered version: artifact location, and the file below it.
     """
 

@@ -25,7 +25,15 @@ from lavise.storage.checkpoint_sources.base import (
 )
 from lavise.storage.checkpoint_sources.snapshots import join_hashes, open_regular_file
 from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, list_shards, read_checkpoint
-from lavise.storage.models.state_dicts import is_shard_name, is_weights_name, list_state_dicts
+from lavise.storage.models.distributed_checkpoints import (
+    CHUNK_SUFFIX,
+    FURTHER_STATES,
+    METADATA,
+    OPTIMIZER_SHARDS,
+    list_chunk_files,
+)
+from lavise.storage.models.state_dicts import list_state_dicts
+from lavise.storage.models.weight_files import is_shard_name, is_weights_name
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.state.progress import Progress
@@ -34,11 +42,12 @@ from lavise.storage.state.text import printable
 _HASH_THREADS = 2
 _LEAST_AGE_NS = 2 * 10**9
 _OTHER_ENDING = "another ending"
+_UNLISTED = f"its {METADATA}, which is written last, is not there: it was not written to its end"
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A file, or an index with its shards.
+    """A file; or an index with its shards, or a list of tensors with the files of their chunks.
 
     Attributes:
         facts: of each of its files, what a write or a replacement changes.
@@ -85,17 +94,24 @@ def scan_folder(source: FolderSource, now: float, progress: Progress, cache: Pat
     candidates: list[_Candidate] = []
     waiting: list[str] = []
     unusable: list[tuple[str, str]] = []
+    skipped: list[str] = []
     num_other = 0
     for path, fault in _walk(folder, root, PurePosixPath(source.pattern).parts):
-        name = printable(path.relative_to(folder).as_posix())
+        name = _name(path, folder)
         if fault == _OTHER_ENDING:
             num_other += 1
+            continue
+        if any(fnmatchcase(path.name, pattern) for pattern in (OPTIMIZER_SHARDS, FURTHER_STATES)):
+            skipped.append(name)
+            continue
+        if fault == _UNLISTED and _is_younger(list_chunk_files(path.parent), now - source.stable_seconds):
+            waiting.append(name)
             continue
         if fault is not None:
             unusable.append((name, fault))
             continue
         try:
-            shards = tuple(list_shards(path)) if path.name.endswith(INDEX_SUFFIX) else ()
+            shards = _list_parts(path)
             states = [_look_at(part, root) for part in (path, *shards)]
         except FileNotFoundError:
             continue  # deleted in the meantime, as training runs do with all but the last few
@@ -114,7 +130,6 @@ def scan_folder(source: FolderSource, now: float, progress: Progress, cache: Pat
             candidates.append(_Candidate(name, path, shards, facts, max(s.st_mtime_ns for s in states)))
     candidates.sort(key=lambda c: (c.time_ns, c.name))
     found: list[FoundCheckpoint] = []
-    skipped: list[str] = []
     with _remember(cache, root, [c.key for c in candidates]) as memory:
         for candidate, result in _read_all(candidates, memory, progress):
             if isinstance(result, _Content):
@@ -131,6 +146,28 @@ def scan_folder(source: FolderSource, now: float, progress: Progress, cache: Pat
     return Scan(
         tuple(found), tuple(sorted(waiting)), tuple(sorted(unusable)), tuple(sorted(skipped)), num_other=num_other
     )
+
+
+def _name(path: Path, folder: Path) -> str:
+    """For people: below the folder; of torch.distributed's checkpoints, which are folders, the folder's."""
+    if path.name == METADATA:
+        path = path.parent
+    return printable(path.relative_to(folder).as_posix() if path != folder else folder.name)
+
+
+def _list_parts(path: Path) -> tuple[Path, ...]:
+    """Other files of a checkpoint in several."""
+    if path.name == METADATA:
+        return tuple(list_chunk_files(path.parent))
+    return tuple(list_shards(path)) if path.name.endswith(INDEX_SUFFIX) else ()
+
+
+def _is_younger(paths: Sequence[Path], than: float) -> bool:
+    """Whether one of some files was changed after a time; those that are gone by now were."""
+    try:
+        return any(max(path.stat().st_mtime, path.stat().st_ctime) > than for path in paths)
+    except FileNotFoundError:
+        return True
 
 
 @contextmanager
@@ -185,7 +222,8 @@ def _read_unchanged(candidate: _Candidate) -> _Content | Exception | None:
 
 def _walk(folder: Path, root: Path, pattern: tuple[str, ...]) -> Iterator[tuple[Path, str | None]]:
     """Files whose path fits the pattern, and folders that cannot be looked into, with the reason; of files that are no
-    weights by their name, `_OTHER_ENDING`.
+    weights by their name, `_OTHER_ENDING`. Of torch.distributed's checkpoints the list of tensors stands for the
+    folder, whether the pattern fits the one or the other.
 
     A link to a folder is followed where a part of the pattern names it, if it stays below the source's folder. Below
     `**` it is not: what it leads to is found by its own name, and links in a circle would have no end.
@@ -197,9 +235,10 @@ def _walk(folder: Path, root: Path, pattern: tuple[str, ...]) -> Iterator[tuple[
         above = parent.relative_to(folder).parts
         kept = []
         for name in sorted(folders):
-            if name.startswith(".") or not _may_lead_to_match((*above, name), pattern):
+            path, parts = parent / name, (*above, name)
+            leads = _may_lead_to_match(parts, pattern) or (_matches(parts, pattern) and _holds_chunks(path))
+            if name.startswith(".") or not leads:
                 continue
-            path = parent / name
             if path.is_symlink():
                 covered = root if len(above) < num_named else folder.joinpath(*above[:num_named]).resolve()
                 if not _leads_below(path, covered):
@@ -210,16 +249,26 @@ def _walk(folder: Path, root: Path, pattern: tuple[str, ...]) -> Iterator[tuple[
             kept.append(name)
         folders[:] = kept
         has_index = any(name.endswith(INDEX_SUFFIX) for name in files)
+        has_chunks = any(name.endswith(CHUNK_SUFFIX) for name in files)
+        if has_chunks and (_matches(above, pattern) or _matches((*above, METADATA), pattern)):
+            yield parent / METADATA, None if METADATA in files else _UNLISTED
         for name in sorted(files):
             if name.startswith(".") or not _matches((*above, name), pattern):
                 continue
-            if has_index and is_shard_name(name):
+            if (has_index and is_shard_name(name)) or name.endswith(CHUNK_SUFFIX):
                 continue  # read with the others of its index
             is_wanted = is_weights_name(name) or name.endswith(INDEX_SUFFIX)
             yield parent / name, None if is_wanted else _OTHER_ENDING
     for err in faults:
         if not isinstance(err, FileNotFoundError):
             yield Path(err.filename), f"the folder cannot be read: {describe_error(err)}"
+
+
+def _holds_chunks(folder: Path) -> bool:
+    try:
+        return bool(list_chunk_files(folder))
+    except OSError:  # said when it is walked
+        return False
 
 
 def _leads_below(link: Path, folder: Path) -> bool:

@@ -24,7 +24,7 @@ from lavise.storage.checkpoint_sources.base import (
     shorten,
 )
 from lavise.storage.checkpoint_sources.snapshots import hold_exclusively, publish
-from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES, is_companion_name, is_weights_name
+from lavise.storage.models.weight_files import WEIGHT_SUFFIXES, is_companion_name, is_weights_name
 from lavise.storage.state.digest import digest_file, digest_of
 from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.progress import Progress

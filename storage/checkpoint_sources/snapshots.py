@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint, UnusableError
 from lavise.storage.models.checkpoint_files import read_checkpoint
+from lavise.storage.models.distributed_checkpoints import METADATA
 from lavise.storage.state.digest import digest_file, digest_of
 from lavise.storage.state.files import sync
 from lavise.storage.state.locks import hold_lock
@@ -52,10 +53,15 @@ def take_snapshot(found: FoundCheckpoint, folder: Path) -> Path:
 
 
 def _join_shards(found: FoundCheckpoint, folder: Path) -> Path:
-    """One file of all tensors of a checkpoint in shards, made from files with the bytes that were found."""
+    """One file of all tensors of a checkpoint in shards, made from files with the bytes that were found.
+
+    Those of torch.distributed are nested in mappings, whose keys people name: they stay so.
+    """
+    import torch
     from safetensors.torch import save_file
 
-    target = folder / f"{found.sha256}.safetensors"
+    is_nested = found.path.name == METADATA
+    target = folder / f"{found.sha256}{'.pt' if is_nested else '.safetensors'}"
     with hold_exclusively(folder) as partial:
         try:
             hashes = [digest_file(path) for path in (found.path, *found.shards)]
@@ -64,7 +70,10 @@ def _join_shards(found: FoundCheckpoint, folder: Path) -> Path:
             raise CheckpointChangedError(f"{found.name}: a file of it is gone since it was found") from None
         if join_hashes(hashes) != found.sha256:
             raise CheckpointChangedError(f"{found.name}: a file of it was changed since it was found")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / target.name)
+        if is_nested:
+            torch.save(tensors, partial / target.name)
+        else:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / target.name)
         publish(partial / target.name, target)
     return target
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from lavise.configs.errors import UserError
 from lavise.storage.array_types import BoolArray
+from lavise.storage.datasets.inner_files import PictureFile
 from lavise.storage.state.digest import digest_files, digest_of
 from lavise.storage.state.progress import Progress, no_progress
 
@@ -58,17 +59,25 @@ class ImageRecord:
     """One picture.
 
     Attributes:
-        key: its path below the data set's root, unique in it.
+        key: its path below the data set's root, or its name in what it lies in; unique in the data set.
+        path: where it lies: a file of its own, or a place inside one.
         value_range: of a grey picture with more than 8 bits: the values that become black and white. None: by format.
         looked_for: concepts whose absence is known: without a label they are not on the picture. Of others nothing is
             known. None: all of the data set.
     """
 
     key: str
-    path: Path
+    path: PictureFile
     annotations: tuple[Annotation, ...] = ()
     value_range: tuple[float, float] | None = None
     looked_for: frozenset[str] | None = None
+
+    @property
+    def file(self) -> Path:
+        """A file of its own; ValueError where it lies inside another one."""
+        if not isinstance(self.path, Path):
+            raise ValueError(f"{self.key!r} is no file of its own")
+        return self.path
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def read_both_parts(
             Dataset(f"{root.name}/evaluation", tuple(parts[1]), whole.concepts),
         )
     two = read([train, evaluation], [f"{root.name}/{s.images.name}" for s in (train, evaluation)])
-    both = {r.path.resolve() for r in two[0].records} & {r.path.resolve() for r in two[1].records}
+    both = {r.file.resolve() for r in two[0].records} & {r.file.resolve() for r in two[1].records}
     if both:
         raise UserError(
             f"reference: {len(both)} pictures are in both splits, for example {printable(sorted(both)[0].name)}; "

@@ -13,12 +13,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import CombinedReference, SourceSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord, Reference
 from lavise.storage.datasets.formats import Format, find_format, register_format
+from lavise.storage.datasets.inner_files import PictureFile
 from lavise.storage.state.digest import digest_file
 from lavise.storage.state.text import printable
 from lavise.storage.words.lemmas import lemmatise
@@ -257,7 +259,7 @@ class _Place:
     source: int
     is_train: bool
     position: int
-    path: Path
+    path: PictureFile
 
 
 def find_shared_pictures(sources: Sequence[Source]) -> SharedPictures:
@@ -273,11 +275,11 @@ def find_shared_pictures(sources: Sequence[Source]) -> SharedPictures:
         for position, record in enumerate(part.records)
     ]
     alike = [places]
-    for read in (_read_size, _read_end, digest_file):
+    for read in (_read_size, _read_end, _digest):
         alike = [group for some in alike for group in _split(some, read)]
     same = [*_split(places, _resolve), *alike]
     leaked: list[set[int]] = [set() for _ in sources]
-    twice: list[set[Path]] = [set(), set()]
+    twice: list[set[PictureFile]] = [set(), set()]
     for group in same:
         for place in group:
             if place.is_train and any(not p.is_train and p.source != place.source for p in group):
@@ -290,7 +292,7 @@ def find_shared_pictures(sources: Sequence[Source]) -> SharedPictures:
     return SharedPictures(tuple(map(frozenset, leaked)), (len(twice[0]), len(twice[1])))
 
 
-def _split(places: Sequence[_Place], read: Callable[[Path], Hashable]) -> list[list[_Place]]:
+def _split(places: Sequence[_Place], read: Callable[[PictureFile], Hashable]) -> list[list[_Place]]:
     """Groups of places where `read` says the same, of several sources; without files that cannot be read."""
     groups: dict[Hashable, list[_Place]] = defaultdict(list)
     for place in places:
@@ -301,18 +303,24 @@ def _split(places: Sequence[_Place], read: Callable[[Path], Hashable]) -> list[l
     return [group for group in groups.values() if len({p.source for p in group}) > 1]
 
 
-def _resolve(path: Path) -> Path:
-    return path.resolve()
+def _resolve(file: PictureFile) -> Hashable:
+    return file.resolve() if isinstance(file, Path) else file
 
 
-def _read_size(path: Path) -> int:
-    return path.stat().st_size
+def _read_size(file: PictureFile) -> int:
+    return file.stat().st_size if isinstance(file, Path) else len(file.read_bytes())
 
 
-def _read_end(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-min(_END_BYTES, path.stat().st_size), os.SEEK_END)
-        return file.read()
+def _read_end(file: PictureFile) -> bytes:
+    if not isinstance(file, Path):
+        return file.read_bytes()[-_END_BYTES:]
+    with file.open("rb") as opened:
+        opened.seek(-min(_END_BYTES, file.stat().st_size), os.SEEK_END)
+        return opened.read()
+
+
+def _digest(file: PictureFile) -> str:
+    return digest_file(file) if isinstance(file, Path) else sha256(file.read_bytes()).hexdigest()
 
 
 register_format("combined", Format(load_combined_reference))

@@ -1,17 +1,18 @@
 """The one geometry that pictures and masks go through.
 
-A geometry is a box in the picture that becomes the square input of the network. Because pictures, masks and maps are
+A geometry is a box in the picture that becomes the input of the network. Because pictures, masks and maps are
 all resampled from that same box, no augmentation can move one against the other.
 
 Areas and regions are compared with bounds (half of a pixel, a threshold). What is compared is therefore exact: whole
 numbers in float64, whose sums are the same in whatever order a processor's BLAS adds them up.
 
-Shape legend: h x w source pixels, S input pixels, H x W map cells. Coordinates are [y, x]; PIL's (w, h) stays in here.
+Shape legend: h x w source pixels, Y x X input pixels, H x W map cells. Coordinates are [y, x]; PIL's (w, h) stays in
+here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import lcm
@@ -22,26 +23,52 @@ from PIL import Image
 
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray
 
-# Denominator of a crop's share at most: areas then stay whole numbers below 2^53 for pictures of any usual size.
+# Denominator of a crop's share, and of its sides in pixels, at most: areas then stay whole numbers below 2^53 for
+# pictures of any usual size.
 _MAX_DENOMINATOR = 10_000
 # Bits that a map's values are held to before they are interpolated; with the weights' they fit float64 exactly.
 _VALUE_BITS = 29
 
+Size = int | tuple[int, int]
+"""Pixels of an input: its side where it is square, else (height, width)."""
+
+
+def split_size(size_px: Size) -> tuple[int, int]:
+    """(height, width)."""
+    return (size_px, size_px) if isinstance(size_px, int) else size_px
+
+
+def describe_size(size_px: Size) -> str:
+    """For people: height x width."""
+    height, width = split_size(size_px)
+    return f"{height} x {width}"
+
 
 @dataclass(frozen=True)
 class Geometry:
-    """From a picture of any size to S x S.
+    """From a picture of any size to Y x X.
 
     Attributes:
-        size_px: S.
-        fit: `squash` takes the whole picture, `center_crop` the centred square of `crop_share` of the shorter side.
+        size_px: of the input.
+        fit: `squash` takes the whole picture, `center_crop` the centred box of the input's aspect ratio: `crop_share`
+            of the largest one that the picture holds. A square input has that share of the picture's shorter side.
         interpolation: of the picture, `bilinear` or `bicubic` (both antialiased); masks are always resized by area.
     """
 
-    size_px: int
+    size_px: Size
     fit: str = "squash"
     crop_share: float = 0.875
     interpolation: str = "bicubic"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Y, X)."""
+        return split_size(self.size_px)
+
+    def scale_to(self, longest_px: int) -> Geometry:
+        """The same of another size, whose longer side is given."""
+        height, width = (max(1, round(longest_px * side / max(self.shape))) for side in self.shape)
+        return replace(self, size_px=height if height == width else (height, width))
 
     def source_box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """(top, left, bottom, right) in source pixels."""
@@ -51,16 +78,29 @@ class Geometry:
     def _exact_box(self, height: int, width: int) -> tuple[Fraction, Fraction, Fraction, Fraction]:
         if self.fit == "squash":
             return Fraction(0), Fraction(0), Fraction(height), Fraction(width)
-        side = Fraction(self.crop_share).limit_denominator(_MAX_DENOMINATOR) * min(height, width)
-        top, left = (height - side) / 2, (width - side) / 2
-        return top, left, top + side, left + side
+        own_height, own_width = self.shape
+        share = Fraction(self.crop_share).limit_denominator(_MAX_DENOMINATOR)
+        scale = share * min(Fraction(height, own_height), Fraction(width, own_width))
+        # Exact where the picture ends; a side that hangs on the aspect ratio is held to parts of a pixel.
+        high, wide = (_hold_to_parts(scale * own, share) for own in (own_height, own_width))
+        top, left = (height - high) / 2, (width - wide) / 2
+        return top, left, top + high, left + wide
 
     def resize_image(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB picture -> uint8 [S, S, 3]."""
+        """RGB picture -> uint8 [Y, X, 3]."""
+        return np.asarray(self._resize(picture), dtype=np.uint8)
+
+    def resize_bands(self, bands_hwN: FloatArray) -> FloatArray:
+        """Bands on the scale 0..1, float32 [h, w, N] -> float32 [Y, X, N], on the same scale: what an interpolation
+        puts beyond it is cut off."""
+        resized = [np.asarray(self._resize(Image.fromarray(band))) for band in np.moveaxis(bands_hwN, 2, 0)]
+        return np.clip(np.stack(resized, axis=2), 0, 1)
+
+    def _resize(self, picture: Image.Image) -> Image.Image:
         top, left, bottom, right = self.source_box(picture.height, picture.width)
         how = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
-        square = picture.resize((self.size_px, self.size_px), how, box=(left, top, right, bottom))
-        return np.asarray(square, dtype=np.uint8)
+        height, width = self.shape
+        return picture.resize((width, height), how, box=(left, top, right, bottom))
 
     def shrink_mask(self, mask_hw: BoolArray, height: int, width: int) -> FloatArray:
         """Mask [h, w] -> float32 [H, W]: the share of each cell's area that the mask covers, in 0..1.
@@ -72,8 +112,8 @@ class Geometry:
         return (covered / whole).astype(np.float32)
 
     def mask_at_input(self, mask_hw: BoolArray) -> BoolArray:
-        """Mask [h, w] -> bool [S, S]: pixels of which at least half the area is covered."""
-        covered, whole = self._count_area(mask_hw, self.size_px, self.size_px)
+        """Mask [h, w] -> bool [Y, X]: pixels of which at least half the area is covered."""
+        covered, whole = self._count_area(mask_hw, *self.shape)
         return np.asarray(2 * covered >= whole, dtype=bool)
 
     def _count_area(self, mask_hw: BoolArray, height: int, width: int) -> tuple[DoubleArray, float]:
@@ -82,6 +122,12 @@ class Geometry:
         rows, cell_height = _count_overlaps(mask_hw.shape[0], top, bottom, height)
         columns, cell_width = _count_overlaps(mask_hw.shape[1], left, right, width)
         return rows @ mask_hw.astype(np.float64) @ columns.T, float(cell_height * cell_width)
+
+
+def _hold_to_parts(length: Fraction, share: Fraction) -> Fraction:
+    """A length as it is where its parts are those of the share, else to the next 1/10,000 of a pixel."""
+    is_exact = length.denominator <= share.denominator
+    return length if is_exact else Fraction(round(length * _MAX_DENOMINATOR), _MAX_DENOMINATOR)
 
 
 @lru_cache(maxsize=512)
@@ -124,22 +170,24 @@ def _count_bilinear(cells: int, size: int) -> DoubleArray:
     return weights
 
 
-def upsample_maps(maps_ahw: FloatArray, size_px: int) -> FloatArray:
-    """Maps [A, H, W] -> [A, S, S], bilinear."""
-    rows = bilinear_weights(maps_ahw.shape[1], size_px)
-    columns = bilinear_weights(maps_ahw.shape[2], size_px)
+def upsample_maps(maps_ahw: FloatArray, size_px: Size) -> FloatArray:
+    """Maps [A, H, W] -> [A, Y, X], bilinear."""
+    height, width = split_size(size_px)
+    rows = bilinear_weights(maps_ahw.shape[1], height)
+    columns = bilinear_weights(maps_ahw.shape[2], width)
     return np.asarray(rows @ maps_ahw @ columns.T, dtype=np.float32)
 
 
-def find_regions(maps_AHW: FloatArray, thresholds_A: FloatArray, size_px: int) -> BoolArray:
-    """Regions R_u at the input's size: bool [A, S, S], true where the upsampled map is above the filter's threshold.
+def find_regions(maps_AHW: FloatArray, thresholds_A: FloatArray, size_px: Size) -> BoolArray:
+    """Regions R_u at the input's size: bool [A, Y, X], true where the upsampled map is above the filter's threshold.
 
     The threshold is taken off before upsampling: interpolation may round a plateau that lies exactly at T_u up. Each
     pixel is a sum of two products, twice; with whole weights, and differences held to 29 bits, all of them are exact.
     """
     above = _hold_to_bits(maps_AHW.astype(np.float64) - thresholds_A.astype(np.float64)[:, None, None])
-    rows = _count_bilinear(maps_AHW.shape[1], size_px)
-    columns = _count_bilinear(maps_AHW.shape[2], size_px)
+    height, width = split_size(size_px)
+    rows = _count_bilinear(maps_AHW.shape[1], height)
+    columns = _count_bilinear(maps_AHW.shape[2], width)
     with np.errstate(invalid="ignore"):  # a map that is not finite has no region, and takes no other's away
         return np.asarray(rows @ above @ columns.T > 0, dtype=bool)
 

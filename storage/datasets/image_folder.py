@@ -191,8 +191,8 @@ def _describe_rest(found: FoundPictures) -> str:
 
 
 def _require_disjoint(train: Sequence[ImageRecord], evaluation: Sequence[ImageRecord]) -> None:
-    own: Mapping[Path, str] = {record.path.resolve(): record.key for record in train}
-    both = [(own[real], record.key) for record in evaluation if (real := record.path.resolve()) in own]
+    own: Mapping[Path, str] = {record.file.resolve(): record.key for record in train}
+    both = [(own[real], record.key) for record in evaluation if (real := record.file.resolve()) in own]
     if both:
         one, other = (printable(key) for key in both[0])
         raise UserError(

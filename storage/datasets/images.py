@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.inner_files import PictureFile
 
 Range = tuple[float, float]
-ImageSource = Path | ImageRecord
-"""A picture; a record says in which range its values are."""
 
 _TGA = frozenset({".tga"})
 IMAGE_SUFFIXES = _TGA | {
@@ -62,7 +60,12 @@ def num_decoded() -> int:
     return _DecodeCounter.count
 
 
-def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.Image:
+def count_decoded() -> None:
+    """One more picture is decoded."""
+    _DecodeCounter.count += 1
+
+
+def open_image(source: PictureFile | bytes, value_range: Range | None = None) -> Image.Image:
     """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for; of several frames the first.
 
     Args:
@@ -72,7 +75,7 @@ def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.
     Raises:
         BrokenImageError: with the reason.
     """
-    _DecodeCounter.count += 1
+    count_decoded()
     try:
         with _open(source) as file:
             file.load()
@@ -89,7 +92,7 @@ def open_image(source: Path | bytes, value_range: Range | None = None) -> Image.
         raise BrokenImageError(f"not readable: {err}") from None
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: PictureFile) -> tuple[int, int]:
     """(height, width) as `open_image` would give it, from the file's header alone.
 
     Raises:
@@ -99,7 +102,22 @@ def read_size(path: Path) -> tuple[int, int]:
     return (width, height) if orientation in _EXIF_TURNED else (height, width)
 
 
-def read_stored_size(path: Path) -> tuple[int, int, int]:
+def read_values(source: PictureFile) -> npt.NDArray[np.int64]:
+    """Values of a picture's pixels as they are stored, int64 [h, w]: grey values, or numbers of a palette.
+
+    Raises:
+        BrokenImageError: with the reason.
+    """
+    try:
+        with _open(source) as file:
+            if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+                raise BrokenImageError(f"not readable as values: its mode is {file.mode}")
+            return np.asarray(file).astype(np.int64)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
+
+
+def read_stored_size(path: PictureFile) -> tuple[int, int, int]:
     """(height, width, EXIF orientation) of the pixels as they are stored, from the file's header alone.
 
     Raises:
@@ -126,7 +144,7 @@ class Header:
     num_frames: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: PictureFile) -> Header:
     """What can be told without decoding; frames are counted, for which some files are read through.
 
     Raises:
@@ -140,7 +158,7 @@ def read_header(path: Path) -> Header:
         raise BrokenImageError(f"not readable: {err}") from None
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path: PictureFile) -> bool:
     """Whether a file is a picture by its content, whatever its name."""
     try:
         with _open(path):
@@ -151,30 +169,15 @@ def is_picture(path: Path) -> bool:
         return False
 
 
-def load_square(source: ImageSource, geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Decode and resize: uint8 [S, S, 3].
-
-    Raises:
-        BrokenImageError: with the reason.
-    """
-    if isinstance(source, ImageRecord):
-        return geometry.resize_image(open_image(source.path, source.value_range))
-    return geometry.resize_image(open_image(source))
-
-
-def uses_little(picture_SS3: npt.NDArray[np.uint8]) -> bool:
-    """Whether a picture uses less than LITTLE_SHARE of the range from black to white."""
-    return int(picture_SS3.max()) - int(picture_SS3.min()) < LITTLE_SHARE * 255
+def uses_little(picture_YXN: npt.NDArray[Any]) -> bool:
+    """Whether a picture, uint8 or bands on the scale 0..1, uses less than LITTLE_SHARE of its range."""
+    whole = 255.0 if picture_YXN.dtype == np.uint8 else 1.0
+    return float(picture_YXN.max()) - float(picture_YXN.min()) < LITTLE_SHARE * whole
 
 
 def is_deep(file: Image.Image) -> bool:
     """Grey, with more than 8 bits or in floating point."""
     return file.mode == "F" or file.mode == "I" or file.mode.startswith("I;16")
-
-
-def _turn_size(file: Image.Image) -> tuple[int, int]:
-    width, height = file.size
-    return (width, height) if _read_orientation(file) in _EXIF_TURNED else (height, width)
 
 
 @lru_cache(maxsize=1)
@@ -183,9 +186,10 @@ def _list_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _open(source: Path | bytes) -> Image.Image:
-    if isinstance(source, bytes):
-        return Image.open(BytesIO(source), formats=_list_formats())
+def _open(source: PictureFile | bytes) -> Image.Image:
+    if not isinstance(source, Path):
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        return Image.open(BytesIO(content), formats=_list_formats())
     # A TGA has no mark by which it could be told from noise: its name has to say it.
     formats = ("TGA",) if source.suffix.lower() in _TGA else _list_formats()
     return Image.open(source, formats=formats)

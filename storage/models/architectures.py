@@ -1,4 +1,4 @@
-"""Architectures by name: of torchvision, of timm, or a callable of the user's own."""
+"""Architectures by name: of torchvision, of timm, of a folder of transformers, or a callable of the user's own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lavise.configs.base import TRANSFORMERS
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
+from lavise.storage.datasets.geometry import Size
+from lavise.storage.models.transformers_networks import Preprocessing, find_network
 from lavise.storage.state.digest import canonical_json, digest_file
 from lavise.storage.state.text import one_line
 
@@ -29,10 +32,12 @@ class _Architecture:
     name: str
     build: Callable[[bool], nn.Module]
     code: str
-    size_px: int = 224
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    size_px: Size = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
+    stated: Preprocessing | None = None
+    """Of a folder that says how pictures become input, in more ways than those above."""
 
 
 Options = Mapping[str, Any]
@@ -61,6 +66,8 @@ def find_architecture(
 
 
 def _find_architecture(arch: str, options: Options, weights: str) -> _Architecture:
+    if arch.startswith(TRANSFORMERS):
+        return _transformers_architecture(arch.removeprefix(TRANSFORMERS), options)
     library, sep, name = arch.rpartition(":")
     if not sep:
         return _find_bare_name(arch, options, weights)
@@ -82,8 +89,8 @@ def _find_bare_name(name: str, options: Options, weights: str) -> _Architecture:
         return _timm_architecture(name, options)
     known = models.list_models(module=models) + timm.list_models()
     raise UserError(
-        f"model.arch: found {name!r}; allowed: timm:NAME, torchvision:NAME, package.module:callable or file.py:callable"
-        + _suggest(name, known)
+        f"model.arch: found {name!r}; allowed: timm:NAME, torchvision:NAME, transformers:FOLDER, "
+        "package.module:callable or file.py:callable" + _suggest(name, known)
     )
 
 
@@ -150,7 +157,7 @@ def _timm_architecture(name: str, options: Options) -> _Architecture:
     if name not in known:
         raise UserError(f"model.arch: timm has no {name!r}{_suggest(name, known)}")
     cfg = timm.get_pretrained_cfg(name)
-    size_px = cfg.input_size[-1] if cfg else 224
+    size_px = _simplify(cfg.input_size[1:]) if cfg else 224
     mean, std = (tuple(cfg.mean), tuple(cfg.std)) if cfg else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     interpolation = cfg.interpolation if cfg and cfg.interpolation in ("bilinear", "bicubic") else "bicubic"
 
@@ -158,6 +165,27 @@ def _timm_architecture(name: str, options: Options) -> _Architecture:
         return _call(f"timm:{name}", lambda: timm.create_model(name, pretrained=pretrained, **options), options)
 
     return _Architecture(f"timm:{name}", build, f"timm {timm.__version__}", size_px, mean, std, interpolation)
+
+
+def _simplify(size: Sequence[int]) -> Size:
+    """One number for a square."""
+    height, width = size
+    return height if height == width else (height, width)
+
+
+def _transformers_architecture(folder: str, options: Options) -> _Architecture:
+    found = find_network(folder, options)
+    asked = found.preprocessing
+    return _Architecture(
+        f"{TRANSFORMERS}{folder}",
+        found.build,
+        found.code,
+        asked.size_px,
+        asked.mean,
+        asked.std,
+        asked.interpolation,
+        asked,
+    )
 
 
 def _callable_architecture(home: str, attribute: str, options: Options) -> _Architecture:
@@ -170,7 +198,7 @@ def _callable_architecture(home: str, attribute: str, options: Options) -> _Arch
     except Exception as err:  # noqa: BLE001 - the user's own module may fail in any way
         raise UserError(
             f"model.arch: cannot import {arch!r} ({one_line(err)}); "
-            "allowed: timm:NAME, torchvision:NAME, package.module:callable or file.py:callable"
+            "allowed: timm:NAME, torchvision:NAME, transformers:FOLDER, package.module:callable or file.py:callable"
         ) from None
     if not callable(factory):
         raise UserError(
@@ -182,7 +210,9 @@ def _callable_architecture(home: str, attribute: str, options: Options) -> _Arch
         from torch import nn
 
         if pretrained:
-            raise UserError("model.weights: 'pretrained' is for timm and torchvision; allowed here: random, or a file")
+            raise UserError(
+                "model.weights: 'pretrained' is for timm, torchvision and transformers; allowed here: random, or a file"
+            )
         network = _call(arch, lambda: factory(**options), options)
         if isinstance(network, torch.jit.ScriptModule):
             raise UserError(
@@ -272,7 +302,7 @@ def digest_code(network: nn.Module) -> str:
     the same weights in a changed forward pass are another model."""
     files = set()
     for kind in {type(module) for module in network.modules()}:
-        library = kind.__module__.split(".")[0] in ("torch", "torchvision", "timm")
+        library = kind.__module__.split(".")[0] in ("torch", "torchvision", "timm", "transformers")
         source = None if library else _find_source(kind)
         if source:
             files.add(source)

@@ -1,11 +1,12 @@
 """Checkpoint files as trainers write them: what a file is goes by its content, and nothing in it is ever run.
 
-Read are torch files (zip and older), safetensors (whole, or in shards with an index), and the weights of exported
-programs (.pt2). Everything else is named, with what to do.
+Read are torch files (zip and older), safetensors (whole, or in shards with an index), the weights of exported programs
+(.pt2), and folders of torch.distributed.checkpoint. Everything else is named, with what to do.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from lavise.configs.errors import CheckpointError, UserError
+from lavise.storage.models.distributed_checkpoints import METADATA, read_distributed
 from lavise.storage.models.inert_pickle import Inert, RefusedClassError, StorageKind, load_pickle, walk
 from lavise.storage.state.text import one_line, printable
 
@@ -54,6 +56,7 @@ def read_checkpoint(path: Path, values: bool = True) -> Any:
     """What a checkpoint file holds: tensors in nested mappings, with stand-ins for whatever else there is.
 
     Args:
+        path: a file; or a folder of torch.distributed.checkpoint, or the file in it that lists its tensors.
         values: False: tensors have their shapes and types alone (torch's meta device), so that little is read.
 
     Raises:
@@ -61,6 +64,9 @@ def read_checkpoint(path: Path, values: bool = True) -> Any:
         UserError: the disk's or the network's fault.
     """
     try:
+        if path.name == METADATA or path.is_dir():
+            folder = path if path.is_dir() else path.parent
+            return read_distributed(folder, values, lambda data: _read_part(path, data))
         with path.open("rb") as file:
             head = file.read(16)
             file.seek(0)
@@ -72,9 +78,10 @@ def read_checkpoint(path: Path, values: bool = True) -> Any:
         kind = NoNetworkError if is_beside else CheckpointError
         raise kind(f"model.weights: {path} {_explain_class(err, path, is_beside)}") from None
     except OSError as err:
-        raise UserError(
-            f"model.weights: cannot read {path} ({printable(one_line(err))[:_MAX_REASON_CHARS]}); try again"
-        ) from None
+        # Of a folder, the file in it that is meant.
+        where = Path(path, Path(err.filename).name) if path.is_dir() and isinstance(err.filename, str) else path
+        reason = printable(err.strerror or one_line(err))[:_MAX_REASON_CHARS]
+        raise UserError(f"model.weights: cannot read {where} ({reason}); try again") from None
     except Exception as err:  # noqa: BLE001 - readers raise many types on damaged files
         raise CheckpointError(
             f"model.weights: cannot read {path} ({type(err).__name__}: {printable(one_line(err))[:_MAX_REASON_CHARS]})"
@@ -93,6 +100,12 @@ def _read(path: Path, file: IO[bytes], head: bytes, values: bool) -> Any:
     if head[:1] == b"\x80":
         return _read_legacy(path, file, values)
     raise CheckpointError(f"model.weights: {path} {_name_other_format(path, head)}")
+
+
+def _read_part(path: Path, data: bytes) -> Any:
+    """A chunk of a tensor, as torch.save writes it."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return _read_zip(path, archive, values=True)
 
 
 def _read_zip(path: Path, archive: zipfile.ZipFile, values: bool) -> Any:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from lavise.configs.base import TRANSFORMERS
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
 from lavise.storage.array_types import FloatArray
+from lavise.storage.models.transformers_networks import list_labels
 from lavise.storage.words.word_vectors import WordVectors, match_nonzero, vector_of
 
 _IMAGENET_1K_CLASSES = 1000
+_CLASSES_OF_ONE_LOGIT = 2
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class ClassNames:
 
     Attributes:
         names: of each class its synonyms, primary first; at least one.
-        source: `library` (ImageNet's, by the number of outputs; a guess where the weights are the user's), `file` or
-            `settings`.
+        source: `library` (ImageNet's, by the number of outputs; a guess where the weights are the user's), `config`
+            (of a folder of transformers), `file` or `settings`.
     """
 
     names: tuple[tuple[str, ...], ...]
@@ -34,11 +37,11 @@ def load_class_names(settings: ModelSettings, num_classes: int) -> ClassNames | 
     """The names that `model.class_names` asks for.
 
     Args:
-        num_classes: K, outputs of the target model.
+        num_classes: K, classes of the target model (see storage.models.classifier_head.count_classes).
 
     Returns:
-        None with `none`; and with `auto` where the architecture is the user's own callable, or the library knows no
-        class names for this number of outputs.
+        None with `none`; and with `auto` where the architecture is the user's own callable, or its library, or folder,
+        knows no class names for this number of outputs.
 
     Raises:
         UserError: a file that cannot be read, a class without a name, or another number of names than outputs.
@@ -47,6 +50,9 @@ def load_class_names(settings: ModelSettings, num_classes: int) -> ClassNames | 
     if chosen == "none":
         return None
     if chosen == "auto":
+        if settings.arch.startswith(TRANSFORMERS):
+            lines = list_labels(settings.arch.removeprefix(TRANSFORMERS))
+            return ClassNames(_split(lines), "config") if len(lines) == num_classes else None
         lines = _library_names(settings.arch, num_classes)
         return ClassNames(_split(lines), "library") if lines else None
     names = _split(_read_lines(chosen) if isinstance(chosen, Path) else chosen)
@@ -57,9 +63,15 @@ def load_class_names(settings: ModelSettings, num_classes: int) -> ClassNames | 
             "allowed: a name for each class, synonyms separated by commas; write N/A where there is none"
         )
     if len(names) != num_classes:
+        one_logit = (
+            "; of a network with one logit both, no and yes, or, with model.head: sigmoid, the one"
+            if (len(names), num_classes) == (1, _CLASSES_OF_ONE_LOGIT)
+            else ""
+        )
         raise UserError(
             f"model.class_names: found {len(names)} classes in {_label(chosen)}; allowed: {num_classes}, one for each "
             "output of the target model, in their order; give them all, or set model.class_names to auto or none"
+            f"{one_logit}"
         )
     return ClassNames(names, "file" if isinstance(chosen, Path) else "settings")
 

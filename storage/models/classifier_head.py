@@ -1,10 +1,16 @@
-"""The classifier head of a network: the linear layer that reads the pooled maps of a target layer."""
+"""The classifier head of a network: the linear layer that reads the pooled maps of a target layer, and what its logits
+mean.
+
+Shape legend: N pictures, K classes, C filters.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from lavise.storage.datasets.geometry import Size, split_size
 from lavise.storage.models.layers import ActivationTap, Layer, to_input
 
 if TYPE_CHECKING:
@@ -12,8 +18,51 @@ if TYPE_CHECKING:
     from torch import nn
 
 NO_LOGITS = "the network's output is no table of class logits"
+NO_SHARES = "model.head is sigmoid, and words are told from the shares that a softmax gives the classes"
+NO_LOGIT_SCALE = (
+    "model.head is sigmoid, and all outputs of the network lie between 0 and 1, as probabilities do, where logits are "
+    "expected; give the network without its last sigmoid (model.arch=path/to/file.py:callable)"
+)
 _TOLERANCE = 1e-3
 _PROBES = 2
+
+
+@dataclass(frozen=True)
+class AnswerRule:
+    """What the class logits of a network mean, and which classes are its answers to a picture.
+
+    Attributes:
+        head: `softmax`, one answer: the class with the highest logit, the first of equal ones. `sigmoid`, each class by
+            itself: those whose probability is above the threshold.
+        threshold: of that probability, between 0 and 1.
+    """
+
+    head: Literal["softmax", "sigmoid"] = "softmax"
+    threshold: float = 0.5
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.head == "sigmoid"
+
+    @property
+    def least_logit(self) -> float:
+        """Whose sigmoid is the threshold."""
+        return math.log(self.threshold / (1 - self.threshold))
+
+    def describe(self) -> dict[str, Any]:
+        """What results depend on; nothing for a softmax."""
+        return {"head": self.head, "head_threshold": self.threshold} if self.is_multi_label else {}
+
+    def read_logits(self, output: Any) -> torch.Tensor | None:
+        """Class logits [N, K] of what a network gives; None where that is no table of at least one class.
+
+        With a softmax one logit is two classes (see `to_class_logits`).
+        """
+        logits = to_class_logits(output)
+        return output if logits is not None and self.is_multi_label else logits
+
+
+SOFTMAX = AnswerRule()
 
 
 @dataclass(frozen=True)
@@ -30,7 +79,7 @@ class LinearHead:
 
 
 def find_linear_head(
-    network: nn.Module, layer: Layer, size_px: int, channels: int = 3
+    network: nn.Module, layer: Layer, size_px: Size, channels: int = 3, rule: AnswerRule = SOFTMAX
 ) -> tuple[LinearHead | None, str]:
     """The linear layer that a target layer feeds through nothing but mean pooling, and whose output is the network's.
 
@@ -54,7 +103,7 @@ def find_linear_head(
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     handles = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
     generator = torch.Generator().manual_seed(0)
-    images = to_input(network, torch.randn(_PROBES, channels, size_px, size_px, generator=generator))
+    images = to_input(network, torch.randn(_PROBES, channels, *split_size(size_px), generator=generator))
     try:
         with torch.inference_mode(), ActivationTap(network, (layer,)) as tap:
             logits = network(images)
@@ -69,18 +118,19 @@ def find_linear_head(
             if given.shape == pooled.shape and _is_close(given, pooled):
                 module = linear[name]
                 bias = module.bias if module.bias is not None else torch.zeros(len(module.weight))
-                return LinearHead(_split_logit(module.weight), _split_logit(bias)), ""
+                return LinearHead(_read_tensor(module.weight, rule), _read_tensor(bias, rule)), ""
             return None, f"layer {layer.name} does not feed the classifier head {name} directly"
     return None, "the network does not end in a linear classifier"
 
 
-def count_classes(network: nn.Module, size_px: int, channels: int = 3) -> int:
-    """K, where the network's output is a table [N, K] of class logits (one logit is two classes); else 0."""
+def count_classes(network: nn.Module, size_px: Size, channels: int = 3, rule: AnswerRule = SOFTMAX) -> int:
+    """K, where the network's output is a table [N, K] of class logits (with a softmax, one logit is two classes);
+    else 0."""
     import torch
 
     with torch.inference_mode():
-        output = network(to_input(network, torch.zeros(1, channels, size_px, size_px)))
-    logits = to_class_logits(output)
+        output = network(to_input(network, torch.zeros(1, channels, *split_size(size_px))))
+    logits = rule.read_logits(output)
     return 0 if logits is None else int(logits.shape[1])
 
 
@@ -96,12 +146,13 @@ def to_class_logits(output: Any) -> torch.Tensor | None:
     return output if output.shape[1] != 1 else torch.cat([-output / 2, output / 2], dim=1)
 
 
-def _split_logit(tensor: torch.Tensor) -> torch.Tensor:
-    """Weight [K, C] or bias [K] of a head as float32 on the processor; of one logit, those of the two classes."""
+def _read_tensor(tensor: torch.Tensor, rule: AnswerRule) -> torch.Tensor:
+    """Weight [K, C] or bias [K] of a head as float32 on the processor; of one logit of a softmax, those of the two
+    classes."""
     import torch
 
     tensor = tensor.detach().float().cpu()
-    return tensor if len(tensor) != 1 else torch.cat([-tensor / 2, tensor / 2])
+    return tensor if len(tensor) != 1 or rule.is_multi_label else torch.cat([-tensor / 2, tensor / 2])
 
 
 def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -53,6 +53,12 @@ _INERT_NAMES: Mapping[str, frozenset[str]] = {
         ),
         "torch.torch_version": "TorchVersion",
         "torch.serialization": "_get_layout",
+        "torch.distributed.checkpoint.metadata": (
+            "Metadata TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties MetadataIndex "
+            "StorageMeta _MEM_FORMAT_ENCODING"
+        ),
+        "torch.distributed._shard.sharded_tensor.metadata": "TensorProperties MEM_FORMAT_ENCODING",
+        "torch.distributed.checkpoint.filesystem": "_StorageInfo",
         "torch._utils": "_rebuild_qtensor _rebuild_meta_tensor_no_storage _rebuild_device_tensor_from_numpy",
         "omegaconf.dictconfig": "DictConfig",
         "omegaconf.listconfig": "ListConfig",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import CheckpointError, UserError
+from lavise.storage.datasets.geometry import Size, split_size
 from lavise.storage.models.layers import FUNCTIONAL, ForwardVisitor, Layer, Layout, Point, name_call, to_input
 from lavise.storage.models.locality import find_misplaced
 
@@ -85,11 +86,11 @@ _Call = tuple[Point, int]
 _NOT_CALLED = _Output("", None, "a forward pass does not call it")
 
 
-def survey_layers(network: nn.Module, size_px: int, channels: int = 3) -> LayerSurvey:
+def survey_layers(network: nn.Module, size_px: Size, channels: int = 3) -> LayerSurvey:
     """Look at all modules of a network, and all activation functions that they call.
 
     Args:
-        size_px: height and width of the input.
+        size_px: of the input.
         channels: of the input.
 
     Raises:
@@ -97,18 +98,19 @@ def survey_layers(network: nn.Module, size_px: int, channels: int = 3) -> LayerS
     """
     import torch
 
+    size = split_size(size_px)
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
         with torch.inference_mode():
-            first, error = _record(network, (_IMAGES[0], channels, size_px, size_px))
+            first, error = _record(network, (_IMAGES[0], channels, *size))
             if error:
-                raise UserError(_explain_failure(network, error, channels, size_px)) from None
-            larger, same = _record_again(network, channels, size_px)
+                raise UserError(_explain_failure(network, error, channels, size)) from None
+            larger, same = _record_again(network, channels, size)
             for name, _ in network.named_modules():
                 if name:
                     first.setdefault((Point(name), 0), _NOT_CALLED)
-            survey = _compare(first, larger, same, _find_prefixes(network), _list_stated_grids(network), size_px)
+            survey = _compare(first, larger, same, _find_prefixes(network), _list_stated_grids(network), size)
             doubtful = [layer for layer in survey.layers if layer.name in survey.unproven]
             return survey.without(find_misplaced(network, doubtful, size_px, channels))
     finally:
@@ -159,7 +161,7 @@ def _choose_error(reason: str) -> type[UserError]:
     return CheckpointError if reason == _MISPLACED else UserError
 
 
-def find_layer(network: nn.Module, name: str, size_px: int, channels: int = 3) -> Layer:
+def find_layer(network: nn.Module, name: str, size_px: Size, channels: int = 3) -> Layer:
     """The layer of a name.
 
     Raises:
@@ -212,21 +214,29 @@ def _describe(kind: str, output: Any) -> _Output:
     return _Output(kind, tuple(output.shape))
 
 
-def _record_again(network: nn.Module, channels: int, size_px: int) -> tuple[dict[_Call, _Output], dict[_Call, _Output]]:
+def _record_again(
+    network: nn.Module, channels: int, size: tuple[int, int]
+) -> tuple[dict[_Call, _Output], dict[_Call, _Output]]:
     """The second pass: more pictures that are larger, as far as the network takes such; and more of the same size,
     where it does not."""
-    steps = [_LARGER_PX] if size_px >= _LARGE_PX else [size_px]
-    if _LARGE_PX <= size_px <= _MAX_DOUBLED_PX:
-        steps.append(size_px)
+    steps = [(_LARGER_PX, _LARGER_PX)] if min(size) >= _LARGE_PX else [size]
+    if _LARGE_PX <= min(size) <= _MAX_DOUBLED_PX:
+        steps.append(size)
     larger: dict[_Call, _Output] = {}
     for step in steps:
-        found, error = _record(network, (_IMAGES[1], channels, size_px + step, size_px + 2 * step))
+        found, error = _record(network, (_IMAGES[1], channels, *_enlarge(size, step)))
         if not error:
             return found, {}
         # A classifier without pooling fails at its very end; what came before is known all the same.
         larger = max(larger, found, key=len)
-    same, _ = _record(network, (_IMAGES[1], channels, size_px, size_px))
+    same, _ = _record(network, (_IMAGES[1], channels, *size))
     return larger, same
+
+
+def _enlarge(size: tuple[int, int], step: tuple[int, int]) -> tuple[int, int]:
+    """Height larger by one step and width by two, or the other way round where that would be a square."""
+    height, width = size[0] + step[0], size[1] + 2 * step[1]
+    return (height, width) if height != width else (size[0] + 2 * step[0], size[1] + step[1])
 
 
 def _find_prefixes(network: nn.Module) -> set[int]:
@@ -255,7 +265,7 @@ def _compare(
     same: Mapping[_Call, _Output],
     prefixes: set[int],
     stated: Sequence[Grid],
-    size_px: int,
+    size: tuple[int, int],
 ) -> LayerSurvey:
     num_calls: dict[Point, int] = {}
     for point, _ in first:
@@ -273,12 +283,12 @@ def _compare(
         is_larger = follows and (point, call) in larger
         other = (larger if is_larger or (point, call) not in same else same).get((point, call))
         b = other.shape if other else None
-        found = _find_layout(output, b, is_larger, size_px, grids, prefixes)
+        found = _find_layout(output, b, is_larger, size, grids, prefixes)
         if isinstance(found, str):
             refused[name] = found
-            if _may_be_map(output.shape, is_larger, prefixes):
+            if _may_be_map(output.shape, is_larger, size, grids, prefixes):
                 after.append(name)
-            grid = _find_grid_of_part(output, b, is_larger)
+            grid = _find_grid_of_part(output, b, is_larger, size)
         else:
             layout, prefix, grid, channels = found
             layers.append(Layer(name, output.kind, channels, *grid[0], layout, prefix))
@@ -294,21 +304,41 @@ def _compare(
     return LayerSurvey(tuple(layers), refused, tuple(after), frozenset(unproven), frozenset(too_small))
 
 
-def _may_be_map(shape: Shape | None, is_larger: bool, prefixes: set[int]) -> bool:
-    """Whether what could not be told to be a map looks like one: several cells, as many high as wide."""
+def _has_aspect(grid: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether a grid is as high for its width as the picture is; of a square one: as high as wide."""
+    return grid[0] * size[1] == grid[1] * size[0]
+
+
+def _list_likely(size: tuple[int, int], grids: Sequence[Grid]) -> set[tuple[int, int]]:
+    """Grids that a picture which is not square may have, whatever their aspect ratio: known ones and their halves,
+    which rounding has made a little higher or wider. Of squares none: there, equal lengths tell more."""
+    if size[0] == size[1]:
+        return set()
+    return {grid for grid, _ in grids} | {_halve(grid)[0] for grid in grids}
+
+
+def _may_be_map(
+    shape: Shape | None, is_larger: bool, size: tuple[int, int], grids: Sequence[Grid], prefixes: set[int]
+) -> bool:
+    """Whether what could not be told to be a map looks like one: several cells, in the picture's aspect ratio."""
     if shape is None or len(shape) not in (3, 4) or shape[0] != _IMAGES[0]:
         return False
+    likely = _list_likely(size, grids)
     if len(shape) == 4:  # larger pictures leave no doubt
-        return not is_larger and (shape[1] == shape[2] > 1 or shape[2] == shape[3] > 1)
-    return any(math.isqrt(max(shape[1] - prefix, 0)) ** 2 == shape[1] - prefix > 1 for prefix in prefixes)
+        pairs = [pair for pair in ((shape[1], shape[2]), (shape[2], shape[3])) if math.prod(pair) > 1]
+        return not is_larger and any(_has_aspect(pair, size) or pair in likely for pair in pairs)
+    # Of a grid of p·k by q·k cells, where p to q is the aspect ratio, k is a whole number.
+    unit = math.prod(size) // math.gcd(*size) ** 2
+    counts = [shape[1] - prefix for prefix in prefixes if shape[1] - prefix > 1]
+    return any(n / unit == math.isqrt(n // unit) ** 2 or n in map(math.prod, likely) for n in counts)
 
 
-def _find_grid_of_part(output: _Output, b: Shape | None, is_larger: bool) -> Grid | None:
+def _find_grid_of_part(output: _Output, b: Shape | None, is_larger: bool, size: tuple[int, int]) -> Grid | None:
     """Of a convolution whose rows are parts of pictures (heads of attention): its grid is one of the network's."""
     a = output.shape
     if output.kind != "Conv2d" or a is None or b is None or len(a) != 4 or len(b) != 4:
         return None
-    if a[0] * _IMAGES[1] != b[0] * _IMAGES[0] or a[2] != a[3]:
+    if a[0] * _IMAGES[1] != b[0] * _IMAGES[0] or not _has_aspect((a[2], a[3]), size):
         return None
     return (a[2], a[3]), ((b[2], b[3]) if is_larger else None)
 
@@ -318,7 +348,12 @@ def _follows(a: Shape | None, b: Shape | None) -> bool:
 
 
 def _find_layout(
-    output: _Output, b: Shape | None, is_larger: bool, size_px: int, grids: Sequence[Grid], prefixes: set[int]
+    output: _Output,
+    b: Shape | None,
+    is_larger: bool,
+    size: tuple[int, int],
+    grids: Sequence[Grid],
+    prefixes: set[int],
 ) -> tuple[Layout, int, Grid, int] | str:
     """Layout, number of prefix tokens, grid and C of an output, or why it is no map.
 
@@ -342,7 +377,7 @@ def _find_layout(
     if a[2:] == b[2:] == (1, 1):  # behind the pooling
         return "NCHW", 0, ((1, 1), (1, 1) if is_larger else None), a[1]
     if not is_larger:
-        return _find_fixed_layout(output.kind, a, size_px, grids)
+        return _find_fixed_layout(output.kind, a, size, grids)
     changed = tuple(axis for axis in (1, 2, 3) if a[axis] != b[axis])
     if changed == (2, 3) and not (a[2] == a[3] and b[2] == b[3]):
         return "NCHW", 0, ((a[2], a[3]), (b[2], b[3])), a[1]
@@ -353,9 +388,14 @@ def _find_layout(
     return "its grid does not follow the size of the picture"
 
 
-def _find_fixed_layout(kind: str, a: Shape, size_px: int, grids: Sequence[Grid]) -> tuple[Layout, int, Grid, int] | str:
+def _find_fixed_layout(
+    kind: str, a: Shape, size: tuple[int, int], grids: Sequence[Grid]
+) -> tuple[Layout, int, Grid, int] | str:
     """Of an output that is known for one size of pictures only."""
-    first, last = a[2] == a[3], a[1] == a[2] and size_px % a[1] == 0
+    likely = _list_likely(size, grids)
+    first = _has_aspect((a[2], a[3]), size) or (a[2], a[3]) in likely
+    last = _has_aspect((a[1], a[2]), size) and size[0] % a[1] == 0 and size[1] % a[2] == 0
+    last = last or (a[1], a[2]) in likely
     is_known = (a[2], a[3]) in {known for known, _ in grids}
     if first and (kind == "Conv2d" or (is_known and not last)):
         return "NCHW", 0, ((a[2], a[3]), None), a[1]
@@ -397,7 +437,7 @@ def _has_cells(layer: Layer) -> bool:
     return layer.height * layer.width > 1
 
 
-def _explain_failure(network: nn.Module, error: Exception, channels: int, size_px: int) -> str:
+def _explain_failure(network: nn.Module, error: Exception, channels: int, size: tuple[int, int]) -> str:
     from torch import nn
 
     text = " ".join(str(error).split())[:_MAX_REASON_CHARS]
@@ -416,11 +456,12 @@ def _explain_failure(network: nn.Module, error: Exception, channels: int, size_p
         )
     if wanted and wanted[1] != str(channels):
         return (
-            f"model.arch: the network takes pictures of {wanted[1]} channels, not of {channels} ({text}); wrap it: "
-            "model.arch=path/to/file.py:callable, which makes its channels of red, green and blue"
+            f"model.preprocessing.mean: the network takes pictures of {wanted[1]} channels, not of {channels} "
+            f"({text}); set model.preprocessing.mean and .std to {wanted[1]} numbers each, as it was trained with: one "
+            "for each band of the pictures, on the scale 0..1; for pictures of other bands, wrap it (docs/layers.md)"
         )
     return (
-        f"model.preprocessing.size_px: the network does not take a picture of {channels} x {size_px} x {size_px} "
+        f"model.preprocessing.size_px: the network does not take a picture of {channels} x {size[0]} x {size[1]} "
         f"({text}); set the size that it was trained with"
     )
 

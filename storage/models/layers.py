@@ -199,7 +199,7 @@ class ForwardVisitor:
         return output if replaced is None else replaced
 
 
-class _LayerHooks(ABC):
+class LayerHooks(ABC):
     """A visitor of some layers, each at its own call."""
 
     def __init__(self, network: nn.Module, layers: Sequence[Layer]) -> None:
@@ -230,7 +230,7 @@ class _LayerHooks(ABC):
         """Lets go of what was kept."""
 
 
-class ActivationTap(_LayerHooks):
+class ActivationTap(LayerHooks):
     """Reads the maps of layers during a forward pass.
 
     Attributes:
@@ -249,7 +249,7 @@ class ActivationTap(_LayerHooks):
         self.maps = {}
 
 
-class ActivationLeaf(_LayerHooks):
+class ActivationLeaf(LayerHooks):
     """Cuts the graph at a layer's output during a forward pass, so that gradients lead there and no further.
 
     Attributes:
@@ -271,7 +271,7 @@ class ActivationLeaf(_LayerHooks):
         self.output = None
 
 
-class ActivationEdit(_LayerHooks):
+class ActivationEdit(LayerHooks):
     """Replaces channels of a layer's output by constants during forward passes (ablation)."""
 
     def __init__(self, network: nn.Module, layer: Layer) -> None:

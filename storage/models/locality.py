@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lavise.storage.models.layers import ActivationTap, Layer, to_input
+from lavise.storage.datasets.geometry import Size, split_size
+from lavise.storage.models.layers import Layer, LayerHooks, to_input
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _LEAST_SIDE = 2
 
 
-def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: int, channels: int) -> list[str]:
+def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: Size, channels: int) -> list[str]:
     """Names of those layers in which a change of one quarter of a picture does not show most in that quarter.
 
     What changes everywhere alike (attention, normalisation over the whole picture) is taken off: a quarter of the map
@@ -27,7 +28,7 @@ def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: int, ch
     tried; of maps that never change, or are not finite, nothing can be told, and they pass.
 
     Args:
-        size_px: height and width of the input.
+        size_px: of the input.
         channels: of the input.
     """
     import torch
@@ -36,25 +37,45 @@ def find_misplaced(network: nn.Module, layers: Sequence[Layer], size_px: int, ch
     if not tried:
         return []
     images = to_input(network, _make_probes(size_px, channels))
-    with torch.inference_mode(), ActivationTap(network, tried) as tap:
+    with torch.inference_mode(), _Places(network, tried) as places:
         network(images)
-        return [layer.name for layer in tried if not _is_placed(tap.maps[layer.name].float())]
+        return [layer.name for layer in tried if layer.name in places.misplaced]
 
 
-def _make_probes(size_px: int, channels: int) -> torch.Tensor:
-    """[5, channels, S, S]: noise, and the same noise with other noise in the middle of each quarter."""
+class _Places(LayerHooks):
+    """Looks at the map of each layer when it is there, and keeps none: all together may not fit into memory."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[Layer]) -> None:
+        super().__init__(network, layers)
+        self.misplaced: set[str] = set()
+
+    def handle(self, layer: Layer, output: torch.Tensor) -> None:
+        if not _is_placed(layer.to_maps(output.detach()).float()):
+            self.misplaced.add(layer.name)
+
+    def forget(self) -> None:
+        """Nothing is kept but names."""
+
+
+def _make_probes(size_px: Size, channels: int) -> torch.Tensor:
+    """[5, channels, Y, X]: noise, and the same noise with other noise in the middle of each quarter."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    base = torch.randn(1, channels, size_px, size_px, generator=generator)
-    other = torch.randn(1, channels, size_px, size_px, generator=generator)
+    height, width = split_size(size_px)
+    base = torch.randn(1, channels, height, width, generator=generator)
+    other = torch.randn(1, channels, height, width, generator=generator)
     probes = base.repeat(5, 1, 1, 1)
-    half, margin = size_px // 2, size_px // 16
     for number in range(4):
-        top, left = (number // 2) * half, (number % 2) * half
-        rows, columns = slice(top + margin, top + half - margin), slice(left + margin, left + half - margin)
+        rows, columns = _find_middle(height, number // 2), _find_middle(width, number % 2)
         probes[1 + number, :, rows, columns] = other[0, :, rows, columns]
     return probes
+
+
+def _find_middle(length: int, half: int) -> slice:
+    """Of the first or second half of an axis, what is not near its ends."""
+    start, margin = half * (length // 2), length // 16
+    return slice(start + margin, start + length // 2 - margin)
 
 
 def _is_placed(maps_5CHW: torch.Tensor) -> bool:

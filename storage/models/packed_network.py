@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from lavise.configs.errors import UserError
@@ -106,9 +107,9 @@ def _probe_layer(model: TargetModel, layer: str) -> list[float]:
     """Mean of each of the C filters of a layer, for an input that is the same everywhere: noise of whole numbers."""
     import torch
 
-    network, size_px = model.network, model.geometry.size_px
-    noise = torch.arange(model.channels * size_px**2) * 7919 % 257
-    images = (noise / 64 - 2).view(1, model.channels, size_px, size_px)
+    network, shape = model.network, (1, model.channels, *model.geometry.shape)
+    noise = torch.arange(prod(shape)) * 7919 % 257
+    images = (noise / 64 - 2).view(shape)
     with torch.inference_mode(), ActivationTap(network, (model.find_layer(layer),)) as tap:
         network(to_input(network, images))
         return [float(v) for v in tap.maps[layer][0].float().mean(dim=(1, 2))]

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
-from lavise.configs.paths import expand_home
-from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError, read_checkpoint
+from lavise.configs.errors import AmbiguousWeightsError, CheckpointError
+from lavise.storage.models.checkpoint_files import INDEX_SUFFIX, NoNetworkError
+from lavise.storage.models.distributed_checkpoints import explain_part
 from lavise.storage.models.inert_pickle import Inert, walk
+from lavise.storage.models.parametrisations import compute_weights
+from lavise.storage.models.weight_files import is_shard_name
 from lavise.storage.state.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger("lavise")
-WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".pth.tar", ".pt2")
 AUTO = "auto"
 ROOT = "."
 """Names the whole file where a state dict's key is wanted."""
@@ -33,18 +32,11 @@ _NUM_SHOWN = 3
 _MAX_SHOWN_CHARS, _MAX_LISTED_CHARS = 80, 400
 _SWA_AVERAGE = "average_model_state"
 _BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_PARAMETRISED = ("weight_orig", "weight_mask", "weight_g", "weight_u")
 # Entries of a checkpoint that are never a network: whatever lies below them is not looked at.
 _NOT_NETWORKS = frozenset(
     "optimizer optimizers optimizer_states opt lr_scheduler lr_schedulers scheduler schedulers param_schedulers "
     "param_groups scaler amp_scaler loops message_hub rng rng_state hyper_parameters args".split()
 )
-_COMPANIONS = (
-    *("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler*.pt", "criterion.pt"),
-    *("rng_state*.pth", "training_args.bin"),
-)
-"""Names that Hugging Face's Trainer, accelerate and skorch give to files beside the weights."""
-_SHARDS = ("*-[0-9]*-of-[0-9]*.safetensors", "*-[0-9]*-of-[0-9]*.bin")
 _USELESS = {
     "_rebuild_qtensor": "quantised tensors",
     "_rebuild_meta_tensor_no_storage": "tensors without values (of torch's meta device)",
@@ -76,11 +68,15 @@ class StateDict:
         key: dotted, under which it stands; "" where it is the whole file.
         tensors: by their names in it.
         about: what it is known to be, for people; "" where that is not known.
+        kinds: of tensors that stand there in parts and were put together: weight norm, spectral norm or pruning.
+        unclear: of tensors whose parts could not be put together, why.
     """
 
     key: str
     tensors: Mapping[str, torch.Tensor]
     about: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    unclear: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,66 +89,6 @@ class _Fit:
     foreign: tuple[str, ...]
 
 
-def find_weights_file(weights: str) -> Path:
-    """The file behind `package:DISTRIBUTION`, a path, or a folder with one checkpoint (whole or in shards).
-
-    Raises:
-        UserError: not installed, no or several weight files in the package or folder, or no such file.
-    """
-    if weights.startswith("package:"):
-        name = weights.removeprefix("package:")
-        try:
-            files = metadata.files(name) or []
-        except (metadata.PackageNotFoundError, ValueError):
-            raise UserError(f"model.weights: package {name!r} is not installed; install it, or give a file") from None
-        found = sorted(Path(str(f.locate())) for f in files if is_weights_name(f.name))
-        if len(found) != 1:
-            raise UserError(f"model.weights: found {len(found)} weight files in package {name!r}; allowed: exactly one")
-        return found[0]
-    path = expand_home(weights)
-    if path.is_dir():
-        return _find_in_folder(path)
-    if not path.is_file():
-        raise UserError(
-            f"model.weights: found {weights!r}, which is no file; "
-            f"allowed: random, pretrained, package:NAME or a file ({', '.join(WEIGHT_SUFFIXES)})"
-        )
-    return path
-
-
-def is_weights_name(name: str) -> bool:
-    """Whether a file's name is one that trainers give to weights."""
-    return name.endswith(WEIGHT_SUFFIXES)
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a file's name is one that is given to a part of a checkpoint."""
-    return any(fnmatchcase(name, pattern) for pattern in _SHARDS)
-
-
-def is_companion_name(name: str) -> bool:
-    """Whether a name is one that trainers give to what lies beside weights: optimizers, random states, shards."""
-    return any(fnmatchcase(name, pattern) for pattern in (*_COMPANIONS, *_SHARDS))
-
-
-def _find_in_folder(folder: Path) -> Path:
-    """As of Hugging Face's checkpoint-N: the index of its shards, else its one file that is called after the model."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
-        raise CheckpointError(
-            f"model.weights: {str(folder)!r} is a checkpoint of torch.distributed; where you trust it, make a file of "
-            f"it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder.name} weights.pt"
-        )
-    indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    found = indices or [name for name in names if is_weights_name(name) and not is_companion_name(name)]
-    if len(found) != 1:
-        raise UserError(
-            f"model.weights: found {len(found)} checkpoints in the folder {str(folder)!r}"
-            f"{': ' if found else ''}{', '.join(map(printable, found[:_NUM_SHOWN]))}; give the file itself"
-        )
-    return folder / found[0]
-
-
 def list_state_dicts(content: Any, path: Path) -> list[StateDict]:
     """All state dicts of a checkpoint, in the order in which they stand.
 
@@ -161,6 +97,8 @@ def list_state_dicts(content: Any, path: Path) -> list[StateDict]:
     """
     import torch
 
+    if reason := explain_part(content, path):
+        raise CheckpointError(f"model.weights: {path} {reason}")
     found: list[StateDict] = []
     optimizers: list[str] = []
     useless = ""
@@ -222,6 +160,7 @@ def load_weights(
     keys: Sequence[str] = (),
     prefix: str | None = None,
     by_order: bool = False,
+    names_in_files: Mapping[str, str] | None = None,
 ) -> None:
     """Put a checkpoint's tensors into a network, all that it has, with the shapes that it has.
 
@@ -230,6 +169,7 @@ def load_weights(
         keys: of state dicts in it, the first that is there counts; `auto` stands for the one that fits. Empty: auto.
         prefix: before the network's names; None: whatever fits.
         by_order: where no name fits, pair names by their order, if the number and every shape are the same.
+        names_in_files: of the network's names, those that its library gives them in files, where these are others.
 
     Raises:
         CheckpointError: none fits; names what differs.
@@ -237,15 +177,24 @@ def load_weights(
     """
     candidates = _choose(list_state_dicts(content, path), keys, path)
     wanted = network.state_dict()
-    fits = [fit for found in candidates for fit in _find_fits(found, wanted, prefix)]
+    forms = [(found, _put_together(found, wanted)) for found in candidates]
+    fits = [fit for form in forms for fit in next(filter(None, (_find_fits(f, wanted, prefix) for f in form)), [])]
+    if names_in_files:
+        renamed = {names_in_files[name]: tensor for name, tensor in wanted.items()}
+        back = {other: name for name, other in names_in_files.items()}
+        others = [fit for form in forms for fit in _find_fits(form[0], renamed, prefix)]
+        fits += [replace(fit, given={back[name]: tensor for name, tensor in fit.given.items()}) for fit in others]
     if not fits and by_order:
         fits = [fit for found in candidates if (fit := _pair_by_order(found, wanted))]
     if not fits:
-        raise CheckpointError(_explain_misfit(candidates, wanted, prefix, path))
+        raise CheckpointError(_explain_misfit([form for pair in forms for form in pair[::-1]], wanted, prefix, path))
     fit = _take_one(fits, path)
     if fit.found.key or fit.prefix:
         where = _describe(fit.found) + (f", prefix {fit.prefix!r}" if fit.prefix else "")
         log.info("  model.weights: taken from %s of %s", where, path.name)
+    for kind in sorted(set(fit.found.kinds.values())):
+        names = [name for name in fit.given if fit.found.kinds.get(fit.prefix + name) == kind]
+        log.info("  model.weights: computed from the parts of %s, as in evaluation: %s", kind, _shorten(names))
     if fit.foreign:
         log.info("  model.weights: %s holds %s beside the network", path.name, _shorten(fit.foreign))
     try:
@@ -255,12 +204,6 @@ def load_weights(
             f"model.weights: {path} cannot be put into the architecture ({one_line(err)[:160]}); "
             "save dense floating-point tensors"
         ) from None
-
-
-def read_weights(weights: str) -> tuple[Any, Path]:
-    """Content and path of what `model.weights` names."""
-    path = find_weights_file(weights)
-    return read_checkpoint(path), path
 
 
 def _choose(found: Sequence[StateDict], keys: Sequence[str], path: Path) -> list[StateDict]:
@@ -292,6 +235,17 @@ def _find_fits(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: str
         if not _list_misshaped(own, wanted) and not _list_inner(foreign, start, wanted):
             fits.append(_Fit(found, start, own, tuple(foreign)))
     return fits
+
+
+def _put_together(found: StateDict, wanted: Mapping[str, torch.Tensor]) -> StateDict:
+    """With weights in the place of their parts, in the precision of the network; the same where there are none."""
+    import torch
+
+    dtype = next((tensor.dtype for tensor in wanted.values() if tensor.is_floating_point()), torch.float32)
+    whole = compute_weights(_plain_names(found.tensors), dtype)
+    if not whole.kinds and not whole.unclear:
+        return found
+    return StateDict(found.key, whole.tensors, found.about, whole.kinds, whole.unclear)
 
 
 def _plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -406,8 +360,11 @@ def _list_faults(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: s
     ]
     text = "; ".join(f"{len(names)} {what} ({_shorten(names, ', ...')})" for names, what in parts if names)
     num_right = sum(key in own and own[key].shape == wanted[key].shape for key in wanted)
-    is_numbered = bool(missing) and _has_numbers_for_names(given, wanted)
-    return _Faults(found.key, num_right, text, _NUMBERED if is_numbered else _advise(own, wanted, missing, misshaped))
+    advice = _advise(own, wanted, missing, misshaped)
+    if missing and _has_numbers_for_names(given, wanted):
+        advice = _NUMBERED
+    unclear = [found.unclear[start + key] for key in missing if start + key in found.unclear]
+    return _Faults(found.key, num_right, text, unclear[0] if unclear else advice)
 
 
 def _has_numbers_for_names(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -436,8 +393,6 @@ def _advise(
     is_head = all(own[key].shape[1:] == wanted[key].shape[1:] for key in misshaped)
     if not missing and is_head and len(sizes) == len({key.rpartition(".")[0] for key in misshaped}) == 1:
         return f"its classifier head is of another size: set model.num_classes={sizes.pop()}"
-    if any(key.endswith(_PARAMETRISED) or ".parametrizations." in key for key in own):
-        return "it was saved with a parametrisation (pruning, weight or spectral norm): remove that before saving"
     if missing and len({key.rpartition(".")[0] for key in missing}) == 1 and missing[-1] == list(wanted)[-1]:
         return "where it has no classifier head, set model.num_classes=0"
     return "set model.arch and model.num_classes to what the weights were trained with"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
+from lavise.storage.datasets.geometry import Size, split_size
 from lavise.storage.models.layers import ActivationTap, Layer, to_input
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 _TOLERANCE = 0.02
 
 
-def check_steadiness(network: nn.Module, layers: Sequence[Layer], size_px: int, channels: int = 3) -> None:
+def check_steadiness(network: nn.Module, layers: Sequence[Layer], size_px: Size, channels: int = 3) -> None:
     """Look at one picture twice, and once beside another.
 
     Maps that are not finite pass: extraction says so, with the picture.
 
     Args:
         layers: whose maps are compared.
-        size_px: height and width of the input.
+        size_px: of the input.
         channels: of the input.
 
     Raises:
@@ -36,7 +37,7 @@ def check_steadiness(network: nn.Module, layers: Sequence[Layer], size_px: int, 
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(2, channels, size_px, size_px, generator=generator)
+    pictures = torch.randn(2, channels, *split_size(size_px), generator=generator)
     pictures[1] *= 3
     pictures = to_input(network, pictures)
     with torch.inference_mode(), ActivationTap(network, layers) as tap:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lavise.configs.base import TRANSFORMERS
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.models.architectures import digest_code, find_architecture
 from lavise.storage.models.layer_survey import LayerSurvey, select_layers, survey_layers
 from lavise.storage.models.layers import Layer
-from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES, load_weights, read_weights
+from lavise.storage.models.state_dicts import load_weights
 from lavise.storage.models.steadiness import check_steadiness
+from lavise.storage.models.transformers_networks import find_names_in_files
+from lavise.storage.models.weight_files import WEIGHT_SUFFIXES, read_weights
 from lavise.storage.state.digest import digest_tensors
 from lavise.storage.state.text import one_line
 
@@ -23,12 +27,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+log = logging.getLogger("lavise")
+
+
 @dataclass(frozen=True)
 class TargetModel:
     """The trained CNN f under audit, frozen, in evaluation mode.
 
     Attributes:
-        network: takes [N, 3, S, S], or [N, 1, S, S] where it takes grey pictures; normalised.
+        network: takes [N, C, Y, X], normalised; C is 3 for colours, 1 for grey, or a number of bands.
         digest: sha256 of its state dict: names, shapes, bytes; not of any file name.
         geometry: from a picture to the input.
         mean, std: of the normalisation, per channel on the scale 0..1.
@@ -46,7 +53,7 @@ class TargetModel:
 
     @property
     def channels(self) -> int:
-        """Of its input: 3, or 1 where it takes grey pictures."""
+        """Of its input: 3, 1 where it takes grey pictures, or the number of its bands."""
         return len(self.mean)
 
     @cached_property
@@ -79,7 +86,7 @@ class TargetModel:
         """What the input depends on besides the picture; part of every digest of activations."""
         geometry = self.geometry
         return {
-            "size_px": geometry.size_px,
+            "size_px": geometry.size_px if isinstance(geometry.size_px, int) else list(geometry.size_px),
             "fit": geometry.fit,
             "crop_share": geometry.crop_share if geometry.fit == "center_crop" else None,
             "interpolation": geometry.interpolation,
@@ -118,11 +125,14 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
             settings.weights_key,
             settings.weights_prefix,
             by_order=settings.weights.startswith("package:"),
+            names_in_files=find_names_in_files(network) if settings.arch.startswith(TRANSFORMERS) else None,
         )
     if settings.precision == "float32":
         network.float()
     network.eval().requires_grad_(False)
     chosen = settings.preprocessing
+    if architecture.stated and (said := architecture.stated.describe_difference(chosen.fit, chosen.crop_share)):
+        log.info("  model.preprocessing: %s", said)
     return TargetModel(
         arch=architecture.name,
         network=network,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lavise.storage.state.progress import Progress, no_progress
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK_BYTES = 1 << 20
+
+
+class Readable(Protocol):
+    """A path, or a file inside another file."""
+
+    def read_bytes(self) -> bytes:
+        """The whole content; raises OSError."""
 
 
 def canonical_json(value: Any) -> str:
@@ -34,25 +41,28 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_files(files: Mapping[str, Path], progress: Progress = no_progress, threads: int = 4) -> str:
+def digest_files(files: Mapping[str, Readable], progress: Progress = no_progress, threads: int = 4) -> str:
     """sha256 over names, sizes and content hashes of files; a file that cannot be read counts as `absent`.
 
     The content is read each time, on purpose: a cache of hashes keyed by name or time of change goes stale silently.
     """
-    names = sorted(files)
 
     def describe(name: str) -> list[Any]:
+        file = files[name]
         try:
-            return [name, files[name].stat().st_size, digest_file(files[name])]
+            if isinstance(file, Path):
+                return [name, file.stat().st_size, digest_file(file)]
+            content = file.read_bytes()
+            return [name, len(content), hashlib.sha256(content).hexdigest()]
         except OSError:
             return [name, "absent"]
 
     entries = []
-    with ThreadPoolExecutor(threads) as pool, progress("hash files", len(names)) as bar:
-        for entry in pool.map(describe, names):
+    with ThreadPoolExecutor(threads) as pool, progress("hash files", len(files)) as bar:
+        for entry in pool.map(describe, files):  # as they lie in what they are in
             entries.append(entry)
             bar.advance()
-    return digest_of(entries)
+    return digest_of(sorted(entries, key=lambda entry: str(entry[0])))
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

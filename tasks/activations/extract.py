@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 
 from lavise.configs.errors import UserError
@@ -21,7 +20,8 @@ from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ShardGrid, finish_store, has_shard, write_shard
 from lavise.storage.array_types import HalfArray
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.images import BrokenImageError, load_square, uses_little
+from lavise.storage.datasets.images import BrokenImageError, uses_little
+from lavise.storage.datasets.input_images import InputImage, load_input, make_blank
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 STAGE = Stage("extract", version=2, resumable=True, uses_device=True, libraries=("pillow",))
 _NUM_SHOWN = 5
 
-Decoded = npt.NDArray[np.uint8] | str
+Decoded = InputImage | str
 
 
 def _describe_model(model: TargetModel) -> dict[str, Any]:
@@ -149,35 +149,38 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     return infos
 
 
-def normalise_images(images_NSS3: npt.NDArray[np.uint8], model: TargetModel, device: str) -> torch.Tensor:
-    """uint8 [N, S, S, 3] -> [N, C, S, S], (x / 255 - mean) / std, channels-last, in the network's precision.
+def normalise_images(images_NYXC: InputImage, model: TargetModel, device: str) -> torch.Tensor:
+    """Pictures -> [N, C, Y, X], (x - mean) / std on the scale 0..1, channels-last, in the network's precision.
 
-    C is 3, or 1 where the network takes grey pictures.
+    Args:
+        images_NYXC: uint8 [N, Y, X, 3], of which grey is made where C is 1; or bands, float32 [N, Y, X, C] on 0..1.
     """
     import torch
 
-    pictures = torch.from_numpy(np.require(images_NSS3, requirements="W")).to(device, non_blocking=True)
+    pictures = torch.from_numpy(np.require(images_NYXC, requirements="W")).to(device, non_blocking=True)
     # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
-    images = (pictures if model.channels == 3 else _to_grey(pictures)).permute(0, 3, 1, 2).to(torch.float32)
+    images = (_to_grey(pictures) if model.channels == 1 else pictures).permute(0, 3, 1, 2).to(torch.float32)
     mean = torch.tensor(model.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(model.std, device=device).view(1, -1, 1, 1)
-    return images.div_(255).sub_(mean).div_(std).to(model.dtype)
+    if pictures.dtype == torch.uint8:
+        images = images.div_(255)
+    return images.sub(mean).div_(std).to(model.dtype)
 
 
-def _to_grey(images_NSS3: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, S, S, 1]: luma after ITU-R BT.601 in whole numbers, as Pillow's mode L; grey stays what it is."""
+def _to_grey(images_NYX3: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, Y, X, 1]: luma after ITU-R BT.601 in whole numbers, as Pillow's mode L; grey stays what it is."""
     import torch
 
-    red, green, blue = images_NSS3.to(torch.int32).unbind(dim=3)
+    red, green, blue = images_NYX3.to(torch.int32).unbind(dim=3)
     return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).unsqueeze(3)
 
 
-def run_network(network: torch.nn.Module, images_N3SS: torch.Tensor) -> None:
+def run_network(network: torch.nn.Module, images_NCYX: torch.Tensor) -> None:
     """One forward pass; what is wanted of it is read by an ActivationTap."""
     import torch
 
     with torch.inference_mode():
-        network(images_N3SS)
+        network(images_NCYX)
 
 
 def _decode_ahead(
@@ -192,7 +195,7 @@ def _decode_ahead(
 
     def decode(record: ImageRecord) -> Decoded:
         try:
-            return load_square(record, model.geometry)
+            return load_input(record, model.geometry, model.channels)
         except BrokenImageError as err:
             return str(err)
 
@@ -218,8 +221,7 @@ def _decode_ahead(
 
 def _no_maps(tap: ActivationTap, network: torch.nn.Module, model: TargetModel, layer: str, device: str) -> HalfArray:
     """[0, C, H, W] for a shard of which no picture could be read."""
-    size = model.geometry.size_px
-    run_network(network, normalise_images(np.zeros((1, size, size, 3), np.uint8), model, device))
+    run_network(network, normalise_images(make_blank(model.geometry, model.channels)[None], model, device))
     return np.zeros((0, *tap.maps[layer].shape[1:]), np.float16)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.datasets.images import BrokenImageError, load_square
+from lavise.storage.datasets.images import BrokenImageError
+from lavise.storage.datasets.input_images import InputImage, load_input
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.activations.extract import normalise_images
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _THREADS = 2
 _BATCHES_AHEAD = 2
-Decoded = npt.NDArray[np.uint8] | None
+Decoded = InputImage | None
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ImageBatch:
 
     Attributes:
         positions: of those that could be read, in the records.
-        images: float32 [B, 3, S, S], normalised; None where no picture of the batch could be read.
+        images: float32 [B, C, Y, X], normalised; None where no picture of the batch could be read.
         num_offered: records that the batch was made of.
     """
 
@@ -46,7 +46,7 @@ def read_batches(
 
     def decode(record: ImageRecord) -> Decoded:
         try:
-            return load_square(record, model.geometry)
+            return load_input(record, model.geometry, model.channels)
         except BrokenImageError:
             return None
 

@@ -10,7 +10,7 @@ import numpy as np
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, FloatArray
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.images import ImageSource
+from lavise.storage.datasets.input_images import ImageSource
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle

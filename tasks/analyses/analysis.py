@@ -14,7 +14,7 @@ from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.class_names import ClassNames
-from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.classifier_head import AnswerRule, LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.analyses import kinds
@@ -59,7 +59,15 @@ class ExplainedLayer(Protocol):
 
 def classifier_of(layer: ExplainedLayer) -> AuditedClassifier:
     """The network as a classifier, for analyses of its answers."""
-    return AuditedClassifier(layer.model, layer.layer, *layer.head, layer.class_names, layer.config.extract.batch_size)
+    settings = layer.config.model
+    return AuditedClassifier(
+        layer.model,
+        layer.layer,
+        *layer.head,
+        layer.class_names,
+        layer.config.extract.batch_size,
+        AnswerRule(settings.head, settings.head_threshold),
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Table:
         order: columns that it is sorted by there.
         found_only: rows are of interest where their column `found` is true.
         in_browser: logged as JSON too, for the MLflow UI.
+        needs: the setting without which the stage does not write it; empty where it always does.
     """
 
     file: str
@@ -92,6 +101,7 @@ class Table:
     order: tuple[str, ...] = ()
     found_only: bool = False
     in_browser: bool = True
+    needs: str = ""
 
 
 def _nothing_to_check(*_: Any) -> None:

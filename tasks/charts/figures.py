@@ -284,7 +284,8 @@ def draw_causes(rows: Sequence[Mapping[str, Any]], kind: str = PNG) -> bytes:
     _write(figure, 0.02, 1 - 0.45 / height, says, size=9, color="#5a6472")
     axes: Axes = figure.add_axes((0.3, 0.45 / height, 0.66, 1 - 1.1 / height))
     for place, row in enumerate(order):
-        axes.scatter([row["random_own_logit"]], [place], s=22, color=_GREY, zorder=1)
+        if row["random_own_logit"] is not None:
+            axes.scatter([row["random_own_logit"]], [place], s=22, color=_GREY, zorder=1)
         fill = _ACCENT if row["used"] else "#ffffff"
         axes.scatter([_own_logit(row)], [place], s=34, color=fill, edgecolors=_ACCENT, linewidths=1.3, zorder=2)
     axes.axvline(0, color=_GREY, linewidth=0.8)

@@ -21,16 +21,15 @@ from threadpoolctl import threadpool_limits
 
 from lavise.configs.schema import CauseSettings
 from lavise.storage.activations import ActivationStore
-from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
-from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
+from lavise.storage.array_types import BoolArray, IntArray
+from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.table_rows import write_rows
-from lavise.storage.words.lemmas import find_category, index_categories
-from lavise.tasks.classifier.ablation_plan import MAX_Q_VALUE, AblationPlan, plan_ablations
+from lavise.tasks.classifier.ablation_plan import AblationPlan, plan_ablations
 from lavise.tasks.classifier.ablation_runs import (
     Baseline,
     Block,
@@ -40,89 +39,37 @@ from lavise.tasks.classifier.ablation_runs import (
     is_reproduced,
     run_baseline,
 )
+from lavise.tasks.classifier.ablation_tables import (
+    AblatedFilter,
+    AblatedWord,
+    AblationSummary,
+    Accuracy,
+    AnswersOfClass,
+    AnswersOfImage,
+    AnswerSummary,
+    FilterAnswers,
+    WordAnswers,
+    compute_p_value,
+    divide,
+    find_used,
+    list_lowest,
+)
+from lavise.tasks.classifier.ablation_truth import SIDES, WITH, WITHOUT, Truth, WordGroups, find_truth, group_images
+from lavise.tasks.classifier.answer_changes import AnswerAblations, AnswerTables, find_answers, measure_quality
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
-from lavise.tasks.classifier.class_words import match_categories, name_class
+from lavise.tasks.classifier.class_words import name_class
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated
-from lavise.tasks.numerics.false_discovery import adjust_false_discovery
 
 STAGE = Stage("causes", version=1, uses_device=True, libraries=("simplemma",))
 SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "causes_filters.parquet"
+CLASSES_FILE, IMAGES_FILE = "causes_classes.parquet", "causes_pictures.parquet"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AblatedWord:
-    """A word whose filters were taken away (causes.parquet); figures are None where there were no such pictures."""
-
-    layer: str
-    word: str
-    category: str | None
-    filters: Sequence[int]
-    num_filters: int
-    num_with: int | None = None
-    num_without: int | None = None
-    changed_with: float | None = None
-    changed_without: float | None = None
-    changed: float | None
-    own_logit_with: float | None = None
-    own_logit_without: float | None = None
-    own_logit: float | None
-    accuracy_before_with: float | None = None
-    accuracy_after_with: float | None = None
-    accuracy_before_without: float | None = None
-    accuracy_after_without: float | None = None
-    random_own_logit: float | None
-    random_changed: float | None
-    p_value: float | None
-    q_value: float | None = None
-    used: bool = False
-    classes: str | None
-
-
-@dataclass(frozen=True)
-class AblatedFilter:
-    """A filter that was taken away alone (causes_filters.parquet)."""
-
-    layer: str
-    filter: int
-    words: Sequence[str]
-    changed: float
-    own_logit: float | None
-    classes: str | None
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of predictions that are right, of the pictures where that can be told."""
-
-    num_judged: int
-    before: float
-
-
-@dataclass(frozen=True)
-class AblationSummary:
-    """causes.json.
-
-    Attributes:
-        fill: what the filters were replaced with.
-        direct: computed from the classifier's weights, without further forward passes.
-        accuracy: None where no class names a category that is annotated.
-        notes: what went otherwise than the settings say, in words.
-    """
-
-    fill: str
-    direct: bool
-    num_images: int = 0
-    num_random_sets: int = 0
-    num_words: int = 0
-    num_filters: int = 0
-    accuracy: Accuracy | None = None
-    notes: Sequence[str] = ()
-
-    def list_facts(self) -> Info:
-        """Without what is long."""
-        return {name: value for name, value in vars(self).items() if name not in ("accuracy", "notes")}
+def _state_language(language: str) -> dict[str, str]:
+    """Nothing for English, which was the only one before."""
+    return {} if language == "en" else {"language": language}
 
 
 @dataclass(frozen=True)
@@ -134,6 +81,7 @@ class CauseInputs(StageInputs):
             cannot be read.
         activations: of these pictures at the layer, for the means of the C filters (`fill: mean`).
         words: of each of the C filters, best first.
+        language: of the words.
     """
 
     network: Annotated[AuditedClassifier, Spread(AuditedClassifier.describe)]
@@ -142,58 +90,7 @@ class CauseInputs(StageInputs):
     words: Annotated[Sequence[Sequence[str]], Stated(by=digest_of)]
     settings: CauseSettings
     computing: Computing
-
-
-_NUM_CLASSES_SHOWN = 5
-_WITH, _WITHOUT = _SIDES = 0, 1
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is annotated, and which classes are right there.
-
-    Attributes:
-        concepts: names of the T categories.
-        annotated: bool [N, T].
-        names: bool [K, T], categories that each class names (`tasks.classifier.class_words.match_categories`).
-        looked_for: bool [N, T], of which categories it is known whether a picture has them; None: of all.
-    """
-
-    concepts: tuple[str, ...]
-    annotated: BoolArray
-    names: BoolArray
-    looked_for: BoolArray | None = None
-
-    @property
-    def answerable(self) -> BoolArray:
-        """bool [N]: some annotated category of the picture is named by some class."""
-        return np.asarray((self.annotated & self.names.any(axis=0)).any(axis=1))
-
-    def is_right(self, rows: slice, predicted: IntArray) -> BoolArray:
-        """Whether a predicted class names a category that is annotated in the picture."""
-        return np.asarray((self.annotated[rows] & self.names[predicted]).any(axis=1))
-
-
-@dataclass(frozen=True)
-class WordGroups:
-    """Pictures with and without a word's concept.
-
-    Attributes:
-        category: position of the word's category; None where it is none.
-        groups: bool [2, N], with and without; all pictures are without where the word is no category. A third row are
-            pictures on which the category was not looked for, where there may be such.
-        tested: bool [N], on which the word is held against random sets: those with the concept; all where there is
-            none.
-    """
-
-    category: int | None
-    groups: BoolArray
-    tested: BoolArray
-
-    @property
-    def has_concept(self) -> bool:
-        """Whether any picture has the concept."""
-        return bool(self.groups[_WITH].any())
+    language: Annotated[str, Spread(_state_language)] = "en"
 
 
 def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
@@ -222,7 +119,7 @@ def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
     batch_size, device, progress = network.batch_size, computing.device, computing.progress
     records, concepts = inputs.data.value.records[: settings.max_images], inputs.data.value.concepts
     mean_C = ActivationStore(inputs.activations.folder).read_means().mean(axis=0, dtype=np.float64)
-    baseline = run_baseline(model, layer, records, batch_size, device, progress)
+    baseline = run_baseline(model, layer, records, batch_size, device, progress, network.rule)
     if isinstance(baseline, str):
         return _write_nothing(folder, settings, baseline)
     if not baseline.pooled.shape[1] == len(words_of_filter) == len(mean_C):
@@ -237,7 +134,8 @@ def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
         direct = head is not None and is_reproduced(head, baseline)
         if head is not None and not direct:
             notes.append("the classifier head did not give the network's own logits; forward passes were made instead")
-        truth = find_truth([records[i] for i in baseline.positions], concepts, class_names, baseline.logits.shape[1])
+        annotated, num_classes = [records[i] for i in baseline.positions], baseline.logits.shape[1]
+        truth = find_truth(annotated, concepts, class_names, num_classes, inputs.language)
         plan = plan_ablations(words_of_filter, baseline.active, settings, computing.seed, by_passes=not direct)
         blocks: Iterable[Block]
         if head is not None and direct:
@@ -245,6 +143,22 @@ def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
         else:
             blocks = ablate_by_passes(model, layer, records, baseline, fill_C, batch_size, device)
         groups = [group_images(word, truth) for word in plan.words]
+        summary = AblationSummary(
+            fill=settings.fill,
+            direct=direct,
+            num_images=len(baseline.positions),
+            num_random_sets=plan.num_random_sets,
+            num_words=len(plan.words),
+            num_filters=len(plan.singles),
+            notes=[*notes, *plan.notes],
+        )
+        if network.rule.is_multi_label:
+            keys = [records[i].key for i in baseline.positions]
+            answers = find_answers(baseline, truth)
+            ablations = AnswerAblations(
+                layer, plan, groups, truth, baseline, answers, keys, class_names, words_of_filter
+            )
+            return _measure_answers(ablations, summary, blocks, folder, progress)
         sums = run_plan(plan, groups, truth, baseline, blocks, progress)
     rows = _make_word_rows(layer, plan, groups, truth, baseline, sums, class_names)
     singles = _make_filter_rows(layer, plan, baseline, sums, words_of_filter, class_names)
@@ -252,45 +166,40 @@ def measure_causes(inputs: CauseInputs, folder: Path) -> Info:
     everything = slice(0, len(answerable))
     right = answerable & truth.is_right(everything, baseline.predicted)
     accuracy = Accuracy(int(answerable.sum()), int(right.sum()) / int(answerable.sum())) if answerable.any() else None
-    summary = AblationSummary(
-        fill=settings.fill,
-        direct=direct,
-        num_images=len(baseline.positions),
-        num_random_sets=plan.num_random_sets,
-        num_words=len(rows),
-        num_filters=len(singles),
-        accuracy=accuracy,
-        notes=[*notes, *plan.notes],
-    )
-    _write(folder, summary, rows, singles)
+    summary = replace(summary, accuracy=accuracy)
+    write_json(folder / SUMMARY_FILE, asdict(summary))
+    write_rows(AblatedWord, rows, folder / WORDS_FILE)
+    write_rows(AblatedFilter, singles, folder / FILTERS_FILE)
     facts = {**summary.list_facts(), "num_used": sum(r.used for r in rows)}
     return {**facts, **({"accuracy": accuracy.before} if accuracy else {})}
 
 
-def find_truth(
-    records: Sequence[ImageRecord], concepts: Sequence[str], class_names: ClassNames | None, num_classes: int
-) -> Truth:
-    """From the pictures' annotations and the names of the classes."""
-    column = {name: t for t, name in enumerate(concepts)}
-    annotated = np.zeros((len(records), len(concepts)), dtype=bool)
-    for row, record in enumerate(records):
-        for annotation in record.annotations:
-            if annotation.concept in column:
-                annotated[row, column[annotation.concept]] = True
-    names = match_categories(class_names, num_classes, concepts)
-    return Truth(tuple(concepts), annotated, names, mark_looked_for(records, concepts))
-
-
-def group_images(word: str, truth: Truth) -> WordGroups:
-    """Pictures that have the category which the word is a form of, and those that do not."""
-    category = find_category(word, index_categories(truth.concepts))
-    num = len(truth.annotated)
-    has = truth.annotated[:, category] if category is not None else np.zeros(num, dtype=bool)
-    groups = [has, ~has]
-    if truth.looked_for is not None and category is not None:
-        known = truth.looked_for[:, category]
-        groups = [has, ~has & known, ~known]
-    return WordGroups(category, np.stack(groups), has if has.any() else np.ones(num, dtype=bool))
+def _measure_answers(
+    ablations: AnswerAblations, summary: AblationSummary, blocks: Iterable[Block], folder: Path, progress: Progress
+) -> Info:
+    """The files of a multi-label classifier."""
+    answers, rule = ablations.answers, ablations.baseline.rule
+    quality = measure_quality(answers)
+    of_answers = AnswerSummary(
+        **vars(summary),
+        head_threshold=rule.threshold,
+        num_answers=len(answers.image),
+        num_without_answer=int((answers.per_image == 0).sum()),
+        **({} if quality is None else vars(quality)),
+    )
+    if not len(answers.image):
+        reason = f"no class has a probability above {rule.threshold:g} on any picture (model.head_threshold)"
+        of_answers = replace(of_answers, num_words=0, num_filters=0, notes=[reason])
+        tables = AnswerTables([], [], [], [])
+    else:
+        tables = ablations.measure(blocks, progress)
+    write_json(folder / SUMMARY_FILE, asdict(of_answers))
+    write_rows(WordAnswers, tables.words, folder / WORDS_FILE)
+    write_rows(FilterAnswers, tables.filters, folder / FILTERS_FILE)
+    write_rows(AnswersOfClass, tables.classes, folder / CLASSES_FILE)
+    write_rows(AnswersOfImage, tables.images, folder / IMAGES_FILE)
+    facts = {name: value for name, value in of_answers.list_facts().items() if value is not None}
+    return {**facts, "num_used": sum(r.used for r in tables.words)}
 
 
 @dataclass(frozen=True)
@@ -335,16 +244,6 @@ def run_plan(
     return sums
 
 
-def compute_p_value(own: float, random_own_R: DoubleArray) -> float:
-    """(1 + random sets with at least as large an effect) / (1 + R); the effect is how far the own logit is lowered.
-
-    An ablation that does not lower it has the effect 0, as has a random set that does not, so that a set which changes
-    nothing has p = 1 even where random sets raise the logit.
-    """
-    effect, others = max(-own, 0.0), np.maximum(-random_own_R, 0.0)
-    return float(1 + (others >= effect).sum()) / (1 + len(others))
-
-
 def _make_word_rows(
     layer: str,
     plan: AblationPlan,
@@ -364,7 +263,7 @@ def _make_word_rows(
         num_tested, total = int(group.tested.sum()), len(answerable)
         random_own = np.array([s.own[place] for s in sums.random[size]]) / num_tested
         random_changed = np.array([s.changed[place] for s in sums.random[size]]) / num_tested
-        own_tested = float(found.own[_WITH] if group.has_concept else found.own.sum()) / num_tested
+        own_tested = float(found.own[WITH] if group.has_concept else found.own.sum()) / num_tested
         row = AblatedWord(
             layer=layer,
             word=word,
@@ -379,26 +278,25 @@ def _make_word_rows(
             classes=json.dumps(_list_lowered(found, counts, baseline, class_names), ensure_ascii=False),
         )
         if group.category is not None:
-            changed, own = ([_divide(float(v[s]), int(counts[s])) for s in _SIDES] for v in (found.changed, found.own))
-            num_judged = [int((answerable & group.groups[s]).sum()) for s in _SIDES]
-            before = [_divide(int((right_before & group.groups[s]).sum()), num_judged[s]) for s in _SIDES]
-            after = [_divide(int(found.right[s]), num_judged[s]) for s in _SIDES]
+            changed, own = ([divide(float(v[s]), int(counts[s])) for s in SIDES] for v in (found.changed, found.own))
+            num_judged = [int((answerable & group.groups[s]).sum()) for s in SIDES]
+            before = [divide(int((right_before & group.groups[s]).sum()), num_judged[s]) for s in SIDES]
+            after = [divide(int(found.right[s]), num_judged[s]) for s in SIDES]
             row = replace(
                 row,
-                num_with=int(counts[_WITH]),
-                num_without=int(counts[_WITHOUT]),
-                changed_with=changed[_WITH],
-                changed_without=changed[_WITHOUT],
-                own_logit_with=own[_WITH],
-                own_logit_without=own[_WITHOUT],
-                accuracy_before_with=before[_WITH],
-                accuracy_after_with=after[_WITH],
-                accuracy_before_without=before[_WITHOUT],
-                accuracy_after_without=after[_WITHOUT],
+                num_with=int(counts[WITH]),
+                num_without=int(counts[WITHOUT]),
+                changed_with=changed[WITH],
+                changed_without=changed[WITHOUT],
+                own_logit_with=own[WITH],
+                own_logit_without=own[WITHOUT],
+                accuracy_before_with=before[WITH],
+                accuracy_after_with=after[WITH],
+                accuracy_before_without=before[WITHOUT],
+                accuracy_after_without=after[WITHOUT],
             )
         rows.append(row)
-    q_values = adjust_false_discovery(np.array([r.p_value for r in rows]), len(rows))
-    return [replace(row, q_value=float(q), used=bool(q <= MAX_Q_VALUE)) for row, q in zip(rows, q_values, strict=True)]
+    return find_used(rows)
 
 
 def _make_filter_rows(
@@ -433,11 +331,11 @@ def _list_lowered(
     those of `_list_own_lowered` where no picture has the concept."""
     if found.logits is None:
         return _list_own_lowered(found, baseline, class_names)
-    with_K = found.logits[_WITH] / counts_2[_WITH]
-    without_K = found.logits[_WITHOUT] / counts_2[_WITHOUT] if counts_2[_WITHOUT] else None
+    with_K = found.logits[WITH] / counts_2[WITH]
+    without_K = found.logits[WITHOUT] / counts_2[WITHOUT] if counts_2[WITHOUT] else None
     return [
         [name_class(class_names, k), float(with_K[k]), float(without_K[k]) if without_K is not None else None]
-        for k in _most_lowered(with_K)
+        for k in list_lowest(with_K)
     ]
 
 
@@ -445,27 +343,12 @@ def _list_own_lowered(found: EffectSums, baseline: Baseline, class_names: ClassN
     """[name, change, None] of the classes whose logit is lowered most on the pictures that were given this class."""
     numbers, position = baseline.occurring
     changes = found.own_of_class / np.bincount(position, minlength=len(numbers))
-    return [[name_class(class_names, int(numbers[j])), float(changes[j]), None] for j in _most_lowered(changes)]
-
-
-def _most_lowered(changes_K: DoubleArray) -> list[int]:
-    order = np.argsort(changes_K, kind="stable")[:_NUM_CLASSES_SHOWN]
-    return [int(k) for k in order if changes_K[k] < 0]
-
-
-def _divide(total: float, num: int) -> float | None:
-    return total / num if num else None
+    return [[name_class(class_names, int(numbers[j])), float(changes[j]), None] for j in list_lowest(changes)]
 
 
 def _write_nothing(folder: Path, settings: CauseSettings, reason: str) -> Info:
     summary = AblationSummary(settings.fill, direct=False, notes=[reason])
-    _write(folder, summary, [], [])
-    return {**summary.list_facts(), "num_used": 0, "reason": reason}
-
-
-def _write(
-    folder: Path, summary: AblationSummary, words: Sequence[AblatedWord], filters: Sequence[AblatedFilter]
-) -> None:
     write_json(folder / SUMMARY_FILE, asdict(summary))
-    write_rows(AblatedWord, words, folder / WORDS_FILE)
-    write_rows(AblatedFilter, filters, folder / FILTERS_FILE)
+    write_rows(AblatedWord, [], folder / WORDS_FILE)
+    write_rows(AblatedFilter, [], folder / FILTERS_FILE)
+    return {**summary.list_facts(), "num_used": 0, "reason": reason}

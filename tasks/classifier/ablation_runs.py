@@ -21,7 +21,7 @@ import torch
 from lavise.configs.errors import UserError
 from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.models.classifier_head import NO_LOGITS, LinearHead, to_class_logits
+from lavise.storage.models.classifier_head import NO_LOGIT_SCALE, NO_LOGITS, SOFTMAX, AnswerRule, LinearHead
 from lavise.storage.models.layers import ActivationEdit, ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.progress import Progress, no_progress
@@ -40,12 +40,14 @@ class Baseline:
         logits: float32 [N, K].
         pooled: float32 [N, C], mean of each map.
         active: int64, filters that are other than zero anywhere.
+        rule: which classes are its answers.
     """
 
     positions: IntArray
     logits: FloatArray
     pooled: FloatArray
     active: IntArray
+    rule: AnswerRule = SOFTMAX
 
     @cached_property
     def predicted(self) -> IntArray:
@@ -82,6 +84,7 @@ def run_baseline(
     batch_size: int,
     device: str,
     progress: Progress = no_progress,
+    rule: AnswerRule = SOFTMAX,
 ) -> Baseline | str:
     """One pass over the pictures, or a reason why there are no class logits.
 
@@ -98,7 +101,7 @@ def run_baseline(
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
                 with torch.inference_mode():
-                    out = to_class_logits(network(batch.images))
+                    out = rule.read_logits(network(batch.images))
                     if out is None:
                         return NO_LOGITS
                     maps = tap.maps[layer].float()
@@ -115,12 +118,16 @@ def run_baseline(
             bar.advance(batch.num_offered)
     if not positions:
         return "there is no picture that can be read"
-    return Baseline(
+    found = Baseline(
         np.array(positions, dtype=np.int64),
         np.concatenate(logits),
         np.concatenate(pooled),
         np.flatnonzero(np.max(peaks, axis=0) > 0),
+        rule,
     )
+    if rule.is_multi_label and found.logits.min() >= 0 and found.logits.max() <= 1:
+        return NO_LOGIT_SCALE
+    return found
 
 
 def is_reproduced(head: LinearHead, baseline: Baseline) -> bool:
@@ -173,7 +180,7 @@ def ablate_by_passes(
                 chosen = torch.from_numpy(filters).to(device)
                 edit.replace(chosen, fill[chosen])
                 with torch.inference_mode():
-                    logits = to_class_logits(network(images))
+                    logits = baseline.rule.read_logits(network(images))
                 assert logits is not None, "the baseline had logits"
                 after = _to_array(logits)
                 return Answer(after - before, after)

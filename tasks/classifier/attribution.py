@@ -1,11 +1,13 @@
 """Which classes lean on which filters: activation times gradient of the class logit at the layer.
 
 For each picture, the class k is the one that the model assigns, and filter u contributes Σ_hw F_u · ∂ logit_k / ∂ F_u.
-A class's figures are means over its pictures. Where the layer feeds the classifier through mean pooling alone, the
+Where each class is asked about by itself (model.head: sigmoid), that is done for each class that is an answer. A
+class's figures are means over its pictures. Where the layer feeds the classifier through mean pooling alone, the
 contribution is w_ku · mean(F_u) exactly, which is compared. Elsewhere it is a first-order estimate: what follows the
 layer is not linear, and contributions need not sum to the logit.
 
-Shape legend: N pictures, K classes, C filters, B resamplings.
+Shape legend: N pictures, K classes, C filters, B resamplings, P answers: pairs of a picture and a class that it is
+given. With a softmax each picture has one.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ClassSettings
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.models.classifier_head import LinearHead
+from lavise.storage.models.classifier_head import NO_LOGIT_SCALE, SOFTMAX, AnswerRule, LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
@@ -79,24 +81,29 @@ class ContributionInputs(StageInputs):
 
 
 _MIN_IMAGES = 3
-_BLOCK_ENTRIES = 1 << 22
+_MAX_ANSWERS = 20
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Contributions:
-    """Of each picture that could be read.
+    """Of all pictures that could be read.
 
     Attributes:
-        assigned: int64 [N], the class that the model assigns.
-        logit: float32 [N], of that class.
-        contribution: float32 [N, C].
+        image: int64 [P], position of each answer's picture among the N.
+        answer: int64 [P], the class.
+        logit: float32 [P], of that class.
+        contribution: float32 [P, C].
         pooled: float32 [N, C], mean of F_u over its cells.
+        num_given: answers of all pictures, also those that were not looked at (`classes.max_answers`).
     """
 
-    assigned: IntArray
+    image: IntArray
+    answer: IntArray
     logit: FloatArray
     contribution: FloatArray
     pooled: FloatArray
+    num_given: int
 
 
 def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
@@ -111,16 +118,25 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
     network, settings, computing, words_of_filter = inputs.network, inputs.settings, inputs.computing, inputs.words
     offered = inputs.pictures.value.records[: settings.max_images]
     layer, head = network.layer, network.head
-    found = attribute_images(network.model, layer, offered, network.batch_size, computing.device, computing.progress)
+    found = attribute_images(
+        network.model,
+        layer,
+        offered,
+        network.batch_size,
+        computing.device,
+        computing.progress,
+        network.rule,
+        settings.max_answers or _MAX_ANSWERS,
+    )
     reason = found if isinstance(found, str) else network.no_head
     if isinstance(found, str):
-        none = np.zeros((0, len(words_of_filter)), np.float32)
-        found = Contributions(np.zeros(0, np.int64), np.zeros(0, np.float32), none, none)
-    numbers, counts = np.unique(found.assigned, return_counts=True)
+        none, nothing = np.zeros((0, len(words_of_filter)), np.float32), np.zeros(0, np.int64)
+        found = Contributions(nothing, nothing, np.zeros(0, np.float32), none, none, 0)
+    numbers, counts = np.unique(found.answer, return_counts=True)
     order = np.lexsort((numbers, -counts))
     classes, means, rows = [], np.zeros((len(order), found.contribution.shape[1])), []
     for place, position in enumerate(order):
-        number, chosen = int(numbers[position]), found.assigned == numbers[position]
+        number, chosen = int(numbers[position]), found.answer == numbers[position]
         name = name_class(network.class_names, number)
         own = found.contribution[chosen]
         means[place] = own.mean(axis=0, dtype=np.float64)
@@ -142,7 +158,7 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
             )
     differs = _compare_with_weights(found, head)
     summary = {
-        "num_images": len(found.assigned),
+        "num_images": len(found.pooled),
         "num_pictures_offered": len(offered),
         "direct": head is not None,
         "reason": reason,
@@ -150,12 +166,25 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
         "max_abs_contribution": float(np.abs(found.contribution).max(initial=0)),
         "classes": classes,
     }
+    answers: dict[str, Any] = {}
+    if network.rule.is_multi_label:
+        answers = {
+            "num_answers": found.num_given,
+            "num_answers_left_out": found.num_given - len(found.answer),
+            "num_without_answer": len(found.pooled) - len(np.unique(found.image)),
+        }
+        summary |= {**network.rule.describe(), **answers}
     write_json(folder / SUMMARY_FILE, summary)
     write_rows(ContributionRow, rows, folder / TABLE_FILE)
     arrays: dict[str, Any] = {"class": numbers[order], "contribution": means.astype(np.float32)}
     np.savez(folder / ARRAYS_FILE, **arrays)
     facts = {k: summary[k] for k in ("num_images", "num_pictures_offered", "direct", "reason", "max_abs_contribution")}
-    return {**facts, "num_classes": len(classes), **({} if differs is None else {"max_abs_difference": differs})}
+    return {
+        **facts,
+        **answers,
+        "num_classes": len(classes),
+        **({} if differs is None else {"max_abs_difference": differs}),
+    }
 
 
 def attribute_images(
@@ -165,36 +194,51 @@ def attribute_images(
     batch_size: int,
     device: str,
     progress: Progress = no_progress,
+    rule: AnswerRule = SOFTMAX,
+    max_answers: int = _MAX_ANSWERS,
 ) -> Contributions | str:
-    """The contributions of every filter to every picture, or a reason why there are none.
+    """The contributions of every filter to every answer, or a reason why there are none.
 
     Raises:
         UserError: class logits or contributions that are not finite.
     """
     network = model.network.to(device).to(memory_format=torch.channels_last)
-    parts = []
+    parts: list[Contributions] = []
+    num_images, lowest, highest = 0, np.inf, -np.inf
     with progress("classes", len(records)) as bar:
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
-                found = attribute_classes(network, model.find_layer(layer), batch.images)
+                found = attribute_classes(network, model.find_layer(layer), batch.images, rule, max_answers)
                 if isinstance(found, str):
                     return found
-                assigned = found.logits.argmax(dim=1)
-                logit = found.logits.gather(1, assigned[:, None])[:, 0]
-                part = Contributions(
-                    *(t.cpu().numpy() for t in (assigned, logit, found.contributions, found.pooled)),
+                logit = found.logits[found.image].gather(1, found.answer[:, None])[:, 0]
+                image, answer, own, contribution, pooled = (
+                    t.cpu().numpy() for t in (found.image, found.answer, logit, found.contributions, found.pooled)
                 )
-                if not (np.isfinite(part.logit).all() and np.isfinite(part.contribution).all()):
+                lowest, highest = min(lowest, float(found.logits.min())), max(highest, float(found.logits.max()))
+                is_finite = np.isfinite(own).all() and np.isfinite(contribution).all()
+                if not is_finite or (rule.is_multi_label and not found.logits.isfinite().all()):
                     raise UserError(
                         f"model.weights: class logits, or what layer {layer} contributes to them, are not finite on "
                         f"one of the pictures from {records[batch.positions[0]].key} on; allowed: finite numbers; "
                         "check the weights and model.preprocessing"
                     )
-                parts.append(part)
+                num_given = int((found.logits > rule.least_logit).sum()) if rule.is_multi_label else len(answer)
+                parts.append(Contributions(image + num_images, answer, own, contribution, pooled, num_given))
+                num_images += len(pooled)
             bar.advance(batch.num_offered)
     if not parts:
         return "there is no picture that can be read"
-    return Contributions(*(np.concatenate([getattr(p, f) for p in parts]) for f in Contributions.__dataclass_fields__))
+    if rule.is_multi_label and lowest >= 0 and highest <= 1:
+        return NO_LOGIT_SCALE
+    return Contributions(
+        image=np.concatenate([p.image for p in parts]),
+        answer=np.concatenate([p.answer for p in parts]),
+        logit=np.concatenate([p.logit for p in parts]),
+        contribution=np.concatenate([p.contribution for p in parts]),
+        pooled=np.concatenate([p.pooled for p in parts]),
+        num_given=sum(p.num_given for p in parts),
+    )
 
 
 @dataclass(frozen=True)
@@ -234,8 +278,12 @@ def rank_filters(own_NC: FloatArray, num: int, rng: np.random.Generator) -> list
 
 
 def _compare_with_weights(found: Contributions, head: LinearHead | None) -> float | None:
-    """Largest absolute difference of any picture's contribution from w_ku · mean(F_u)."""
-    if head is None or not len(found.assigned):
+    """Largest absolute difference of any answer's contribution from w_ku · mean(F_u)."""
+    if head is None or not len(found.answer):
         return None
-    exact = head.weight.numpy()[found.assigned] * found.pooled
-    return float(np.abs(found.contribution - exact).max(initial=0))
+    largest = 0.0
+    for start in range(0, len(found.answer), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        exact = head.weight.numpy()[found.answer[rows]] * found.pooled[found.image[rows]]
+        largest = max(largest, float(np.abs(found.contribution[rows] - exact).max(initial=0)))
+    return largest

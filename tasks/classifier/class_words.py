@@ -21,7 +21,9 @@ def name_class(class_names: ClassNames | None, number: int) -> str:
     return f"class {number}" if primary.lower() in _NO_NAME else primary
 
 
-def match_categories(class_names: ClassNames | None, num_classes: int, concepts: Sequence[str]) -> BoolArray:
+def match_categories(
+    class_names: ClassNames | None, num_classes: int, concepts: Sequence[str], language: str = "en"
+) -> BoolArray:
     """Which categories each class names: bool [K, T].
 
     A class names the categories that its synonyms are forms of (`storage.words.lemmas.find_category`); where none of
@@ -31,12 +33,13 @@ def match_categories(class_names: ClassNames | None, num_classes: int, concepts:
 
     Args:
         concepts: names of the T categories.
+        language: of names and words.
     """
     found = np.zeros((num_classes, len(concepts)), dtype=bool)
-    index = index_categories(concepts)
+    index = index_categories(concepts, language)
     for number, synonyms in enumerate(class_names.names[:num_classes] if class_names else ()):
         named = [n for n in synonyms if n.lower() not in _NO_NAME]
-        whole = {c for n in named if (c := find_category(n, index)) is not None}
-        chosen = whole or {c for n in named if (c := find_category(n.split()[-1], index)) is not None}
+        whole = {c for n in named if (c := find_category(n, index, language)) is not None}
+        chosen = whole or {c for n in named if (c := find_category(n.split()[-1], index, language)) is not None}
         found[number, sorted(chosen)] = True
     return found

@@ -88,6 +88,7 @@ class PanelInputs(StageInputs):
         concepts: of the evaluation part.
         concept_counts: training pictures with each concept.
         num_words: that a filter has at most.
+        language: of the words.
     """
 
     own: Annotated[LayerArtefacts, Spread(inputs=_state_layer)]
@@ -97,12 +98,13 @@ class PanelInputs(StageInputs):
     num_words: Annotated[int, Unstated("the explained filters have no more")]
     settings: PanelSettings
     seed: int
+    language: Annotated[str, Unstated("the explained filters' vocabulary is of it")] = "en"
     progress: Annotated[Progress, HOW] = no_progress
 
     def load(self, made: LayerArtefacts) -> PanelLayer:
         """One of the layers."""
-        settings = self.settings
-        return load_panel_layer(made, self.concepts, self.num_words, settings.top_images, settings.min_iou)
+        asked = self.settings
+        return load_panel_layer(made, self.concepts, self.num_words, asked.top_images, asked.min_iou, self.language)
 
 
 def make_panel(inputs: PanelInputs, folder: Path) -> Info:

@@ -60,7 +60,12 @@ class PanelLayer:
 
 
 def load_panel_layer(
-    made: LayerArtefacts, concepts: tuple[str, ...], num_words: int, top_images: int, min_iou: float
+    made: LayerArtefacts,
+    concepts: tuple[str, ...],
+    num_words: int,
+    top_images: int,
+    min_iou: float,
+    language: str = "en",
 ) -> PanelLayer:
     """Words by lemma, in the filters' order; a word that is no category keeps its place.
 
@@ -69,14 +74,15 @@ def load_panel_layer(
         num_words: that a filter has at most.
         top_images: pictures of a filter that are looked at.
         min_iou: see tasks.evaluation.ground_truth.
+        language: of the words.
     """
     filters = parquet.read_table(made.explained.path(file_names.FILTERS), columns=["filter", "explained"]).to_pylist()
     rows = parquet.read_table(made.explained.path(file_names.EXPLANATIONS), columns=["filter", "word"]).to_pylist()
-    index = index_categories(concepts)
+    index = index_categories(concepts, language)
     words = np.full((len(filters), num_words), -1, dtype=np.int64)
     count = np.zeros(len(filters), dtype=np.int64)
     for row in rows:
-        found = find_category(row["word"], index)
+        found = find_category(row["word"], index, language)
         words[row["filter"], count[row["filter"]]] = -1 if found is None else found
         count[row["filter"]] += 1
     store = ActivationStore(made.activations.folder)

@@ -119,11 +119,14 @@ def build_head(
     rows = sorted(set().union(*found)) if found else []
     column = {row: j for j, row in enumerate(rows)}
     categories = [m.name for m in vocabulary.matches if m.name in index]
-    category_of = {form: index[categories[c]] for form, c in index_categories(categories).items()}
+    forms, language = index_categories(categories, vocabulary.language), vocabulary.language
+    category_of = {form: index[categories[c]] for form, c in forms.items()}
     names = [
         (k, row, int(is_own))
         for k, (own, synonyms) in enumerate(zip(found, classes.names, strict=True))
-        for row, is_own in sorted(_name_class([vocabulary.words[r] for r in own], synonyms, index, category_of).items())
+        for row, is_own in sorted(
+            _name_class([vocabulary.words[r] for r in own], synonyms, index, category_of, language).items()
+        )
     ]
     channels, dimensions = head.weight.shape[1], embedded.shape[1]
     module = ClassifierHead(len(found), channels, dimensions, len(rows), len(names), scale)
@@ -140,7 +143,11 @@ def build_head(
 
 
 def _name_class(
-    own: Sequence[str], synonyms: Sequence[str], index: Mapping[str, int], category_of: Mapping[str, int]
+    own: Sequence[str],
+    synonyms: Sequence[str],
+    index: Mapping[str, int],
+    category_of: Mapping[str, int],
+    language: str,
 ) -> dict[int, bool]:
     """Rows of the words that are true of a class, and whether they are its own names.
 
@@ -155,7 +162,7 @@ def _name_class(
     named |= dict.fromkeys([*own, *(" ".join(name.lower().split()) for name in synonyms)], True)
     rows: dict[int, bool] = {}
     for name, is_own in named.items():
-        row = find_category(name, category_of)
+        row = find_category(name, category_of, language)
         if row is None:
             row = index.get(name)
         if row is not None:

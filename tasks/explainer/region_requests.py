@@ -1,6 +1,6 @@
 """Regions as people ask for them: rows of a data frame, each a region feature or a box in a picture.
 
-Shape legend: R rows, C filters, H x W map cells, S input pixels.
+Shape legend: R rows, C filters, H x W map cells, Y x X input pixels, N pictures.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from lavise.storage.array_types import DoubleArray, FloatArray, HalfArray
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import BrokenImageError, open_image
+from lavise.storage.datasets.images import BrokenImageError
+from lavise.storage.datasets.input_images import InputImage, open_input
 from lavise.storage.models.packed_network import PackedNetwork
 
 _BATCH_IMAGES = 32
 _CORNERS = "[left, top, right, bottom] in pixels of the picture, left < right and top < bottom"
 Box = tuple[float, float, float, float]
-RunImages = Callable[[npt.NDArray[np.uint8]], HalfArray]
+RunImages = Callable[[InputImage], HalfArray]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def pool_images(network: PackedNetwork, regions: Sequence[Region], run: RunImage
     Each picture is decoded and run once, however many rows have a box in it.
 
     Args:
-        run: uint8 [N, S, S, 3] -> float16 [N, C, H, W].
+        run: pictures as the network sees them [N, Y, X, ...] -> float16 [N, C, H, W].
 
     Raises:
         ValueError: a picture that cannot be read, or a box that is not in what the network sees of it.
@@ -86,12 +86,12 @@ def pool_images(network: PackedNetwork, regions: Sequence[Region], run: RunImage
     for region in regions:
         by_image.setdefault(region.image, []).append(region)
     images = list(by_image)
-    geometry = network.model.geometry
+    geometry, channels = network.model.geometry, network.model.channels
     features: dict[int, FloatArray] = {}
     for start in range(0, len(images), _BATCH_IMAGES):
         block = [by_image[image] for image in images[start : start + _BATCH_IMAGES]]
-        decoded = [_decode(own, geometry) for own in block]
-        maps_NCHW = run(np.stack([square for square, _ in decoded]))
+        decoded = [_decode(own, geometry, channels) for own in block]
+        maps_NCHW = run(np.stack([picture for picture, _ in decoded]))
         for own, (_, size), maps_CHW in zip(block, decoded, maps_NCHW, strict=True):
             if not np.isfinite(maps_CHW).all():
                 raise ValueError(f"row {own[0].row}: image: the layer's activation is not finite or above 65,504")
@@ -127,13 +127,13 @@ def _cover(low: float, high: float, start: float, stop: float, cells: int) -> Do
     return np.clip(overlap, 0, None) * (cells / (stop - start))
 
 
-def _decode(regions: Sequence[Region], geometry: Geometry) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    """The one picture of some regions, as uint8 [S, S, 3], and its (height, width); their boxes are checked."""
+def _decode(regions: Sequence[Region], geometry: Geometry, channels: int) -> tuple[InputImage, tuple[int, int]]:
+    """The one picture of some regions, as the network sees it, and its (height, width); their boxes are checked."""
     try:
-        picture = open_image(regions[0].image)
+        picture = open_input(regions[0].image, channels)
     except BrokenImageError as err:
         raise ValueError(f"row {regions[0].row}: image: {err}") from None
-    height, width = picture.height, picture.width
+    height, width = picture.shape
     seen = geometry.source_box(height, width)
     for region in regions:
         if region.box is None:
@@ -149,7 +149,7 @@ def _decode(regions: Sequence[Region], geometry: Geometry) -> tuple[npt.NDArray[
                 f"row {region.row}: box {_show(region.box)} is outside the centre crop, which is all that the network "
                 f"sees; allowed: boxes that reach into {_show((left, top, right, bottom))}"
             )
-    return geometry.resize_image(picture), (height, width)
+    return picture.resize(geometry), (height, width)
 
 
 def _overlaps(box: Box, seen: tuple[float, float, float, float]) -> bool:

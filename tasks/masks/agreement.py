@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
-from lavise.storage.datasets.geometry import Geometry, find_regions
+from lavise.storage.datasets.geometry import Geometry, Size, find_regions
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Info, Stage
@@ -171,7 +172,7 @@ def group_looked_for(looked_for_NK: BoolArray | None, num_concepts: int) -> list
 def unite_masks(
     record: ImageRecord, number_of: Mapping[str, int], geometry: Geometry, height: int, width: int
 ) -> tuple[dict[int, tuple[FloatArray, BoolArray]], dict[str, int]]:
-    """The concepts of one picture, by rising number: coverage float32 [H, W] and mask at the input's size bool [S, S].
+    """The concepts of one picture, by rising number: coverage float32 [H, W] and mask at the input's size bool [Y, X].
 
     Returns:
         the concepts; and what was left out, by reason: masks of another size than the picture, and concepts whose
@@ -219,7 +220,8 @@ def measure_agreement_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) 
                 coverages.append(coverage_MP)
                 crosses.append(coverage_MP.astype(np.float64) @ maps_CP.T)
             size = shard.geometry.size_px
-            masks_MS = np.stack([mask.ravel() for _, mask in found.values()]) if found else np.zeros((0, size * size))
+            no_masks = np.zeros((0, prod(shard.geometry.shape)))
+            masks_MS = np.stack([mask.ravel() for _, mask in found.values()]) if found else no_masks
             pixels = masks_MS.sum(axis=1).astype(np.int64)
             pairs.append(np.stack([np.full(len(numbers), position), numbers, pixels], axis=1))
             region_px[position], shared = _meet_regions(
@@ -235,7 +237,7 @@ def measure_agreement_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) 
 
 
 def _meet_regions(
-    maps_CHW: FloatArray, thresholds_C: FloatArray, masks_MS: FloatArray, size: int
+    maps_CHW: FloatArray, thresholds_C: FloatArray, masks_MS: FloatArray, size: Size
 ) -> tuple[IntArray, IntArray]:
     """Pixels of R_u [C], and of R_u that each mask shares [C, M], on one picture; some filters at a time."""
     region_px = np.zeros(len(maps_CHW), dtype=np.int64)

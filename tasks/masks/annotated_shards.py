@@ -10,7 +10,8 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray
 from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import BrokenImageError, read_size
+from lavise.storage.datasets.images import BrokenImageError
+from lavise.storage.datasets.input_images import read_input_size
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def make_masks(record: ImageRecord, skipped: Counter[str]) -> list[tuple[str, Bo
     if not record.annotations:
         return []
     try:
-        height, width = read_size(record.path)
+        height, width = read_input_size(record.path)
     except BrokenImageError as err:
         # Extraction has read it, so it is gone or out of reach from this worker: nothing to count, something to mend.
         raise ConnectionError(f"{record.path} cannot be read any more, from this worker at least: {err}") from None

@@ -36,7 +36,7 @@ class Overlaps:
         image: position in the store.
         filter: u.
         concept: position in the data set's concepts.
-        intersection, region, mask: pixels of S x S.
+        intersection, region, mask: pixels of Y x X.
     """
 
     image: IntArray

@@ -225,8 +225,8 @@ def _describe_rest(
     places of its pictures]; i the other pictures; h maps (base64), z [rows, columns, low, high] of the maps.
 
     Joined by: g histogram [low, high, counts]; c classes [name, contribution, low, high, rank]; a ablation [changed,
-    own logit, [[class, change]]]; u its words' ablation [word, used]; b differences [group, other, share, share,
-    difference, low, high, q, verdict]; j [pairs, recall, F1].
+    own logit, [[class, change]]], of a multi-label classifier also the share of answers kept; u its words' ablation
+    [word, used]; b differences [group, other, share, share, difference, low, high, q, verdict]; j [pairs, recall, F1].
     """
     keys = {key: place for place, key in enumerate(tables.keys_of(unit))}
     maps = np.stack([d.cells for d in drawn]) if drawn else np.zeros((0, 1, 1), np.float32)
@@ -340,7 +340,8 @@ def read_changes(text: str | None) -> list[list[Any]]:
 def _describe_ablation(row: Mapping[str, Any] | None) -> list[Any] | None:
     if row is None:
         return None
-    return [shorten(row["changed"], 3), shorten(row["own_logit"], 3), read_changes(row["classes"])]
+    found = [shorten(row["changed"], 3), shorten(row["own_logit"], 3), read_changes(row["classes"])]
+    return [*found, shorten(row["kept"], 3)] if "kept" in row else found
 
 
 def _read_uses(part: LayerPart) -> dict[int, list[list[Any]]]:

@@ -36,6 +36,7 @@ from lavise.tasks.report.pictures import (
     ImageBook,
     OverviewSource,
     ReportImages,
+    describe_bands,
     draw_confident_filters,
     encode_images,
 )
@@ -48,7 +49,7 @@ from lavise.tasks.words.ranking import find_ranking
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
-STAGE = Stage("report", version=5)
+STAGE = Stage("report", version=6)
 _SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
 _REST_FILTERS = 32
 _IMAGES_MARK = "<!--pictures-->"
@@ -60,7 +61,12 @@ def make_report(inputs: ReportInputs, folder: Path) -> Info:
     shown = {own.role: own.pictures.value for own in inputs.shown.values()}
     return write_report(
         [layer.open() for layer in inputs.layers],
-        ReportImages.of(inputs.geometry, {TARGET: inputs.pictures.value, **shown}),
+        ReportImages.of(
+            inputs.geometry,
+            {TARGET: inputs.pictures.value, **shown},
+            len(inputs.preprocessing["mean"]),
+            inputs.settings.bands,
+        ),
         inputs.facts,
         inputs.settings,
         folder,
@@ -111,7 +117,7 @@ def write_report(
     }
     size = write_page(facts, sections, described, book, pictures, settings, folder, progress)
     sources = [OverviewSource(t.filters, t.store, t.part.thresholds) for t in tables]
-    overview = draw_confident_filters(sources, images[TARGET], pictures.geometry, facts["Audit"])
+    overview = draw_confident_filters(sources, pictures, TARGET, facts["Audit"])
     (folder / file_names.OVERVIEW).write_bytes(overview)
     write_figures(parts, folder)
     num_filters = sum(len(d.entries) for d in described)
@@ -140,6 +146,7 @@ def write_page(
     data = {
         "audit": facts["Audit"],
         "grid": OUTLINE_GRID,
+        "shape": list(pictures.geometry.shape),
         "layers": [layer.name for layer in sections["layers"]],
         "chunk": CHUNK_IMAGES,
         "part": _REST_FILTERS,
@@ -147,11 +154,15 @@ def write_page(
         "filters": [entry for d in described for entry in d.entries],
     }
     packed = list(pack_rest([entry for d in described for entry in d.rest]))
-    asked = {"thumbnail_px": settings.thumbnail_px, "max_size_mb": settings.max_size_mb}
+    asked = {
+        "thumbnail_px": settings.thumbnail_px,
+        "max_size_mb": settings.max_size_mb,
+        "bands": describe_bands(pictures.channels, settings.bands),
+    }
     page = render_page(facts, sections, data, packed, {**asked, "encoded": None})
     names = sum(len(json.dumps(key)) + 4 for _, key in book.addresses)
     room = settings.max_size_mb * _MB - len(_to_bytes(page)) - names - 1000
-    encoded = encode_images(book, pictures.images, pictures.geometry, settings.thumbnail_px, room, progress)
+    encoded = encode_images(book, pictures, settings.thumbnail_px, room, progress)
     page = render_page(facts, sections, data, packed, {**asked, "encoded": encoded})
     before, mark, after = page.partition(_IMAGES_MARK)
     assert mark

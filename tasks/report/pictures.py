@@ -1,6 +1,6 @@
 """Pictures of the report: each one once, as small as the page's size asks for; regions as outlines, maps as few cells.
 
-Shape legend: H x W cells of a map, S pixels of a square picture.
+Shape legend: H x W cells of a map, Y x X pixels of a picture as the network sees it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from PIL import Image
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
+from lavise.storage.datasets.band_images import find_shown_bands
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.geometry import Geometry, area_weights, upsample_maps
-from lavise.storage.datasets.images import BrokenImageError, ImageSource, load_square
+from lavise.storage.datasets.images import BrokenImageError
+from lavise.storage.datasets.input_images import COLOUR_CHANNELS, ImageSource, load_shown
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.charts.figures import OverviewRow, draw_overview
 
@@ -77,15 +79,34 @@ class ReportImages:
 
     Attributes:
         images: by role and key.
+        channels: of the network's input.
+        bands: that are shown, where pictures have bands (`report.bands`).
     """
 
     geometry: Geometry
     images: Mapping[str, Mapping[str, ImageSource]]
+    channels: int = 3
+    bands: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, geometry: Geometry, data: Mapping[str, Dataset]) -> ReportImages:
+    def of(
+        cls,
+        geometry: Geometry,
+        data: Mapping[str, Dataset],
+        channels: int = 3,
+        bands: tuple[int, ...] | None = None,
+    ) -> ReportImages:
         """Of data sets by their role."""
-        return cls(geometry, {role: {r.key: r for r in own.records} for role, own in data.items()})
+        images = {role: {r.key: r for r in own.records} for role, own in data.items()}
+        return cls(geometry, images, channels, bands)
+
+    def load(self, role: str, key: str, longest_px: int) -> npt.NDArray[np.uint8]:
+        """uint8 [Y, X, 3], in the network's framing; black where the picture can no longer be read."""
+        geometry = self.geometry.scale_to(longest_px)
+        try:
+            return load_shown(self.images[role][key], geometry, self.channels, self.bands)
+        except BrokenImageError:
+            return np.zeros((*geometry.shape, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -93,7 +114,7 @@ class EncodedImages:
     """WebP as base64, in the order of the book.
 
     Attributes:
-        large_px, small_px: S of both kinds.
+        large_px, small_px: of both kinds, the longer side.
         as_asked: nothing had to be made smaller.
         fits: within the size allowed; even the smallest pictures may not.
     """
@@ -107,8 +128,7 @@ class EncodedImages:
 
 def encode_images(
     book: ImageBook,
-    images: Mapping[str, Mapping[str, ImageSource]],
-    geometry: Geometry,
+    pictures: ReportImages,
     size_px: int,
     max_bytes: float,
     progress: Progress = no_progress,
@@ -118,12 +138,14 @@ def encode_images(
     The size is walked down until an estimate from a sample at even distances fits, and further if it was too low.
 
     Args:
-        images: by role, by key.
-        size_px: asked for.
+        size_px: asked for, of the longer side.
         max_bytes: of all contents together.
     """
     num, num_large = len(book.addresses), book.num_large
     large, small = np.arange(num_large), np.arange(num_large, num)
+    # As they lie in what they are in: a part of a table is then read once.
+    places = {(role, key): place for role, own in pictures.images.items() for place, key in enumerate(own)}
+    in_order = sorted(range(num), key=lambda number: (book.addresses[number][0], places[book.addresses[number]]))
     for rung, (share_large, share_small, quality) in enumerate(_LADDER):
         sizes = tuple(max(round(share * size_px), min(size_px, _SMALLEST_PX)) for share in (share_large, share_small))
         is_last = rung == len(_LADDER) - 1
@@ -131,7 +153,7 @@ def encode_images(
         def encode(number: int, sizes: tuple[int, ...] = sizes, quality: int = quality) -> str:
             role, key = book.addresses[number]
             own_px = sizes[0] if number < num_large else sizes[1]
-            return _encode(images[role][key], geometry, own_px, quality)
+            return _encode(pictures.load(role, key, own_px), quality)
 
         if not is_last and num > 2 * _SAMPLE:
             expected = 0.0
@@ -141,10 +163,10 @@ def encode_images(
                 expected += total / max(len(sample), 1) * len(group)
             if 1.03 * expected > max_bytes:
                 continue
-        contents = []
+        contents = [""] * num
         with progress("pictures", num) as bar:
-            for number in range(num):
-                contents.append(encode(number))
+            for number in in_order:
+                contents[number] = encode(number)
                 bar.advance()
         fits = sum(map(len, contents)) <= max_bytes
         if fits or is_last:
@@ -152,26 +174,32 @@ def encode_images(
     raise AssertionError("the last rung returns")
 
 
-def _encode(picture: ImageSource, geometry: Geometry, size_px: int, quality: int) -> str:
-    small = Geometry(size_px, geometry.fit, geometry.crop_share, geometry.interpolation)
+def _encode(picture: npt.NDArray[np.uint8], quality: int) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(load_image(picture, small)).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def load_image(picture: ImageSource, geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """uint8 [S, S, 3]; black where the picture can no longer be read."""
-    try:
-        return load_square(picture, geometry)
-    except BrokenImageError:
-        return np.zeros((geometry.size_px, geometry.size_px, 3), np.uint8)
+def describe_bands(channels: int, bands: tuple[int, ...] | None) -> str:
+    """What is shown of pictures of bands; empty for colours."""
+    if channels in COLOUR_CHANNELS:
+        return ""
+    shown = bands or find_shown_bands(channels)
+    which = (
+        f"bands {', '.join(map(str, shown))} as red, green and blue" if len(shown) == 3 else f"band {shown[0]} as grey"
+    )
+    return (
+        f"Pictures have {channels} bands. Shown: {which}, each from its 2nd to its 98th percentile in the picture "
+        "(report.bands)."
+    )
 
 
 # ---------------------------------------------------------------- regions and maps
 
 
 def outline_region(map_hw: FloatArray, threshold: float, grid: int = OUTLINE_GRID) -> str:
-    """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square; empty where no cell is above it.
+    """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square, which is
+    stretched over the picture; empty where no cell is above it.
 
     A single cell at the clip of a saturated filter is above the threshold, but its upsampled map is hardly anywhere:
     then the cells themselves are outlined.
@@ -263,11 +291,9 @@ class OverviewSource:
     thresholds: FloatArray
 
 
-def draw_confident_filters(
-    sources: Sequence[OverviewSource], images: Mapping[str, ImageSource], geometry: Geometry, name: str
-) -> bytes:
-    """The most confident filters of all layers with their first pictures; PNG."""
-    small = Geometry(_OVERVIEW_PX, geometry.fit, geometry.crop_share, geometry.interpolation)
+def draw_confident_filters(sources: Sequence[OverviewSource], pictures: ReportImages, role: str, name: str) -> bytes:
+    """The most confident filters of all layers with their first pictures, of the role that the maps are of; PNG."""
+    shape = pictures.geometry.scale_to(_OVERVIEW_PX).shape
     chosen = [(number, row) for number, source in enumerate(sources) for row in source.rows if row["explained"]]
     chosen.sort(
         key=lambda entry: (
@@ -284,22 +310,29 @@ def draw_confident_filters(
         keys = row["top_images"][:_OVERVIEW_IMAGES]
         maps = source.store.read_images([position[k] for k in keys])[:, unit].astype(np.float32)
         title = f"{row['layer']}, filter {unit}, confidence {row['confidence']:.2f}"
-        pictures = [load_image(images[k], small) for k in keys]
-        heights = list(upsample_maps(maps - source.thresholds[unit], _OVERVIEW_PX))
-        shown.append(OverviewRow(title, row["words"], pictures, heights))
+        own = [pictures.load(role, key, _OVERVIEW_PX) for key in keys]
+        heights = list(upsample_maps(maps - source.thresholds[unit], shape))
+        shown.append(OverviewRow(title, row["words"], own, heights))
     return draw_overview(shown, f"{name}: the most confident filters")
 
 
 def draw_filter(
-    store: ActivationStore, row: Mapping[str, Any], images: Mapping[str, ImageSource], num: int, size_px: int, name: str
+    store: ActivationStore,
+    row: Mapping[str, Any],
+    images: Mapping[str, ImageSource],
+    num: int,
+    size_px: int,
+    name: str,
+    bands: tuple[int, ...] | None = None,
 ) -> bytes:
     """A filter's first pictures, dimmed outside its region; PNG.
 
     Args:
         row: of filters.parquet.
         images: of the pictures; those that are not among them are left out.
-        num: of pictures; size_px: their height and width.
+        num: of pictures; size_px: their longer side.
         name: of the audit.
+        bands: that are shown, where pictures have bands.
 
     Raises:
         BrokenImageError: a picture that cannot be read.
@@ -307,9 +340,16 @@ def draw_filter(
     position = {key: i for i, key in enumerate(store.keys)}
     keys = [key for key in list(row["top_images"])[:num] if key in images]
     framing = json.loads(store.read_provenance()["preprocessing"])
-    geometry = Geometry(size_px, framing["fit"], framing.get("crop_share", 1.0), framing["interpolation"])
+    size, channels = framing["size_px"], len(framing["mean"])
+    seen = Geometry(
+        size if isinstance(size, int) else (size[0], size[1]),
+        framing["fit"],
+        framing.get("crop_share", 1.0),
+        framing["interpolation"],
+    )
+    geometry = seen.scale_to(size_px)
     maps = store.read_images([position[k] for k in keys])[:, int(row["filter"])].astype(np.float32)
-    heights = list(upsample_maps(maps - np.float32(row["threshold"]), size_px))
-    pictures = [load_square(images[k], geometry) for k in keys]
+    heights = list(upsample_maps(maps - np.float32(row["threshold"]), geometry.shape))
+    pictures = [load_shown(images[k], geometry, channels, bands) for k in keys]
     title = f"{row['layer']}, filter {row['filter']}"
     return draw_overview([OverviewRow(title, list(row["words"]), pictures, heights)], name)

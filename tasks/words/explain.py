@@ -206,7 +206,7 @@ def explain_filters(
     )
     reliability = Reliability.from_json(found.calibration["reliability"])
     shown = _Shown(store, thresholds_C, peaks_NC, qualified_C, pairs, named, vocabulary, settings, layer)
-    word_rows = _describe_words(found, shown, covers(namer.facts.supervised))
+    word_rows = _describe_words(found, shown, covers(namer.facts.supervised, vocabulary.language))
     filter_rows = _describe_filters(found, shown, maps.saturated_C)
     write_rows(WordRow, word_rows, folder / file_names.EXPLANATIONS)
     write_rows(FilterRow, filter_rows, folder / file_names.FILTERS)
@@ -248,8 +248,8 @@ class _Shown:
 
 
 def _describe_words(found: FoundWords, shown: _Shown, covered: frozenset[str]) -> list[WordRow]:
-    rows, words = found.rows, shown.vocabulary.words
-    is_novel = {w: lemmas.is_novel(words[w], covered) for w in np.unique(rows.word).tolist()}
+    rows, words, language = found.rows, shown.vocabulary.words, shown.vocabulary.language
+    is_novel = {w: lemmas.is_novel(words[w], covered, language) for w in np.unique(rows.word).tolist()}
     described = []
     for own in rows.rows_of(len(shown.thresholds_C)):
         for rank, r in enumerate(range(own.start, own.stop), start=1):

@@ -103,11 +103,11 @@ def calibrate_words(
     Returns:
         the calibration, its reliability on concepts left out of the fit, and {num_judged, num_right}.
     """
-    index = index_categories(truth.concepts)
+    index = index_categories(truth.concepts, vocabulary.language)
     words = np.unique(evidence.word)
     concept_of = np.full(int(words.max()) + 1 if len(words) else 1, -1, dtype=np.int64)
     for word in words.tolist():
-        found = find_category(vocabulary.words[word], index)
+        found = find_category(vocabulary.words[word], index, vocabulary.language)
         if found is not None and truth.present_K[found]:
             concept_of[word] = found
     concept = concept_of[evidence.word] if len(evidence) else np.zeros(0, np.int64)

@@ -20,6 +20,7 @@ def _read(layer: ExplainedLayer) -> ablation.CauseInputs:
         words=layer.words,
         settings=layer.config.causes,
         computing=layer.computing,
+        language=layer.config.words.language,
     )
 
 
@@ -30,7 +31,7 @@ def _show(rows_of: Mapping[str, Rows]) -> Iterator[TextTable]:
         first = sorted(rows, key=lambda r: (not r["used"], r["q_value"], r["own_logit"]))[:_NUM_WORDS]
         yield TextTable(
             f"without the filters of a word: {used} of {len(rows)} words do more than random filters",
-            ("word", "filters", "logit with it", "random", "changed answers", "q", ""),
+            ("word", "filters", "logit with it", "random", _name_changes(first[0]), "q", ""),
             [_show_row(row) for row in first],
             frozenset({1, 2, 3, 4, 5}),
         )
@@ -42,11 +43,21 @@ def _show_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["word"],
         str(row["num_filters"]),
         f"{logit:+.2f}",
-        f"{row['random_own_logit']:+.2f}",
-        f"{row['changed']:.1%}",
+        "" if row["random_own_logit"] is None else f"{row['random_own_logit']:+.2f}",
+        f"{row['num_lost']}, {row['num_gained']} of {row['num_answers']}"
+        if _is_multi_label(row)
+        else f"{row['changed']:.1%}",
         f"{row['q_value']:.2g}",
         "used" if row["used"] else "not used",
     )
+
+
+def _is_multi_label(row: Mapping[str, Any]) -> bool:
+    return "num_lost" in row
+
+
+def _name_changes(row: Mapping[str, Any]) -> str:
+    return "lost, gained" if _is_multi_label(row) else "changed answers"
 
 
 ANALYSIS = Analysis(
@@ -57,6 +68,11 @@ ANALYSIS = Analysis(
     inputs=_read,
     compute=ablation.measure_causes,
     facts_file=ablation.SUMMARY_FILE,
-    tables=(Table(ablation.WORDS_FILE, "causes"), Table(ablation.FILTERS_FILE, in_browser=False)),
+    tables=(
+        Table(ablation.WORDS_FILE, "causes"),
+        Table(ablation.FILTERS_FILE, in_browser=False),
+        Table(ablation.CLASSES_FILE, "answers", in_browser=False, needs="model.head: sigmoid"),
+        Table(ablation.IMAGES_FILE, in_browser=False, needs="model.head: sigmoid"),
+    ),
     show=_show,
 )

@@ -15,6 +15,8 @@ from lavise.tasks.report.filter_entries import read_changes, read_rows
 from lavise.tasks.report.sections.common import make_anchor, make_chart
 from lavise.tasks.report.sections.section import Found, Section
 
+_ANSWERS_SHOWN = 3
+
 
 def describe_causes(layer: str, folder: Path) -> Found:
     """What happens where a word's filters are taken away."""
@@ -24,6 +26,7 @@ def describe_causes(layer: str, folder: Path) -> Found:
             **row,
             "hrefs": [{"filter": u, "href": make_anchor(layer, u)} for u in row["filters"]],
             "changes": read_changes(row["classes"]),
+            "answers_changed": json.loads(row.get("answers") or "[]")[:_ANSWERS_SHOWN],
         }
         for row in read_rows(folder / ablation.WORDS_FILE)
     ]
@@ -31,6 +34,7 @@ def describe_causes(layer: str, folder: Path) -> Found:
     alt = "Change of the predicted logit without the filters of a word, beside random sets; figures are in the table"
     return {
         "layer": layer,
+        "head": "softmax",
         **facts,
         "rows": rows,
         "chart": make_chart(draw_causes(rows, SVG), alt) if rows else None,

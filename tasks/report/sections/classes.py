@@ -35,6 +35,7 @@ def describe_classes(layer: str, folder: Path) -> Found:
     alt = "Contribution of filters to the logits of the classes that are named most; figures are in the tables below"
     return {
         "layer": layer,
+        "head": "softmax",
         **facts,
         "shown": shown,
         "num_classes": len(facts["classes"]),

@@ -187,8 +187,10 @@ const drawRest = (filter, rest) => {
   if (rest.a || rest.u.length) {
     const part = addPart(right, "Without it");
     if (rest.a) {
-      const [changed, logit, classes] = rest.a;
-      part.append(make("p", `If this filter is taken away, ${changed === null ? "?" : (100 * changed).toFixed(1)} % of the answers change; the logit of the class that was predicted moves by ${signed(logit)} on average.`));
+      const [changed, logit, classes, kept] = rest.a;
+      const share = (value) => (100 * value).toFixed(1);
+      if (kept !== undefined) part.append(make("p", `If this filter is taken away, ${share(kept)} % of the answers are kept, and the answers to ${share(changed)} % of the pictures are not the same; the logits of the answers move by ${signed(logit)} on average.`));
+      else part.append(make("p", `If this filter is taken away, ${changed === null ? "?" : (100 * changed).toFixed(1)} % of the answers change; the logit of the class that was predicted moves by ${signed(logit)} on average.`));
       if (classes.length) part.append(drawTable(["Class", "Change of its mean logit"], classes.map(([name, ...changes]) => [name, changes.map(signed).join(", ")])));
     }
     for (const [word, used] of rest.u) part.append(fromData("p", `With all other filters of \u201c${word}\u201d: ${used ? "the word is used." : "not used, no more effect than random sets."}`));

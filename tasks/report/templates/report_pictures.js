@@ -3,6 +3,8 @@
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const filters = data.filters;
+const [seenHeight, seenWidth] = data.shape;
+document.documentElement.style.setProperty("--shape", `${seenWidth} / ${seenHeight}`);
 const PAGE = 24;
 const MOST_PRINTED = 300;
 const CARD_WORDS = 3;
@@ -70,7 +72,7 @@ const drawShot = ([place, , outline]) => {
   const figure = make("figure", undefined, "shot");
   figure.append(drawPicture(place));
   if (outline) {
-    const overlay = draw("svg", { viewBox: `0 0 ${data.grid} ${data.grid}`, "aria-hidden": "true", class: "outline" });
+    const overlay = draw("svg", { viewBox: `0 0 ${data.grid} ${data.grid}`, preserveAspectRatio: "none", "aria-hidden": "true", class: "outline" });
     overlay.append(draw("path", { d: outline, class: "halo" }), draw("path", { d: outline, class: "line" }));
     figure.append(overlay);
   }

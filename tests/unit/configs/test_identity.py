@@ -34,6 +34,7 @@ _WITHOUT_INFLUENCE = (
     "report.images_per_filter",
     "report.thumbnail_px",
     "report.max_size_mb",
+    "report.bands",
     "tracking.enabled",
     "tracking.uri",
     "tracking.experiment",
@@ -52,7 +53,8 @@ def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
 
 # Settings that came later: at their defaults, an audit is what it was before there were any.
 _AT_DEFAULT = (
-    *("model.weights_key", "model.weights_prefix", "model.precision"),
+    *("model.weights_key", "model.weights_prefix", "model.precision", "model.head", "model.head_threshold"),
+    "words.language",
     *("reference.masks", "reference.crowd_marks", "reference.evaluation_share"),
     *("target.follow_links", "target.value_range"),
 )
@@ -97,7 +99,7 @@ def test_audits_that_differ_in_this_are_comparable(item: str) -> None:
     "item",
     ["seed=1", "device=cpu", "model.layers=x", "model.preprocessing.fit=center_crop", "target.scenes=5",
      "reference.train_scenes=5", "words.vocabulary_size=50", "train.margin=2",
-     "words.vocabulary=visual", "model.class_names=none", "explain.top_images=3",
+     "words.vocabulary=visual", "model.class_names=none", "model.head=sigmoid", "explain.top_images=3",
      "explainer.kind=learned", "explainer.open_share=0.5", "explain.ranking=frequency",
      "explain.false_discovery_rate=0.1", "explain.max_meanings=1", "evaluate.panel_at=[3]",
      "evaluate.baselines=[random_words]", "evaluate.baseline_images=50",

@@ -115,7 +115,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         "name: found '../up'; allowed: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'",
         "device: found 'tpu'; allowed: 'auto', 'cpu' or 'cuda'",
         "model.num_classes: found -1; allowed: input should be greater than or equal to 0",
-        "model.preprocessing.size_px: found 3; allowed: input should be greater than or equal to 8",
+        "model.preprocessing.size_px: found 3; allowed: a number of pixels from 8 to 4096, or [height, width] of such",
         "model.preprocessing.fit: found 'crop'; allowed: 'squash' or 'center_crop'",
         "reference.train_scene: unknown key; allowed: kind, train_scenes, evaluation_scenes, size_px; "
         "did you mean train_scenes?",
@@ -140,7 +140,8 @@ def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
         "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', "
-        "'csv_labels', 'openmoji', 'combined'"
+        "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface', "
+        "'openmoji', 'combined'"
     ]
 
 
@@ -156,7 +157,8 @@ COMBINED = MINIMAL.replace(
         ("root: b", "rot: b", "reference.sources.1.root: missing; give a value, in the file or with --set "
          "reference.sources.1.root=..."),
         ("kind: coco,", "kind: combined,", "reference.sources.0.kind: found 'combined'; allowed: 'coco', "
-         "'coco_panoptic', 'visual_genome', 'image_folder', 'csv_labels'"),
+         "'coco_panoptic', 'visual_genome', 'image_folder', 'csv_labels', "
+            "'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface'"),
         ("{kind: coco, root: a}, ", "", "reference.sources: found [{'kind': 'image_folder', 'root': 'b'}]; allowed: "
          "tuple should have at least 2 items after validation, not 1"),
         ("sources:", "merge_by: sense, sources:", "reference.merge_by: found 'sense'; allowed: 'name', 'lemma' or "
@@ -202,7 +204,9 @@ def test_defaults_that_came_later_are_no_part_of_a_sources_identity(tmp_path: Pa
 
 def test_missing_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("target: {kind: openmoji}", "target: {root: x}")
-    assert fault_lines(tmp_path, text) == ["target.kind: missing; allowed: 'image_folder', 'openmoji', 'path_list'"]
+    assert fault_lines(tmp_path, text) == [
+        "target.kind: missing; allowed: 'image_folder', 'openmoji', 'path_list', 'webdataset', 'huggingface', 'parquet'"
+    ]
 
 
 def test_fault_in_a_section_that_depends_on_two_fields(tmp_path: Path) -> None:
@@ -470,3 +474,66 @@ def test_number_of_images_of_a_contrast_had_another_name(tmp_path: Path, caplog:
     with caplog.at_level("WARNING", logger="lavise"):
         assert load_config("demo", ["bias.pictures=7"]).bias.images_shown == 7
     assert "bias.pictures is called bias.images_shown now; it is read all the same" in caplog.text
+
+
+def test_a_size_is_a_number_or_height_and_width(tmp_path: Path) -> None:
+    def read(value: str) -> object:
+        config = load_config(write(tmp_path, MINIMAL), [f"model.preprocessing.size_px={value}"])
+        assert load_config(write(tmp_path, dump_config(config))) == config
+        return config.model.preprocessing.size_px
+
+    assert read("[96, 64]") == (96, 64)
+    assert read("[64, 64]") == read("[64]") == read("64") == read("64.0") == 64
+    for value in ("[96, 64, 3]", "[]", "true", "[96, 4]", "5000", "8.5", "large", "[96, null]", "{a: 8}"):
+        with pytest.raises(
+            UserError, match=r"size_px: found .*; allowed: a number of pixels from 8 to 4096, or \[heigh"
+        ):
+            read(value)
+
+
+def test_a_square_has_the_same_identity_in_both_ways(tmp_path: Path) -> None:
+    found = [
+        describe_identity(load_config(write(tmp_path, MINIMAL), [f"model.preprocessing.size_px={value}"]))
+        for value in ("64", "[64, 64]", "[64, 96]")
+    ]
+    assert found[0] == found[1]
+    assert found[1] != found[2]
+    assert found[2]["model"]["preprocessing"]["size_px"] == [64, 96]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        ("[0, 0, 0, 0]", "[1, 1, 1, 1]", None),
+        ("[0, 0]", "[1, 1]", None),
+        ("[0, 0, 0, 0]", "[1, 1, 1]", r"found \[4, 3\] numbers"),
+        ("[]", "[]", r"found \[0, 0\] numbers"),
+        ("[0, 0, 0, 0]", "null", "both be given for a network that takes pictures of other bands"),
+        ("[0]", "null", "both be given for a network that takes grey pictures"),
+    ],
+)
+def test_numbers_of_channels(tmp_path: Path, mean: str, std: str, expected: str | None) -> None:
+    overrides = [f"model.preprocessing.mean={mean}", f"model.preprocessing.std={std}"]
+    if expected is None:
+        load_config(write(tmp_path, MINIMAL), overrides)
+    else:
+        with pytest.raises(UserError, match=expected):
+            load_config(write(tmp_path, MINIMAL), overrides)
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "[0, 1, 2]", "[]"])
+def test_shown_bands_are_one_or_three_from_one_on(tmp_path: Path, value: str) -> None:
+    assert load_config(write(tmp_path, MINIMAL), ["report.bands=[3, 1, 7]"]).report.bands == (3, 1, 7)
+    with pytest.raises(UserError, match=r"report"):
+        load_config(write(tmp_path, MINIMAL), [f"report.bands={value}"])
+
+
+def test_folder_of_transformers_is_made_absolute_behind_its_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given, folder in (("runs/a", tmp_path / "runs" / "a"), ("~/a", tmp_path / "home" / "a")):
+        found = make_absolute(load_config("demo", [f"model.arch=transformers:{given}"]))
+        assert found.model.arch == f"transformers:{folder}"
+        assert make_absolute(found) == found

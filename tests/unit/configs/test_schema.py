@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from lavise.configs import schema
 from lavise.configs.base import Settings
 from lavise.configs.loading import load_config
+from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.schema import (
     Config,
     DiffSettings,
@@ -17,7 +18,6 @@ from lavise.configs.schema import (
     ExplainSettings,
     ExtractSettings,
     ModelSettings,
-    PreprocessingSettings,
     StatisticsSettings,
     TrainSettings,
     TransferSettings,
@@ -130,7 +130,7 @@ def test_seed_out_of_range(seed: float) -> None:
         (DiffSettings, "related_at", [-0.1, 1.1, float("nan")]),
         (DiffSettings, "bootstrap_samples", [0, 99]),
         (PreprocessingSettings, "crop_share", [0, 1.1]),
-        (PreprocessingSettings, "mean", [[0.5], [0.5, 0.5, 0.5, 0.5]]),
+        (PreprocessingSettings, "mean", [[0.5], [0.5, 0.5, 0.5, 0.5], []]),
         (PreprocessingSettings, "interpolation", ["nearest"]),
     ],
 )
@@ -158,6 +158,22 @@ def test_a_shard_holds_whole_batches(batch: int, shard: int) -> None:
     assert ExtractSettings(batch_size=batch, shard_images=3 * batch).shard_images == 3 * batch
 
 
+def test_a_threshold_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"head_threshold is read with head: sigmoid alone, found 0\.3"):
+        ModelSettings(arch="a", head_threshold=0.3)
+    assert ModelSettings(arch="a", head="sigmoid", head_threshold=0.3).head_threshold == 0.3
+    for value in (0, 1, float("nan")):
+        with pytest.raises(ValidationError, match="head_threshold"):
+            ModelSettings(arch="a", head="sigmoid", head_threshold=value)
+
+
+def test_a_multi_label_head_names_no_regions() -> None:
+    data = {**SMALL, "model": {**SMALL["model"], "head": "sigmoid"}}
+    with pytest.raises(ValidationError, match=r"explainer\.kind: found 'head' with model\.head: sigmoid"):
+        Config.model_validate({**data, "explainer": {"kind": "head"}})
+    assert Config.model_validate(data).explainer.kind == "fused"
+
+
 def test_what_is_the_same_is_related() -> None:
     with pytest.raises(ValidationError, match=r"related_at must not be above same_at, found 0\.6 and 0\.5"):
         DiffSettings(same_at=0.5, related_at=0.6)
@@ -177,6 +193,11 @@ def test_comparison_by_default() -> None:
         ({"kind": "visual_genome", "root": "r"}, "VisualGenomeReference"),
         ({"kind": "image_folder", "root": "r"}, "ImageFolderReference"),
         ({"kind": "openmoji"}, "OpenMojiReference"),
+        ({"kind": "pascal_voc", "root": "r"}, "PascalVocReference"),
+        ({"kind": "yolo", "root": "r"}, "YoloReference"),
+        ({"kind": "open_images", "root": "r"}, "OpenImagesReference"),
+        ({"kind": "ade20k", "root": "r"}, "Ade20kReference"),
+        ({"kind": "broden", "root": "r"}, "BrodenReference"),
     ],
 )
 def test_kind_chooses_the_reference(given: dict[str, str], kind: str) -> None:

@@ -104,7 +104,7 @@ def test_recall_is_a_row_for_each_method_and_s(tmp_path: Path) -> None:
 def test_each_table_of_an_analysis_is_an_attribute(tmp_path: Path) -> None:
     audit = make_audit(tmp_path)
     names = [t.attribute for a in list_analyses() for t in a.tables if t.attribute]
-    assert {"classes", "causes", "differences", "differing_words"} == set(names) <= set(dir(audit))
+    assert {"classes", "causes", "answers", "differences", "differing_words"} == set(names) <= set(dir(audit))
     for name in names:
         with pytest.raises(UserError, match=rf"run {RUN} has no \w+\.parquet; allowed: an audit with that analysis"):
             getattr(audit, name)
@@ -116,6 +116,7 @@ def test_what_is_missing_names_the_setting_that_makes_it(tmp_path: Path) -> None
         "causes": "causes.enabled",
         "classes": "classes.enabled",
         "differences": "bias.groups",
+        "answers": "causes.enabled, model.head: sigmoid",
     }.items():
         with pytest.raises(UserError, match=rf"\({setting}\)$"):
             getattr(audit, name)

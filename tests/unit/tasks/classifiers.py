@@ -104,7 +104,7 @@ def make_plain(
 
 
 def break_image(record: ImageRecord) -> None:
-    record.path.write_bytes(b"no picture")
+    record.file.write_bytes(b"no picture")
 
 
 def names(*classes: str) -> ClassNames:
@@ -113,11 +113,12 @@ def names(*classes: str) -> ClassNames:
 
 
 def load_images(model: TargetModel, records: Sequence[ImageRecord]) -> torch.Tensor:
-    """float32 [N, 3, S, S], decoded and normalised straight from the formula."""
-    size, images = model.geometry.size_px, []
+    """float32 [N, 3, Y, X], decoded and normalised straight from the formula."""
+    height, width = model.geometry.shape
+    images = []
     for record in records:
-        with Image.open(record.path) as picture:
-            square = picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        with Image.open(record.file) as picture:
+            square = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(square)).float() / 255
         images.append(((pixels - torch.tensor(model.mean)) / torch.tensor(model.std)).permute(2, 0, 1))
     return torch.stack(images)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
 from lavise.storage.datasets.base import Annotation, Dataset
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.geometry import Geometry, Size, split_size
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.digest import digest_of, digest_tensors
@@ -44,7 +44,7 @@ class TinyNetwork(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
-def make_model(network: nn.Module | None = None, size_px: int = 32, seed: int = 0) -> TargetModel:
+def make_model(network: nn.Module | None = None, size_px: Size = 32, seed: int = 0) -> TargetModel:
     torch.manual_seed(seed)
     net = (TinyNetwork() if network is None else network).eval().requires_grad_(False)
     geometry = Geometry(size_px, "squash", interpolation="bilinear")
@@ -163,9 +163,9 @@ def publish_regions(root: Path, features_RC: AnyArray, image_R: AnyArray, concep
     return publish(root, "regions", fill)
 
 
-def upsample_with_torch(map_hw: AnyArray, size_px: int) -> AnyArray:
+def upsample_with_torch(map_hw: AnyArray, size_px: Size) -> AnyArray:
     """The region's upsampling, by torch itself."""
     maps = torch.from_numpy(map_hw.astype(np.float32))[None, None]
-    fine = functional.interpolate(maps, size=(size_px, size_px), mode="bilinear", align_corners=False)
+    fine = functional.interpolate(maps, size=split_size(size_px), mode="bilinear", align_corners=False)
     found: AnyArray = fine[0, 0].numpy()
     return found

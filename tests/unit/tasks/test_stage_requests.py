@@ -352,6 +352,16 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
         {"data": "data", "activations": "a"},
     ),
     (
+        CauseInputs(CLASSIFIER, DATA, handle("a"), WORDS, CauseSettings(), COMPUTING, "de"),
+        {
+            **CauseSettings().model_dump(mode="json"),
+            "words": digest_of([["cat"], []]),
+            "language": "de",
+            **CLASSIFIER_SETTINGS,
+        },
+        {"data": "data", "activations": "a"},
+    ),
+    (
         DiffInputs(audited_layer("old"), audited_layer("new"), DiffSettings(), 3, CLUSTER),
         {**DiffSettings().model_dump(mode="json"), "seed": 3, "old_layer": "old", "new_layer": "new"},
         {

@@ -18,8 +18,10 @@ from lavise.configs.roles import Role
 from lavise.configs.schema import Config
 from lavise.flows.audit.layer_analyses import LayerView, check_analyses, run_analyses
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject
+from lavise.flows.audit.layer_stages import check_transfer
 from lavise.flows.shared.inputs import Inputs
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
+from lavise.storage.models.classifier_head import SOFTMAX, AnswerRule
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
@@ -133,6 +135,33 @@ def test_too_few_class_names_are_refused(tmp_path: Path) -> None:
     model, _, _ = make_classifier()
     with pytest.raises(UserError, match="found 2 classes in the list; allowed: 5"):
         _ = make_view(tmp_path, model, model={"class_names": ["tench", "goldfish"]}).class_names
+
+
+def test_answers_are_those_of_the_settings(tmp_path: Path) -> None:
+    model, _, _ = make_classifier()
+    names = ["tench", "goldfish", "shark", "ray", "cock"]
+    plain = classifier_of(make_view(tmp_path, model, model={"class_names": names}))
+    assert plain.rule == SOFTMAX
+    assert not {"head", "head_threshold"} & plain.describe().keys()
+    asked = {"class_names": names, "head": "sigmoid", "head_threshold": 0.3}
+    found = classifier_of(make_view(tmp_path, model, model=asked))
+    assert found.rule == AnswerRule("sigmoid", 0.3)
+    assert found.describe() == {**plain.describe(), "head": "sigmoid", "head_threshold": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("head", "method"), [("softmax", "distil_head"), ("sigmoid", "renormalise"), ("sigmoid", "none")]
+)
+def test_transfers_that_a_head_allows(tmp_path: Path, head: str, method: str) -> None:
+    check_transfer(make_config(tmp_path, model={"head": head}, transfer={"method": method}))
+
+
+def test_a_multi_label_head_teaches_no_words(tmp_path: Path) -> None:
+    config = make_config(tmp_path, model={"head": "sigmoid"}, transfer={"method": "distil_head"})
+    with pytest.raises(
+        UserError, match=r"^transfer\.method: found 'distil_head', but model\.head is sigmoid.*here: .*none"
+    ):
+        check_transfer(config)
 
 
 def test_a_network_without_classes_has_no_names(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import torch
 
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config, StatisticsSettings
-from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_thresholds
+from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_head, find_naming_head, find_thresholds
 from lavise.flows.shared.inputs import Inputs
 from lavise.storage.datasets.base import Dataset
+from lavise.storage.models.classifier_head import NO_SHARES
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
@@ -157,6 +158,18 @@ def test_a_network_without_a_classifier_has_a_reason_and_no_head() -> None:
     assert head is None
     assert reason
     assert result.head == (None, reason)
+
+
+def test_a_multi_label_head_is_for_analyses_and_names_nothing(tmp_path: Path, cluster: StatisticsCluster) -> None:
+    model, network, _ = make_classifier()
+    result = LayerResult(Layer("act", "ReLU", 8, 4, 4), {})
+    context = make_context(tmp_path, make_config(tmp_path, model={"head": "sigmoid"}), cluster)
+    assert find_naming_head(context, make_subject(model), result) == (None, NO_SHARES)
+    head, _ = find_head(make_subject(model), result, context.rule)
+    assert head is not None
+    assert torch.equal(head.weight, network.head.weight)
+    softmax = make_context(tmp_path, make_config(tmp_path), cluster)
+    assert find_naming_head(softmax, make_subject(model), result)[0] is head
 
 
 # Thresholds

@@ -24,6 +24,7 @@ from lavise.storage.models.layers import Layer
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import no_progress
 from lavise.storage.tracking import MlflowTracker, RunRecord
+from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.engine.stage import StageOutcome, Work
 from tests.unit.flows.helpers import client_of, make_config, make_tracker, tags_of, write_run_folder
 from tests.unit.tasks.helpers import publish, write_image
@@ -246,7 +247,9 @@ def test_skipped_pictures_and_masks_by_part(tmp_path: Path) -> None:
     )
     result.keep(publish(tmp_path, "overlaps", lambda _: {"skipped": {"wrong size": 1, "crowd": 4}}))
     train, evaluation, target = (Dataset("d", (), left_out=own) for own in ({"link": 2}, {}, {"hidden": 1}))
-    assert describe_skipped(result, Inputs(train, evaluation, target, {}, {})) == {
+    matches = (PhraseMatch("qwx", "missing"), PhraseMatch("diningtable", "mean", ("dining", "table"), "dining table"))
+    words = Vocabulary(("dog",), np.ones((1, 2), np.float32), 1, matches, {"word that stands twice": 3})
+    assert describe_skipped(result, Inputs(train, evaluation, target, {}, {}), words) == {
         "pictures": {
             "train": {"c.png": "truncated"},
             "evaluation": {},
@@ -255,6 +258,9 @@ def test_skipped_pictures_and_masks_by_part(tmp_path: Path) -> None:
         "masks": {"train": {"wrong size": 2}, "evaluation": {"wrong size": 1, "crowd": 4}},
         "files": {"reference": {"link": 2}, "target": {"hidden": 1}},
         "nearly_of_one_shade": {"train": [], "evaluation": [], "target": ["b.png"]},
+        "categories": {"qwx": "no word vector"},
+        "read_as": {"diningtable": "dining table"},
+        "word_vectors": {"word that stands twice": 3},
     }
 
 

@@ -301,3 +301,20 @@ def test_another_broken_pipe_is_a_fault() -> None:
     done = guarded(BrokenPipeError("a worker"))
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == "lavise: failed: BrokenPipeError: a worker"
+
+
+def test_layers_say_what_the_input_is(tmp_path: Path) -> None:
+    """Not square, and of bands; a network of bands without their numbers asks for them."""
+    text = (
+        "name: mine\nreference: {kind: openmoji}\ntarget: {kind: openmoji}\n"
+        "model: {arch: 'timm:resnet18', options: {in_chans: 5}, preprocessing: {size_px: [96, 64]%s}}\n"
+    )
+    (tmp_path / "mine.yaml").write_text(text % ", mean: [0, 0, 0, 0, 0], std: [1, 1, 1, 1, 1]")
+    done = invoke("layers", str(tmp_path / "mine.yaml"))
+    assert done.exit_code == 0
+    assert "input 96 x 64 px, 5 channels" in " ".join(done.stdout.split())
+    assert "3 x 2" in done.stdout
+    (tmp_path / "mine.yaml").write_text(text % "")
+    done = invoke("layers", str(tmp_path / "mine.yaml"))
+    assert done.exit_code == 2
+    assert "set model.preprocessing.mean and .std to 5 numbers each" in " ".join(done.stderr.split())

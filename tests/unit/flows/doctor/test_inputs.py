@@ -93,6 +93,25 @@ def test_data_in_the_coco_layout(tmp_path: Path) -> None:
     assert states(look_all(partial(inputs.check_data, config))) == {"reference": "ok", "target": "ok"}
 
 
+def test_data_in_archives_and_tables(tmp_path: Path) -> None:
+    config = load_config(
+        "demo",
+        [
+            f"reference={{kind: huggingface, root: {tmp_path}}}",
+            f"target={{kind: webdataset, root: {tmp_path}, shards: 'a-{{0..1}}.tar'}}",
+        ],
+    )
+    (tmp_path / "a-0.tar").touch()
+    checks = look_all(partial(inputs.check_data, config))
+    assert states(checks) == {"reference": "failed", "target": "failed"}
+    assert checks["reference"].found == f"reference.root: {tmp_path / 'state.json'} not there"
+    assert checks["target"].found == f"target.shards: {tmp_path / 'a-{0..1}.tar'} not there"
+    (tmp_path / "a-1.tar").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").touch()
+    assert states(look_all(partial(inputs.check_data, config))) == {"reference": "ok", "target": "ok"}
+
+
 def test_data_in_the_visual_genome_layout(tmp_path: Path) -> None:
     config = load_config("vg-resnet50", [f"reference.root={tmp_path}"])
     (tmp_path / "VG_100K").mkdir()

@@ -103,7 +103,7 @@ def test_whatever_changes_the_maps_makes_another_store(tmp_path: Path, changed: 
     elif changed == "preprocessing":
         model = replace(model, mean=(0.0, 0.0, 0.0))
     elif changed == "pictures":
-        write_image(data.records[0].path, 24, 40, seed=99)
+        write_image(data.records[0].file, 24, 40, seed=99)
     else:
         settings = ExtractSettings(batch_size=1, shard_images=4, max_broken_share=0.4)
     (second,), runner = extract(tmp_path, data, ("tail",), model, settings)
@@ -136,7 +136,7 @@ def test_pictures_that_are_nearly_of_one_shade_are_named(tmp_path: Path, caplog:
     data = make_data(tmp_path / "photos")
     noise = np.random.default_rng(0).integers(0, 2700, (30, 30), dtype=np.uint16)
     for i in (1, 5):
-        Image.fromarray(noise).save(data.records[i].path)
+        Image.fromarray(noise).save(data.records[i].file)
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "lavise"):

@@ -1,4 +1,6 @@
-"""The data of an audit: what is said as they are opened, and the first pictures of each part, for baselines."""
+"""The data of an audit: what is said as they are opened, the first pictures of each part, for baselines, and what
+pictures of bands may come from.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.roles import Role
-from lavise.flows.shared.inputs import Inputs, describe_sources, open_inputs, take_images
+from lavise.configs.schema import Config
+from lavise.flows.shared.inputs import Inputs, check_bands, describe_sources, open_inputs, take_images
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.progress import no_progress
@@ -126,3 +130,25 @@ def test_what_was_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert [m.split(":")[0] for m in messages] == ["  reference ref/train"] * 3 + ["  target target"]
     assert "n02012849 and n03126707 are 'crane'" in messages[1]
     assert messages[3] == "  target target: left out 1 x file with the ending .heic"
+
+
+def make_settings(**overrides: str) -> Config:
+    base = ["reference={kind: coco, root: r}", "target={kind: image_folder, root: t}"]
+    return load_config("demo", base + [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+
+
+def test_scenes_in_colours_are_refused_for_a_network_of_bands() -> None:
+    check_bands(make_settings(), 5)
+    check_bands(load_config("demo"), 3)
+    with pytest.raises(UserError, match=r"^target\.kind: found openmoji, .*; the network takes 5 bands; allowed: "):
+        check_bands(make_settings(target="{kind: openmoji}"), 5)
+    with pytest.raises(UserError, match=r"^reference\.kind: found openmoji"):
+        check_bands(make_settings(reference="{kind: openmoji}"), 2)
+
+
+def test_bands_that_there_are_not_cannot_be_shown() -> None:
+    check_bands(make_settings(report__bands="[5, 1, 1]"), 5)
+    with pytest.raises(UserError, match=r"^report\.bands: found \[6\]; the network takes bands 1 to 5; "):
+        check_bands(make_settings(report__bands="[6]"), 5)
+    with pytest.raises(UserError, match=r"^report\.bands: found \[1, 2, 3\]; the network takes pictures in colours; "):
+        check_bands(make_settings(report__bands="[1, 2, 3]"), 3)

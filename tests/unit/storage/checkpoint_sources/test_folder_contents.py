@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint
 from lavise.storage.checkpoint_sources.snapshots import take_snapshot
@@ -116,3 +118,68 @@ def test_links_and_copies_have_one_content(folder: Path) -> None:
     found = scan(folder)
     assert names(found) == ["checkpoint-0.pth.tar", "last.ckpt", "last.pth.tar"]
     assert len({f.sha256 for f in found.found}) == 1
+
+
+def write_distributed(folder: Path) -> dict[str, torch.Tensor]:
+    """As Lightning's FSDP: a folder for each checkpoint, with a file of what is no tensor, and one not yet complete."""
+    state = {"model.a.weight": torch.randn(4, 3, 3, 3), "model.b.weight": torch.randn(2, 4)}
+    for name in ("epoch=1.ckpt", "epoch=2.ckpt"):
+        state["model.b.weight"] = state["model.b.weight"] + 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            save(
+                {"state_dict": state, "optimizer_0": {"a": torch.ones(2, 2)}}, checkpoint_id=folder / name, no_dist=True
+            )
+        torch.save({"epoch": 1}, folder / name / "meta.pt")
+    age(folder)
+    return state
+
+
+@pytest.mark.parametrize("pattern", ["**/*", "*.ckpt", "*/.metadata"])
+def test_folder_of_torch_distributed_is_one_checkpoint(folder: Path, pattern: str) -> None:
+    state = write_distributed(folder)
+    found = scan(folder, pattern)
+    assert sorted(names(found)) == ["epoch=1.ckpt", "epoch=2.ckpt"]
+    assert found.skipped == (("epoch=1.ckpt/meta.pt", "epoch=2.ckpt/meta.pt") if pattern == "**/*" else ())
+    assert (found.num_other, found.waiting, found.unusable) == (0, (), ())
+    (last,) = (f for f in found.found if f.name == "epoch=2.ckpt")
+    content = torch.load(take_snapshot(last, folder.parent / "snapshots"), weights_only=True)
+    assert content.keys() == {"state_dict"}
+    assert all(torch.equal(content["state_dict"][name], state[name]) for name in state)
+    assert names(scan(folder, "**/*.pth")) == []
+    chunk = folder / "epoch=2.ckpt" / "__0_0.distcp"
+    chunk.write_bytes(chunk.read_bytes() + b"more")
+    with pytest.raises(CheckpointChangedError, match=r"epoch=2\.ckpt: a file of it was changed since it was found"):
+        take_snapshot(last, folder.parent / "others")
+
+
+def test_folder_of_torch_distributed_that_is_not_complete(folder: Path) -> None:
+    """What lists the tensors is written last: so long as chunks are new it may come, afterwards it will not."""
+    write_distributed(folder)
+    (folder / "epoch=2.ckpt" / ".metadata").unlink()
+    found = scan(folder, "*.ckpt", later=0)
+    assert (found.waiting, found.unusable) == (("epoch=1.ckpt", "epoch=2.ckpt"), ())
+    found = scan(folder)
+    assert names(found) == ["epoch=1.ckpt"]
+    assert found.unusable == (
+        ("epoch=2.ckpt", "its .metadata, which is written last, is not there: it was not written to its end"),
+    )
+    assert found.waiting == ()
+
+
+def test_optimizers_of_deepspeed_are_skipped_unread(folder: Path) -> None:
+    """They are as large as the weights, and hold objects of its classes."""
+    step = folder / "global_step1"
+    step.mkdir()
+    torch.save({"module": {"a.weight": torch.randn(2, 3)}, "ds_version": "0.19.8"}, step / "mp_rank_00_model_states.pt")
+    for rank in (0, 1):
+        write(step / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    write(step / "zero_pp_rank_1_mp_rank_00_model_states.pt")
+    age(folder)
+    found = scan(folder)
+    assert names(found) == ["global_step1/mp_rank_00_model_states.pt"]
+    assert found.skipped == (
+        "global_step1/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "global_step1/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+        "global_step1/zero_pp_rank_1_mp_rank_00_model_states.pt",
+    )

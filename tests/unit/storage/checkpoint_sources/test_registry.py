@@ -28,7 +28,7 @@ from lavise.storage.checkpoint_sources.registry import _is_below
 from lavise.storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
 from lavise.storage.checkpoint_sources.snapshots import take_snapshot
 from lavise.storage.models.checkpoint_files import read_checkpoint
-from lavise.storage.models.state_dicts import WEIGHT_SUFFIXES
+from lavise.storage.models.weight_files import WEIGHT_SUFFIXES
 from tests.unit.storage.checkpoint_sources.helpers import found_at, listing, names, sha256, write
 
 

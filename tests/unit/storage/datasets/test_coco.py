@@ -220,7 +220,7 @@ def test_pictures_and_categories_come_in_the_order_of_their_ids(tmp_path: Path) 
     assert dataset.concepts == ("person", "dog", "hot dog")
     assert [r.key for r in dataset.records] == ["000000000007.jpg", "000000000030.jpg", "000000000100.jpg"]
     assert [[a.concept for a in r.annotations] for r in dataset.records] == [["dog"], ["person", "hot dog"], []]
-    assert all(r.path.is_file() for r in dataset.records)
+    assert all(r.file.is_file() for r in dataset.records)
 
 
 def test_first_pictures_only(tmp_path: Path) -> None:

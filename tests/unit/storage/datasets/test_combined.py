@@ -131,6 +131,7 @@ def test_parts_are_joined_and_what_was_looked_for_is_kept(tmp_path: Path) -> Non
         for record in part.records:
             own = {"dog", "tree"} if record.key.startswith("0-") else {"dog", "sea"}
             assert record.looked_for == own
+            assert isinstance(record.path, Path)
             assert record.path.is_file()
     notes = "\n".join(both.train.notes)
     assert "0-image_folder is a/train: 4 pictures, 4 labels, 2 categories" in notes

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from lavise.storage.array_types import FloatArray
@@ -279,3 +281,117 @@ def test_values_far_apart_in_size() -> None:
     map_hw = np.array([[60000.0, 2.0], [1.0, 0.0]], np.float32)
     found = _find_region(map_hw, 1.0, 2)
     assert found.tolist() == [[True, True], [False, False]]
+
+
+# ---------------------------------------------------------------- inputs that are not square
+
+
+@pytest.mark.parametrize(
+    ("size", "h", "w", "box"),
+    [
+        # The picture is wide: 40 rows, and of 100 columns the middle 40 * 64 / 96.
+        ((96, 64), 40, 100, (0, 50 - 40 / 3, 40, 50 + 40 / 3)),
+        # The picture is high: 40 columns, and of 100 rows the middle 40 * 96 / 64.
+        ((96, 64), 100, 40, (20, 0, 80, 40)),
+        ((64, 96), 90, 90, (15, 0, 75, 90)),
+        ((30, 50), 30, 50, (0, 0, 30, 50)),
+    ],
+)
+def test_crop_has_the_aspect_ratio_of_the_input(
+    size: tuple[int, int], h: int, w: int, box: tuple[float, float, float, float]
+) -> None:
+    whole = Geometry(size, "center_crop", 1.0)
+    np.testing.assert_allclose(whole.source_box(h, w), box, atol=1e-4)
+    middle = np.array([h / 2, w / 2, h / 2, w / 2])
+    part = np.array(Geometry(size, "center_crop", 0.5).source_box(h, w))
+    np.testing.assert_allclose(part - middle, (np.array(box) - middle) / 2, atol=1e-4)
+
+
+@given(
+    size=st.tuples(st.integers(8, 400), st.integers(8, 400)),
+    h=st.integers(1, 3000),
+    w=st.integers(1, 3000),
+    share=st.floats(0.05, 1),
+)
+def test_crop_lies_in_the_picture_and_is_the_largest(size: tuple[int, int], h: int, w: int, share: float) -> None:
+    top, left, bottom, right = Geometry(size, "center_crop", share).source_box(h, w)
+    assert 0 <= top < bottom <= h
+    assert 0 <= left < right <= w
+    assert top == pytest.approx(h - bottom, abs=1e-6)
+    assert left == pytest.approx(w - right, abs=1e-6)
+    assert max((bottom - top) / h, (right - left) / w) == pytest.approx(share, abs=1e-4)
+    # To half of 1/10,000 of a pixel.
+    assert abs((bottom - top) * size[1] - (right - left) * size[0]) <= 0.6e-4 * max(size)
+
+
+@pytest.mark.parametrize("side", [8, 64, 224])
+@pytest.mark.parametrize("share", [0.3, 0.875, 1.0])
+def test_a_square_given_by_both_sides_is_a_square(side: int, share: float) -> None:
+    one, other = Geometry(side, "center_crop", share), Geometry((side, side), "center_crop", share)
+    mask = np.random.default_rng(side).random((37, 53)) < 0.4
+    assert one.source_box(37, 53) == other.source_box(37, 53)
+    np.testing.assert_array_equal(one.mask_at_input(mask), other.mask_at_input(mask))
+    np.testing.assert_array_equal(one.shrink_mask(mask, 5, 7), other.shrink_mask(mask, 5, 7))
+
+
+@pytest.mark.parametrize("fit", ["squash", "center_crop"])
+@pytest.mark.parametrize(("h", "w", "size"), [(13, 29, (9, 6)), (29, 13, (6, 9)), (11, 11, (10, 4))])
+def test_mask_at_input_vs_brute_force(fit: str, h: int, w: int, size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(h * w).random((h, w)) < 0.5
+    geometry = Geometry(size, fit)
+    shares = shrink_slowly(mask, geometry.source_box(h, w), *size)
+    found = geometry.mask_at_input(mask)
+    assert found.shape == size
+    clear = np.abs(shares - 0.5) > 1e-6
+    np.testing.assert_array_equal(found[clear], (shares > 0.5)[clear])
+    np.testing.assert_allclose(
+        geometry.shrink_mask(mask, 3, 2), shrink_slowly(mask, geometry.source_box(h, w), 3, 2), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("size", [(96, 64), (97, 223), (31, 4096)])
+def test_covered_cells_of_any_aspect_ratio_are_covered_by_one_exactly(size: tuple[int, int]) -> None:
+    for h, w in ((37, 53), (480, 640), (1, 3), (2000, 333)):
+        geometry = Geometry(size, "center_crop", 0.9)
+        assert (geometry.shrink_mask(np.ones((h, w), dtype=bool), 7, 5) == 1).all()
+        assert geometry.mask_at_input(np.ones((h, w), dtype=bool)).all()
+
+
+@pytest.mark.parametrize("fit", ["squash", "center_crop"])
+@pytest.mark.parametrize(("h", "w"), [(61, 97), (97, 61), (48, 48), (200, 333)])
+@pytest.mark.parametrize("size", [(72, 48), (40, 80)])
+def test_picture_mask_and_region_lie_on_top_of_each_other(fit: str, h: int, w: int, size: tuple[int, int]) -> None:
+    """A red rectangle as picture, as mask and as the region of a map that is the picture's own means."""
+    top, left, bottom, right = round(0.3 * h), round(0.4 * w), round(0.7 * h), round(0.6 * w)
+    picture = Image.new("RGB", (w, h), (0, 0, 255))
+    ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), fill=(255, 0, 0))
+    mask = np.zeros((h, w), dtype=bool)
+    mask[top:bottom, left:right] = True
+    geometry = Geometry(size, fit, 0.9, "bilinear")
+    seen = geometry.resize_image(picture)
+    assert seen.shape == (*size, 3)
+    red, masked = seen[..., 0] >= 128, geometry.mask_at_input(mask)
+    cells = (seen[..., 0] / 255).reshape(size[0] // 4, 4, size[1] // 4, 4).mean(axis=(1, 3)).astype(np.float32)
+    region = find_regions(cells[None], np.array([0.5], np.float32), size)[0]
+    assert masked.sum() > 50
+    assert (red & masked).sum() / (red | masked).sum() > 0.93
+    assert (region & masked).sum() / (region | masked).sum() > 0.7
+    np.testing.assert_allclose(np.argwhere(region).mean(axis=0), np.argwhere(masked).mean(axis=0), atol=1)
+
+
+@pytest.mark.parametrize(("cells", "size"), [((7, 5), (96, 64)), ((1, 4), (9, 30)), ((6, 4), (24, 10))])
+def test_upsampling_and_regions_of_any_aspect_ratio_vs_torch(cells: tuple[int, int], size: tuple[int, int]) -> None:
+    maps = np.random.default_rng(3).normal(size=(4, *cells)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(maps)[None], size=size, mode="bilinear", align_corners=False
+    )[0].numpy()
+    np.testing.assert_allclose(upsample_maps(maps, size), expected, atol=2e-5)
+    found = find_regions(maps, np.full(4, 0.3, np.float32), size)
+    clear = np.abs(expected - 0.3) > 1e-4
+    np.testing.assert_array_equal(found[clear], (expected > 0.3)[clear])
+
+
+def test_scaled_geometry_keeps_the_aspect_ratio() -> None:
+    assert Geometry((96, 64), "center_crop", 0.8).scale_to(48) == Geometry((48, 32), "center_crop", 0.8)
+    assert Geometry(224).scale_to(80) == Geometry(80)
+    assert Geometry((8, 4096)).scale_to(24).shape == (1, 24)

@@ -13,13 +13,13 @@ from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.images import (
     BrokenImageError,
     is_picture,
-    load_square,
     num_decoded,
     open_image,
     read_header,
     read_size,
     uses_little,
 )
+from lavise.storage.datasets.input_images import load_input
 
 FORMATS = ("bmp", "gif", "jpg", "png", "ppm", "tif", "webp", "jfif", "jpe", "apng", "avif", "jp2", "mpo", "ico", "qoi")
 
@@ -174,16 +174,16 @@ def test_decoded_pictures_are_counted(tmp_path: Path) -> None:
     noise(8, 8).save(tmp_path / "a.png")
     before = num_decoded()
     open_image(tmp_path / "a.png")
-    load_square(tmp_path / "a.png", Geometry(4))
+    load_input(tmp_path / "a.png", Geometry(4))
     read_size(tmp_path / "a.png")
     assert num_decoded() - before == 2
 
 
-def test_load_square_is_open_then_resize(tmp_path: Path) -> None:
+def test_load_input_is_open_then_resize(tmp_path: Path) -> None:
     noise(30, 50).save(tmp_path / "a.png")
     geometry = Geometry(16, "center_crop")
     expected = geometry.resize_image(noise(30, 50))
-    np.testing.assert_array_equal(load_square(tmp_path / "a.png", geometry), expected)
+    np.testing.assert_array_equal(load_input(tmp_path / "a.png", geometry), expected)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -332,7 +332,7 @@ def test_transparent_grey_of_sixteen_bits_lies_on_white(tmp_path: Path) -> None:
 
 def test_a_record_is_read_in_its_range(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 2048, dtype=np.uint16)).save(tmp_path / "a.png")
-    seen = [load_square(ImageRecord("a.png", tmp_path / "a.png", (), r), Geometry(4)) for r in (None, (0.0, 4095.0))]
+    seen = [load_input(ImageRecord("a.png", tmp_path / "a.png", (), r), Geometry(4)) for r in (None, (0.0, 4095.0))]
     assert [int(s[0, 0, 0]) for s in seen] == [8, 128]
 
 

@@ -27,7 +27,7 @@ def test_in_the_order_of_the_lines(tmp_path: Path) -> None:
     text = f"\ufeff2.png\r\na/b c.png\r\n\r\n{tmp_path}/pictures/a/1.png\r\n./3\r\na\\1.png\r\n"
     target = read(tmp_path, text)
     assert [r.key for r in target.records] == ["2.png", "a/b c.png", "a/1.png", "3"]
-    assert all(r.path.is_file() and r.annotations == () for r in target.records)
+    assert all(r.file.is_file() and r.annotations == () for r in target.records)
     assert (target.name, target.concepts) == ("pictures/list.txt", ())
     assert target.left_out == {"line that names a picture again": 1}
     assert [r.key for r in read(tmp_path, text, max_images=2).records] == ["2.png", "a/b c.png"]

@@ -62,7 +62,7 @@ def test_boxes_categories_and_folders(tmp_path: Path) -> None:
     records = load_all(tmp_path)
     assert sorted(records) == [f"VG_100K/{n}.jpg" for n in (1, 3, 5)] + [f"VG_100K_2/{n}.jpg" for n in (2, 4, 6)]
     for record in records.values():
-        assert record.path.is_file()
+        assert record.file.is_file()
         hydrant, tree = record.annotations
         assert (hydrant.concept, tree.concept) == ("fire hydrant", "tree")
         expected = np.zeros((H, W), dtype=bool)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lavise.storage.datasets.geometry import Size, split_size
+
 
 class Small(nn.Module):
     """Two maps of different height and width, an in-place activation, and a head without maps."""
@@ -61,7 +63,7 @@ class ChannelsLast(nn.Module):
 class Tokens(nn.Module):
     """A transformer in small: patches in `order`, a class token before them, attention over all."""
 
-    def __init__(self, size_px: int = 16, order: torch.Tensor | None = None) -> None:
+    def __init__(self, size_px: Size = 16, order: torch.Tensor | None = None) -> None:
         super().__init__()
         self.size_px, self.order = size_px, order
         self.patch = nn.Conv2d(3, 8, 4, stride=4)
@@ -72,7 +74,7 @@ class Tokens(nn.Module):
         self.head = nn.Linear(8, 3)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        assert images.shape[-1] == self.size_px, "one size only"
+        assert tuple(images.shape[2:]) == split_size(self.size_px), "one size only"
         tokens = self.patch(images).flatten(2).transpose(1, 2)
         if self.order is not None:
             tokens = tokens[:, self.order]

@@ -49,7 +49,8 @@ def test_architecture_that_does_not_exist(arch: str, message: str) -> None:
 
 def test_pretrained_needs_a_library() -> None:
     with pytest.raises(
-        UserError, match=r"^model\.weights: 'pretrained' is for timm and torchvision; allowed here: random"
+        UserError,
+        match=r"^model\.weights: 'pretrained' is for timm, torchvision and transformers; allowed here: random",
     ):
         load({"arch": "torchvision.models.resnet:resnet18", "weights": "pretrained"})
 

@@ -247,3 +247,20 @@ def test_storage_that_is_too_short_is_refused(tmp_path: Path) -> None:
             archive.writestr(name, data[:40] if name.endswith("data/0") else data)
     with pytest.raises(UserError, match=r"^model\.weights: cannot read .*a\.pth \(RuntimeError"):
         read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}])
+def test_file_that_was_written_on_a_gpu_is_read_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Its storages are marked with the device that they were on; torch itself wants to be told another one."""
+    path = tmp_path / "a.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save({"state_dict": make_state(), "best": torch.ones(())}, path, **options)
+    assert b"cuda:0" in path.read_bytes()
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="deserialize object on a CUDA device"):
+            torch.load(path, weights_only=True)
+    assert equal(read_one(path), make_state())
+    assert all(tensor.device.type == "cpu" for tensor in read_one(path).values())

@@ -108,6 +108,16 @@ def test_another_number_of_names(tmp_path: Path) -> None:
         load_class_names(settings(["cat", "dog"]), 1)
 
 
+def test_the_one_name_of_a_network_with_one_logit() -> None:
+    with pytest.raises(UserError, match=r"both, no and yes, or, with model\.head: sigmoid, the one$"):
+        load_class_names(settings(["pneumonia"]), 2)
+    with pytest.raises(UserError, match=r"or set model\.class_names to auto or none$"):
+        load_class_names(settings(["pneumonia"]), 3)
+    found = load_class_names(settings(["pneumonia"]), 1)
+    assert found is not None
+    assert found.names == (("pneumonia",),)
+
+
 @pytest.mark.parametrize("text", ["cat\n\ndog\n", "cat\n , ,\ndog\n"])
 def test_class_without_a_name(tmp_path: Path, text: str) -> None:
     """It would shift all that follow, if it were dropped."""

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from lavise.storage.models.classifier_head import LinearHead, count_classes, find_linear_head, to_class_logits
+from lavise.storage.models.classifier_head import (
+    AnswerRule,
+    LinearHead,
+    count_classes,
+    find_linear_head,
+    to_class_logits,
+)
 from lavise.storage.models.layer_survey import find_layer
 from lavise.storage.models.layers import ActivationTap, Layer
 
@@ -156,5 +162,10 @@ def test_one_logit_is_two_classes() -> None:
     torch.testing.assert_close(found.softmax(dim=1)[:, 1:], one.sigmoid())
     torch.testing.assert_close(pooled @ head.weight.T + head.bias, found)
     assert count_classes(network, 16) == 2
+    sigmoid = AnswerRule("sigmoid")
+    alone, _ = find_linear_head(network, CONV, 16, rule=sigmoid)
+    assert alone is not None
+    torch.testing.assert_close(pooled @ alone.weight.T + alone.bias, one)
+    assert count_classes(network, 16, rule=sigmoid) == 1
     assert to_class_logits({"logits": one}) is None
     assert to_class_logits(torch.zeros(2, 3, 4, 4)) is None

@@ -331,7 +331,10 @@ def test_auto_on_real_architectures(arch: str, size_px: int, expected: Layer) ->
     ("network", "expected"),
     [
         (nn.Conv2d(1, 4, 3), r"^model\.preprocessing\.mean: the network takes grey pictures; set model\.preprocessing"),
-        (nn.Conv2d(11, 4, 3), r"^model\.arch: the network takes pictures of 11 channels, not of 3 "),
+        (
+            nn.Conv2d(11, 4, 3),
+            r"^model\.preprocessing\.mean: the network takes pictures of 11 channels, not of 3 .* to 11 numbers each",
+        ),
         (nn.Conv3d(3, 4, 3), r"^model\.arch: the network takes videos or volumes, not pictures "),
         (nn.Conv2d(3, 4, 17), r"^model\.preprocessing\.size_px: the network does not take a picture of 3 x 16 x 16 "),
     ],
@@ -379,3 +382,64 @@ def test_order_of_tokens_is_the_checkpoints_fault() -> None:
     with pytest.raises(UserError) as err:
         select_layers(survey, ("head",))
     assert not isinstance(err.value, CheckpointError)
+
+
+# ---------------------------------------------------------------- inputs that are not square
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (128, 192), (192, 256), (64, 128), (224, 288)], ids=str)
+@pytest.mark.parametrize("arch", ["resnet18", "mambaout_femto", "convnext_atto"])
+def test_layers_of_real_networks_have_the_aspect_ratio_of_the_input(arch: str, size: tuple[int, int]) -> None:
+    """The same layers as for a square; a stride of 32 leaves so many cells."""
+    import timm
+
+    network = timm.create_model(arch).eval()
+    found = survey_layers(network, size)
+    square = survey_layers(network, 64)
+    assert [layer.name for layer in found.layers] == [layer.name for layer in square.layers]
+    assert [layer.layout for layer in found.layers] == [layer.layout for layer in square.layers]
+    last = select_layers(found, "auto")[0] if min(size) > 32 else found.layers[-1]
+    assert (last.height, last.width) == (size[0] // 32, size[1] // 32)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (112, 80)], ids=str)
+def test_tokens_of_a_transformer_of_one_size(size: tuple[int, int]) -> None:
+    import timm
+
+    network = timm.create_model("vit_tiny_patch16_224", img_size=size).eval()
+    (layer,) = select_layers(survey_layers(network, size), ("blocks.3",))
+    assert (layer.layout, layer.height, layer.width, layer.num_prefix_tokens) == (
+        "NTC",
+        size[0] // 16,
+        size[1] // 16,
+        1,
+    )
+
+
+def test_windows_of_a_transformer_that_are_not_square() -> None:
+    import timm
+
+    network = timm.create_model("swin_tiny_patch4_window7_224", img_size=(224, 112)).eval()
+    survey = survey_layers(network, (224, 112))
+    (layer,) = select_layers(survey, "auto")
+    assert (layer.name, layer.layout, layer.height, layer.width) == ("norm", "NHWC", 7, 4)  # 7 x 3.5, rounded up
+    square = survey_layers(timm.create_model("swin_tiny_patch4_window7_224").eval(), 224)
+    assert [layer.name for layer in survey.layers] == [layer.name for layer in square.layers]
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 16)], ids=str)
+def test_tokens_in_another_order_are_found_out_in_any_aspect_ratio(size: tuple[int, int]) -> None:
+    num = size[0] * size[1] // 16
+    assert survey_layers(Tokens(size), size).layers[-1] == Layer(
+        "norm", "LayerNorm", 8, size[0] // 4, size[1] // 4, "NTC", 1
+    )
+    turned = survey_layers(Tokens(size, torch.arange(num).flip(0)), size)
+    assert [layer.name for layer in turned.layers] == ["patch"]
+    assert turned.last_refused
+
+
+def test_tokens_laid_column_by_column_are_found_out() -> None:
+    """Of a grid that is not square, another reading of the same number."""
+    order = torch.arange(8 * 12).view(8, 12).T.flatten()
+    survey = survey_layers(Tokens((32, 48), order), (32, 48))
+    assert [layer.name for layer in survey.layers] == ["patch"]

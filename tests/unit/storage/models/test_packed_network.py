@@ -131,3 +131,13 @@ def test_setting_that_is_no_weight_is_noticed(tmp_path: Path) -> None:
         UserError, match=r"gives other maps of 'features\.2' than when it was packed: its code is another"
     ):
         load_packed_network(pack(model, tmp_path / "packed", "features.2"))
+
+
+def test_packed_network_of_bands_and_of_an_input_that_is_not_square(tmp_path: Path) -> None:
+    preprocessing = {"size_px": [64, 96], "mean": [0.1] * 5, "std": [0.3] * 5}
+    settings = {"arch": "timm:resnet18", "options": {"in_chans": 5}, "preprocessing": preprocessing}
+    model = load(settings, seed=2)
+    found = load_packed_network(pack(model, tmp_path / "packed", "layer2")).model
+    assert (found.geometry, found.channels, found.digest) == (model.geometry, 5, model.digest)
+    assert found.geometry.shape == (64, 96)
+    assert dict(found.options) == {"in_chans": 5}

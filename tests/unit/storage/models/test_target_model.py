@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from lavise.configs.errors import UserError
-from lavise.configs.schema import ModelSettings, PreprocessingSettings
+from lavise.configs.preprocessing import PreprocessingSettings
+from lavise.configs.schema import ModelSettings
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.models.state_dicts import read_weights
 from lavise.storage.models.target_model import TargetModel, load_target_model
+from lavise.storage.models.weight_files import read_weights
 from lavise.storage.state.digest import digest_tensors
 from tests.unit.storage.models.helpers import PACKAGE, load
 
@@ -101,3 +102,35 @@ def test_loading_leaves_the_global_generator_where_it_was() -> None:
     torch.manual_seed(11)
     load({"arch": "torchvision:resnet18"}, seed=4)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_size_of_a_config_that_is_not_square_is_taken() -> None:
+    from lavise.storage.models.architectures import find_architecture
+
+    assert find_architecture("timm:vit_base_patch16_sapiens2.fb", None).size_px == (1024, 768)
+    assert find_architecture("timm:resnet18", None).size_px == 224
+
+
+def test_input_that_is_not_square_is_stated() -> None:
+    model = load({"arch": "resnet18", "preprocessing": {"size_px": [96, 64]}})
+    assert model.describe_preprocessing()["size_px"] == [96, 64]
+    assert model.geometry.shape == (96, 64)
+    square = load({"arch": "resnet18", "preprocessing": {"size_px": [64, 64]}})
+    assert square.describe_preprocessing()["size_px"] == 64
+    assert (model.find_layer("layer3").height, model.find_layer("layer3").width) == (6, 4)
+
+
+def test_network_of_bands() -> None:
+    numbers = {"mean": [0.1] * 5, "std": [0.2] * 5, "size_px": 64}
+    model = load({"arch": "timm:resnet18", "options": {"in_chans": 5}, "preprocessing": numbers})
+    assert model.channels == 5
+    assert model.find_layer("layer4").channels == 512
+    model.select_layers("auto")
+    with pytest.raises(UserError, match=r"takes pictures of 5 channels, not of 3 .* \.std to 5 numbers each"):
+        load({"arch": "timm:resnet18", "options": {"in_chans": 5}}).select_layers("auto")
+
+
+def test_options_may_hold_a_size() -> None:
+    settings = {"arch": "timm:vit_tiny_patch16_224", "options": {"img_size": [96, 64]}}
+    model = load({**settings, "preprocessing": {"size_px": [96, 64]}})
+    assert (model.find_layer("blocks.1").height, model.find_layer("blocks.1").width) == (6, 4)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gensim.models import FastText, KeyedVectors, Word2Vec
+from gensim.models import KeyedVectors, Word2Vec
+from gensim.models.doc2vec import Doc2Vec, TaggedDocument
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import WordSettings
@@ -168,7 +169,7 @@ def test_wrong_format_says_which_there_are(tmp_path: Path, kind: str, wrong: str
     with pytest.raises(
         UserError,
         match=rf"^words\.vectors: cannot read {re.escape(str(path))} as {wrong} \(.*\); set words\.format to "
-        r"keyed_vectors, word2vec_binary, word2vec_text or glove_text$",
+        r"keyed_vectors, word2vec_binary, word2vec_text, glove_text, fasttext_bin, safetensors or folder$",
     ):
         load_word_vectors(settings(path, wrong))
 
@@ -278,10 +279,11 @@ def test_other_names_of_the_allowed_module_are_refused(tmp_path: Path, name: str
 
 
 def test_other_gensim_models_are_refused(tmp_path: Path) -> None:
-    model = FastText([["dog", "cat"]] * 5, vector_size=4, min_count=1, workers=1, bucket=20)
-    model.wv.save(str(tmp_path / "v.kv"))
+    documents = [TaggedDocument(["dog", "cat"], [n]) for n in range(5)]
+    Doc2Vec(documents, vector_size=4, min_count=1, workers=1).save(str(tmp_path / "v.kv"))
     with pytest.raises(
-        UserError, match=r"it asks for gensim\.models\.fasttext\.FastTextKeyedVectors, which is not part"
+        UserError,
+        match=r"it asks for gensim\.models\.doc2vec\.Doc2Vec, which is not part.*load\(FILE\)\.save_word2vec_format",
     ):
         load_word_vectors(settings(tmp_path / "v.kv"))
 

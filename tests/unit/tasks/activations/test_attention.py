@@ -14,7 +14,7 @@ from lavise.configs.registry import ATTENTION
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import ImageSource
+from lavise.storage.datasets.input_images import ImageSource
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.attention import (
     AttentionMethod,
@@ -132,15 +132,16 @@ def test_no_pairs_no_features(tmp_path: Path) -> None:
     assert list(pool_pairs(LayerMaps(store, THRESHOLDS), nothing, "original", Computing())) == []
 
 
-def test_image_masking_vs_separate_forward_passes(tmp_path: Path) -> None:
-    """pool(Feat(x ⊙ R_u)) with a random ResNet-18 at 64 px, one masked picture at a time."""
+@pytest.mark.parametrize("size", [(64, 64), (80, 48)], ids=str)
+def test_image_masking_vs_separate_forward_passes(tmp_path: Path, size: tuple[int, int]) -> None:
+    """pool(Feat(x ⊙ R_u)) with a random ResNet-18, one masked picture at a time."""
     torch.manual_seed(0)
-    model = make_model(torchvision.models.resnet18(weights=None), size_px=64)
+    model = make_model(torchvision.models.resnet18(weights=None), size_px=size)
     paths = [write_image(tmp_path / f"{i}.png", 50 + i, 70, seed=i) for i in range(3)]
     inputs = []
     for path in paths:
         with Image.open(path) as picture:
-            square = picture.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+            square = picture.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
         inputs.append((np.asarray(square, np.float64) / 255 - MEAN) / STD)
     images = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).float().contiguous()
     with ActivationTap(model.network, (model.find_layer("layer2"),)) as tap, torch.inference_mode():
@@ -151,7 +152,7 @@ def test_image_masking_vs_separate_forward_passes(tmp_path: Path) -> None:
         pairs = select_top_images(store, thresholds, 2).take(np.arange(0, 160, 23))
         expected = []
         for u, i in zip(pairs.filter, pairs.image, strict=True):
-            region = upsample_with_torch(maps[i, u], 64) > thresholds[u]
+            region = upsample_with_torch(maps[i, u], size) > thresholds[u]
             assert 0 < region.sum() < region.size
             model.network(images[i : i + 1] * torch.from_numpy(region))
             expected.append(tap.maps["layer2"][0].double().mean(dim=(1, 2)).numpy())

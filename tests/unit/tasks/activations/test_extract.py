@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torchvision
 from PIL import Image
@@ -19,9 +20,10 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ActivationStore, shard_name
 from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.geometry import Geometry, Size
 from lavise.storage.datasets.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.activations.extract import ExtractionInputs, check_broken, normalise_images
+from lavise.tasks.activations.extract import ExtractionInputs, check_broken, extract_activations, normalise_images
 from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, extract_maps, make_model, write_image
 
@@ -58,16 +60,17 @@ def all_maps(store: ActivationStore) -> AnyArray:
 
 def plain_forward(model: TargetModel, dataset: Dataset, batches: list[list[int]], layer: str) -> AnyArray:
     """One plain forward pass per batch, in the same memory layout."""
-    size, parts, kept = model.geometry.size_px, [], []
+    height, width = model.geometry.shape
+    parts, kept = [], []
     module = dict(model.network.named_modules())[layer]
     handle = module.register_forward_hook(lambda m, i, out: kept.append(out.clone()))
     network = model.network.to(memory_format=torch.channels_last)
     for batch in batches:
         squares = []
         for i in batch:
-            with Image.open(dataset.records[i].path) as picture:
+            with Image.open(dataset.records[i].file) as picture:
                 rgb = picture.convert("RGB")
-            squares.append(np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR), np.float32))
+            squares.append(np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR), np.float32))
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
         with torch.inference_mode():
@@ -80,9 +83,10 @@ def plain_forward(model: TargetModel, dataset: Dataset, batches: list[list[int]]
 BATCHES = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
 
 
+@pytest.mark.parametrize("size", [32, (48, 20)], ids=str)
 @pytest.mark.parametrize("layer", LAYERS)
-def test_maps_equal_plain_forward_passes_to_the_bit(tmp_path: Path, layer: str) -> None:
-    model, dataset = make_model(), make_dataset(tmp_path / "p")
+def test_maps_equal_plain_forward_passes_to_the_bit(tmp_path: Path, layer: str, size: Size) -> None:
+    model, dataset = make_model(size_px=size), make_dataset(tmp_path / "p")
     stores = extract(model, dataset, tmp_path)
     np.testing.assert_array_equal(all_maps(stores[layer]), plain_forward(model, dataset, BATCHES, layer))
     assert stores[layer].keys == [r.key for r in dataset.records]
@@ -135,6 +139,54 @@ def test_normalised_pictures_by_hand() -> None:
     np.testing.assert_array_equal(pictures, kept)
 
 
+def make_band_model(channels: int = 5) -> TargetModel:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 4, 3, stride=2)).eval().requires_grad_(False)
+    geometry = Geometry((24, 16), "squash", interpolation="bilinear")
+    means, deviations = tuple(0.1 * i for i in range(channels)), tuple(0.5 + i for i in range(channels))
+    return TargetModel("tests:bands", network, "digest", "code", geometry, means, deviations)
+
+
+def test_maps_of_bands_equal_plain_forward_passes(tmp_path: Path) -> None:
+    """Sixteen bits, at the input's size already; a picture of four bands and one in colours are told of."""
+    model, rng, records = make_band_model(), np.random.default_rng(0), []
+    bands = rng.integers(0, 65536, size=(6, 24, 16, 5), dtype=np.uint16)
+    for i, own in enumerate(bands):
+        path = tmp_path / f"{i}.tif"
+        tifffile.imwrite(path, own, photometric="minisblack", planarconfig="contig")
+        records.append(ImageRecord(path.name, path))
+    tifffile.imwrite(tmp_path / "four.tif", bands[0, ..., :4], photometric="minisblack", planarconfig="contig")
+    records += [ImageRecord("four.tif", tmp_path / "four.tif")]
+    records += [ImageRecord("colours.png", write_image(tmp_path / "colours.png", 24, 16))]
+    dataset = Dataset("bands", tuple(records))
+    folder = tmp_path / "store"
+    folder.mkdir()
+    inputs = ExtractionInputs(model, ("0",), Given(dataset, "pictures"), SETTINGS, "cpu")
+    assert extract_activations(inputs, {"0": folder})["0"]["num_broken"] == 2
+    store = ActivationStore(folder)
+    assert store.keys == [f"{i}.tif" for i in range(6)]
+    assert store.broken == {
+        "four.tif": "found 4 bands; the network takes 5",
+        "colours.png": "found a PNG of 3 bands; pictures of other than 1 or 3 bands are read from TIFF alone",
+    }
+    images = (bands.astype(np.float64) / 65535 - model.mean) / model.std
+    with torch.inference_mode():
+        expected = model.network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
+    np.testing.assert_allclose(all_maps(store), expected, atol=2e-3)
+
+
+def test_a_shard_without_a_picture_of_bands_is_empty(tmp_path: Path) -> None:
+    """The first four of five pictures cannot be read: their shard has no maps, of the right shape."""
+    records = [ImageRecord(f"{i}.tif", tmp_path / f"{i}.tif") for i in range(5)]
+    content = np.ones((24, 16, 5), np.float32)
+    tifffile.imwrite(records[4].file, content, photometric="minisblack", planarconfig="contig")
+    folder = tmp_path / "store"
+    folder.mkdir()
+    settings = SETTINGS.model_copy(update={"max_broken_share": 0.9})
+    extract_maps(make_band_model(), Dataset("bands", tuple(records)), {"0": folder}, settings)
+    assert ActivationStore(folder).shape == (1, 4, 11, 7)
+
+
 # ---------------------------------------------------------------- resuming
 
 
@@ -185,9 +237,9 @@ def test_half_written_shard_is_made_again(tmp_path: Path) -> None:
 
 def test_broken_pictures_are_skipped_and_named(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p")
-    whole = dataset.records[2].path.read_bytes()
-    dataset.records[2].path.write_bytes(whole[: len(whole) // 2])
-    dataset.records[9].path.unlink()
+    whole = dataset.records[2].file.read_bytes()
+    dataset.records[2].file.write_bytes(whole[: len(whole) // 2])
+    dataset.records[9].file.unlink()
     stores = extract(model, dataset, tmp_path)
     kept = [[0, 1], [3], [4, 5], [6, 7], [8], [10]]
     for layer, store in stores.items():
@@ -201,7 +253,7 @@ def test_broken_pictures_are_skipped_and_named(tmp_path: Path) -> None:
 def test_shard_of_broken_pictures_only_is_empty(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p")
     for i in range(4, 8):
-        dataset.records[i].path.write_text("no picture", "utf-8")
+        dataset.records[i].file.write_text("no picture", "utf-8")
     store = extract(model, dataset, tmp_path, ("tail",), max_broken_share=0.5)["tail"]
     assert store.starts == [0, 4, 4, 7]
     expected = plain_forward(model, dataset, [[0, 1], [2, 3], [8, 9], [10]], "tail")
@@ -212,7 +264,7 @@ def test_shard_of_broken_pictures_only_is_empty(tmp_path: Path) -> None:
 def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p")
     for i in (0, 3, 7, 8):
-        dataset.records[i].path.unlink()
+        dataset.records[i].file.unlink()
     message = (
         r"data set pictures: 4 of 11 pictures cannot be read \(000.png: not found; .*share of 0\.3 .*max_broken_share"
     )
@@ -224,7 +276,7 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
 def test_no_readable_picture_stops_the_run_whatever_is_allowed(tmp_path: Path) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p", num=2)
     for record in dataset.records:
-        record.path.unlink()
+        record.file.unlink()
     with pytest.raises(UserError, match="2 of 2 pictures cannot be read"):
         extract(model, dataset, tmp_path, ("tail",), max_broken_share=1.0)
 

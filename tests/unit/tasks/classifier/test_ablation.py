@@ -22,8 +22,9 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
-from lavise.tasks.classifier.ablation import CauseInputs, compute_p_value, measure_causes
+from lavise.tasks.classifier.ablation import CauseInputs, measure_causes
 from lavise.tasks.classifier.ablation_runs import run_baseline
+from lavise.tasks.classifier.ablation_tables import compute_p_value
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import Given
@@ -354,10 +355,10 @@ def test_broken_pictures_and_those_above_the_limit_are_left_out(tmp_path: Path) 
     for run, chosen in (("direct", head), ("passes", None)):
         kept = [records[i] for i in (0, 2, 3, 4)]
         _, _, expected, _ = measure(model, "act", kept, tmp_path / f"{run}-kept", chosen)
-        good = records[1].path.read_bytes()
+        good = records[1].file.read_bytes()
         break_image(records[1])
         _, summary, found, _ = measure(model, "act", records, tmp_path / run, chosen, max_images=5)
-        records[1].path.write_bytes(good)
+        records[1].file.write_bytes(good)
         assert summary["num_images"] == 4
         assert summary["notes"][0] == "1 pictures could not be read"
         assert_close(found, expected, 1e-5)

@@ -46,3 +46,9 @@ def test_no_names_or_no_categories() -> None:
     assert not match_categories(None, 3, CONCEPTS).any()
     assert match_categories(None, 3, CONCEPTS).shape == (3, 6)
     assert match_categories(names("dog", "cat"), 2, ()).shape == (2, 0)
+
+
+def test_names_are_lemmas_of_their_language() -> None:
+    german = match_categories(names("Hunde", "Katzen"), 2, ("hund", "katze"), "de")
+    assert german.tolist() == [[True, False], [False, True]]
+    assert not match_categories(names("Hunde"), 1, ("hund",)).any()

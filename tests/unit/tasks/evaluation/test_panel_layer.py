@@ -103,6 +103,15 @@ def test_words_become_positions_of_concepts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.right, np.arange(12).reshape(4, 3) % 2 == 0)
 
 
+def test_words_are_lemmas_of_their_language(tmp_path: Path) -> None:
+    made = make_artefacts(tmp_path, [["chiens", "dogs"], [], [], []], [True, False, False, False])
+    concepts = ("chien", *CONCEPTS[1:])
+    french = load_panel_layer(made, concepts, num_words=2, top_images=3, min_iou=0.04, language="fr")
+    assert french.statements.words[0].tolist() == [0, -1]
+    german = load_panel_layer(made, concepts, num_words=2, top_images=3, min_iou=0.04, language="de")
+    assert german.statements.words[0].tolist() == [-1, -1]
+
+
 def test_judged_layer_has_the_evaluation_pictures_ground_truth(tmp_path: Path) -> None:
     made = make_artefacts(tmp_path, [[]] * 4, [False] * 4)
     found = load_panel_layer(made, CONCEPTS, num_words=10, top_images=2, min_iou=0.01)

@@ -46,14 +46,14 @@ def test_all_splits_are_there(drawn: Handle) -> None:
         data = load_scenes(drawn, split)
         assert data.name == f"openmoji/{split}"
         assert len(data.records) == num
-        assert all(r.path.is_file() for r in data.records)
+        assert all(r.file.is_file() for r in data.records)
 
 
 def test_masks_fit_the_pictures_and_do_not_overlap(drawn: Handle) -> None:
     data = load_scenes(drawn, "train")
     assert GRADIENT in data.concepts
     for record in data.records:
-        with Image.open(record.path) as picture:
+        with Image.open(record.file) as picture:
             assert picture.size == (64, 64)
         masks = np.stack([a.make_mask(64, 64) for a in record.annotations])
         assert masks.sum(axis=0).max() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from lavise.configs.schema import WordSettings
-from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
+from lavise.storage.words.word_vectors import PhraseMatch, build_vocabulary, load_word_vectors
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.inputs.vocabulary import VocabularyInputs, load_vocabulary, make_vocabulary, read_vocabulary
 from tests.unit.tasks.helpers import publish
@@ -77,6 +78,39 @@ def test_content_by_hand(tmp_path: Path, settings: WordSettings) -> None:
         "dimensions": 4,
         "categories": {"joined": 1, "mean": 1, "exact": 1, "missing": 2},
     }
+
+
+def test_readings_rows_and_language_come_back(tmp_path: Path, settings: WordSettings) -> None:
+    path = Path(settings.vectors)
+    path.write_text(path.read_text() + "cat 1 2 3 4\nnothing 0 0 0 0\n")
+    chosen = settings.model_copy(update={"language": "fr"})
+    handle = publish(
+        tmp_path, "vocabulary", lambda folder: make_vocabulary(inputs_of(chosen, ("cat_(tail)", "zyzzyva")), folder)
+    )
+    found = load_vocabulary(handle)
+    assert found.matches[0] == PhraseMatch("cat_(tail)", "exact", ("cat",), "cat")
+    assert found.language == "fr"
+    assert found.left_out == {
+        "word that stands twice; the first is kept": 1,
+        "vector of zeros, which has no direction": 1,
+    }
+    content = json.loads((handle.folder / "vocabulary.json").read_text())
+    for name in ("left_out", "language"):
+        del content[name]
+    content["matches"][0].pop()  # as it was written before there were readings
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "vocabulary.json").write_text(json.dumps(content))
+    np.save(tmp_path / "old" / "matrix.npy", found.matrix)
+    old = read_vocabulary(tmp_path / "old")
+    assert (old.left_out, old.language, old.matches[0].read_as) == ({}, "en", "")
+
+
+def test_description_follows_the_language(settings: WordSettings) -> None:
+    base = describe(settings, CATEGORIES)
+    assert "language" not in base
+    german = describe(settings.model_copy(update={"language": "de"}), CATEGORIES)
+    assert german["language"] == "de"
+    assert german["rule"] != base["rule"]
 
 
 def test_description_follows_size_and_categories(settings: WordSettings) -> None:

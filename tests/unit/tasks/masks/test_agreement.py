@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.geometry import Geometry, Size, split_size
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.masks.agreement import (
     ConceptMasks,
@@ -58,19 +58,19 @@ def assert_same(first: MaskAgreement, second: MaskAgreement) -> None:
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
-@pytest.mark.parametrize("shard_images", [1, 4, 100])
-def test_agreement_vs_loops(tmp_path: Path, cluster: StatisticsCluster, shard_images: int) -> None:
+@pytest.mark.parametrize(("shard_images", "size"), [(1, SIZE), (4, SIZE), (100, SIZE), (4, (32, 12)), (4, (8, 24))])
+def test_agreement_vs_loops(tmp_path: Path, cluster: StatisticsCluster, shard_images: int, size: Size) -> None:
     dataset, maps = make_scene(tmp_path / "pictures"), make_maps()
     store = write_store(tmp_path / "s", maps, shard_images)
-    found, skipped = measure_agreement(store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
+    found, skipped = measure_agreement(store, dataset, Geometry(size), THRESHOLDS, cluster)
     region_px = np.zeros((6, 7), np.int64)
     masks, overlaps = [], []
     for i, record in enumerate(dataset.records):
-        regions = [upsample_with_torch(maps[i, u], SIZE) > THRESHOLDS[u] for u in range(7)]
+        regions = [upsample_with_torch(maps[i, u], size) > THRESHOLDS[u] for u in range(7)]
         region_px[i] = [region.sum() for region in regions]
         for t, union in unite_by_hand(record).items():
             coverage = shrink_by_area(union, 4, 6)
-            fine = shrink_by_area(union, SIZE, SIZE) >= 0.5
+            fine = shrink_by_area(union, *split_size(size)) >= 0.5
             cross = [(maps[i, u].astype(np.float64) * coverage).sum() for u in range(7)]
             masks.append((i, t, coverage.ravel(), int(fine.sum()), cross))
             overlaps += [(i, u, t, int((fine & regions[u]).sum())) for u in range(7)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.datasets.geometry import Geometry, Size, split_size
 from lavise.tasks.activations.thresholds import compute_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.masks.overlaps import Overlaps, count_overlaps, load_overlaps, save_overlaps
@@ -17,7 +17,7 @@ from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_image,
 from tests.unit.tasks.masked_scenes import CONCEPTS, make_scene, shrink_by_area
 
 
-def overlaps_by_brute_force(maps: AnyArray, dataset: Dataset, size: int, thresholds: AnyArray) -> set[tuple[int, ...]]:
+def overlaps_by_brute_force(maps: AnyArray, dataset: Dataset, size: Size, thresholds: AnyArray) -> set[tuple[int, ...]]:
     rows = []
     for i, record in enumerate(dataset.records):
         for u in range(maps.shape[1]):
@@ -27,7 +27,7 @@ def overlaps_by_brute_force(maps: AnyArray, dataset: Dataset, size: int, thresho
             for annotation in record.annotations:
                 if annotation.rle and annotation.rle["size"] != [32, 48]:
                     continue
-                mask = shrink_by_area(annotation.make_mask(32, 48), size, size) >= 0.5
+                mask = shrink_by_area(annotation.make_mask(32, 48), *split_size(size)) >= 0.5
                 both = int((mask & region).sum())
                 if both:
                     concept = CONCEPTS.index(annotation.concept)
@@ -36,16 +36,17 @@ def overlaps_by_brute_force(maps: AnyArray, dataset: Dataset, size: int, thresho
     return set(rows)
 
 
-def test_overlaps_vs_brute_force(tmp_path: Path, cluster: StatisticsCluster) -> None:
+@pytest.mark.parametrize("size", [16, (32, 12), (8, 24)])
+def test_overlaps_vs_brute_force(tmp_path: Path, cluster: StatisticsCluster, size: Size) -> None:
     dataset = make_scene(tmp_path / "pictures")
     maps = np.random.default_rng(8).normal(size=(6, 7, 4, 5)).astype(np.float16)
     maps[:, 2] = 0
     maps[:, 3] = 2
     thresholds = np.array([0.5, 1.5, 0, 2, -1, 9, 0.2], np.float32)
     store = write_store(tmp_path / "s", maps, shard_images=4)
-    found, _ = count_overlaps(store, dataset, Geometry(16), thresholds, cluster)
+    found, _ = count_overlaps(store, dataset, Geometry(size), thresholds, cluster)
     rows = np.stack(list(vars(found).values()), axis=1)
-    assert {tuple(map(int, row)) for row in rows} == overlaps_by_brute_force(maps, dataset, 16, thresholds)
+    assert {tuple(map(int, row)) for row in rows} == overlaps_by_brute_force(maps, dataset, size, thresholds)
     assert len(rows) == len({tuple(row) for row in rows.tolist()}) > 20
     assert not np.isin(found.filter, [2, 3, 5]).any()
     assert all(a.dtype == np.int64 for a in vars(found).values())

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
 from lavise.storage.datasets.geometry import Geometry
 from lavise.tasks.report.pictures import (
     ImageBook,
+    ReportImages,
     cut_map,
+    describe_bands,
+    draw_filter,
     draw_pairs,
     encode_images,
     outline_region,
     quantise_maps,
 )
-from tests.unit.tasks.helpers import upsample_with_torch, write_image, write_store
+from tests.unit.tasks.helpers import MEAN, STD, upsample_with_torch, write_image, write_store
 from tests.unit.tasks.report_fixtures import fill_outline, points_of
 
 GEOMETRY = Geometry(32, "squash", interpolation="bilinear")
@@ -136,7 +142,7 @@ def size_of(content: str) -> int:
 
 def test_pictures_are_as_large_as_asked_where_there_is_room(tmp_path: Path) -> None:
     book, paths = make_book(tmp_path, 6, 2)
-    found = encode_images(book, paths, GEOMETRY, 80, 1e6)
+    found = encode_images(book, ReportImages(GEOMETRY, paths), 80, 1e6)
     assert (found.large_px, found.small_px, found.as_asked, found.fits) == (80, 80, True, True)
     assert [size_of(c) for c in found.contents] == [80] * 6
 
@@ -144,8 +150,8 @@ def test_pictures_are_as_large_as_asked_where_there_is_room(tmp_path: Path) -> N
 def test_pictures_become_smaller_until_they_fit(tmp_path: Path) -> None:
     """The first pictures of a filter keep their size for longer."""
     book, paths = make_book(tmp_path, 8, 2)
-    full = sum(map(len, encode_images(book, paths, GEOMETRY, 80, 1e6).contents))
-    found = encode_images(book, paths, GEOMETRY, 80, full / 2)
+    full = sum(map(len, encode_images(book, ReportImages(GEOMETRY, paths), 80, 1e6).contents))
+    found = encode_images(book, ReportImages(GEOMETRY, paths), 80, full / 2)
     assert sum(map(len, found.contents)) <= full / 2
     assert found.fits
     assert not found.as_asked
@@ -159,15 +165,15 @@ def test_estimate_of_many_pictures_keeps_the_size(tmp_path: Path) -> None:
     for i in range(400):
         book.add("target", str(i))
         paths[str(i)] = write_image(tmp_path / f"{i}.png", 40, 40, i)
-    limit = 0.6 * sum(map(len, encode_images(book, {"target": paths}, GEOMETRY, 40, 1e9).contents))
-    found = encode_images(book, {"target": paths}, GEOMETRY, 40, limit)
+    limit = 0.6 * sum(map(len, encode_images(book, ReportImages(GEOMETRY, {"target": paths}), 40, 1e9).contents))
+    found = encode_images(book, ReportImages(GEOMETRY, {"target": paths}), 40, limit)
     assert sum(map(len, found.contents)) <= limit
     assert found.fits
 
 
 def test_page_that_cannot_be_that_small_says_so(tmp_path: Path) -> None:
     book, paths = make_book(tmp_path, 3, 1)
-    found = encode_images(book, paths, GEOMETRY, 80, 10)
+    found = encode_images(book, ReportImages(GEOMETRY, paths), 80, 10)
     assert not found.fits
     assert found.small_px == 24
 
@@ -190,3 +196,79 @@ def test_a_single_cell_at_the_clip_has_an_outline() -> None:
         assert abs(rows.mean() - (2.5 * 64 / height - 0.5)) < 1.5
         assert abs(columns.mean() - (3.5 * 64 / width - 0.5)) < 1.5
     assert outline_region(np.full((7, 7), 6, np.float32), 6.0) == ""
+
+
+# ---------------------------------------------------------------- other inputs
+
+
+def test_pictures_keep_the_aspect_ratio_of_the_input(tmp_path: Path) -> None:
+    book = ImageBook()
+    book.add("target", "a.png")
+    pictures = ReportImages(
+        Geometry((96, 64), interpolation="bilinear"), {"target": {"a.png": write_image(tmp_path / "a.png", 50, 40)}}
+    )
+    found = encode_images(book, pictures, 48, 1e6)
+    with Image.open(io.BytesIO(base64.b64decode(found.contents[0]))) as picture:
+        assert (picture.height, picture.width) == (48, 32)
+    assert pictures.load("target", "a.png", 30).shape == (30, 20, 3)
+    gone = ReportImages(pictures.geometry, {"target": {"b.png": tmp_path / "b.png"}})
+    assert gone.load("target", "b.png", 30).shape == (30, 20, 3)
+    assert not gone.load("target", "b.png", 30).any()
+
+
+def test_chosen_bands_are_shown(tmp_path: Path) -> None:
+    bands = np.random.default_rng(0).integers(0, 256, size=(16, 24, 5), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
+    paths = {"target": {"a.tif": tmp_path / "a.tif"}}
+    geometry = Geometry((16, 24), interpolation="bilinear")
+    for chosen in ((5, 1, 3), (2,), None):
+        found = ReportImages(geometry, paths, 5, chosen).load("target", "a.tif", 24)
+        for colour, band in enumerate(chosen * 3 if chosen == (2,) else chosen or (1, 2, 3)):
+            own = bands[..., band - 1].astype(float)
+            low, high = np.percentile(own, (2, 98))
+            np.testing.assert_allclose(found[..., colour], 255 * np.clip((own - low) / (high - low), 0, 1), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "bands", "expected"),
+    [
+        (3, None, ""),
+        (1, None, ""),
+        (5, None, "Pictures have 5 bands. Shown: bands 1, 2, 3 as red, green and blue, each from"),
+        (5, (4,), "Pictures have 5 bands. Shown: band 4 as grey, each from"),
+        (2, None, "Pictures have 2 bands. Shown: band 1 as grey, each from"),
+    ],
+)
+def test_page_says_which_bands_are_shown(channels: int, bands: tuple[int, ...] | None, expected: str) -> None:
+    found = describe_bands(channels, bands)
+    assert found.startswith(expected)
+    assert bool(found) == bool(expected)
+
+
+def test_drawn_filter_has_the_aspect_ratio_of_the_input(tmp_path: Path) -> None:
+    """A patch of the picture, the map's cells on it, and the outline that is drawn around them."""
+    pixels = np.zeros((120, 40, 3), np.uint8)
+    pixels[15:45, 20:40] = (0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    maps = np.zeros((1, 1, 12, 4), np.float16)
+    maps[0, 0, 1:5, 2:] = 1
+    framing = {"size_px": [120, 40], "fit": "squash", "interpolation": "bilinear", "mean": MEAN, "std": STD}
+    grid = ShardGrid(1, 4)
+    folder = tmp_path / "s"
+    folder.mkdir()
+    write_shard(folder, 0, maps, ["a.png"], {}, {"preprocessing": json.dumps(framing)})
+    finish_store(folder, grid)
+    row = {"layer": "l", "filter": 0, "words": ["w"], "threshold": 0.5, "top_images": ["a.png"]}
+    png = draw_filter(ActivationStore(folder), row, {"a.png": tmp_path / "a.png"}, 1, 120, "x")
+    with Image.open(io.BytesIO(png)) as drawn:
+        seen = np.asarray(drawn.convert("RGB")).astype(int)
+    blue = np.argwhere((seen[..., 2] > 200) & (seen[..., 0] < 60) & (seen[..., 1] < 60))
+    line = np.argwhere((seen[..., 0] > 200) & (seen[..., 1] > 180) & (seen[..., 2] < 120))
+    black = np.argwhere(seen.max(axis=2) < 30)
+    (top, left), (bottom, right) = black.min(axis=0), black.max(axis=0)
+    high, wide = np.ptp(blue, axis=0)
+    assert high / wide == pytest.approx(30 / 20, rel=0.1)
+    assert (line.min(axis=0)[0] + line.max(axis=0)[0]) / 2 == pytest.approx(blue[:, 0].mean(), abs=0.15 * high)
+    assert line[:, 1].min() == pytest.approx(blue[:, 1].min(), abs=0.15 * wide)
+    assert (bottom - top) > 0
+    assert (right - left) > 0

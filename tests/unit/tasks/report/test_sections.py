@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import torch
 from PIL import Image
 
 from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ReportSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.models.classifier_head import NO_LOGITS
 from lavise.tasks.activations.thresholds import bin_edges, count_high_bytes
+from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.report.chart_files import write_figures
 from lavise.tasks.report.filter_entries import (
     LayerPart,
@@ -40,7 +44,9 @@ from lavise.tasks.report.sections.quality import describe_quality
 from lavise.tasks.report.sections.section import describe_sections
 from lavise.tasks.words.preferred_words import find_preferred_words
 from lavise.tasks.words.ranking import Ranking
-from tests.unit.tasks.helpers import write_store
+from tests.unit.tasks.analyses.explained_layer import SmallLayer, make_layer
+from tests.unit.tasks.classifiers import NUM_FILTERS, names
+from tests.unit.tasks.helpers import make_model, write_store
 from tests.unit.tasks.report_fixtures import GEOMETRY, MARKUP, make_rich_part, write_bias
 
 KEYS = [f"{i:02d}.png" for i in range(20)]
@@ -229,10 +235,10 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
 @pytest.mark.parametrize(("fits", "words"), [(True, "stays below"), (False, "comes as near as it can to")])
 def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
     sections: dict[str, Any] = {"layers": [], "qualities": [], "analyses": [], "diff": None}
-    size = {"thumbnail_px": 144, "max_size_mb": 50.0}
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "bands": ""}
     page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 108, 58, False, fits)})
     text = " ".join(page.split())
-    assert "Pictures are 108 px (the first four of each filter) and 58 px wide instead of 144 px" in text
+    assert "Pictures are 108 px (the first four of each filter) and 58 px wide or high instead of 144 px" in text
     assert f"{words} 50 MB" in text
     full = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 144, 144, True, True)})
     assert "instead of" not in full
@@ -251,7 +257,7 @@ def test_the_ranking_says_how_words_are_explained(part: LayerPart, monkeypatch: 
     monkeypatch.setattr(RANKINGS, "_entries", dict(RANKINGS._entries))
     RANKINGS.register("toy")(Ranking(find_preferred_words, by_preference=True))
     found = describe_quality(part)
-    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True)}
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "bands": "", "encoded": EncodedImages([], 144, 144, True, True)}
 
     def render(rule: str) -> str:
         quality = {**found, "calibration": {**found["calibration"], "rule": rule}}
@@ -260,3 +266,44 @@ def test_the_ranking_says_how_words_are_explained(part: LayerPart, monkeypatch: 
 
     assert ["are what a filter prefers" in render(rule) for rule in ("auroc", "toy", "evidence")] == [True, True, False]
     assert "say what the regions of the filter's top pictures have in common" in render("evidence")
+
+
+# ---------------------------------------------------------------- classifiers that are no softmax
+
+
+def render_analyses(layer: SmallLayer, folder: Path) -> str:
+    """The page's sections of classes and causes, of what their stages make of a layer."""
+    folders = {}
+    for analysis in (a for a in list_analyses() if a.name in ("classes", "causes")):
+        folders[analysis.name] = folder / analysis.name
+        folders[analysis.name].mkdir(parents=True)
+        analysis.compute(analysis.inputs(layer), folders[analysis.name])
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True), "bands": ""}
+    analyses = describe_sections([("act", folders)])
+    sections = {"layers": [], "qualities": [], "analyses": analyses, "diff": None}
+    return render_page({"Audit": "x"}, sections, {}, [], size)
+
+
+def test_answers_of_a_multi_label_classifier_are_kept_lost_and_gained(tmp_path: Path) -> None:
+    layer = make_layer(tmp_path / "state", model={"arch": "small", "head": "sigmoid"})
+    hostile = replace(layer, class_names=names(MARKUP, "cat, kitten", "dog", "ray", "cock"))
+    page = render_analyses(hostile, tmp_path / "found")
+    facts = json.loads((tmp_path / "found" / "causes" / "causes.json").read_text("utf-8"))
+    rows = parquet.read_table(tmp_path / "found" / "causes" / "causes.parquet").to_pylist()
+    assert page.count("Each class is asked about by itself: ") == 2
+    assert f"{facts['num_answers']} answers above a probability of 0.5" in page
+    assert "Answers kept" in page
+    assert "Answers changed" not in page
+    assert MARKUP not in page
+    for row in rows:
+        assert f'<td class="figure">{row["num_lost"]}, {row["num_gained"]}</td>' in page
+    assert any(row["num_lost"] or row["num_gained"] for row in rows)
+
+
+def test_a_network_without_a_table_of_logits_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    """A map per picture, as a network gives that segments."""
+    layer = make_layer(tmp_path / "state")
+    dense = make_model(torch.nn.Sequential(OrderedDict(act=torch.nn.Conv2d(3, NUM_FILTERS, 3))), size_px=16)
+    page = render_analyses(replace(layer, model=dense, head=(None, NO_LOGITS)), tmp_path / "found")
+    assert page.count("Skipped: the network&#39;s output is no table of class logits.") == 2
+    assert "0 of 0 words" not in page
