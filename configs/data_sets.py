@@ -10,6 +10,7 @@ from pydantic import Field
 
 from lavise.configs.base import SINCE_DEFAULT, Settings, UserPath
 from lavise.configs.coco_references import CocoPanopticReference, CocoReference
+from lavise.configs.combined import CombinedSettings
 from lavise.configs.container_formats import (
     HuggingFaceReference,
     HuggingFaceTarget,
@@ -101,12 +102,11 @@ class OpenMojiTarget(Settings):
     size_px: int = Field(default=256, ge=32, le=2048)
 
 
-ReferenceSettings = Annotated[
+LabelledReference = (
     CocoReference
     | CocoPanopticReference
     | VisualGenomeReference
     | ImageFolderReference
-    | OpenMojiReference
     | CsvLabelsReference
     | PascalVocReference
     | YoloReference
@@ -114,9 +114,19 @@ ReferenceSettings = Annotated[
     | Ade20kReference
     | BrodenReference
     | WebDatasetReference
-    | HuggingFaceReference,
-    Field(discriminator="kind"),
-]
+    | HuggingFaceReference
+)
+SourceSettings = Annotated[LabelledReference, Field(discriminator="kind")]
+
+
+class CombinedReference(CombinedSettings):
+    """Several labelled data sets as one: train with train, evaluation with evaluation."""
+
+    sources: tuple[SourceSettings, ...] = Field(min_length=2)
+    """Any kind but `combined` and `openmoji`; counted from 0, as in `--set reference.sources.0.root=FOLDER`."""
+
+
+ReferenceSettings = Annotated[LabelledReference | OpenMojiReference | CombinedReference, Field(discriminator="kind")]
 TargetSettings = Annotated[
     ImageFolderTarget | OpenMojiTarget | PathListTarget | WebDatasetTarget | HuggingFaceTarget | ParquetTarget,
     Field(discriminator="kind"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -96,6 +96,8 @@ def _make_absolute(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if isinstance(value, Settings):
             changed[name] = _make_absolute(value)
+        elif _holds_settings(value):
+            changed[name] = tuple(map(_make_absolute, value))
         elif isinstance(value, Path):
             changed[name] = value.absolute()
         elif any(isinstance(mark, PathUnless | CallableOfFile) and mark.is_path(value) for mark in field.metadata):
@@ -126,7 +128,13 @@ def _describe_identity(settings: Settings) -> dict[str, Any]:
             del data[name]
         elif isinstance(value, Settings):
             data[name] = _describe_identity(value)
+        elif _holds_settings(value):
+            data[name] = [_describe_identity(entry) for entry in value]
     return data
+
+
+def _holds_settings(value: object) -> TypeGuard[tuple[Settings, ...]]:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(entry, Settings) for entry in value)
 
 
 def dump_config(config: Config) -> str:
@@ -219,14 +227,23 @@ def _apply_override(data: dict[str, Any], item: str, option: str = "--set", form
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
         raise UserError(f"{option} {key}: {raw!r} is not valid YAML; quote it") from None
-    node = data
+    node: Any = data
     for part in parts[:-1]:
-        child = node.get(part)
-        if not isinstance(child, dict):
-            child = {}
-            node[part] = child
+        place = _find_key(node, part, option, key)
+        child = node.get(place) if isinstance(node, dict) else node[place]
+        if not isinstance(child, dict | list):
+            child = node[place] = {}
         node = child
-    node[parts[-1]] = value
+    node[_find_key(node, parts[-1], option, key)] = value
+
+
+def _find_key(node: Any, part: str, option: str, key: str) -> str | int:
+    """The key of a mapping as it stands, or a place in a list, counted from 0."""
+    if not isinstance(node, list):
+        return part
+    if not (part.isascii() and part.isdigit() and int(part) < len(node)):
+        raise UserError(f"{option} {key}: found {part!r}; allowed: a place in the list of {len(node)}, from 0 on")
+    return int(part)
 
 
 def describe_faults(error: ValidationError, label: str, root: type[BaseModel], where: str) -> str:

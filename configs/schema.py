@@ -10,11 +10,13 @@ from pydantic import Field, field_validator, model_validator
 from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
 from lavise.configs.coco_references import CocoPanopticReference as CocoPanopticReference
 from lavise.configs.coco_references import CocoReference as CocoReference
+from lavise.configs.data_sets import CombinedReference as CombinedReference
 from lavise.configs.data_sets import ImageFolderReference as ImageFolderReference
 from lavise.configs.data_sets import ImageFolderTarget as ImageFolderTarget
 from lavise.configs.data_sets import OpenMojiReference as OpenMojiReference
 from lavise.configs.data_sets import OpenMojiTarget as OpenMojiTarget
 from lavise.configs.data_sets import ReferenceSettings as ReferenceSettings
+from lavise.configs.data_sets import SourceSettings as SourceSettings
 from lavise.configs.data_sets import TargetSettings as TargetSettings
 from lavise.configs.data_sets import VisualGenomeReference as VisualGenomeReference
 from lavise.configs.groups import Groups

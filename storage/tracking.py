@@ -36,6 +36,8 @@ _ANSWER_SECONDS = 10.0
 _CLOCK_SECONDS = 2.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
+# What MLflow takes in no name of a metric; reasons for leaving something out become one.
+_NO_METRIC = re.compile(r"[^/\w.\- :]")
 # What stands before the @ of an address; a password that was not percent-encoded may hold @ or /.
 _USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/:@\s]*:(?!\d*[/?#])[^@\s]*)@")
 
@@ -180,7 +182,7 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(k, float(v), now, step) for k, v, step in history]
+        entries = [Metric(_NO_METRIC.sub("_", k), float(v), now, step) for k, v, step in history]
         for start in range(0, len(entries), _MAX_BATCH):
             self._client.log_batch(self.run_id, metrics=entries[start : start + _MAX_BATCH])
 

@@ -196,6 +196,8 @@ class LayerAudit:
             recall_at=self._config.evaluate.recall_at,
             bootstrap_samples=self._config.evaluate.bootstrap_samples,
             computing=self._context.computing,
+            activations=self.result.activations[Role.EVALUATION],
+            pictures=self._subject.inputs.evaluation,
         )
         return self._run(validation.STAGE, inputs, validation.validate_explainer)
 

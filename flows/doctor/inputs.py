@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavise.configs.schema import (
+    CombinedReference,
     Config,
     OpenMojiReference,
     OpenMojiTarget,
@@ -85,14 +86,24 @@ def check_data(config: Config) -> Iterator[Check]:
             advice = f"put the data there, or give its place: `{' '.join(f'--set {key}=PATH' for key in faults)}`"
             yield Check(role, "failed", "; ".join(f"{key}: {fault}" for key, fault in faults.items()), advice)
         else:
-            drawn = "OpenMoji scenes, drawn by the run"
-            yield ok(role, drawn if isinstance(settings, OpenMojiReference | OpenMojiTarget) else str(settings.root))
+            yield ok(role, _describe_place(settings))
+
+
+def _describe_place(settings: ReferenceSettings | TargetSettings) -> str:
+    if isinstance(settings, OpenMojiReference | OpenMojiTarget):
+        return "OpenMoji scenes, drawn by the run"
+    if isinstance(settings, CombinedReference):
+        return "; ".join(f"{n}-{source.kind}: {source.root}" for n, source in enumerate(settings.sources))
+    return str(settings.root)
 
 
 def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) -> dict[str, str]:
     """What of a data set is not there, by setting; of a missing root alone, what would be below it is not told."""
     if isinstance(settings, OpenMojiReference | OpenMojiTarget):
         return {}
+    if isinstance(settings, CombinedReference):
+        faults = [find_data_faults(f"{role}.sources.{n}", source) for n, source in enumerate(settings.sources)]
+        return {key: fault for own in faults for key, fault in own.items()}
     root = settings.root.absolute()
     if not root.is_dir():
         return {f"{role}.root": f"{str(root)!r} is no folder"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from lavise.configs.errors import UserError
 from lavise.configs.roles import Role
 from lavise.configs.schema import (
+    CombinedReference,
     Config,
     OpenMojiReference,
     OpenMojiTarget,
@@ -137,6 +138,8 @@ def describe_sources(config: Config, runner: StageRunner) -> dict[Role, str]:
     """Where each data set comes from, for people."""
 
     def source(settings: ReferenceSettings | TargetSettings, role: str) -> str:
+        if isinstance(settings, CombinedReference):
+            return ", ".join(str(part.root.resolve()) for part in settings.sources)
         if isinstance(settings, OpenMojiReference | OpenMojiTarget):
             return f"openmoji scenes {short(runner.find(scenes.STAGE, role).digest)}"
         return str(settings.root.resolve())

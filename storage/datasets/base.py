@@ -62,12 +62,15 @@ class ImageRecord:
         key: its path below the data set's root, or its name in what it lies in; unique in the data set.
         path: where it lies: a file of its own, or a place inside one.
         value_range: of a grey picture with more than 8 bits: the values that become black and white. None: by format.
+        looked_for: concepts whose absence is known: without a label they are not on the picture. Of others nothing is
+            known. None: all of the data set.
     """
 
     key: str
     path: PictureFile
     annotations: tuple[Annotation, ...] = ()
     value_range: tuple[float, float] | None = None
+    looked_for: frozenset[str] | None = None
 
     @property
     def file(self) -> Path:
@@ -113,8 +116,15 @@ class Dataset:
                 "pictures": pictures or self.digest_images(),
                 "pairs": digest_of(pairs),
                 "concepts": list(self.concepts),
+                "looked_for": self._describe_looked_for(),
             }
         )
+
+    def _describe_looked_for(self) -> dict[str, Any] | None:
+        """The different sets, and of each picture the number of its set, -1 for all; None where it is all of them."""
+        number: dict[frozenset[str], int] = {}
+        of_record = [-1 if r.looked_for is None else number.setdefault(r.looked_for, len(number)) for r in self.records]
+        return {"sets": [sorted(own) for own in number], "of": of_record} if number else None
 
     def count_images_with(self) -> Counter[str]:
         """Number of pictures that each concept is in."""
@@ -122,8 +132,27 @@ class Dataset:
 
     def without_labels(self) -> Dataset:
         """The same pictures, with no pairs and no concepts: what a target domain is."""
-        records = tuple(replace(r, annotations=()) for r in self.records)
+        records = tuple(replace(r, annotations=(), looked_for=None) for r in self.records)
         return Dataset(self.name, records, left_out=self.left_out, notes=self.notes)
+
+
+def mark_looked_for(records: Sequence[ImageRecord], concepts: Sequence[str]) -> BoolArray | None:
+    """bool [N, K]: of which concepts it is known whether they are on a picture; None where of all on all pictures.
+
+    What has a label is known to be there, whether it was looked for or not.
+    """
+    if all(r.looked_for is None for r in records):
+        return None
+    columns: dict[frozenset[str] | None, BoolArray] = {None: np.ones(len(concepts), dtype=bool)}
+    number = {concept: k for k, concept in enumerate(concepts)}
+    known = np.empty((len(records), len(concepts)), dtype=bool)
+    for row, record in enumerate(records):
+        asked = record.looked_for
+        if asked not in columns:
+            columns[asked] = np.array([asked is None or c in asked for c in concepts], dtype=bool)
+        known[row] = columns[asked]
+        known[row, [number[a.concept] for a in record.annotations if a.concept in number]] = True
+    return known
 
 
 @dataclass(frozen=True)

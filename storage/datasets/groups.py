@@ -120,7 +120,8 @@ def _group_by_predicate(predicate: str, field: str, dataset: Dataset, keys: Sequ
         )
     fulfils = parse_predicate(predicate, dataset.concepts, field)
     records: dict[str, ImageRecord] = {record.key: record for record in dataset.records}
-    of_image = np.array([0 if fulfils(records[key]) else 1 for key in keys], dtype=np.int64)
+    number = {True: 0, False: 1, None: -1}
+    of_image = np.array([number[fulfils(records[key])] for key in keys], dtype=np.int64)
     text = clean(predicate)
     names = (shorten(text), f"not ({shorten(text, MAX_NAME - len('not ()'))})")
     grouping = Grouping(shorten(text), names, of_image)

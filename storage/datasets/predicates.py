@@ -20,8 +20,9 @@ import pyparsing
 from lavise.configs.errors import UserError
 from lavise.storage.datasets.base import ImageRecord
 
-Predicate = Callable[[ImageRecord], bool]
-_Test = Callable[[Mapping[str, int]], bool]
+Predicate = Callable[[ImageRecord], bool | None]
+"""None: not known, since what it hangs on was not looked for on the picture (`ImageRecord.looked_for`)."""
+_Test = Callable[[Mapping[str, int], frozenset[str] | None], bool | None]
 _MAX_CHARACTERS = 2000
 _MAX_DEPTH = 50
 _SHOWN_CHARACTERS = 80
@@ -80,7 +81,7 @@ def parse_predicate(text: str, concepts: Sequence[str], field: str) -> Predicate
         raise UserError(f"{field}: {shown} is nested too deeply; write it with fewer parentheses and nots") from None
     if unknown:
         raise UserError("\n".join(unknown.values()))
-    return lambda record: test(Counter(a.concept for a in record.annotations))
+    return lambda record: test(Counter(a.concept for a in record.annotations), record.looked_for)
 
 
 @lru_cache(maxsize=1)
@@ -144,9 +145,21 @@ def _build(tree: _Atom | _Junction, categories: _Categories, depth: int = 0) -> 
         raise RecursionError
     if isinstance(tree, _Atom):
         concept, number, compare = categories.find(tree), tree.number, _COMPARISONS[tree.comparison]
-        return lambda counts: compare(counts.get(concept, 0), number)
+
+        def compare_count(counts: Mapping[str, int], looked_for: frozenset[str] | None) -> bool | None:
+            if looked_for is not None and concept not in looked_for and concept not in counts:
+                return None
+            return compare(counts.get(concept, 0), number)
+
+        return compare_count
     parts = [_build(part, categories, depth + 1) for part in tree.parts]
     if tree.word == "not":
-        return lambda counts: not parts[0](counts)
-    holds = all if tree.word == "and" else any
-    return lambda counts: holds(part(counts) for part in parts)
+        return lambda counts, looked_for: None if (found := parts[0](counts, looked_for)) is None else not found
+    # One that settles it is enough; else what is not known leaves it open (Kleene's logic).
+    settles = tree.word == "or"
+
+    def join(counts: Mapping[str, int], looked_for: frozenset[str] | None) -> bool | None:
+        found = {part(counts, looked_for) for part in parts}
+        return settles if settles in found else None if None in found else not settles
+
+    return join

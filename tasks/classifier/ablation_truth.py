@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lavise.storage.array_types import BoolArray, IntArray
-from lavise.storage.datasets.base import ImageRecord
+from lavise.storage.datasets.base import ImageRecord, mark_looked_for
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.tasks.classifier.class_words import match_categories
@@ -29,12 +29,14 @@ class Truth:
         annotated: bool [N, T].
         names: bool [K, T], categories that each class names (`tasks.classifier.class_words.match_categories`).
         language: of the words.
+        looked_for: bool [N, T], of which categories it is known whether a picture has them; None: of all.
     """
 
     concepts: tuple[str, ...]
     annotated: BoolArray
     names: BoolArray
     language: str = "en"
+    looked_for: BoolArray | None = None
 
     @property
     def answerable(self) -> BoolArray:
@@ -52,7 +54,8 @@ class WordGroups:
 
     Attributes:
         category: position of the word's category; None where it is none.
-        groups: bool [2, N], with and without; all pictures are without where the word is no category.
+        groups: bool [2, N], with and without; all pictures are without where the word is no category. A third row are
+            pictures on which the category was not looked for, where there may be such.
         tested: bool [N], on which the word is held against random sets: those with the concept; all where there is
             none.
     """
@@ -81,7 +84,8 @@ def find_truth(
         for annotation in record.annotations:
             if annotation.concept in column:
                 annotated[row, column[annotation.concept]] = True
-    return Truth(tuple(concepts), annotated, match_categories(class_names, num_classes, concepts, language), language)
+    names = match_categories(class_names, num_classes, concepts, language)
+    return Truth(tuple(concepts), annotated, names, language, mark_looked_for(records, concepts))
 
 
 def group_images(word: str, truth: Truth) -> WordGroups:
@@ -89,4 +93,8 @@ def group_images(word: str, truth: Truth) -> WordGroups:
     category = find_category(word, index_categories(truth.concepts, truth.language), truth.language)
     num = len(truth.annotated)
     has = truth.annotated[:, category] if category is not None else np.zeros(num, dtype=bool)
-    return WordGroups(category, np.stack([has, ~has]), has if has.any() else np.ones(num, dtype=bool))
+    groups = [has, ~has]
+    if truth.looked_for is not None and category is not None:
+        known = truth.looked_for[:, category]
+        groups = [has, ~has & known, ~known]
+    return WordGroups(category, np.stack(groups), has if has.any() else np.ones(num, dtype=bool))

@@ -204,7 +204,7 @@ def score_filters(layer: PanelLayer, at: Sequence[int]) -> list[ScoredFilter]:
     (`tasks.evaluation.panel.score_word_sets`).
     """
     k = max(at)
-    pairs, values = score_word_sets(layer.statements, layer.truth, [k])
+    pairs, values = score_word_sets(layer.statements, layer.truth, [k], layer.agreement.masks.looked_for)
     unit = layer.truth.pairs.filter[pairs]
     filters, row, count = np.unique(unit, return_inverse=True, return_counts=True)
     recall, f1 = (np.bincount(row, values[f"{n}@{k}"], minlength=len(filters)) / count for n in ("recall", "f1"))

@@ -17,6 +17,9 @@ Figures of a statement, over N pictures of P cells:
         average if the marks were dealt at random (`expect_precision`); 0 by chance however rare the concept, 1 at best.
 All are NaN where the concept is in no picture. A constant activation or mask correlates with nothing: 0.
 
+Where the pictures are of several data sets, a concept is judged on those on which it was looked for
+(`ConceptMasks.looked_for`): its figures are those of a data set of these N pictures alone.
+
 AUPRC and lift depend on how rare a concept is, so they compare only rows that name the same concepts (words dealt to
 other filters, a random network); IoU, correlations and skills compare any.
 
@@ -34,7 +37,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
-from lavise.storage.array_types import BitArray, DoubleArray, IntArray
+from lavise.storage.array_types import BitArray, BoolArray, DoubleArray, IntArray
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.masks.agreement import MaskAgreement
 from lavise.tasks.numerics.average_precision import (
@@ -88,19 +91,32 @@ class Statements:
 class _Scorer:
     """Figures of statements under B weightings of the pictures; sums of all filters and concepts are made once."""
 
-    def __init__(self, store: ActivationStore, agreement: MaskAgreement, weights_NB: DoubleArray, num_position: int):
-        """`num_position`: AUPRC by position is computed for the first so many weightings."""
-        num, channels, height, width = store.shape
-        if (agreement.num_images, agreement.num_filters, agreement.num_cells) != (num, channels, height * width):
-            raise ValueError(f"the agreement is of other activations than {store.folder}")
-        self.store, self.agreement, self.masks = store, agreement, agreement.masks
+    def __init__(
+        self,
+        store: ActivationStore,
+        agreement: MaskAgreement,
+        weights_NB: DoubleArray,
+        num_position: int,
+        images: IntArray | None = None,
+    ):
+        """
+        Args:
+            num_position: AUPRC by position is computed for the first so many weightings.
+            images: the only ones that count; None: all.
+        """
+        self.store, self.images = store, images
+        peaks_NC = store.read_peaks()
+        if images is not None:
+            peaks_NC, agreement = peaks_NC[images], agreement.take_images(images)
+            weights_NB = np.ascontiguousarray(weights_NB[images])
+        self.agreement, self.masks = agreement, agreement.masks
         self.weights_NB = weights_NB
         self.position_weights_NB = np.ascontiguousarray(weights_NB[:, :num_position])
         self.cells_MP = self.masks.mark_cells()
-        peaks_NC = store.read_peaks()
         self.peak_bits_CN = np.ascontiguousarray(order_bits(peaks_NC).T)
         self.peaks_NC = peaks_NC.astype(np.float64)
-        self.total = weights_NB.sum(axis=0)
+        # A resample may have none of the pictures; all of its sums are 0 then.
+        self.total = np.maximum(weights_NB.sum(axis=0), 1)
         coverage = self.masks.coverage.astype(np.float64)
         weights_BN = weights_NB.T
         self.activation = weights_BN @ agreement.activation_sum
@@ -152,8 +168,12 @@ class _Scorer:
         either_px = self.region_px[:, filter_S].T + self.mask_px[:, concept_S].T - shared_px
         present = self.present[:, concept_S].T
         cells = self.cells[:, concept_S].T
-        chance_position = expect_precision(np.maximum(cells, 1), bits_FNP[0].size, tied_position)
-        chance_image = expect_precision(np.maximum(present, 1), num, tied_image)
+        # Of as many pictures as there are: a resample has more or fewer of some of them.
+        share = num / self.total
+        chance_position = expect_precision(
+            np.maximum(cells * share[: cells.shape[1]], 1), bits_FNP[0].size, tied_position
+        )
+        chance_image = expect_precision(np.maximum(present * share, 1), num, tied_image)
         values = {
             "iou": shared_px / np.maximum(either_px, 1),
             "pearson_position": correlate(
@@ -193,11 +213,39 @@ class _Scorer:
             for first in range(0, len(distinct), step):
                 filters = distinct[first : first + step]
                 bits_FNP = read_ordered_maps(self.store, filters)
+                if self.images is not None:
+                    bits_FNP = np.ascontiguousarray(bits_FNP[:, self.images])
                 start, end = np.searchsorted(filter_S, [filters[0], filters[-1] + 1])
                 for at in range(start, end, _STATEMENT_BLOCK):
                     block = slice(at, min(at + _STATEMENT_BLOCK, end))
                     yield block, self.score(bits_FNP, filters, filter_S[block], concept_S[block])
                     bar.advance(block.stop - block.start)
+
+
+def _score_by_pictures(
+    store: ActivationStore,
+    agreement: MaskAgreement,
+    weights_NB: DoubleArray,
+    num_position: int,
+    filter_S: IntArray,
+    concept_S: IntArray,
+    progress: Progress = no_progress,
+) -> Iterator[tuple[slice | IntArray, _Values]]:
+    """Positions of statements and their figures, each on the pictures on which its concept was looked for.
+
+    Args:
+        filter_S: rising.
+    """
+    num, channels, height, width = store.shape
+    if (agreement.num_images, agreement.num_filters, agreement.num_cells) != (num, channels, height * width):
+        raise ValueError(f"the agreement is of other activations than {store.folder}")
+    for images, concepts in agreement.masks.group_concepts():
+        chosen = np.flatnonzero(np.isin(concept_S, concepts))
+        if not len(chosen) or (images is not None and not len(images)):
+            continue
+        score = _Scorer(store, agreement, weights_NB, num_position, images)
+        for block, values in score.score_all(filter_S[chosen], concept_S[chosen], progress):
+            yield block if len(chosen) == len(concept_S) else chosen[block], values
 
 
 def read_ordered_maps(store: ActivationStore, filters: IntArray) -> BitArray:
@@ -228,11 +276,11 @@ def score_statements(
     _require_range(agreement, filter_S, concept_S)
     order = np.lexsort((concept_S, filter_S))
     found = {name: np.full(len(order), np.nan) for name in FIGURES}
+    weights_N1 = np.ones((agreement.num_images, 1))
     with threadpool_limits(1):
-        score = _Scorer(store, agreement, np.ones((agreement.num_images, 1)), 1)
-        for block, values in score.score_all(filter_S[order], concept_S[order]):
+        for places, values in _score_by_pictures(store, agreement, weights_N1, 1, filter_S[order], concept_S[order]):
             for name, value in values.items():
-                found[name][order[block]] = value[:, 0]
+                found[name][order[places]] = value[:, 0]
     return found
 
 
@@ -245,11 +293,16 @@ def _require_range(agreement: MaskAgreement, filter_S: IntArray, concept_S: IntA
             raise ValueError(f"expected {name} in 0..{size - 1}, found {values.min()} to {values.max()}")
 
 
-def score_word_sets(statements: Statements, truth: GroundTruth, at: Sequence[int]) -> tuple[IntArray, _Values]:
+def score_word_sets(
+    statements: Statements, truth: GroundTruth, at: Sequence[int], looked_for_NK: BoolArray | None = None
+) -> tuple[IntArray, _Values]:
     """The filter's first k words W_k against G_{u,i} of each pair (METHOD, ground truth), for each k.
 
     recall@k = |W_k ∩ G| / |G|, precision@k = |W_k ∩ G| / |W_k|, f1@k = their harmonic mean. W_k is a set: it holds
     the categories among the first k words, each once. Where none is a category all three are 0.
+
+    Args:
+        looked_for_NK: whether a category was looked for on a picture; one that was not is no word there. None: all.
 
     Returns:
         pairs whose filter has a row in `statements`, positions in truth.pairs int64 [Q]; and float64 [Q] by figure.
@@ -263,6 +316,9 @@ def score_word_sets(statements: Statements, truth: GroundTruth, at: Sequence[int
     # A column of no words, so that there is one where no filter has any.
     silent = np.full((len(statements.words), 1), -1)
     words = np.concatenate([_drop_repeated(statements.words), silent], axis=1)[chosen[pairs]]
+    if looked_for_NK is not None:
+        known = looked_for_NK[truth.pairs.image[pairs][:, None], np.clip(words, 0, None)]
+        words = np.where(known, words, -1)
     member = truth.member[pairs]
     hits = np.take_along_axis(member, np.clip(words, 0, None), axis=1) & (words >= 0)
     num_hits, num_named = np.cumsum(hits, axis=1), np.cumsum(words >= 0, axis=1)
@@ -359,7 +415,7 @@ def summarise_panel(
     facts, means = _average_statements(store, agreement, rows, weights_NB, num_position + 1, progress)
     num_pairs: dict[str, int] = {}
     for name, statements in rows.items():
-        pairs, values = score_word_sets(statements, truth, at)
+        pairs, values = score_word_sets(statements, truth, at, agreement.masks.looked_for)
         num_pairs[name] = len(pairs)
         image = truth.pairs.image[pairs]
         sizes = np.bincount(image, minlength=agreement.num_images).astype(np.float64) @ weights_NB
@@ -420,11 +476,10 @@ def _average_statements(
     scored = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
     unit, concept = np.divmod(keys, max(agreement.num_concepts, 1))
     with threadpool_limits(1):  # the order of sums, and so the last bits, would depend on the threads
-        score = _Scorer(store, agreement, weights_NB, num_position)
-        for block, values in score.score_all(unit, concept, progress):
+        for places, values in _score_by_pictures(store, agreement, weights_NB, num_position, unit, concept, progress):
             for figure, value in values.items():
-                sums[figure] += times_RS[:, block] @ np.nan_to_num(value, nan=0.0)
-                scored[figure] += times_RS[:, block] @ ~np.isnan(value)
+                sums[figure] += times_RS[:, places] @ np.nan_to_num(value, nan=0.0)
+                scored[figure] += times_RS[:, places] @ ~np.isnan(value)
     facts, means = {}, {}
     for n, (name, statements) in enumerate(rows.items()):
         facts[name] = (len(statements.filter), len(keys_of[name]), int(scored["iou"][n, 0]))

@@ -33,7 +33,12 @@ class ExplainerTest:
 
 
 def compare_with_chance(
-    words_Rk: IntArray, true_R: IntArray, image_R: IntArray, permutations: int = 2000, seed: int = 0
+    words_Rk: IntArray,
+    true_R: IntArray,
+    image_R: IntArray,
+    permutations: int = 2000,
+    seed: int = 0,
+    kind_R: IntArray | None = None,
 ) -> ExplainerTest:
     """Whether predicted words fit the labels of their own pictures better than those of other pictures.
 
@@ -48,6 +53,8 @@ def compare_with_chance(
         words_Rk: predicted words of held-out regions.
         true_R: the right ones, in the same numbering.
         image_R: picture of each region.
+        kind_R: pictures are permuted among those of the same kind; None: all are. So an explainer that tells only of
+            which data set a picture is, knows nothing.
 
     Returns:
         p = (1 + permutations with at least the statistic) / (1 + permutations).
@@ -58,7 +65,8 @@ def compare_with_chance(
     words_Rk, true_R, image_R = (np.asarray(a, np.int64) for a in (words_Rk, true_R, image_R))
     if not len(true_R) or words_Rk.ndim != 2 or not len(words_Rk) == len(true_R) == len(image_R):
         raise ValueError(f"expected regions, found {words_Rk.shape=}, {true_R.shape=}, {image_R.shape=}")
-    images, image_R = np.unique(image_R, return_inverse=True)
+    images, first_N, image_R = np.unique(image_R, return_index=True, return_inverse=True)
+    kind_N = np.zeros(len(images), np.int64) if kind_R is None else kind_R[first_N]
     num, weight_R = len(images), 1 / np.bincount(image_R)[image_R]
     labels, label_R = np.unique(true_R, return_inverse=True)
     place_Rk = np.minimum(np.searchsorted(labels, words_Rk), len(labels) - 1)
@@ -68,7 +76,10 @@ def compare_with_chance(
     predicted = sparse.csr_matrix((weight_R[region], (image_R[region], place_Rk[counted])), shape=shape)
     labelled = sparse.csr_matrix((weight_R, (image_R, label_R)), shape=shape).T.tocsc()
     rng = make_rng(seed, Stream.EXPLAINER_TEST)
-    orders = rng.permuted(np.tile(np.arange(num, dtype=np.int32), (permutations, 1)), axis=1)
+    orders = np.empty((permutations, num), dtype=np.int32)
+    for kind in np.unique(kind_N):
+        own = np.flatnonzero(kind_N == kind).astype(np.int32)
+        orders[:, own] = rng.permuted(np.tile(own, (permutations, 1)), axis=1)
     sums, observed = np.zeros(permutations), 0.0
     step = max(_BLOCK_ENTRIES // num, 1)
     for start in range(0, num, step):

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from scipy.stats import wilcoxon
 
-from lavise.storage.array_types import IntArray
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, IntArray
+from lavise.storage.datasets.base import Dataset
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.files import write_json
@@ -27,6 +29,7 @@ from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import Given, StageInputs, Unstated
 from lavise.tasks.explainer.naming import load_namer
 from lavise.tasks.explainer.permutation_test import compare_with_chance
+from lavise.tasks.masks.annotated_shards import find_looked_for
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
 STAGE = Stage("validate", version=2, uses_device=True, libraries=("scipy",))
@@ -46,6 +49,7 @@ class ValidationInputs(StageInputs):
         concepts: that the regions refer to.
         recall_at: s of recall@s.
         bootstrap_samples: resamplings of the pictures.
+        activations, pictures: that the regions are of, for what was looked for on them; None: all categories.
     """
 
     regions: Handle
@@ -55,6 +59,8 @@ class ValidationInputs(StageInputs):
     recall_at: tuple[int, ...]
     bootstrap_samples: int
     computing: Computing
+    activations: Annotated[Handle | None, Unstated("the regions are of them")] = None
+    pictures: Annotated[Dataset | None, Unstated("the regions are of them")] = None
 
 
 def validate_explainer(inputs: ValidationInputs, folder: Path) -> Info:
@@ -87,8 +93,14 @@ def validate_explainer(inputs: ValidationInputs, folder: Path) -> Info:
         ]
     )
     true = row_of[concept[chosen]]
-    test = compare_with_chance(words[:, :_TEST_AT], true, image[chosen], seed=seed)
-    by_category = compare_categories(words[:, :_TEST_AT], true, image[chosen])
+    kind_R, known_RK = None, None
+    if inputs.activations is not None and inputs.pictures is not None:
+        known_NK = find_looked_for(ActivationStore(inputs.activations.folder), inputs.pictures)
+        if known_NK is not None:
+            kind_N = np.unique(known_NK, axis=0, return_inverse=True)[1].reshape(-1)
+            kind_R, known_RK = kind_N[image[chosen]], known_NK[image[chosen]]
+    test = compare_with_chance(words[:, :_TEST_AT], true, image[chosen], seed=seed, kind_R=kind_R)
+    by_category = compare_categories(words[:, :_TEST_AT], true, image[chosen], concept[chosen], known_RK)
     supervised = np.isin(concept[chosen], [i for i, c in enumerate(concepts) if c in set(namer.facts.supervised)])
     groups = {"all": np.ones(len(chosen), bool), "supervised": supervised, "held_out": ~supervised}
     found = {
@@ -108,18 +120,30 @@ def validate_explainer(inputs: ValidationInputs, folder: Path) -> Info:
     return {k: v for k, v in found.items() if k != "recall"}
 
 
-def compare_categories(words_Rs: IntArray, true_R: IntArray, image_R: IntArray) -> float | None:
+def compare_categories(
+    words_Rs: IntArray,
+    true_R: IntArray,
+    image_R: IntArray,
+    concept_R: IntArray | None = None,
+    known_RK: BoolArray | None = None,
+) -> float | None:
     """One-sided p value of Wilcoxon's signed-rank test over categories; None with fewer than MIN_CATEGORIES.
 
     Of each category: the share of its regions that are named by it, less the share of the regions of pictures without
     it that are. An explainer that was taught wrong labels also names categories more often in some pictures than in
     others, whatever they show; which ones is luck, so that the categories, not the pictures, have to agree.
+
+    Args:
+        concept_R, known_RK: of each region, its category's column, and of which categories it is known whether its
+            picture has them; pictures of which it is not are not without it. None: of all.
     """
     differences = []
     for word in np.unique(true_R):
         named = (words_Rs == word).any(axis=1)
         own = true_R == word
         without = ~np.isin(image_R, image_R[own])
+        if concept_R is not None and known_RK is not None:
+            without &= known_RK[:, concept_R[own][0]]
         if without.any():
             differences.append(named[own].mean() - named[without].mean())
     if len(differences) < MIN_CATEGORIES:

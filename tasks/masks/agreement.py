@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
-from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
 from lavise.storage.datasets.geometry import Geometry, Size, find_regions
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -54,6 +54,7 @@ class ConceptMasks:
         coverage: float32 [M, P], share of each cell's area that the mask covers, in 0..1.
         pixels: int64 [M], pixels of S x S of which the mask covers at least half; 0 for a very small one.
         presence: bool [N, K], whether the concept is in the picture.
+        looked_for: bool [N, K], whether that is known (`storage.datasets.base.mark_looked_for`); None: of all.
     """
 
     image: IntArray
@@ -61,6 +62,27 @@ class ConceptMasks:
     coverage: FloatArray
     pixels: IntArray
     presence: BoolArray
+    looked_for: BoolArray | None = None
+
+    def group_concepts(self) -> list[tuple[IntArray | None, IntArray]]:
+        """Concepts that were looked for on the same pictures: positions of these pictures, rising, and the concepts.
+
+        Pictures are None where they are all of them, as always without `looked_for`. What is said of a concept holds
+        for its pictures alone: elsewhere, nobody knows whether it is there.
+        """
+        return group_looked_for(self.looked_for, self.presence.shape[1])
+
+    def take_images(self, images: IntArray) -> ConceptMasks:
+        """Of some pictures, by rising position, which are counted anew."""
+        rows = np.flatnonzero(np.isin(self.image, images))
+        return ConceptMasks(
+            np.searchsorted(images, self.image[rows]),
+            self.concept[rows],
+            self.coverage[rows],
+            self.pixels[rows],
+            self.presence[images],
+            None if self.looked_for is None else self.looked_for[images],
+        )
 
     def mark_cells(self) -> BoolArray:
         """bool [M, P]: cells of which at least half is covered; where there is none, the cell covered most (first)."""
@@ -100,6 +122,22 @@ class MaskAgreement:
     overlap_concept: IntArray
     overlap_px: IntArray
 
+    def take_images(self, images: IntArray) -> MaskAgreement:
+        """Of some pictures, by rising position, which are counted anew."""
+        rows = np.isin(self.masks.image, images)
+        chosen = np.isin(self.overlap_image, images)
+        return MaskAgreement(
+            self.masks.take_images(images),
+            self.activation_sum[images],
+            self.activation_squares[images],
+            self.activation_mask[rows],
+            self.region_px[images],
+            np.searchsorted(images, self.overlap_image[chosen]),
+            self.overlap_filter[chosen],
+            self.overlap_concept[chosen],
+            self.overlap_px[chosen],
+        )
+
     @property
     def num_images(self) -> int:
         return self.masks.presence.shape[0]
@@ -115,6 +153,20 @@ class MaskAgreement:
     @property
     def num_cells(self) -> int:
         return self.masks.coverage.shape[1]
+
+
+def group_looked_for(looked_for_NK: BoolArray | None, num_concepts: int) -> list[tuple[IntArray | None, IntArray]]:
+    """See `ConceptMasks.group_concepts`."""
+    if looked_for_NK is None:
+        return [(None, np.arange(num_concepts))]
+    groups: dict[bytes, list[int]] = {}
+    for concept in range(num_concepts):
+        groups.setdefault(np.packbits(looked_for_NK[:, concept]).tobytes(), []).append(concept)
+    found = []
+    for own in groups.values():
+        known_N = looked_for_NK[:, own[0]]
+        found.append((None if known_N.all() else np.flatnonzero(known_N), np.array(own, dtype=np.int64)))
+    return found
 
 
 def unite_masks(
@@ -178,7 +230,8 @@ def measure_agreement_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) 
             unit, which = np.nonzero(shared)
             overlaps.append(np.stack([np.full(len(unit), position), unit, numbers[which], shared[unit, which]], axis=1))
     pair, overlap = np.concatenate(pairs), np.concatenate(overlaps)
-    masks = ConceptMasks(pair[:, 0], pair[:, 1], np.concatenate(coverages), pair[:, 2], presence)
+    known = mark_looked_for(shard.records, shard.concepts)
+    masks = ConceptMasks(pair[:, 0], pair[:, 1], np.concatenate(coverages), pair[:, 2], presence, known)
     part = MaskAgreement(masks, sums, squares, np.concatenate(crosses), region_px, *overlap.T)
     return part, dict(skipped)
 
@@ -244,6 +297,7 @@ def merge_agreement(parts: Sequence[MaskAgreement], starts: Sequence[int]) -> Ma
             np.concatenate([p.masks.coverage for p in parts]),
             np.concatenate([p.masks.pixels for p in parts]),
             np.concatenate([p.masks.presence for p in parts]),
+            _join_looked_for([p.masks for p in parts]),
         ),
         np.concatenate([p.activation_sum for p in parts]),
         np.concatenate([p.activation_squares for p in parts]),
@@ -256,10 +310,16 @@ def merge_agreement(parts: Sequence[MaskAgreement], starts: Sequence[int]) -> Ma
     )
 
 
+def _join_looked_for(parts: Sequence[ConceptMasks]) -> BoolArray | None:
+    if all(part.looked_for is None for part in parts):
+        return None
+    return np.concatenate([np.ones_like(p.presence) if p.looked_for is None else p.looked_for for p in parts])
+
+
 def save_agreement(agreement: MaskAgreement, folder: Path) -> None:
     """Write folder/agreement.npz."""
     fields = {name: value for name, value in vars(agreement).items() if name != "masks"}
-    masks = {f"mask_{name}": value for name, value in vars(agreement.masks).items()}
+    masks = {f"mask_{name}": value for name, value in vars(agreement.masks).items() if value is not None}
     np.savez(folder / _FILE, **fields, **masks)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray
-from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
 from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.images import BrokenImageError
 from lavise.storage.datasets.input_images import read_input_size
@@ -43,6 +43,12 @@ def annotate_shards(store: ActivationStore, dataset: Dataset, geometry: Geometry
         )
         for s in range(store.num_shards)
     ]
+
+
+def find_looked_for(store: ActivationStore, dataset: Dataset) -> BoolArray | None:
+    """bool [N, K]: of which concepts it is known whether the pictures of a store have them; None: of all."""
+    record_of = {r.key: r for r in dataset.records}
+    return mark_looked_for([record_of[key] for key in store.keys], dataset.concepts)
 
 
 def make_masks(record: ImageRecord, skipped: Counter[str]) -> list[tuple[str, BoolArray]]:

@@ -28,7 +28,7 @@ class Detection:
 
     Attributes:
         auroc: float32 [C, K], probability that the filter responds more to a picture with the concept, where it is,
-            than to one without; NaN where the concept is in no picture or in all.
+            than to one without; NaN where the concept is in no picture or in all of those on which it was looked for.
         p_value: float32 [C, K], one-sided Mann-Whitney test; NaN likewise.
         right: bool [C, K], both are good enough; False where they are NaN.
         num_images: int64 [K], pictures with each concept.
@@ -65,6 +65,7 @@ def detect_concepts(
 ) -> Detection:
     """Whether filter u responds to concept t, for all of them, on pictures with masks.
 
+    Only pictures on which t was looked for count (`ConceptMasks.looked_for`).
     A picture with t counts with the max activation of u over the cells that t's mask touches, one without with its
     peak. So a filter of noise is right for at most about the share `max_p_value` of the concepts, and a filter that
     responds to what is beside the concept gets no credit.
@@ -84,15 +85,20 @@ def detect_concepts(
     auroc, p_value = np.full((2, channels, num_concepts), np.nan, np.float32)
     right = np.zeros((channels, num_concepts), dtype=bool)
     num_images = masks.presence.sum(axis=0).astype(np.int64)
-    rows_of = {t: np.flatnonzero(masks.concept == t) for t in np.flatnonzero((num_images > 0) & (num_images < num))}
     step = min(max(_RANK_ENTRIES // max(num, 1), 1), _MOST_ROWS)
-    for start in range(0, channels, step):
-        block = slice(start, start + step)
-        ranked = RankedRows(peaks_NC[:, block].T)
-        for concept, rows in rows_of.items():
-            area, p = ranked.compare(peaks_NC[masks.image[rows], block].T, inside_MC[rows, block].T)
-            auroc[block, concept], p_value[block, concept] = area, p
-            right[block, concept] = (area >= min_auroc) & (p <= max_p_value)
+    for images, concepts in masks.group_concepts():
+        of_all = num if images is None else len(images)
+        told = concepts[(num_images[concepts] > 0) & (num_images[concepts] < of_all)]
+        rows_of = {t: np.flatnonzero(masks.concept == t) for t in told}
+        if not rows_of:
+            continue
+        for start in range(0, channels, step):
+            block = slice(start, start + step)
+            ranked = RankedRows(peaks_NC[:, block].T if images is None else peaks_NC[images, block].T)
+            for concept, rows in rows_of.items():
+                area, p = ranked.compare(peaks_NC[masks.image[rows], block].T, inside_MC[rows, block].T)
+                auroc[block, concept], p_value[block, concept] = area, p
+                right[block, concept] = (area >= min_auroc) & (p <= max_p_value)
     return Detection(auroc, p_value, right, num_images)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from lavise.configs.base import Settings
 from lavise.configs.registry import ATTENTION
 from lavise.storage.activations import ActivationStore
-from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
+from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.files import write_json
@@ -31,6 +31,8 @@ from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import Given, StageInputs, Stated, Unstated, code_behind
 from lavise.tasks.explainer.naming import Namer, load_namer
+from lavise.tasks.masks.agreement import group_looked_for
+from lavise.tasks.masks.annotated_shards import find_looked_for
 from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.numerics.reliability import Reliability, measure_reliability
 from lavise.tasks.words.confidence import state_confidence
@@ -116,7 +118,8 @@ def measure_naming(
     words = list_words(namer, namer.vocabulary, concepts)
     told, truth = ask_witnesses(store, namer, words, device), find_truth(store, labelled)
     taught = (ask_witnesses(train[0], namer, words, device), find_truth(*train))
-    precision = measure_precision(words, (told, truth), taught, concepts)
+    looked_for = find_looked_for(store, labelled), find_looked_for(*train)
+    precision = measure_precision(words, (told, truth), taught, concepts, looked_for=looked_for)
 
     witnesses, frequent = keep_frequent(told, words, LEAST_IMAGES)
     named = NamedImages(frequent, witnesses, state_presence(witnesses, frequent, precision))
@@ -128,12 +131,12 @@ def measure_naming(
     folds = deal_folds(frequent.truth[chosen], seed)
     for fold in np.unique(folds):
         left_out = frozenset(frequent.truth[chosen[folds == fold]].tolist())
-        others = measure_precision(words, (told, truth), taught, concepts, left_out)
+        others = measure_precision(words, (told, truth), taught, concepts, left_out, looked_for)
         stated = state_presence(witnesses, frequent, others)
         trust[folds == fold] = trust_words(stated, frequent, others, namer.vocabulary.words, counts=False)[1][
             chosen[folds == fold]
         ]
-    reliability = _check_statements(store, found, trust, truth, frequent.truth[chosen])
+    reliability = _check_statements(store, found, trust, truth, frequent.truth[chosen], looked_for[0])
     num_right = round(reliability.base_rate * reliability.count)
     statements = {"num_judged": reliability.count, "num_right": num_right}
     write_json(
@@ -154,15 +157,31 @@ def measure_naming(
 
 
 def _check_statements(
-    store: ActivationStore, found: Preferences, trust_W: DoubleArray, truth_NT: BoolArray, concept_W: IntArray
+    store: ActivationStore,
+    found: Preferences,
+    trust_W: DoubleArray,
+    truth_NT: BoolArray,
+    concept_W: IntArray,
+    looked_for_NT: BoolArray | None = None,
 ) -> Reliability:
-    """Each filter's word on labelled pictures: right if the filter detects it there, by the labels."""
+    """Each filter's word on labelled pictures: right if the filter detects it there, by the labels of those on which
+    it was looked for."""
     rows = np.flatnonzero(found.word >= 0)
     word = found.word[rows]
     confidence = state_confidence(found.auroc[rows], found.error[rows], trust_W[word]) if len(rows) else np.zeros(0)
-    true = contrast(Ranked.of(store.read_peaks()), truth_NT.astype(np.float64)).auroc
+    true = _measure_auroc(store.read_peaks(), truth_NT, looked_for_NT)
     right = true[rows, concept_W[word]] >= MIN_AUROC if len(rows) else np.zeros(0, bool)
     return measure_reliability(confidence, right, None, concept_W[word] if len(rows) else np.zeros(0, np.int64))
+
+
+def _measure_auroc(peaks_NC: HalfArray, truth_NT: BoolArray, looked_for_NT: BoolArray | None) -> DoubleArray:
+    """How well each filter tells the pictures of each concept from those on which it was looked for in vain: [C, T]."""
+    auroc = np.full((peaks_NC.shape[1], truth_NT.shape[1]), 0.5)
+    for images, concepts in group_looked_for(looked_for_NT, truth_NT.shape[1]):
+        own = slice(None) if images is None else images
+        if len(peaks_NC[own]):
+            auroc[:, concepts] = contrast(Ranked.of(peaks_NC[own]), truth_NT[own][:, concepts].astype(np.float64)).auroc
+    return auroc
 
 
 @dataclass(frozen=True)

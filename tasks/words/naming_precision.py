@@ -163,6 +163,7 @@ def measure_precision(
     train: tuple[Witnesses, BoolArray],
     names: Sequence[str],
     left_out: frozenset[int] = frozenset(),
+    looked_for: tuple[BoolArray | None, BoolArray | None] = (None, None),
 ) -> NamingPrecision:
     """Precision of both kinds of words.
 
@@ -170,17 +171,30 @@ def measure_precision(
         evaluation, train: what the witnesses say of each part's pictures, and the truth [N, T].
         names: of the T concepts.
         left_out: concepts whose statements are not looked at.
+        looked_for: of evaluation and train, which concepts were looked for on the pictures [N, T]; statements about
+            others are not looked at. None: all.
     """
+    known_of = [
+        np.ones_like(part[1]) if known is None else known
+        for part, known in zip((evaluation, train), looked_for, strict=True)
+    ]
     chosen = np.flatnonzero(words.is_category & (words.truth >= 0) & ~np.isin(words.truth, sorted(left_out)))
     said, truth = _describe_categories(evaluation[0], words, chosen), evaluation[1][:, words.truth[chosen]]
-    category = _fit_kind([said], [truth], [_is_stated(said)])
+    known = known_of[0][:, words.truth[chosen]]
+    category = _fit_kind([said], [truth], [_is_stated(said)], [known])
     answered = np.flatnonzero(words.has_classes & (words.truth >= 0) & ~np.isin(words.truth, sorted(left_out)))
-    parts = [part for part in (train, evaluation) if part[0].answer_NW is not None and len(answered)]
-    odds = [to_odds(witnesses.answers(answered))[..., None] for witnesses, _ in parts]
-    truths = [true[:, words.truth[answered]] for _, true in parts]
-    class_name = _fit_kind(odds, truths, [o[..., 0] >= _log_odds(LEAST_PROBABILITY) for o in odds])
+    parts = [
+        (witnesses, true[:, words.truth[answered]], own[:, words.truth[answered]])
+        for (witnesses, true), own in ((train, known_of[1]), (evaluation, known_of[0]))
+        if witnesses.answer_NW is not None and len(answered)
+    ]
+    odds = [to_odds(witnesses.answers(answered))[..., None] for witnesses, _, _ in parts]
+    truths, knowns = [true for _, true, _ in parts], [own for _, _, own in parts]
+    class_name = _fit_kind(odds, truths, [o[..., 0] >= _log_odds(LEAST_PROBABILITY) for o in odds], knowns)
     counted = {
-        names[words.truth[column]]: _count(category.predict(said[:, place]), truth[:, place])
+        names[words.truth[column]]: _count(
+            category.predict(said[known[:, place], place]), truth[known[:, place], place]
+        )
         for place, column in enumerate(chosen)
     }
     return NamingPrecision(category, class_name, counted)
@@ -244,16 +258,23 @@ def _log_odds(probability: float) -> float:
     return float(to_odds(np.array([probability], np.float32))[0])
 
 
-def _fit_kind(odds: Sequence[DoubleArray], truths: Sequence[BoolArray], stated: Sequence[BoolArray]) -> KindPrecision:
+def _fit_kind(
+    odds: Sequence[DoubleArray],
+    truths: Sequence[BoolArray],
+    said: Sequence[BoolArray],
+    known: Sequence[BoolArray],
+) -> KindPrecision:
     """Fitted to statements of several parts; what is right by chance is counted within each part.
 
     Args:
-        odds: of each part [N, W, F]; truths, stated: [N, W].
+        odds: of each part [N, W, F]; truths, said: [N, W]; known: [N, W], pictures that the word was looked for on.
     """
+    stated = [s & k for s, k in zip(said, known, strict=True)]
     num_witnesses = odds[0].shape[-1] if odds else 1
     x = np.concatenate([o[s] for o, s in zip(odds, stated, strict=True)] or [np.zeros((0, num_witnesses))])
     y = np.concatenate([t[s] for t, s in zip(truths, stated, strict=True)] or [np.zeros(0, bool)])
-    chance = [np.broadcast_to(t.mean(axis=0), t.shape) if len(t) else t.astype(np.float64) for t in truths]
+    bases = [_share(t, k) for t, k in zip(truths, known, strict=True)]
+    chance = [np.broadcast_to(base, t.shape) for base, t in zip(bases, truths, strict=True)]
     b = np.concatenate([c[s] for c, s in zip(chance, stated, strict=True)] or [np.zeros(0)])
     if len(y) < MIN_STATEMENTS:
         blank = (0.0,) * num_witnesses
@@ -273,14 +294,19 @@ def _fit_kind(odds: Sequence[DoubleArray], truths: Sequence[BoolArray], stated: 
         int(y.sum()),
     )
     groups = []
-    for part, true in zip(odds, truths, strict=True):
-        predicted, base = found.predict(part), true.mean(axis=0)
+    for part, true, asked, base in zip(odds, truths, known, bases, strict=True):
+        predicted = found.predict(part)
         for word in range(true.shape[1]):
-            carried = predicted[:, word] >= _CARRIED
+            carried = (predicted[:, word] >= _CARRIED) & asked[:, word]
             if carried.any():
                 m = predicted[carried, word]
                 groups.append((int(carried.sum()), int(true[carried, word].sum()), (m + (1 - m) * base[word]).mean()))
     return replace(found, concentration=_fit_concentration(groups))
+
+
+def _share(truth_NW: BoolArray, known_NW: BoolArray) -> DoubleArray:
+    """Share of the pictures with each word, of those on which it was looked for: float64 [W], 0 where there is none."""
+    return np.asarray((truth_NW & known_NW).sum(axis=0) / np.maximum(known_NW.sum(axis=0), 1), np.float64)
 
 
 def _fit_mixture(standard_JF: DoubleArray, right_J: BoolArray, chance_J: DoubleArray) -> tuple[DoubleArray, float]:

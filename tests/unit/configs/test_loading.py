@@ -15,7 +15,7 @@ from lavise.configs.loading import (
     validate_config,
     with_overrides,
 )
-from lavise.configs.schema import CocoReference, ImageFolderTarget, OpenMojiReference
+from lavise.configs.schema import CocoReference, CombinedReference, ImageFolderTarget, OpenMojiReference
 from tests.unit.configs.yaml_files import MINIMAL, write
 
 
@@ -139,9 +139,67 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
 def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
-        "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', 'openmoji', "
-        "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface'"
+        "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', "
+        "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface', "
+        "'openmoji', 'combined'"
     ]
+
+
+COMBINED = MINIMAL.replace(
+    "reference: {kind: openmoji}",
+    "reference: {kind: combined, sources: [{kind: coco, root: a}, {kind: image_folder, root: b}]}",
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("root: b", "rot: b", "reference.sources.1.root: missing; give a value, in the file or with --set "
+         "reference.sources.1.root=..."),
+        ("kind: coco,", "kind: combined,", "reference.sources.0.kind: found 'combined'; allowed: 'coco', "
+         "'coco_panoptic', 'visual_genome', 'image_folder', 'csv_labels', "
+            "'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface'"),
+        ("{kind: coco, root: a}, ", "", "reference.sources: found [{'kind': 'image_folder', 'root': 'b'}]; allowed: "
+         "tuple should have at least 2 items after validation, not 1"),
+        ("sources:", "merge_by: sense, sources:", "reference.merge_by: found 'sense'; allowed: 'name', 'lemma' or "
+         "'synset'"),
+    ],
+)  # fmt: skip
+def test_fault_of_a_source_names_it(tmp_path: Path, old: str, new: str, line: str) -> None:
+    assert line in fault_lines(tmp_path, COMBINED.replace(old, new))
+
+
+def test_a_setting_of_a_source_is_overridden(tmp_path: Path) -> None:
+    path = write(tmp_path, COMBINED)
+    plain = load_config(path)
+    config = load_config(path, ["reference.sources.1.root=c", "reference.sources.0.max_images=3"])
+    assert isinstance(config.reference, CombinedReference)
+    first, second = config.reference.sources
+    assert (first.root, second.root, first.max_images) == (Path("a"), Path("c"), 3)  # type: ignore[union-attr]
+    assert with_overrides(plain, ["reference.sources.1.root=c", "reference.sources.0.max_images=3"]) == config
+    assert load_config(write(tmp_path, dump_config(config))) == config
+    for key in ("2", "-1", "x", "²"):
+        with pytest.raises(
+            UserError, match=rf"^--set reference\.sources\.{key}\.root: found '{key}'; allowed: a place"
+        ):
+            load_config(path, [f"reference.sources.{key}.root=c"])
+    with pytest.raises(UserError, match=r"^--set model\.layers\.0: found '0'; allowed: a place in the list of 0"):
+        load_config(path, ["model.layers=[]", "model.layers.0=a"])
+    with pytest.raises(UserError, match=r"model\.layers"):  # in place of a text, as before
+        load_config(path, ["model.layers=[a]", "model.layers.0.b=a"])
+
+
+def test_paths_of_sources_are_made_absolute(tmp_path: Path) -> None:
+    config = make_absolute(load_config(write(tmp_path, COMBINED)))
+    assert isinstance(config.reference, CombinedReference)
+    assert [source.root for source in config.reference.sources] == [Path("a").absolute(), Path("b").absolute()]
+
+
+def test_defaults_that_came_later_are_no_part_of_a_sources_identity(tmp_path: Path) -> None:
+    plain = describe_identity(load_config(write(tmp_path, COMBINED)))
+    assert all(type(source) is dict and "masks" not in source for source in plain["reference"]["sources"])
+    asked = load_config(write(tmp_path, COMBINED), ["reference.sources.0.masks=box"])
+    assert describe_identity(asked)["reference"]["sources"][0]["masks"] == "box"
 
 
 def test_missing_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def test_metrics(tracker: MlflowTracker) -> None:
     run.end()
 
 
+def test_metrics_of_reasons(tracker: MlflowTracker) -> None:
+    """Reasons for leaving labels out are text; MLflow refuses some of its characters."""
+    run = tracker.start("r", {})
+    run.log_metrics({"skipped.uncertain label (-1)": 2, "skipped.line that names no picture, or several": 1})
+    run.end()
+    found = client_of(tracker).get_run(run.run_id).data.metrics
+    assert found == {"skipped.uncertain label _-1_": 2, "skipped.line that names no picture_ or several": 1}
+
+
 def test_tags_data_sets_and_files(tracker: MlflowTracker, tmp_path: Path, state_root: Path) -> None:
     run = tracker.start("audit", {"kept": "1", "changed": "old"})
     run.set_tags({"changed": "new"})

@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from lavise.configs.pictures import CsvLabelsReference, PathListTarget
-from lavise.configs.schema import CocoReference, Config, ImageFolderReference, ImageFolderTarget, StorageSettings
+from lavise.configs.schema import (
+    CocoReference,
+    CombinedReference,
+    Config,
+    ImageFolderReference,
+    ImageFolderTarget,
+    StorageSettings,
+)
 from lavise.flows.doctor import Check, contents, run_check
 from lavise.flows.doctor.contents import check_contents
 from lavise.flows.doctor.inputs import check_data
@@ -164,6 +171,29 @@ def test_several_labels(tmp_path: Path) -> None:
     assert (
         look_all(partial(check_data, config))["reference"].found == f"reference.file: {tmp_path / 'none.csv'} not there"
     )
+
+
+def test_several_sources(tmp_path: Path) -> None:
+    make_folders(tmp_path)
+    make_picture(tmp_path / "b" / "sea" / "0.png", 90)
+    make_picture(tmp_path / "b" / "class 0" / "1.png", 91)
+    sources = [{"kind": "image_folder", "root": tmp_path / "ref"}, {"kind": "image_folder", "root": tmp_path / "b"}]
+    reference = CombinedReference.model_validate({"kind": "combined", "sources": sources})
+    config = config_of(tmp_path).model_copy(update={"reference": reference})
+    assert look_all(partial(check_data, config))["reference"].found == (
+        f"0-image_folder: {tmp_path / 'ref'}; 1-image_folder: {tmp_path / 'b'}"
+    )
+    found = run_check("c", partial(check_contents, config))
+    notes = [c.found for c in found if c.name == "reference notes"]
+    assert "1 of 4 categories are of several sources" in notes
+    assert "merged: 'class 0' is 'class 0' of 1-image_folder" not in notes
+    assert "0-image_folder is ref/train: 10 pictures, 10 labels, 3 categories" in notes
+    assert "1-image_folder is b/train: 1 pictures, 1 labels, 2 categories" in notes
+    assert said(found)["reference, to train on"].startswith("ref/train + b/train: 11 pictures, 11 labels, 4 categories")
+    (tmp_path / "b").rename(tmp_path / "c")
+    missing = look_all(partial(check_data, config))["reference"]
+    assert missing.found == f"reference.sources.1.root: '{tmp_path / 'b'}' is no folder"
+    assert "--set reference.sources.1.root=PATH" in missing.advice
 
 
 def test_reading_that_takes_long_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
-from lavise.flows.shared.inputs import Inputs, check_bands, open_inputs, take_images
+from lavise.flows.shared.inputs import Inputs, check_bands, describe_sources, open_inputs, take_images
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.progress import no_progress
 from lavise.tasks.engine.stage import StageRunner
+from lavise.tasks.report.summary import describe_audit
 from tests.unit.flows.helpers import make_config
 from tests.unit.tasks.helpers import write_image
 
@@ -92,6 +93,28 @@ def test_how_data_were_read_is_logged_and_kept(tmp_path: Path, caplog: pytest.Lo
     assert [r.getMessage() for r in caplog.records] == [f"  reference {tmp_path.name}/train: {note}"]
     assert found.collect_notes() == {Role.TRAIN: [note]}
     assert [facts.notes for facts in found.describe(dict.fromkeys(Role, ""))] == [(note,), (), ()]
+
+
+def test_several_sources_are_named(tmp_path: Path) -> None:
+    """For MLflow, in the report's heading, and to an analysis that takes the first so many."""
+    for source, label in (("a", "cat"), ("b", "dog")):
+        for number in range(4):
+            seed = number + 10 * (source == "b")
+            write_image(tmp_path / source / label / f"{number}.png", 8, 8, seed=seed)
+    sources = [f"{{kind: image_folder, root: {tmp_path / name}, evaluation_share: 0.5}}" for name in "ab"]
+    reference = f"reference={{kind: combined, sources: [{', '.join(sources)}]}}"
+    config = load_config("coco-mini", [reference, f"target.root={tmp_path / 'a'}"])
+    found = open_inputs(config, cast(Any, None), no_progress)
+    places = describe_sources(config, cast(Any, None))
+    assert places[Role.TRAIN] == places[Role.EVALUATION] == f"{tmp_path / 'a'}, {tmp_path / 'b'}"
+    facts = found.describe(places)[0]
+    assert facts.name == "a/train + b/train"
+    assert any(note.startswith("1-image_folder is b/train: 2 pictures") for note in facts.notes)
+    heading = describe_audit(config, "m", found.train, found.evaluation, found.target)
+    assert heading["Reference"] == "a/train + b/train: 4 pictures to train, 4 to evaluate, 2 categories"
+    assert "0 of 2 categories are of several sources" in heading["How data were read"]
+    few = take_images(found, 2, no_progress).train
+    assert [a.concept for r in few.records for a in r.annotations] == ["cat", "dog"]
 
 
 def test_what_was_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -211,3 +211,16 @@ def test_annotations_mistakes() -> None:
         make_grouping(AnnotationGroups(kind="annotations", predicate="cat"), FIELD, data, KEYS)
     with pytest.raises(UserError, match=r"^bias\.groups: found 'cta'; .*did you mean 'cat'"):
         make_grouping(AnnotationGroups(kind="annotations", predicate="cta"), FIELD, data, KEYS)
+
+
+def test_a_picture_for_which_the_answer_is_not_known_is_in_no_group() -> None:
+    asked = [None, frozenset({"dog"}), frozenset({"cat"}), frozenset({"cat"})]
+    labels = ["cat", "dog", "cat", ""]
+    records = tuple(
+        ImageRecord(f"{i}.png", Path(f"{i}.png"), tuple(Annotation(c) for c in own.split()), looked_for=known)
+        for i, (own, known) in enumerate(zip(labels, asked, strict=True))
+    )
+    data = Dataset("x", records, ("cat", "dog"))
+    keys = [r.key for r in records]
+    found = make_grouping(AnnotationGroups(kind="annotations", predicate="cat"), FIELD, data, keys)
+    assert found.of_image.tolist() == [0, -1, 0, 1]

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def picture(*concepts: str) -> ImageRecord:
     return ImageRecord("a.png", Path("a.png"), tuple(Annotation(c) for c in concepts))
 
 
-def holds(text: str, *concepts: str) -> bool:
+def holds(text: str, *concepts: str) -> bool | None:
     return parse_predicate(text, CONCEPTS, "bias.groups")(picture(*concepts))
 
 
@@ -125,3 +126,24 @@ def test_case_counts_where_two_categories_fit() -> None:
 def test_name_with_an_underscore() -> None:
     assert parse_predicate("hot_dog", ("hot_dog", "cat"), "f")(picture("hot_dog"))
     assert parse_predicate("Hot_Dog", ("hot_dog", "cat"), "f")(picture("hot_dog"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("person", True),
+        ("car", False),
+        ("'hot dog'", None),
+        ("not 'hot dog'", None),
+        ("'hot dog' = 0", None),
+        ("t-shirt", True),  # labelled, though it was not looked for
+        ("person or 'hot dog'", True),
+        ("car and 'hot dog'", False),
+        ("person and 'hot dog'", None),
+        ("car or 'hot dog'", None),
+        ("not (car and 'hot dog')", True),
+    ],
+)
+def test_what_was_not_looked_for_is_not_known(text: str, expected: bool | None) -> None:
+    record = replace(picture("person", "t-shirt"), looked_for=frozenset({"person", "Car"}))
+    assert parse_predicate(text, CONCEPTS, "bias.groups")(record) is expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,29 @@ def test_category_without_a_picture_is_tested_on_all(tmp_path: Path) -> None:
     assert same["category"] is None
     for key in ("p_value", "random_own_logit", "random_changed", "own_logit", "classes"):
         assert row[key] == same[key]
+
+
+def test_pictures_on_which_a_category_was_not_looked_for_are_neither_with_nor_without_it(tmp_path: Path) -> None:
+    """The green picture of a frog is not known to be without an apple; figures over all pictures stay."""
+    model, head, records, words = make_planted(tmp_path / "p")
+    asked = [replace(r, looked_for=frozenset({"frog", "sky"})) if i == 2 else r for i, r in enumerate(records)]
+    concepts = ("apple", "frog", "sky")
+    rest = [r for i, r in enumerate(records) if i != 2]
+    given, hidden, alone = (
+        measure(
+            *(model, "act", own, tmp_path / name, head, words, names("apple", "tree frog", "sky"), concepts),
+            fill="zero",
+        )
+        for own, name in ((records, "a"), (asked, "b"), (rest, "c"))
+    )
+    plain, found, without = (next(r for r in rows if r["word"] == "apples") for _, _, rows, _ in (given, hidden, alone))
+    assert (plain["num_without"], found["num_without"]) == (3, 2)
+    for key, value in found.items():
+        if key.endswith("_without") or key == "classes":
+            assert_close({key: value}, {key: without[key]}, 1e-5)
+        else:
+            assert value == plain[key], key
+    assert hidden[1] == given[1]
 
 
 def test_random_sets_are_judged_on_the_same_pictures(tmp_path: Path) -> None:

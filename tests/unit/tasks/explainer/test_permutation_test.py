@@ -69,3 +69,18 @@ def test_a_word_predicted_twice_is_one_hit() -> None:
     words, true = np.array([[1, 1], [2, 2], [3, 4]]), np.array([1, 2, 3])
     single = compare_with_chance(np.array([[1, 0], [2, 0], [3, 4]]), true, np.arange(3))
     assert compare_with_chance(words, true, np.arange(3)) == single
+
+
+def test_telling_of_which_data_set_a_picture_is_is_no_knowledge() -> None:
+    """Words 0..4 on the pictures of one data set and 5..9 on those of the other, whatever they show."""
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.arange(80), 2)
+    kind = (image % 2 == 0).astype(np.int64)
+    true = rng.integers(0, 5, len(image)) + 5 * kind
+    told = rng.integers(0, 5, (len(image), 2)) + 5 * kind[:, None]
+    assert compare_with_chance(told, true, image).p_value < 0.001
+    assert compare_with_chance(told, true, image, kind_R=kind).p_value > 0.05
+    right = np.stack([true, told[:, 0]], axis=1)
+    assert compare_with_chance(right, true, image, kind_R=kind).p_value < 0.001
+    # One kind is as none.
+    assert compare_with_chance(told, true, image, kind_R=np.ones_like(kind)) == compare_with_chance(told, true, image)

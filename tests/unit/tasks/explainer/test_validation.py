@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lavise.configs.schema import EvaluateSettings, TrainSettings
+from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.engine.computing import Computing
@@ -30,7 +31,7 @@ from lavise.tasks.explainer.validation import (
     validate_explainer,
 )
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
-from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_regions
+from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish, publish_regions, write_store
 
 CONCEPTS = tuple(f"category {letter}" for letter in "abcdefghij")
 UNKNOWN = "nothing"
@@ -73,6 +74,7 @@ def validate(
     vocabulary: Vocabulary = WITH_UNKNOWN,
     settings: EvaluateSettings = SETTINGS,
     seed: int = 0,
+    **labelled: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is returned, and what the file has."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,7 @@ def validate(
         recall_at=settings.recall_at,
         bootstrap_samples=settings.bootstrap_samples,
         computing=Computing(seed),
+        **labelled,
     )
     found = dict(validate_explainer(inputs, folder))
     written = dict(load_validation(folder))
@@ -290,3 +293,34 @@ def test_nothing_named_is_no_agreement() -> None:
     assert compare_categories(np.full((len(true), 5), 99), true, image) == 1.0
     # Nor are the same words everywhere.
     assert compare_categories(np.tile(np.arange(10), (len(true), 1)), true, image) == 1.0
+
+
+def test_regions_of_pictures_on_which_a_category_was_not_looked_for_do_not_count() -> None:
+    """Named as often where it is as where nobody looked, and never where it is known to be absent."""
+    true, image = np.arange(10), np.arange(10)
+    words = np.tile(np.arange(10), (10, 1))
+    assert compare_categories(words, true, image) == 1
+    known = np.eye(10, dtype=bool)
+    absent = (np.arange(10) + 1) % 10
+    known[absent, np.arange(10)] = True
+    words[absent, np.arange(10)] = -1
+    assert compare_categories(words, true, image, true, known) == pytest.approx(1 / 2**10)
+    # Where it was looked for nowhere else, there is nothing to compare with.
+    assert compare_categories(words, true, image, true, np.eye(10, dtype=bool)) is None
+
+
+def test_what_was_looked_for_is_read_from_the_pictures(tmp_path: Path, trained: Handle, evaluation: Handle) -> None:
+    image = np.load(evaluation.path("image.npy"))
+    num = int(image.max()) + 1
+    store = write_store(tmp_path / "store", np.zeros((num, 1, 1, 1)))
+    handle = evaluation.model_copy(update={"folder": store.folder})
+    plain, _ = validate(tmp_path / "a", trained, evaluation)
+    found = {}
+    for name, asked in (("all", None), ("some", frozenset(EVALUATED[:6]))):
+        records = tuple(
+            ImageRecord(key, Path(key), looked_for=asked if n % 2 else None) for n, key in enumerate(store.keys)
+        )
+        data = Dataset("x", records, EVALUATED)
+        found[name], _ = validate(tmp_path / name, trained, evaluation, activations=handle, pictures=data)
+    assert found["all"] == plain
+    assert found["some"] != plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def unite_by_hand(record: ImageRecord) -> dict[int, AnyArray]:
 
 def fields_of(agreement: MaskAgreement) -> dict[str, AnyArray]:
     fields = {name: value for name, value in vars(agreement).items() if name != "masks"}
-    return fields | {f"masks.{name}": value for name, value in vars(agreement.masks).items()}
+    return fields | {f"masks.{name}": value for name, value in vars(agreement.masks).items() if value is not None}
 
 
 def assert_same(first: MaskAgreement, second: MaskAgreement) -> None:
@@ -165,3 +166,29 @@ def test_same_bits_with_two_processes_and_after_saving(
     assert_same(found, other)
     save_agreement(found, tmp_path)
     assert_same(found, load_agreement(tmp_path))
+
+
+def test_what_was_looked_for_is_kept_and_read_back(tmp_path: Path, cluster: StatisticsCluster) -> None:
+    """Also where only some shards have pictures of which not all is known."""
+    dataset = make_scene(tmp_path / "pictures")
+    concepts = dataset.concepts
+    asked = [*[None] * (len(dataset.records) - 1), frozenset(concepts[:1])]
+    records = tuple(replace(r, looked_for=own) for r, own in zip(dataset.records, asked, strict=True))
+    store = write_store(tmp_path / "s", make_maps(), shard_images=1)
+    plain, _ = measure_agreement(store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
+    found, _ = measure_agreement(store, replace(dataset, records=records), Geometry(SIZE), THRESHOLDS, cluster)
+    assert plain.masks.looked_for is None
+    assert found.masks.looked_for is not None
+    assert found.masks.looked_for.tolist() == [[own is None or c in own for c in concepts] for own in asked]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    save_agreement(found, tmp_path / "a")
+    assert_same(found, load_agreement(tmp_path / "a"))
+    save_agreement(plain, tmp_path / "b")
+    assert load_agreement(tmp_path / "b").masks.looked_for is None
+    everywhere, elsewhere = found.masks.group_concepts()
+    assert everywhere[0] is None
+    assert everywhere[1].tolist() == [0]
+    assert elsewhere[0] is not None
+    assert elsewhere[0].tolist() == list(range(len(records) - 1))
+    assert elsewhere[1].tolist() == [1, 2]

@@ -100,3 +100,34 @@ def test_masks_of_another_store(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", np.ones((NUM_IMAGES, 2, 4, 4)))
     with pytest.raises(ValueError, match="other activations"):
         detect_concepts(ActivationStore(store.folder), make_masks(make_presence([0.5])))
+
+
+def test_a_concept_is_judged_where_it_was_looked_for(tmp_path: Path) -> None:
+    """As on a store of these pictures alone; looked for on all, nothing changes."""
+    rng = np.random.default_rng(2)
+    maps = rng.normal(size=(NUM_IMAGES, 6, 3, 4)).astype(np.float16)
+    presence = make_presence([0.2, 0.4, 0.5])
+    looked_for = (rng.random(presence.shape) < 0.6) | presence
+    looked_for[:, 1] = True
+    looked_for[:, 2] = presence[:, 2]  # wherever it was looked for, it is
+    masks = make_masks(presence)
+    store = write_store(tmp_path / "s", maps, 7)
+    plain = detect_concepts(store, masks)
+    found = detect_concepts(store, replace(masks, looked_for=looked_for))
+    assert np.isnan(found.auroc[:, 2]).all()
+    assert not found.right[:, 2].any()
+    assert found.num_images.tolist() == plain.num_images.tolist()
+    np.testing.assert_array_equal(found.auroc[:, 1], plain.auroc[:, 1])
+    kept = np.flatnonzero(looked_for[:, 0])
+    rows = np.flatnonzero(np.isin(masks.image, kept))
+    alone = ConceptMasks(
+        np.searchsorted(kept, masks.image[rows]),
+        masks.concept[rows],
+        masks.coverage[rows],
+        masks.pixels[rows],
+        presence[kept],
+    )
+    expected = detect_concepts(write_store(tmp_path / "t", maps[kept], 7), alone)
+    np.testing.assert_array_equal(found.auroc[:, 0], expected.auroc[:, 0])
+    np.testing.assert_array_equal(found.p_value[:, 0], expected.p_value[:, 0])
+    assert (found.auroc[:, 0] != plain.auroc[:, 0]).any()

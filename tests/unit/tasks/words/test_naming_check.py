@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import take_part
+from lavise.tasks.words import naming_check
 from lavise.tasks.words.naming_check import PRECISION_FILE, MeasuredNaming, NamingRule, load_naming, measure_naming
 from tests.unit.tasks.words.test_preferred_words import (
     CHANNELS,
@@ -118,3 +120,19 @@ def test_filters_above_no_threshold_are_judged_by_their_peaks_alone(scene: Scene
     never = LayerMaps(store, np.full(CHANNELS, 1e4, np.float32))
     facts = measure_naming(never, labelled, scene.train, namer, rule, tmp_path / "out", Computing())
     assert facts["num_judged"] == CHANNELS
+
+
+def test_auroc_by_labels_goes_by_the_pictures_on_which_a_concept_was_looked_for() -> None:
+    rng = np.random.default_rng(0)
+    peaks, truth = rng.normal(size=(40, 3)).astype(np.float16), rng.random((40, 4)) < 0.4
+    known = (rng.random(truth.shape) < 0.5) | truth
+    known[:, 2], known[:, 3] = True, False
+    found, plain = (naming_check._measure_auroc(peaks, truth, own) for own in (known, None))
+    for t in range(3):
+        own = known[:, t]
+        for u in range(3):
+            expected = roc_auc_score(truth[own, t], peaks[own, u].astype(np.float64))
+            assert found[u, t] == pytest.approx(expected, abs=1e-12)
+    assert (found[:, 3] == 0.5).all()
+    np.testing.assert_array_equal(found[:, 2], plain[:, 2])
+    assert (found[:, 0] != plain[:, 0]).all()

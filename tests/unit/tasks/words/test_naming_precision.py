@@ -190,3 +190,24 @@ def test_truth_of_the_pictures_of_a_store(tmp_path: Path) -> None:
     )
     data = Dataset("d", records, ("a", "b"))
     assert find_truth(store, data).tolist() == [[True, True], [False, False], [False, True]]
+
+
+def test_statements_are_judged_where_their_word_was_looked_for() -> None:
+    """What is said or annotated where a word was not looked for changes nothing; elsewhere it counts as before."""
+    words, truth = make_words(), make_truth(150, 1)
+    told = make_told(truth, 0.9, 3, words)
+    known = np.random.default_rng(7).random(truth.shape) < 0.6
+    known[:, 0] = False  # nowhere
+    spoiled = np.where(known, truth, ~truth)
+    both = (known, known)
+    found = measure_precision(words, (told, truth), (told, truth), NAMES, looked_for=both)
+    assert measure_precision(words, (told, spoiled), (told, spoiled), NAMES, looked_for=both) == found
+    assert found.counted["a"].carried == 0
+    # Missing labels that count as absence make good words look bad.
+    hidden = truth & known
+    blamed = measure_precision(words, (told, hidden), (told, hidden), NAMES)
+    said = np.array([[3.0, 3.0]])
+    assert found.category.predict(said)[0] > blamed.category.predict(said)[0] + 0.1
+    everything = (np.ones_like(known), None)
+    plain = measure_precision(words, (told, truth), (told, truth), NAMES)
+    assert measure_precision(words, (told, truth), (told, truth), NAMES, looked_for=everything) == plain
