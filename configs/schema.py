@@ -10,6 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, CallableOfFile, PathUnless, Settings, UserPath
 from lavise.configs.coco_references import CocoPanopticReference as CocoPanopticReference
 from lavise.configs.coco_references import CocoReference as CocoReference
+from lavise.configs.drawn_pictures import OpenMojiReference as OpenMojiReference
+from lavise.configs.drawn_pictures import OpenMojiTarget as OpenMojiTarget
+from lavise.configs.drawn_pictures import PatternsReference as PatternsReference
+from lavise.configs.drawn_pictures import PatternsTarget as PatternsTarget
 from lavise.configs.groups import Groups
 from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, PathListTarget, ValueRange
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
@@ -144,16 +148,6 @@ class ImageFolderReference(Settings):
     the format (16 bits, 12 bits in a TIFF that says so, floating point from 0 to 1)."""
 
 
-class OpenMojiReference(Settings):
-    """Scenes of one to three OpenMoji pictures, made here in the COCO layout, with exact masks."""
-
-    kind: Literal["openmoji"]
-    train_scenes: int = Field(default=1200, ge=2)
-    evaluation_scenes: int = Field(default=60, ge=1)
-    size_px: int = Field(default=256, ge=32, le=2048)
-    """Height and width of a scene."""
-
-
 class ImageFolderTarget(Settings):
     """All pictures below a folder; folder names and label files are not read."""
 
@@ -167,24 +161,19 @@ class ImageFolderTarget(Settings):
     """As in the reference."""
 
 
-class OpenMojiTarget(Settings):
-    """OpenMoji scenes of which no label is read."""
-
-    kind: Literal["openmoji"]
-    scenes: int = Field(default=400, ge=1)
-    size_px: int = Field(default=256, ge=32, le=2048)
-
-
 ReferenceSettings = Annotated[
     CocoReference
     | CocoPanopticReference
     | VisualGenomeReference
     | ImageFolderReference
     | OpenMojiReference
-    | CsvLabelsReference,
+    | CsvLabelsReference
+    | PatternsReference,
     Field(discriminator="kind"),
 ]
-TargetSettings = Annotated[ImageFolderTarget | OpenMojiTarget | PathListTarget, Field(discriminator="kind")]
+TargetSettings = Annotated[
+    ImageFolderTarget | OpenMojiTarget | PathListTarget | PatternsTarget, Field(discriminator="kind")
+]
 
 
 class WordSettings(Settings):

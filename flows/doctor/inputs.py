@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lavise.configs.drawn_pictures import Drawn, PatternsReference, PatternsTarget
 from lavise.configs.schema import (
     Config,
-    OpenMojiReference,
-    OpenMojiTarget,
     ReferenceSettings,
     TargetSettings,
     WordSettings,
@@ -82,13 +81,17 @@ def check_data(config: Config) -> Iterator[Check]:
             advice = f"put the data there, or give its place: `{' '.join(f'--set {key}=PATH' for key in faults)}`"
             yield Check(role, "failed", "; ".join(f"{key}: {fault}" for key, fault in faults.items()), advice)
         else:
-            drawn = "OpenMoji scenes, drawn by the run"
-            yield ok(role, drawn if isinstance(settings, OpenMojiReference | OpenMojiTarget) else str(settings.root))
+            yield ok(role, _describe_drawn(settings) if isinstance(settings, Drawn) else str(settings.root))
+
+
+def _describe_drawn(settings: Drawn) -> str:
+    what = "patterns" if isinstance(settings, PatternsReference | PatternsTarget) else "OpenMoji scenes"
+    return f"{what}, drawn by the run"
 
 
 def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) -> dict[str, str]:
     """What of a data set is not there, by setting; of a missing root alone, what would be below it is not told."""
-    if isinstance(settings, OpenMojiReference | OpenMojiTarget):
+    if isinstance(settings, Drawn):
         return {}
     root = settings.root.absolute()
     if not root.is_dir():
