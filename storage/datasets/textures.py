@@ -45,7 +45,7 @@ class ColourRange:
 
 
 COLOURS: Mapping[str, ColourRange] = {
-    "black": ColourRange((0, 360), (0, 0.3), (0, 0.15)),
+    "black": ColourRange((0, 360), (0, 1), (0, 0.13)),
     "white": ColourRange((0, 360), (0, 0.06), (0.92, 1)),
     "grey": ColourRange((0, 360), (0, 0.08), (0.3, 0.7)),
     "red": ColourRange((350, 369), (0.72, 1), (0.45, 1)),
