@@ -32,7 +32,7 @@ def fault_lines(tmp_path: Path, text: str, overrides: list[str] | None = None) -
 
 
 def test_presets_are_the_yaml_files_of_the_package() -> None:
-    assert list_presets() == ["coco-mini", "coco-resnet18", "demo", "vg-resnet50"]
+    assert list_presets() == ["coco-mini", "coco-resnet18", "demo", "low-layers", "vg-resnet50"]
 
 
 @pytest.mark.parametrize("name", list_presets())
@@ -57,8 +57,8 @@ def test_dump_keeps_text_that_is_not_ascii(tmp_path: Path) -> None:
 def test_unknown_preset_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
         UserError,
-        match=r"^config: found 'dmeo'; allowed: a preset \(coco-mini, coco-resnet18, demo, vg-resnet50\) or a YAML "
-        r"file; did you mean demo\?$",
+        match=r"^config: found 'dmeo'; allowed: a preset \(coco-mini, coco-resnet18, demo, low-layers, vg-resnet50\) or a "
+        r"YAML file; did you mean demo\?$",
     ):
         load_config("dmeo")
 
@@ -139,13 +139,15 @@ def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
         "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', 'openmoji', "
-        "'csv_labels'"
+        "'csv_labels', 'patterns'"
     ]
 
 
 def test_missing_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("target: {kind: openmoji}", "target: {root: x}")
-    assert fault_lines(tmp_path, text) == ["target.kind: missing; allowed: 'image_folder', 'openmoji', 'path_list'"]
+    assert fault_lines(tmp_path, text) == [
+        "target.kind: missing; allowed: 'image_folder', 'openmoji', 'path_list', 'patterns'"
+    ]
 
 
 def test_fault_in_a_section_that_depends_on_two_fields(tmp_path: Path) -> None:

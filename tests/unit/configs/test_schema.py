@@ -177,6 +177,7 @@ def test_comparison_by_default() -> None:
         ({"kind": "visual_genome", "root": "r"}, "VisualGenomeReference"),
         ({"kind": "image_folder", "root": "r"}, "ImageFolderReference"),
         ({"kind": "openmoji"}, "OpenMojiReference"),
+        ({"kind": "patterns"}, "PatternsReference"),
     ],
 )
 def test_kind_chooses_the_reference(given: dict[str, str], kind: str) -> None:
