@@ -72,7 +72,7 @@ class HandMade(nn.Module):
         for number, bank in enumerate(_make_gabors()):
             self.register_buffer(f"gabors_{number}", bank)
         prototypes = torch.tensor(list(PROTOTYPES.values()), dtype=torch.float32) / 255
-        self.register_buffer("prototypes", prototypes[None, :, :, None, None])
+        self.register_buffer("prototypes", prototypes)
         steps = torch.tensor([[-1.0, 0.0, 1.0]])
         sobel = torch.tensor([[1.0], [2.0], [1.0]]) @ steps / 8
         self.register_buffer("sobel", torch.stack([sobel, sobel.T])[:, None])
@@ -81,7 +81,8 @@ class HandMade(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
         grey = pictures.mean(dim=1, keepdim=True)
-        far = (pictures[:, None] - self.prototypes).square().sum(dim=2).sqrt()
+        prototypes = self.prototypes[:, :, None, None]
+        far = (pictures[:, None] - prototypes).square().sum(dim=2).sqrt()
         found = [functional.avg_pool2d((1 - far / _REACH).relu(), CELL_PX)]
         for number in range(len(PERIODS_PX)):
             bank = getattr(self, f"gabors_{number}")
@@ -110,7 +111,7 @@ class HandMade(nn.Module):
         return [
             contrast * coherence**2,
             _average(determinant.relu()).sqrt(),
-            _average(fine.sqrt()) * (1 - coherence),
+            _average((fine / 0.03).clamp(max=1)) * (1 - coherence),
             (1 - spread / 0.1).relu(),
         ]
 
