@@ -131,7 +131,11 @@ def main() -> None:
     peaks = store.read_peaks()
     if arguments.scenes:
         is_patterns = "patterns target" in stages
-        data = load_patterns(find("patterns target"), "target") if is_patterns else load_scenes(find("scenes target"), "target")
+        data = (
+            load_patterns(find("patterns target"), "target")
+            if is_patterns
+            else load_scenes(find("scenes target"), "target")
+        )
         names, truth = list(data.concepts), find_truth(store, data)
         forms = index_categories(names)
         said = {r["words"][0] for r in rows if r["words"]} | {r["guess"] for r in rows if r["guess"]}

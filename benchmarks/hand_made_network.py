@@ -67,6 +67,9 @@ def _make_gabors() -> list[Tensor]:
 class HandMade(nn.Module):
     """Pictures [N, 3, H, W] of values 0..1 -> maps [N, C, H / 8, W / 8], none below 0, in the order of `RIGHT`."""
 
+    prototypes: Tensor
+    sobel: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for number, bank in enumerate(_make_gabors()):
@@ -102,7 +105,9 @@ class HandMade(nn.Module):
         blurred = grey
         for _ in range(3):
             blurred = functional.avg_pool2d(_pad(blurred, 2), 5, stride=1)
-        bend = functional.conv2d(_pad(functional.conv2d(_pad(blurred, 1), self.sobel).flatten(0, 1)[:, None], 1), self.sobel)
+        bend = functional.conv2d(
+            _pad(functional.conv2d(_pad(blurred, 1), self.sobel).flatten(0, 1)[:, None], 1), self.sobel
+        )
         bend = bend.unflatten(0, (-1, 2))
         determinant = bend[:, 0, :1] * bend[:, 1, 1:] - bend[:, 0, 1:].square()
         fine = (grey - functional.avg_pool2d(_pad(grey, 1), 3, stride=1)).abs()

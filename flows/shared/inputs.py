@@ -149,8 +149,8 @@ def open_labelled_target(config: Config, runner: StageRunner, progress: Progress
     if isinstance(settings, OpenMojiTarget):
         return _draw_scenes(config, runner, progress, Role.TARGET, settings.size_px, {Role.TARGET: settings.scenes})[0]
     if isinstance(settings, PatternsTarget):
-        sizes = {Role.TARGET: settings.images}
-        return _draw_patterns(config, runner, progress, Role.TARGET, settings.image_px, sizes)[0]
+        splits: dict[str, int] = {Role.TARGET: settings.images}
+        return _draw_patterns(config, runner, progress, Role.TARGET, settings.image_px, splits)[0]
     return find_target_format(settings.kind).read(settings)
 
 

@@ -57,8 +57,8 @@ def test_dump_keeps_text_that_is_not_ascii(tmp_path: Path) -> None:
 def test_unknown_preset_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
         UserError,
-        match=r"^config: found 'dmeo'; allowed: a preset \(coco-mini, coco-resnet18, demo, low-layers, vg-resnet50\) or a "
-        r"YAML file; did you mean demo\?$",
+        match=r"^config: found 'dmeo'; allowed: a preset \(coco-mini, coco-resnet18, demo, low-layers, vg-resnet50\) "
+        r"or a YAML file; did you mean demo\?$",
     ):
         load_config("dmeo")
 

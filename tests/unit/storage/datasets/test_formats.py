@@ -16,9 +16,7 @@ from lavise.storage.datasets.base import Dataset, Reference
 from lavise.storage.datasets.formats import Format, find_format, find_target_format, register_format
 
 
-@pytest.mark.parametrize(
-    ("settings", "find"), [(ReferenceSettings, find_format), (TargetSettings, find_target_format)]
-)
+@pytest.mark.parametrize(("settings", "find"), [(ReferenceSettings, find_format), (TargetSettings, find_target_format)])
 def test_all_kinds_of_the_settings_can_be_read(settings: Any, find: Callable[[str], Any]) -> None:
     union, *_ = typing.get_args(settings)
     members = [m for m in typing.get_args(union) if m not in typing.get_args(Drawn)]

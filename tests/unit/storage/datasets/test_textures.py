@@ -40,8 +40,7 @@ def test_ranges_do_not_overlap() -> None:
     """Of any two terms, some side of HSV is apart."""
     for one, other in combinations(COLOURS.values(), 2):
         apart = any(
-            a[1] < b[0] or b[1] < a[0]
-            for a, b in ((one.saturation, other.saturation), (one.value, other.value))
+            a[1] < b[0] or b[1] < a[0] for a, b in ((one.saturation, other.saturation), (one.value, other.value))
         )
         turn = (other.hue[0] - one.hue[0]) % 360
         hues_apart = turn > one.hue[1] - one.hue[0] and 360 - turn > other.hue[1] - other.hue[0]
@@ -117,7 +116,5 @@ def test_smooth_is_flat_and_a_gradient_rises_steadily() -> None:
 
 def test_patterns_grow_with_the_picture() -> None:
     """Twice the pixels, the same stripes: half as many turns for each pixel."""
-    turns = [
-        np.abs(np.diff(TEXTURES["striped"](make_rng(3), size) > 0.5, axis=1)).sum() / size for size in (224, 448)
-    ]
+    turns = [np.abs(np.diff(TEXTURES["striped"](make_rng(3), size) > 0.5, axis=1)).sum() / size for size in (224, 448)]
     assert turns[1] == pytest.approx(turns[0], rel=0.1)

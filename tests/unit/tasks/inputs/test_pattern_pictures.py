@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from lavise.storage.state.artefacts import compute_stage_digest
@@ -31,7 +32,7 @@ def test_digest_follows_what_the_pictures_depend_on() -> None:
 
 def test_all_splits_are_there_and_come_again(tmp_path: Path) -> None:
     drawn = [
-        publish(tmp_path / name, "patterns", lambda folder, s=seed: draw_patterns(PatternInputs(SPLITS, 64, s), folder))
+        publish(tmp_path / name, "patterns", partial(draw_patterns, PatternInputs(SPLITS, 64, seed)))
         for name, seed in (("one", 0), ("again", 0), ("other", 1))
     ]
     assert drawn[0].info == {"num_images": 5}
