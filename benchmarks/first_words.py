@@ -4,7 +4,8 @@
     python -m benchmarks.first_words RUN_FOLDER --labels LABELS.csv
 
 A filter's first word is right if the filter detects it: AUROC of its peaks of at least 0.75 between the target's
-pictures with and without the thing. With `--scenes` the truth is the scenes' own annotations (the demo's target). With
+pictures with and without the thing. With `--scenes` the truth is the annotations of the pictures that the run drew as
+its target (scenes or patterns). With
 `--labels` it is a CSV (columns file and label) with one kind for each picture; which words are right for a kind is a
 table made from WordNet before any word is looked at: the kind's lemmas, their head nouns, and what it is a kind of, as
 far as that is true of at most an eighth of ImageNet's classes. A word that is right for no kind cannot be judged.
@@ -35,6 +36,7 @@ from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.words.class_taxonomy import find_hypernyms, find_synset
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.storage.words.wordnet import load_wordnet
+from lavise.tasks.inputs.pattern_pictures import load_patterns
 from lavise.tasks.inputs.scenes import load_scenes
 from lavise.tasks.masks.detection import MIN_AUROC
 from lavise.tasks.words.naming_precision import find_truth
@@ -110,7 +112,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder of an audit of one layer, in its state folder")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--labels", type=Path, help="CSV with the columns file and label")
-    how.add_argument("--scenes", action="store_true", help="by the annotations of the target's scenes")
+    how.add_argument("--scenes", action="store_true", help="by the annotations of a target that was drawn")
     parser.add_argument("--save", metavar="NAME", help="also write benchmarks/results/NAME-DATE.json")
     arguments = parser.parse_args()
     run: Path = arguments.run
@@ -128,7 +130,12 @@ def main() -> None:
     rows = parquet.read_table(run / file_names.FILTERS).to_pylist()
     peaks = store.read_peaks()
     if arguments.scenes:
-        data = load_scenes(find("scenes target"), "target")
+        is_patterns = "patterns target" in stages
+        data = (
+            load_patterns(find("patterns target"), "target")
+            if is_patterns
+            else load_scenes(find("scenes target"), "target")
+        )
         names, truth = list(data.concepts), find_truth(store, data)
         forms = index_categories(names)
         said = {r["words"][0] for r in rows if r["words"]} | {r["guess"] for r in rows if r["guess"]}

@@ -24,14 +24,15 @@ import torch
 from benchmarks import planted_filters
 from benchmarks.common import save_result
 from benchmarks.planted_filters import JudgedGroup, PlanSizes, PlantedFilter
+from lavise.configs.drawn_pictures import Drawn
 from lavise.configs.loading import load_config
 from lavise.configs.registry import RANKINGS
 from lavise.configs.roles import Role
-from lavise.configs.schema import Config, OpenMojiTarget
+from lavise.configs.schema import Config
 from lavise.flows.audit.layer_context import Context, LayerResult, Subject, find_thresholds
 from lavise.flows.audit.layer_stages import LayerAudit
 from lavise.flows.shared.extraction import extract_layers
-from lavise.flows.shared.inputs import open_inputs
+from lavise.flows.shared.inputs import open_inputs, open_labelled_target
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
@@ -46,7 +47,7 @@ from lavise.tasks.engine.stage import StageRunner
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.evaluation import layer_panel
 from lavise.tasks.explainer.naming import load_namer
-from lavise.tasks.inputs import scenes, vocabulary
+from lavise.tasks.inputs import vocabulary
 from lavise.tasks.masks.detection import DETECTION, load_detection
 from lavise.tasks.words import explain
 
@@ -189,9 +190,7 @@ def run_planted(
 
 def _open_labelled_target(config: Config, runner: StageRunner, evaluation: Dataset) -> Dataset:
     """The target's pictures with their masks, for planting alone."""
-    if isinstance(config.target, OpenMojiTarget):
-        return scenes.load_scenes(runner.find(scenes.STAGE, Role.TARGET).handles[0], Role.TARGET)
-    return evaluation
+    return open_labelled_target(config, runner, no_progress) if isinstance(config.target, Drawn) else evaluation
 
 
 def describe(found: PlantedResult) -> dict[str, Any]:

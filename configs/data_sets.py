@@ -18,6 +18,7 @@ from lavise.configs.container_formats import (
     WebDatasetReference,
     WebDatasetTarget,
 )
+from lavise.configs.drawn_pictures import OpenMojiReference, OpenMojiTarget, PatternsReference, PatternsTarget
 from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, PathListTarget, ValueRange
 from lavise.configs.reference_formats import (
     Ade20kReference,
@@ -71,16 +72,6 @@ class ImageFolderReference(Settings):
     the format (16 bits, 12 bits in a TIFF that says so, floating point from 0 to 1)."""
 
 
-class OpenMojiReference(Settings):
-    """Scenes of one to three OpenMoji pictures, made here in the COCO layout, with exact masks."""
-
-    kind: Literal["openmoji"]
-    train_scenes: int = Field(default=1200, ge=2)
-    evaluation_scenes: int = Field(default=60, ge=1)
-    size_px: int = Field(default=256, ge=32, le=2048)
-    """Height and width of a scene."""
-
-
 class ImageFolderTarget(Settings):
     """All pictures below a folder; folder names and label files are not read."""
 
@@ -92,14 +83,6 @@ class ImageFolderTarget(Settings):
     """Whether links that lead out of root are read, too."""
     value_range: ValueRange = None
     """As in the reference."""
-
-
-class OpenMojiTarget(Settings):
-    """OpenMoji scenes of which no label is read."""
-
-    kind: Literal["openmoji"]
-    scenes: int = Field(default=400, ge=1)
-    size_px: int = Field(default=256, ge=32, le=2048)
 
 
 LabelledReference = (
@@ -123,11 +106,19 @@ class CombinedReference(CombinedSettings):
     """Several labelled data sets as one: train with train, evaluation with evaluation."""
 
     sources: tuple[SourceSettings, ...] = Field(min_length=2)
-    """Any kind but `combined` and `openmoji`; counted from 0, as in `--set reference.sources.0.root=FOLDER`."""
+    """Any kind but `combined` and those that are drawn; counted from 0: `--set reference.sources.0.root=FOLDER`."""
 
 
-ReferenceSettings = Annotated[LabelledReference | OpenMojiReference | CombinedReference, Field(discriminator="kind")]
+ReferenceSettings = Annotated[
+    LabelledReference | OpenMojiReference | PatternsReference | CombinedReference, Field(discriminator="kind")
+]
 TargetSettings = Annotated[
-    ImageFolderTarget | OpenMojiTarget | PathListTarget | WebDatasetTarget | HuggingFaceTarget | ParquetTarget,
+    ImageFolderTarget
+    | OpenMojiTarget
+    | PatternsTarget
+    | PathListTarget
+    | WebDatasetTarget
+    | HuggingFaceTarget
+    | ParquetTarget,
     Field(discriminator="kind"),
 ]

@@ -13,12 +13,14 @@ from lavise.configs.coco_references import CocoReference as CocoReference
 from lavise.configs.data_sets import CombinedReference as CombinedReference
 from lavise.configs.data_sets import ImageFolderReference as ImageFolderReference
 from lavise.configs.data_sets import ImageFolderTarget as ImageFolderTarget
-from lavise.configs.data_sets import OpenMojiReference as OpenMojiReference
-from lavise.configs.data_sets import OpenMojiTarget as OpenMojiTarget
 from lavise.configs.data_sets import ReferenceSettings as ReferenceSettings
 from lavise.configs.data_sets import SourceSettings as SourceSettings
 from lavise.configs.data_sets import TargetSettings as TargetSettings
 from lavise.configs.data_sets import VisualGenomeReference as VisualGenomeReference
+from lavise.configs.drawn_pictures import OpenMojiReference as OpenMojiReference
+from lavise.configs.drawn_pictures import OpenMojiTarget as OpenMojiTarget
+from lavise.configs.drawn_pictures import PatternsReference as PatternsReference
+from lavise.configs.drawn_pictures import PatternsTarget as PatternsTarget
 from lavise.configs.groups import Groups
 from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from lavise.configs.drawn_pictures import Drawn
 from lavise.configs.errors import UserError
-from lavise.configs.schema import Config, OpenMojiReference, OpenMojiTarget
+from lavise.configs.schema import Config
 from lavise.flows.doctor.check import Check, ok
 from lavise.flows.doctor.inputs import find_data_faults
 from lavise.storage.datasets.formats import find_format, find_target_format
@@ -37,7 +38,7 @@ def check_contents(config: Config) -> Iterator[Check]:
     """What the reference and the target hold, and a sheet of samples; scenes that the run draws are not looked at."""
     samples: dict[str, list[ImageRecord]] = {}
     for role, settings in (("reference", config.reference), ("target", config.target)):
-        if isinstance(settings, OpenMojiReference | OpenMojiTarget) or find_data_faults(role, settings):
+        if isinstance(settings, Drawn) or find_data_faults(role, settings):
             continue  # nothing to read, or said already
         try:
             parts = _read_within(_READ_SECONDS, lambda role=role: _read(role, config))  # type: ignore[misc]

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lavise.configs.drawn_pictures import Drawn, PatternsReference, PatternsTarget
 from lavise.configs.schema import (
     CombinedReference,
     Config,
-    OpenMojiReference,
-    OpenMojiTarget,
     ReferenceSettings,
     TargetSettings,
     WordSettings,
@@ -90,8 +89,9 @@ def check_data(config: Config) -> Iterator[Check]:
 
 
 def _describe_place(settings: ReferenceSettings | TargetSettings) -> str:
-    if isinstance(settings, OpenMojiReference | OpenMojiTarget):
-        return "OpenMoji scenes, drawn by the run"
+    if isinstance(settings, Drawn):
+        what = "patterns" if isinstance(settings, PatternsReference | PatternsTarget) else "OpenMoji scenes"
+        return f"{what}, drawn by the run"
     if isinstance(settings, CombinedReference):
         return "; ".join(f"{n}-{source.kind}: {source.root}" for n, source in enumerate(settings.sources))
     return str(settings.root)
@@ -99,7 +99,7 @@ def _describe_place(settings: ReferenceSettings | TargetSettings) -> str:
 
 def find_data_faults(role: str, settings: ReferenceSettings | TargetSettings) -> dict[str, str]:
     """What of a data set is not there, by setting; of a missing root alone, what would be below it is not told."""
-    if isinstance(settings, OpenMojiReference | OpenMojiTarget):
+    if isinstance(settings, Drawn):
         return {}
     if isinstance(settings, CombinedReference):
         faults = [find_data_faults(f"{role}.sources.{n}", source) for n, source in enumerate(settings.sources)]

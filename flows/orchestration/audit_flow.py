@@ -40,7 +40,7 @@ def audit(
     """Explain every filter of a network in words.
 
     Args:
-        config: a preset (demo, coco-mini, coco-resnet18, vg-resnet50) or the path of a YAML file on the worker.
+        config: a preset (as `lavise presets` lists them) or the path of a YAML file on the worker.
         weights: `random`, `pretrained`, `package:NAME`, or a checkpoint on the worker; empty takes the config's.
         layers: names of the layers to explain; empty takes the config's.
         seed: of everything that is drawn; empty takes the config's.

@@ -48,7 +48,7 @@ def reaudit(
     """Audit each new checkpoint of a folder or of a registered model, and say what changed since the last one.
 
     Args:
-        config: a preset (demo, coco-mini, coco-resnet18, vg-resnet50) or the path of a YAML file on the worker; its
+        config: a preset (as `lavise presets` lists them) or the path of a YAML file on the worker; its
             model.weights is replaced by each checkpoint in turn.
         source: where checkpoints come from: a folder on the worker, or a registered model in MLflow.
         policy: rules that each audit must pass: `default`, or the path of a YAML file on the worker; empty for none.

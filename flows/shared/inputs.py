@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lavise.configs.drawn_pictures import Drawn
 from lavise.configs.errors import UserError
 from lavise.configs.roles import Role
 from lavise.configs.schema import (
@@ -13,6 +14,8 @@ from lavise.configs.schema import (
     Config,
     OpenMojiReference,
     OpenMojiTarget,
+    PatternsReference,
+    PatternsTarget,
     ReferenceSettings,
     TargetSettings,
 )
@@ -26,7 +29,7 @@ from lavise.storage.state.text import printable
 from lavise.storage.tracking import DatasetFacts
 from lavise.tasks.engine.stage import StageRunner
 from lavise.tasks.engine.stage_inputs import Given
-from lavise.tasks.inputs import scenes
+from lavise.tasks.inputs import pattern_pictures, scenes
 
 log = logging.getLogger("lavise")
 # Both parts of the reference are drawn together.
@@ -89,9 +92,9 @@ def check_bands(config: Config, channels: int) -> None:
             ("target", config.target),
         ]
         for role, settings in parts:
-            if isinstance(settings, OpenMojiReference | OpenMojiTarget):
+            if isinstance(settings, Drawn):
                 raise UserError(
-                    f"{role}.kind: found openmoji, scenes of red, green and blue; the network takes {channels} bands; "
+                    f"{role}.kind: found {settings.kind}, pictures of red, green and blue; the network takes {channels} bands; "
                     "allowed: pictures of yours with as many bands, in TIFF files"
                 )
     bands = config.report.bands
@@ -142,6 +145,8 @@ def describe_sources(config: Config, runner: StageRunner) -> dict[Role, str]:
             return ", ".join(str(part.root.resolve()) for part in settings.sources)
         if isinstance(settings, OpenMojiReference | OpenMojiTarget):
             return f"openmoji scenes {short(runner.find(scenes.STAGE, role).digest)}"
+        if isinstance(settings, PatternsReference | PatternsTarget):
+            return f"patterns {short(runner.find(pattern_pictures.STAGE, role).digest)}"
         return str(settings.root.resolve())
 
     reference, target = source(config.reference, _REFERENCE), source(config.target, Role.TARGET)
@@ -150,19 +155,53 @@ def describe_sources(config: Config, runner: StageRunner) -> dict[Role, str]:
 
 def _open_reference(config: Config, runner: StageRunner, progress: Progress) -> Reference:
     settings = config.reference
-    if not isinstance(settings, OpenMojiReference):
-        return find_format(settings.kind).read(settings, config.seed)
-    splits: dict[str, int] = {Role.TRAIN: settings.train_scenes, Role.EVALUATION: settings.evaluation_scenes}
-    inputs = scenes.SceneInputs(splits, settings.size_px, config.seed, progress)
-    handle = runner.run_one(scenes.STAGE, "scenes reference", inputs, scenes.draw_scenes, role=_REFERENCE)
-    return Reference(scenes.load_scenes(handle, Role.TRAIN), scenes.load_scenes(handle, Role.EVALUATION))
+    if isinstance(settings, OpenMojiReference):
+        sizes = settings.train_scenes, settings.evaluation_scenes
+        train, evaluation = _draw_scenes(config, runner, progress, _REFERENCE, settings.size_px, _split(*sizes))
+        return Reference(train, evaluation)
+    if isinstance(settings, PatternsReference):
+        sizes = settings.train_images, settings.evaluation_images
+        train, evaluation = _draw_patterns(config, runner, progress, _REFERENCE, settings.image_px, _split(*sizes))
+        return Reference(train, evaluation)
+    return find_format(settings.kind).read(settings, config.seed)
+
+
+def _split(num_train: int, num_evaluation: int) -> dict[str, int]:
+    return {Role.TRAIN: num_train, Role.EVALUATION: num_evaluation}
 
 
 def open_target(config: Config, runner: StageRunner, progress: Progress) -> Dataset:
-    """The unlabelled pictures; scenes are drawn first where the settings ask for them."""
+    """The unlabelled pictures; they are drawn first where the settings ask for that."""
+    found = open_labelled_target(config, runner, progress)
+    return found.without_labels() if isinstance(config.target, Drawn) else found
+
+
+def open_labelled_target(config: Config, runner: StageRunner, progress: Progress) -> Dataset:
+    """The same with the labels that drawn pictures have: for benchmarks, an audit does not read them."""
     settings = config.target
-    if not isinstance(settings, OpenMojiTarget):
-        return find_target_format(settings.kind).read(settings)
-    inputs = scenes.SceneInputs({Role.TARGET: settings.scenes}, settings.size_px, config.seed, progress)
-    handle = runner.run_one(scenes.STAGE, "scenes target", inputs, scenes.draw_scenes, role=Role.TARGET)
-    return scenes.load_scenes(handle, Role.TARGET).without_labels()
+    if isinstance(settings, OpenMojiTarget):
+        return _draw_scenes(config, runner, progress, Role.TARGET, settings.size_px, {Role.TARGET: settings.scenes})[0]
+    if isinstance(settings, PatternsTarget):
+        splits: dict[str, int] = {Role.TARGET: settings.images}
+        return _draw_patterns(config, runner, progress, Role.TARGET, settings.image_px, splits)[0]
+    return find_target_format(settings.kind).read(settings)
+
+
+def _draw_scenes(
+    config: Config, runner: StageRunner, progress: Progress, role: str, size_px: int, splits: dict[str, int]
+) -> list[Dataset]:
+    """OpenMoji scenes, a data set for each split."""
+    inputs = scenes.SceneInputs(splits, size_px, config.seed, progress)
+    handle = runner.run_one(scenes.STAGE, f"scenes {role}", inputs, scenes.draw_scenes, role=role)
+    return [scenes.load_scenes(handle, split) for split in splits]
+
+
+def _draw_patterns(
+    config: Config, runner: StageRunner, progress: Progress, role: str, size_px: int, splits: dict[str, int]
+) -> list[Dataset]:
+    """Mosaics of patterns, a data set for each split."""
+    inputs = pattern_pictures.PatternInputs(splits, size_px, config.seed, progress)
+    handle = runner.run_one(
+        pattern_pictures.STAGE, f"patterns {role}", inputs, pattern_pictures.draw_patterns, role=role
+    )
+    return [pattern_pictures.load_patterns(handle, split) for split in splits]

@@ -7,18 +7,17 @@ seed gives the same bits: every scene has a random generator of its own.
 from __future__ import annotations
 
 import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from lavise.storage.datasets.drawn_coco import DrawnObject, describe_object, name_picture, write_instances
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.progress import Progress, no_progress
 
@@ -82,25 +81,20 @@ def write_scenes(
     folder.mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)
     split_key = int(digest_of(split)[:15], 16)
-    images: list[CocoImage] = []
-    annotations: list[CocoAnnotation] = []
+    drawn: list[list[DrawnObject]] = []
 
-    def draw(index: int) -> list[_Drawn]:
+    def draw(index: int) -> list[DrawnObject]:
         rng = np.random.default_rng([seed, split_key, index])
         picture, objects = _compose(rng, sprites, backgrounds, size_px)
-        picture.save(folder / f"{index:06d}.png", compress_level=1)
-        return [_describe(index + 1, category + 1, mask) for category, mask in objects]
+        picture.save(folder / name_picture(index), compress_level=1)
+        return [describe_object(index + 1, category + 1, mask) for category, mask in objects]
 
     with progress(f"draw scenes ({split})", num_scenes) as bar, ThreadPoolExecutor(_DRAW_THREADS) as pool:
-        for index, entries in enumerate(pool.map(draw, range(num_scenes))):
-            name = f"{index:06d}.png"
-            images.append({"id": index + 1, "file_name": name, "height": size_px, "width": size_px})
-            annotations += [{"id": len(annotations) + 1 + n, **entry} for n, entry in enumerate(entries)]
+        for entries in pool.map(draw, range(num_scenes)):
+            drawn.append(entries)
             bar.advance()
-    categories = [{"id": i + 1, "name": n, "supercategory": "scene"} for i, n in enumerate(concepts)]
-    content = {"info": {"description": "OpenMoji scenes, CC BY-SA 4.0"}, "licenses": [], "images": images}
     file = root / "annotations" / f"instances_{split}.json"
-    file.write_text(json.dumps({**content, "annotations": annotations, "categories": categories}), "utf-8")
+    write_instances(file, drawn, size_px, concepts, "scene", "OpenMoji scenes, CC BY-SA 4.0")
 
 
 @lru_cache(maxsize=1)
@@ -177,50 +171,3 @@ def _draw_background(rng: np.random.Generator, backgrounds: list[Image.Image], s
     left, top = (int(rng.integers(0, n - side + 1)) for n in photo.size)
     patch = photo.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.BICUBIC)
     return which, patch.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1))))
-
-
-class CocoImage(TypedDict):
-    """A picture in COCO's annotations."""
-
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-class RunLengths(TypedDict):
-    """A mask: [height, width], and COCO's compressed run lengths."""
-
-    size: list[int]
-    counts: str
-
-
-class _Drawn(TypedDict):
-    """An object of a scene, before it has a number; `bbox` is x, y, width, height in pixels."""
-
-    image_id: int
-    category_id: int
-    iscrowd: int
-    area: float
-    bbox: list[float]
-    segmentation: RunLengths
-
-
-class CocoAnnotation(_Drawn):
-    """The same in COCO's annotations."""
-
-    id: int
-
-
-def _describe(image_id: int, category_id: int, mask: npt.NDArray[np.uint8]) -> _Drawn:
-    from pycocotools import mask as coco_mask
-
-    rle = coco_mask.encode(np.asfortranarray(mask))
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "iscrowd": 0,
-        "area": float(coco_mask.area(rle)),
-        "bbox": [float(v) for v in coco_mask.toBbox(rle)],
-        "segmentation": {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")},
-    }

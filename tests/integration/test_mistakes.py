@@ -17,7 +17,10 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run", "dmo"], "found 'dmo'; allowed: a preset (coco-mini, coco-resnet18, demo, vg-resnet50) or a YAML file"),
+        (
+            ["run", "dmo"],
+            "found 'dmo'; allowed: a preset (coco-mini, coco-resnet18, demo, low-layers, vg-resnet50) or a YAML file",
+        ),
         (["run", "demo", "--set", "train.objective=best"], "train.objective: found 'best'; allowed: 'hinge', 'cosine'"),
         (
             ["run", "demo", "--set", "explain.topimages=3"],

@@ -33,7 +33,7 @@ def fault_lines(tmp_path: Path, text: str, overrides: list[str] | None = None) -
 
 
 def test_presets_are_the_yaml_files_of_the_package() -> None:
-    assert list_presets() == ["coco-mini", "coco-resnet18", "demo", "vg-resnet50"]
+    assert list_presets() == ["coco-mini", "coco-resnet18", "demo", "low-layers", "vg-resnet50"]
 
 
 @pytest.mark.parametrize("name", list_presets())
@@ -58,8 +58,8 @@ def test_dump_keeps_text_that_is_not_ascii(tmp_path: Path) -> None:
 def test_unknown_preset_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
         UserError,
-        match=r"^config: found 'dmeo'; allowed: a preset \(coco-mini, coco-resnet18, demo, vg-resnet50\) or a YAML "
-        r"file; did you mean demo\?$",
+        match=r"^config: found 'dmeo'; allowed: a preset \(coco-mini, coco-resnet18, demo, low-layers, vg-resnet50\) "
+        r"or a YAML file; did you mean demo\?$",
     ):
         load_config("dmeo")
 
@@ -141,7 +141,7 @@ def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     assert fault_lines(tmp_path, text) == [
         "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', "
         "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface', "
-        "'openmoji', 'combined'"
+        "'openmoji', 'patterns', 'combined'"
     ]
 
 
@@ -205,7 +205,8 @@ def test_defaults_that_came_later_are_no_part_of_a_sources_identity(tmp_path: Pa
 def test_missing_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("target: {kind: openmoji}", "target: {root: x}")
     assert fault_lines(tmp_path, text) == [
-        "target.kind: missing; allowed: 'image_folder', 'openmoji', 'path_list', 'webdataset', 'huggingface', 'parquet'"
+        "target.kind: missing; allowed: 'image_folder', 'openmoji', 'patterns', 'path_list', 'webdataset', "
+        "'huggingface', 'parquet'"
     ]
 
 

@@ -198,6 +198,7 @@ def test_comparison_by_default() -> None:
         ({"kind": "open_images", "root": "r"}, "OpenImagesReference"),
         ({"kind": "ade20k", "root": "r"}, "Ade20kReference"),
         ({"kind": "broden", "root": "r"}, "BrodenReference"),
+        ({"kind": "patterns"}, "PatternsReference"),
     ],
 )
 def test_kind_chooses_the_reference(given: dict[str, str], kind: str) -> None:

@@ -58,6 +58,7 @@ from lavise.tasks.explainer.transfer import TransferInputs
 from lavise.tasks.explainer.validation import ValidationInputs
 from lavise.tasks.group_bias.analysis import BiasInputs
 from lavise.tasks.history.filter_matching import AuditedLayer, DiffInputs
+from lavise.tasks.inputs.pattern_pictures import PatternInputs
 from lavise.tasks.inputs.scenes import SceneInputs
 from lavise.tasks.inputs.vocabulary import VocabularyInputs
 from lavise.tasks.masks.agreement import AGREEMENT
@@ -399,14 +400,15 @@ def test_the_requests_of_an_extraction() -> None:
 
 def test_the_request_of_scenes_and_of_a_vocabulary() -> None:
     """Their rules are texts with versions in them, which no digest may lose."""
-    scenes = SceneInputs({"train": 4, "evaluation": 3}, 64, 3).request()
-    assert scenes.inputs == {}
-    assert {k: v for k, v in scenes.settings.items() if k != "sources"} == {
-        "splits": {"train": 4, "evaluation": 3},
-        "size_px": 64,
-        "seed": 3,
-    }
-    assert scenes.settings["sources"]
+    for drawn in (SceneInputs, PatternInputs):
+        pictures = drawn({"train": 4, "evaluation": 3}, 64, 3).request()
+        assert pictures.inputs == {}
+        assert {k: v for k, v in pictures.settings.items() if k != "sources"} == {
+            "splits": {"train": 4, "evaluation": 3},
+            "size_px": 64,
+            "seed": 3,
+        }
+        assert pictures.settings["sources"]
     settings = WordSettings(vectors="glove.txt", vocabulary_size=10)
     given: Given[Any] = Given(None, "vectors")
     words = VocabularyInputs(settings, CONCEPTS, given).request()
@@ -488,5 +490,5 @@ def test_no_declaration_is_forgotten() -> None:
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, StageInputs) and value is not StageInputs:
                 declared.add(value)
-    elsewhere = {ExtractionInputs, SceneInputs, VocabularyInputs}
+    elsewhere = {ExtractionInputs, PatternInputs, SceneInputs, VocabularyInputs}
     assert declared == {type(inputs) for inputs, _, _ in KNOWN} | elsewhere

@@ -145,3 +145,10 @@ def test_a_target_format_is_one_registration(tmp_path: Path, monkeypatch: pytest
     assert look_all(partial(inputs.check_data, config))["target"].status == "ok"
     runner = StageRunner(ArtefactStore(tmp_path / "state"))
     assert [r.key for r in open_target(config, runner, no_progress).records] == ["b.png", "a.png"]
+
+
+def test_patterns_are_drawn_by_the_run() -> None:
+    checks = look_all(partial(inputs.check_data, load_config("low-layers")))
+    assert {name: check.found for name, check in checks.items()} == dict.fromkeys(
+        ("reference", "target"), "patterns, drawn by the run"
+    )
