@@ -94,8 +94,8 @@ def check_bands(config: Config, channels: int) -> None:
         for role, settings in parts:
             if isinstance(settings, Drawn):
                 raise UserError(
-                    f"{role}.kind: found {settings.kind}, pictures of red, green and blue; the network takes {channels} bands; "
-                    "allowed: pictures of yours with as many bands, in TIFF files"
+                    f"{role}.kind: found {settings.kind}, drawn in red, green and blue; the network takes {channels} "
+                    "bands; allowed: pictures of yours with as many bands, in TIFF files"
                 )
     bands = config.report.bands
     if bands is not None and (channels in COLOUR_CHANNELS or max(bands) > channels):

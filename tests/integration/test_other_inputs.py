@@ -181,7 +181,7 @@ def test_pictures_of_another_number_of_bands_are_told_of(bands: tuple[Path, Fini
 def test_scenes_in_colours_are_refused_at_once(bands: tuple[Path, Finished]) -> None:
     done = run_here(bands[0], "run", str(bands[0] / "planted.yaml"), "--set", "target={kind: openmoji}")
     assert done.code == 2
-    assert "target.kind: found openmoji, scenes of red, green and blue; the network takes 5 bands" in " ".join(
+    assert "target.kind: found openmoji, drawn in red, green and blue; the network takes 5 bands" in " ".join(
         done.stderr.split()
     )
 
