@@ -4,7 +4,7 @@ UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin
 TWO := --numprocesses 2 --dist loadfile
-NUMERIC := $(addprefix tests/unit/,storage/datasets/test_geometry.py tasks/numerics tasks/masks tasks/activations \
+NUMERIC := $(addprefix tests/unit/,storage/images/test_geometry.py tasks/numerics tasks/masks tasks/activations \
 	tasks/evaluation tasks/words/test_preference.py tasks/words/test_naming_precision.py)
 export UV_PYTHON_DOWNLOADS := never
 # Two tests at a time: threads of each that wait for the other's cost more than they give.

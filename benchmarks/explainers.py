@@ -32,7 +32,7 @@ from lavise.configs.schema import CocoReference, ExplainerSettings, TrainSetting
 from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.coco import load_coco_reference
+from lavise.storage.datasets.readers.coco import load_coco_reference
 from lavise.storage.models.class_names import load_class_names
 from lavise.storage.models.classifier_head import find_linear_head
 from lavise.storage.models.layer_survey import select_layers

@@ -16,8 +16,8 @@ import torch
 from benchmarks.common import measure_alternating, read_arguments, save_result
 from lavise.configs.loading import load_config
 from lavise.configs.schema import CocoReference
-from lavise.storage.datasets.coco import load_coco_reference
 from lavise.storage.datasets.input_images import load_input
+from lavise.storage.datasets.readers.coco import load_coco_reference
 from lavise.storage.models.target_model import load_target_model
 from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_images, run_network
 from lavise.tasks.engine.stage_inputs import Given

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, read_shard_maps, write_shard
 from lavise.storage.array_types import FloatArray, HalfArray
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.words.lemmas import find_category, index_categories
 from lavise.tasks.engine.stage import Info, Stage

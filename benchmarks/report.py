@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.common import save_result
 from lavise.configs.schema import ReportSettings
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state import file_names
 from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
 from lavise.tasks.report.page import write_page

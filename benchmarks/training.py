@@ -21,8 +21,8 @@ from lavise.configs.loading import load_config
 from lavise.configs.schema import CocoReference
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.coco import load_coco_reference
 from lavise.storage.datasets.input_images import load_input, read_input_size
+from lavise.storage.datasets.readers.coco import load_coco_reference
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names

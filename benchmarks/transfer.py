@@ -25,7 +25,7 @@ from lavise.configs.roles import Role
 from lavise.configs.schema import ImageFolderTarget, TrainSettings
 from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.activations import ActivationStore
-from lavise.storage.datasets.image_folder import load_image_folder_target
+from lavise.storage.datasets.readers.image_folder import load_image_folder_target
 from lavise.storage.models.layer_survey import select_layers
 from lavise.storage.models.target_model import load_target_model
 from lavise.tasks.activations.extract import ExtractionInputs

@@ -58,7 +58,7 @@ class CocoReference(CocoFiles):
     """What to do with crowds, which iscrowd=1 marks."""
     crowd_marks: Annotated[Literal["auto", "believe"], SINCE_DEFAULT] = "auto"
     """believe: iscrowd=1 is a crowd. auto: it is not where the file marks run lengths of single objects so, as datumaro
-    and supervision do (storage/datasets/coco_crowds.py)."""
+    and supervision do (storage/datasets/readers/coco_crowds.py)."""
     max_images: int | None = Field(default=None, ge=1)
     """Take only the first so many pictures of each file, in the order of their ids."""
 

@@ -21,7 +21,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ReferenceSettings, TargetSettings
 from lavise.storage.datasets.base import Annotation, Dataset
 from lavise.storage.datasets.formats import find_format, find_target_format
-from lavise.storage.datasets.images import read_size
+from lavise.storage.images.images import read_size
 
 PAGE = REPOSITORY / "docs" / "data.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.layouts -->", "<!-- end: python -m benchmarks.layouts -->"

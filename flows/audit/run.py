@@ -28,7 +28,7 @@ from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import Inputs, check_bands, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
 from lavise.storage.activations import INDEX_FILE
-from lavise.storage.datasets.images import num_decoded
+from lavise.storage.images.images import num_decoded
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names

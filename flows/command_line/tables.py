@@ -13,7 +13,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import list_presets, load_config
 from lavise.configs.schema import ModelSettings
 from lavise.flows.shared.console import escape, make_console, make_table
-from lavise.storage.datasets.geometry import describe_size
+from lavise.storage.images.geometry import describe_size
 from lavise.storage.state import file_names
 
 if TYPE_CHECKING:

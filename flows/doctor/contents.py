@@ -126,7 +126,7 @@ def check_headers(role: str, records: Sequence[ImageRecord]) -> Iterator[Check]:
     Args:
         role: `reference` or `target`.
     """
-    from lavise.storage.datasets.images import BrokenImageError, read_header
+    from lavise.storage.images.images import BrokenImageError, read_header
 
     end = time.monotonic() + _HEADER_SECONDS
     broken, framed, unranged = Counter[str](), 0, list[str]()

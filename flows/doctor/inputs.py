@@ -17,7 +17,7 @@ from lavise.configs.schema import (
 )
 from lavise.flows.doctor.check import Check, ok
 from lavise.storage.datasets.formats import find_format, find_target_format
-from lavise.storage.datasets.picture_files import describe_left_out, find_pictures, has_picture
+from lavise.storage.images.picture_files import describe_left_out, find_pictures, has_picture
 
 if TYPE_CHECKING:
     from lavise.storage.models.layers import Layer
@@ -45,7 +45,7 @@ def check_word_vectors(words: WordSettings) -> Iterator[Check]:
 
 def check_demo() -> Iterator[Check]:
     """What `lavise demo` is made from: its weights are there, and a scene can be drawn."""
-    from lavise.storage.datasets.openmoji import write_scenes
+    from lavise.storage.datasets.readers.openmoji import write_scenes
     from lavise.storage.models.weight_files import find_weights_file
 
     weights = find_weights_file(DEMO_WEIGHTS)

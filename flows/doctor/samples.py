@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.datasets.images import BrokenImageError, open_image, uses_little
+from lavise.storage.images.images import BrokenImageError, open_image, uses_little
 from lavise.storage.state.text import printable
 
 _SIDE = 240

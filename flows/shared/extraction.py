@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lavise.configs.roles import Role
 from lavise.storage.activations import INDEX_FILE
-from lavise.storage.datasets.images import LITTLE_SHARE
+from lavise.storage.images.images import LITTLE_SHARE
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations import extract
 from lavise.tasks.engine.stage import Info, StageRunner

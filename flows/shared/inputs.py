@@ -22,7 +22,7 @@ from lavise.configs.schema import (
 from lavise.storage.datasets.base import Dataset, Reference
 from lavise.storage.datasets.formats import find_format, find_target_format
 from lavise.storage.datasets.input_images import COLOUR_CHANNELS
-from lavise.storage.datasets.picture_files import describe_left_out
+from lavise.storage.images.picture_files import describe_left_out
 from lavise.storage.state.digest import short
 from lavise.storage.state.progress import Progress
 from lavise.storage.state.text import printable

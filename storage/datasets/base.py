@@ -13,7 +13,7 @@ import numpy as np
 
 from lavise.configs.errors import UserError
 from lavise.storage.array_types import BoolArray
-from lavise.storage.datasets.inner_files import PictureFile
+from lavise.storage.images.inner_files import PictureFile
 from lavise.storage.state.digest import digest_files, digest_of
 from lavise.storage.state.progress import Progress, no_progress
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lavise.storage import datasets
+from lavise.storage.datasets import readers
 from lavise.storage.datasets.base import Dataset, Reference
 
 
@@ -76,5 +76,5 @@ def find_target_format(kind: str) -> TargetFormat:
 
 
 def _import_readers() -> None:
-    for module in pkgutil.iter_modules(datasets.__path__):
-        importlib.import_module(f"{datasets.__name__}.{module.name}")
+    for module in pkgutil.iter_modules(readers.__path__):
+        importlib.import_module(f"{readers.__name__}.{module.name}")

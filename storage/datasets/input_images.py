@@ -13,11 +13,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from lavise.storage.array_types import FloatArray
-from lavise.storage.datasets.band_images import is_tiff, read_band_size, read_bands, show_bands
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import BrokenImageError, Range, open_image, read_size
-from lavise.storage.datasets.inner_files import InnerFile, PictureFile
+from lavise.storage.images.band_images import is_tiff, read_band_size, read_bands, show_bands
+from lavise.storage.images.geometry import Geometry
+from lavise.storage.images.images import BrokenImageError, Range, open_image, read_size
+from lavise.storage.images.inner_files import InnerFile, PictureFile
 
 ImageSource = PictureFile | ImageRecord
 """A picture; a record says in which range its values are."""

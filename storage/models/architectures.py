@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lavise.configs.base import TRANSFORMERS
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
-from lavise.storage.datasets.geometry import Size
+from lavise.storage.images.geometry import Size
 from lavise.storage.models.transformers_networks import Preprocessing, find_network
 from lavise.storage.state.digest import canonical_json, digest_file
 from lavise.storage.state.text import one_line

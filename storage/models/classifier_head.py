@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lavise.storage.datasets.geometry import Size, split_size
+from lavise.storage.images.geometry import Size, split_size
 from lavise.storage.models.layers import ActivationTap, Layer, to_input
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lavise.configs.errors import CheckpointError, UserError
-from lavise.storage.datasets.geometry import Size, split_size
+from lavise.storage.images.geometry import Size, split_size
 from lavise.storage.models.layers import FUNCTIONAL, ForwardVisitor, Layer, Layout, Point, name_call, to_input
 from lavise.storage.models.locality import find_misplaced
 

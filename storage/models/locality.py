@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lavise.storage.datasets.geometry import Size, split_size
+from lavise.storage.images.geometry import Size, split_size
 from lavise.storage.models.layers import Layer, LayerHooks, to_input
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lavise.configs.errors import UserError
-from lavise.storage.datasets.geometry import Size, split_size
+from lavise.storage.images.geometry import Size, split_size
 from lavise.storage.models.layers import ActivationTap, Layer, to_input
 
 if TYPE_CHECKING:

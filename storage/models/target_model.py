@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lavise.configs.base import TRANSFORMERS
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.models.architectures import digest_code, find_architecture
 from lavise.storage.models.layer_survey import LayerSurvey, select_layers, survey_layers
 from lavise.storage.models.layers import Layer

@@ -14,8 +14,8 @@ import torch
 
 from lavise.configs.registry import ATTENTION
 from lavise.storage.array_types import FloatArray, IntArray
-from lavise.storage.datasets.geometry import find_regions
 from lavise.storage.datasets.input_images import ImageSource, load_input
+from lavise.storage.images.geometry import find_regions
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.extract import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward

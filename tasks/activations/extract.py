@@ -20,8 +20,8 @@ from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ShardGrid, finish_store, has_shard, write_shard
 from lavise.storage.array_types import HalfArray
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.images import BrokenImageError, uses_little
 from lavise.storage.datasets.input_images import InputImage, load_input, make_blank
+from lavise.storage.images.images import BrokenImageError, uses_little
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json

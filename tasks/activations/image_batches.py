@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.datasets.images import BrokenImageError
 from lavise.storage.datasets.input_images import InputImage, load_input
+from lavise.storage.images.images import BrokenImageError
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.activations.extract import normalise_images
 

@@ -12,7 +12,7 @@ import torch
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import FloatArray
-from lavise.storage.datasets.geometry import area_weights
+from lavise.storage.images.geometry import area_weights
 
 TILES, OVERLAPPING = (1, 2, 3), (1, 2, 3, 4)
 """Parts of a side."""

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from lavise.storage.array_types import DoubleArray, FloatArray, HalfArray
-from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import BrokenImageError
 from lavise.storage.datasets.input_images import InputImage, open_input
+from lavise.storage.images.geometry import Geometry
+from lavise.storage.images.images import BrokenImageError
 from lavise.storage.models.packed_network import PackedNetwork
 
 _BATCH_IMAGES = 32

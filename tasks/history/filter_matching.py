@@ -25,7 +25,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import DiffSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
-from lavise.storage.datasets.geometry import area_weights
+from lavise.storage.images.geometry import area_weights
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.coco import load_coco_instances
-from lavise.storage.datasets.patterns import PATTERNS_VERSION, describe_sources, write_patterns
+from lavise.storage.datasets.readers.coco import load_coco_instances
+from lavise.storage.datasets.readers.patterns import PATTERNS_VERSION, describe_sources, write_patterns
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.stage import Info, Stage

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
-from lavise.storage.datasets.geometry import Geometry, Size, find_regions
+from lavise.storage.images.geometry import Geometry, Size, find_regions
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Info, Stage

@@ -9,9 +9,9 @@ from pathlib import Path
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray
 from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
-from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import BrokenImageError
 from lavise.storage.datasets.input_images import read_input_size
+from lavise.storage.images.geometry import Geometry
+from lavise.storage.images.images import BrokenImageError
 
 
 @dataclass(frozen=True)

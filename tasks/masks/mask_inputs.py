@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage_inputs import HOW, Given, StageInputs, Unstated

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.geometry import Geometry, find_regions
+from lavise.storage.images.geometry import Geometry, find_regions
 from lavise.storage.state import file_names
 from lavise.tasks.activations.thresholds import load_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from lavise.storage.activations import ActivationStore, read_shard_maps
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state import file_names
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Info, Stage

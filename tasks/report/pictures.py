@@ -18,11 +18,11 @@ from PIL import Image
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
-from lavise.storage.datasets.band_images import find_shown_bands
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.geometry import Geometry, area_weights, upsample_maps
-from lavise.storage.datasets.images import BrokenImageError
 from lavise.storage.datasets.input_images import COLOUR_CHANNELS, ImageSource, load_shown
+from lavise.storage.images.band_images import find_shown_bands
+from lavise.storage.images.geometry import Geometry, area_weights, upsample_maps
+from lavise.storage.images.images import BrokenImageError
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.charts.figures import OverviewRow, draw_overview
 

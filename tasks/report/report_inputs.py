@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from lavise.configs.schema import ReportSettings
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.progress import Progress, no_progress

@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from lavise.storage.datasets.openmoji import write_scenes
+from lavise.storage.datasets.readers.openmoji import write_scenes
 from tests.integration.tiny import digest_artefacts, make_arguments, run_here
-from tests.unit.storage.datasets.containers import IMAGE, make_table, write_parquet, write_tar
+from tests.unit.storage.datasets.readers.containers import IMAGE, make_table, write_parquet, write_tar
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 
-from lavise.storage.datasets.patterns import WORDS
+from lavise.storage.datasets.readers.patterns import WORDS
 from tests.integration.tiny import run_here
 
 pytestmark = pytest.mark.slow

@@ -19,9 +19,9 @@ from PIL import Image
 from lavise.configs.loading import load_config
 from lavise.configs.schema import CocoReference
 from lavise.storage.datasets.base import Reference
-from lavise.storage.datasets.coco import load_coco_reference
-from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.input_images import read_input_size
+from lavise.storage.datasets.readers.coco import load_coco_reference
+from lavise.storage.images.geometry import Geometry
 from lavise.tasks.masks.overlaps import load_overlaps
 from tests.integration.other_inputs import CONCEPTS, write_planted_coco
 from tests.integration.tiny import Finished, run_here

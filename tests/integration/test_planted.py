@@ -8,7 +8,7 @@ from benchmarks.planted import PlantedResult, describe, run_planted
 from benchmarks.planted_filters import PlanSizes, judge_planted
 from lavise.configs.loading import load_config
 from lavise.configs.roles import Role
-from lavise.storage.datasets.openmoji import BACKGROUNDS
+from lavise.storage.datasets.readers.openmoji import BACKGROUNDS
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.hand_made import judge
 from benchmarks.hand_made_network import RIGHT, HandMade
-from lavise.storage.datasets.patterns import fill
-from lavise.storage.datasets.textures import COLOURS, TEXTURES
+from lavise.storage.datasets.readers.patterns import fill
+from lavise.storage.datasets.readers.textures import COLOURS, TEXTURES
 
 NAMES = [name for name, _ in RIGHT]
 

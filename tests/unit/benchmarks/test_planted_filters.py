@@ -11,7 +11,7 @@ from benchmarks import planted_filters
 from benchmarks.planted_filters import PlanSizes, PlantedFilter, judge_planted, plan_filters, plant_filters
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from tests.unit.tasks.helpers import AnyArray, encode_mask, write_image, write_store
 
 SIZE = 28

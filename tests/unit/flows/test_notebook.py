@@ -17,7 +17,7 @@ from lavise.configs.roles import Role
 from lavise.configs.schema import ExtractSettings
 from lavise.flows.notebook import Audit, open_audit
 from lavise.flows.shared.extraction import extract_layers
-from lavise.storage.datasets.image_folder import load_image_folder_target
+from lavise.storage.datasets.readers.image_folder import load_image_folder_target
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.files import write_json
 from lavise.tasks.activations.extract import ExtractionInputs

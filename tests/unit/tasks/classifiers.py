@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from lavise.storage.datasets.base import Annotation, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.models.target_model import TargetModel

@@ -16,7 +16,7 @@ from torch.nn import functional
 from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
 from lavise.storage.datasets.base import Annotation, Dataset
-from lavise.storage.datasets.geometry import Geometry, Size, split_size
+from lavise.storage.images.geometry import Geometry, Size, split_size
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.digest import digest_of, digest_tensors

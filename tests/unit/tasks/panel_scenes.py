@@ -9,7 +9,7 @@ import numpy as np
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.masks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement

@@ -18,7 +18,7 @@ from skimage.draw import polygon2mask
 
 from lavise.configs.schema import DiffSettings, ReportSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_json
 from lavise.tasks.activations.thresholds import count_high_bytes

@@ -25,7 +25,7 @@ from lavise.flows.doctor.contents import check_contents
 from lavise.flows.doctor.inputs import check_data
 from lavise.flows.doctor.samples import draw_sheet
 from lavise.storage.datasets.base import Annotation, ImageRecord
-from lavise.storage.datasets.images import num_decoded
+from lavise.storage.images.images import num_decoded
 from tests.unit.flows.doctor.helpers import look_all, make_config
 
 

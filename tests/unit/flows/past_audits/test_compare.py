@@ -27,7 +27,7 @@ from lavise.flows.past_audits.compare import (
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset
-from lavise.storage.datasets.image_folder import load_image_folder_target
+from lavise.storage.datasets.readers.image_folder import load_image_folder_target
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.digest import short

@@ -25,8 +25,8 @@ from lavise.flows.serving.explainer_model import save_explainer_model
 from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import num_decoded
+from lavise.storage.images.geometry import Geometry
+from lavise.storage.images.images import num_decoded
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.words.word_vectors import Vocabulary, load_word_vectors

@@ -19,7 +19,7 @@ from lavise.configs.schema import ExtractSettings
 from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.activations import INDEX_FILE, ActivationStore
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.images import num_decoded
+from lavise.storage.images.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.tasks.activations.extract import ExtractionInputs

@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lavise.storage.datasets.geometry import Geometry
-from lavise.storage.datasets.images import BrokenImageError, open_image
 from lavise.storage.datasets.input_images import load_input, load_shown, make_blank, open_input, read_input_size
+from lavise.storage.images.geometry import Geometry
+from lavise.storage.images.images import BrokenImageError, open_image
 
 GEOMETRIES = [Geometry(16), Geometry((12, 20), "center_crop", 0.9, "bilinear"), Geometry((20, 12))]
 

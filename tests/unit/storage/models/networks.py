@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lavise.storage.datasets.geometry import Size, split_size
+from lavise.storage.images.geometry import Size, split_size
 
 
 class Small(nn.Module):

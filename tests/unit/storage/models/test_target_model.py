@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from lavise.configs.errors import UserError
 from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.schema import ModelSettings
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.models.weight_files import read_weights
 from lavise.storage.state.digest import digest_tensors

@@ -13,8 +13,8 @@ from PIL import Image
 from lavise.configs.registry import ATTENTION
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
-from lavise.storage.datasets.geometry import Geometry
 from lavise.storage.datasets.input_images import ImageSource
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.attention import (
     AttentionMethod,

@@ -20,8 +20,8 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings
 from lavise.storage.activations import ActivationStore, shard_name
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry, Size
-from lavise.storage.datasets.images import num_decoded
+from lavise.storage.images.geometry import Geometry, Size
+from lavise.storage.images.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.activations.extract import ExtractionInputs, check_broken, extract_activations, normalise_images
 from lavise.tasks.engine.stage_inputs import Given

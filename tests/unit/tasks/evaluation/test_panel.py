@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state.progress import no_progress
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.evaluation import panel

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations.top_images import select_top_images
 from lavise.tasks.evaluation.ground_truth import find_ground_truth

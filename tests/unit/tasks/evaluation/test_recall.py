@@ -11,7 +11,7 @@ import torch
 
 from lavise.configs.schema import EvaluateSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.engine.cluster import StatisticsCluster

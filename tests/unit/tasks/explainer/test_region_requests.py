@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lavise.storage.array_types import HalfArray
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.tasks.explainer.region_requests import Region, pool_images, read_rows, shrink_box
 from tests.unit.tasks.helpers import AnyArray, make_model, write_image

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lavise.storage.datasets.openmoji import GRADIENT
+from lavise.storage.datasets.readers.openmoji import GRADIENT
 from lavise.storage.state.artefacts import Handle, compute_stage_digest
 from lavise.tasks.inputs.scenes import STAGE, SceneInputs, draw_scenes, load_scenes
 from tests.unit.tasks.helpers import publish

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.tasks.masks.annotated_shards import annotate_shards, find_looked_for
 from tests.unit.tasks.helpers import write_store
 

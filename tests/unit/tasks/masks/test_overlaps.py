@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry, Size, split_size
+from lavise.storage.images.geometry import Geometry, Size, split_size
 from lavise.tasks.activations.thresholds import compute_thresholds
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.masks.overlaps import Overlaps, count_overlaps, load_overlaps, save_overlaps

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.masks.annotated_shards import AnnotatedShard
 from lavise.tasks.masks.region_pooling import pool_regions, pool_regions_of_shard

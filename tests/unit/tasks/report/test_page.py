@@ -27,7 +27,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from lavise.configs.schema import DiffSettings, ExplainSettings, ReportSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.layer_maps import LayerMaps

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
-from lavise.storage.datasets.geometry import Geometry
+from lavise.storage.images.geometry import Geometry
 from lavise.tasks.report.pictures import (
     ImageBook,
     ReportImages,
