@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.common import measure_alternating, read_arguments, save_result
 from lavise.configs.loading import load_config
@@ -33,7 +32,7 @@ def main() -> None:
     model = load_target_model(config.model, config.seed)
     settings = config.extract
     pictures = np.stack([load_input(r.path, model.geometry, model.channels) for r in data.records])
-    network = model.network.to(memory_format=torch.channels_last)
+    network = model.place("cpu")
 
     def decode() -> None:
         for record in data.records:

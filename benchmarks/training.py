@@ -104,7 +104,7 @@ def run_naive_epoch(trainer: Trainer, model: TargetModel, data: Dataset) -> int:
     entries = [(record, annotation) for record in data.records for annotation in record.annotations]
     order = np.random.default_rng(0).permutation(len(entries))
     batch_size = trainer.config.extract.batch_size
-    network = model.network.to(memory_format=torch.channels_last)
+    network = model.place("cpu")
     with ActivationTap(network, (model.find_layer(LAYER),)) as tap:
         for start in range(0, len(order), batch_size):
             batch = [entries[i] for i in order[start : start + batch_size]]

@@ -45,7 +45,7 @@ class ExplainerModel:
         # MLflow's server calls from several threads, and a forward pass is read through hooks of the one network.
         self._one_forward = threading.Lock()
         if network is not None:
-            network.model.network.to(device).to(memory_format=torch.channels_last)
+            network.model.place(device)
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Words for each row, in the order of the rows.

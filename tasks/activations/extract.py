@@ -106,7 +106,7 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     model, dataset, settings = inputs.model, inputs.pictures.value, inputs.settings
     device, progress = inputs.device, inputs.progress
     grid = ShardGrid(len(dataset.records), settings.shard_images)
-    network = model.network.to(device).to(memory_format=torch.channels_last)
+    network = model.place(device)
     open_shards = [s for s in range(grid.num_shards) if not all(has_shard(f, s) for f in folders.values())]
     num_open = sum(len(grid.images_of(s)) for s in open_shards)
     with (

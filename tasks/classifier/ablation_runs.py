@@ -91,7 +91,7 @@ def run_baseline(
     Raises:
         UserError: class logits that are not finite.
     """
-    network = _place(model, device)
+    network = model.place(device)
     positions: list[int] = []
     logits, pooled, peaks = [], [], []
     with (
@@ -167,7 +167,7 @@ def ablate_by_passes(
     device: str,
 ) -> Iterator[Block]:
     """Blocks of all pictures, for any layer; each ablation of a block is a forward pass with the output edited."""
-    network, fill = _place(model, device), torch.from_numpy(fill_C).to(device)
+    network, fill = model.place(device), torch.from_numpy(fill_C).to(device)
     start = 0
     with ActivationEdit(network, model.find_layer(layer)) as edit:
         for batch in read_batches(records, model, batch_size, device):
@@ -227,10 +227,6 @@ class EffectSums:
         if self.logits is not None:
             for group, chosen in enumerate(groups_GB):
                 self.logits[group] += answer.change[chosen].sum(axis=0, dtype=np.float64)
-
-
-def _place(model: TargetModel, device: str) -> torch.nn.Module:
-    return model.network.to(device).to(memory_format=torch.channels_last)
 
 
 def _to_array(tensor: Any) -> FloatArray:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ClassSettings
@@ -202,7 +201,7 @@ def attribute_images(
     Raises:
         UserError: class logits or contributions that are not finite.
     """
-    network = model.network.to(device).to(memory_format=torch.channels_last)
+    network = model.place(device)
     parts: list[Contributions] = []
     num_images, lowest, highest = 0, np.inf, -np.inf
     with progress("classes", len(records)) as bar:

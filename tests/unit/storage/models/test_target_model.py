@@ -134,3 +134,17 @@ def test_options_may_hold_a_size() -> None:
     settings = {"arch": "timm:vit_tiny_patch16_224", "options": {"img_size": [96, 64]}}
     model = load({**settings, "preprocessing": {"size_px": [96, 64]}})
     assert (model.find_layer("blocks.1").height, model.find_layer("blocks.1").width) == (6, 4)
+
+
+@pytest.mark.parametrize("axes", [4, 5])
+def test_weights_are_laid_out_with_channels_last_where_torch_allows_it(axes: int) -> None:
+    """A network that keeps a tensor of five axes, as some keep grids, is used as it is."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    network.register_buffer("grid", torch.zeros((2,) * axes))
+    model = TargetModel("own", network, "0", "0", Geometry(16), (0.0,) * 3, (1.0,) * 3)
+    placed = model.place("cpu")
+    assert isinstance(placed, torch.nn.Sequential)
+    weight = placed[0].weight
+    assert isinstance(weight, torch.Tensor)
+    assert weight.is_contiguous(memory_format=torch.channels_last) == (axes == 4)
+    assert placed(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 14, 14)
