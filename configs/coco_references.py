@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lavise.configs.base import SINCE_DEFAULT, Settings, UserPath
+from lavise.configs.pictures import ValueRange
 
 
 class CocoFiles(Settings):
@@ -20,6 +21,8 @@ class CocoFiles(Settings):
     evaluation_share: Annotated[float | None, SINCE_DEFAULT] = Field(default=None, gt=0, lt=1)
     """Share of the pictures of train_annotations that is kept for evaluation; split by picture, with no second file.
     None: 0.2 where evaluation_annotations is null or the same file and folder, else the second file is read."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""
 
     @property
     def is_split(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from lavise.configs.base import Settings, UserPath
+from lavise.configs.pictures import ValueRange
 
 Ending = Annotated[str, Field(pattern=r"^[^./\s][^/\s]*$")]
 Endings = Annotated[tuple[Ending, ...], Field(min_length=1)]
@@ -70,6 +71,8 @@ class WebDatasetReference(Settings):
     object_fields: ObjectSettings = ObjectSettings()
     max_images: MaxImages = None
     """Take only the first so many pictures of each part."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""
 
     @model_validator(mode="after")
     def _known_labels(self) -> WebDatasetReference:
@@ -91,6 +94,8 @@ class WebDatasetTarget(Settings):
     """Endings of pictures; all after the first dot of a name is its ending."""
     max_images: MaxImages = None
     """Take only the first so many pictures."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""
 
 
 class HuggingFaceReference(Settings):
@@ -121,6 +126,8 @@ class HuggingFaceReference(Settings):
     """Share of the pictures kept for evaluation; split by picture."""
     max_images: MaxImages = None
     """Take only the first so many pictures of each part."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""
 
     @model_validator(mode="after")
     def _one_kind_of_labels(self) -> HuggingFaceReference:
@@ -144,6 +151,8 @@ class HuggingFaceTarget(Settings):
     """None: the only split that there is."""
     max_images: MaxImages = None
     """Take only the first so many pictures."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""
 
 
 class ParquetTarget(Settings):
@@ -159,3 +168,5 @@ class ParquetTarget(Settings):
     """Column of the pictures' names, all different. None: the file's name and the number of the row."""
     max_images: MaxImages = None
     """Take only the first so many pictures."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""

@@ -53,6 +53,8 @@ class VisualGenomeReference(Settings):
     """Share of the pictures kept for evaluation; split by picture."""
     max_images: int | None = Field(default=None, ge=2)
     """Take only the first so many pictures, in the order of their ids."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""
 
 
 class ImageFolderReference(Settings):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from lavise.configs.base import Settings, UserPath
+from lavise.configs.pictures import ValueRange
 
 Masks = Literal["auto", "segmentation", "box"]
 
@@ -19,6 +20,8 @@ class LabelledPictures(Settings):
     """Share of the pictures kept for evaluation, where the data set has no split of its own; split by picture."""
     max_images: int | None = Field(default=None, ge=2)
     """Take only the first so many pictures of each part, in the order of their names."""
+    value_range: ValueRange = None
+    """Of grey pictures with more than 8 bits: the values that become black and white. None: by the format."""
 
 
 class SplitPictures(LabelledPictures):

@@ -46,8 +46,6 @@ def extract_layers(
             data.name,
             100 * LITTLE_SHARE,
             flat[0],
-            "target.value_range"
-            if role == Role.TARGET
-            else "reference.value_range (image_folder and csv_labels have it)",
+            f"{'target' if role == Role.TARGET else 'reference'}.value_range",
         )
     return handles

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lavise.storage.datasets import readers
@@ -47,12 +47,25 @@ _TARGET_FORMATS: dict[str, TargetFormat] = {}
 
 def register_format(kind: str, known: Format) -> None:
     """Whatever has settings of this kind, as a reference, is read so."""
-    _FORMATS[kind] = known
+
+    def read(settings: Any, seed: int) -> Reference:
+        found = known.read(settings, seed)
+        return Reference(_set_range(found.train, settings), _set_range(found.evaluation, settings))
+
+    _FORMATS[kind] = replace(known, read=read)
 
 
 def register_target_format(kind: str, known: TargetFormat) -> None:
     """Whatever has settings of this kind, as a target, is read so."""
-    _TARGET_FORMATS[kind] = known
+    _TARGET_FORMATS[kind] = replace(known, read=lambda settings: _set_range(known.read(settings), settings))
+
+
+def _set_range(dataset: Dataset, settings: Any) -> Dataset:
+    """Pictures with the range of grey values that the settings ask for, where their kind has that setting."""
+    value_range = getattr(settings, "value_range", None)
+    if value_range is None:
+        return dataset
+    return replace(dataset, records=tuple(replace(r, value_range=value_range) for r in dataset.records))
 
 
 def find_format(kind: str) -> Format:

@@ -70,7 +70,7 @@ def load_csv_labels_reference(settings: CsvLabelsReference, seed: int) -> Refere
     if unnamed := len(path_of) - len(labels_of):
         left_out[f"picture that no line of {clean_name(path.name)} names"] = unnamed
     records = [
-        ImageRecord(key, path_of[key], tuple(map(Annotation, sorted(labels_of[key]))), settings.value_range)
+        ImageRecord(key, path_of[key], tuple(map(Annotation, sorted(labels_of[key]))))
         for key in path_of
         if key in labels_of
     ]

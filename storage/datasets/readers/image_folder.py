@@ -13,7 +13,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_folder, split_by_image
 from lavise.storage.datasets.formats import Format, TargetFormat, register_format, register_target_format
-from lavise.storage.images.images import IMAGE_SUFFIXES, Range
+from lavise.storage.images.images import IMAGE_SUFFIXES
 from lavise.storage.images.picture_files import FoundPictures, describe_left_out, find_pictures
 from lavise.storage.state.text import printable
 from lavise.storage.words.wordnet import load_wordnet, offset_of
@@ -58,7 +58,7 @@ def load_image_folder_reference(settings: ImageFolderReference, seed: int) -> Re
     if settings.class_from is None and (note := _note_depth(inside)):
         notes.append(note)
     names = _ClassNames(settings.class_from or "first")
-    records = {p.path: _make_record(root, p, names, settings.value_range) for p in inside}
+    records = {p.path: _make_record(root, p, names) for p in inside}
     concepts = tuple(sorted({r.annotations[0].concept for r in records.values()}))
     notes += names.list_notes()
     by_part: dict[str, list[ImageRecord]] = defaultdict(list)
@@ -92,10 +92,7 @@ def load_image_folder_target(settings: ImageFolderTarget) -> Dataset:
             f"target.root: no pictures below {root}{_describe_rest(found)}; allowed: "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}, or no ending"
         )
-    records = tuple(
-        ImageRecord(p.relative_to(root).as_posix(), p, value_range=settings.value_range)
-        for p in found.paths[: settings.max_images]
-    )
+    records = tuple(ImageRecord(p.relative_to(root).as_posix(), p) for p in found.paths[: settings.max_images])
     return Dataset(root.name, records, left_out=found.left_out)
 
 
@@ -112,9 +109,9 @@ def _place(root: Path, paths: Sequence[Path]) -> list[_Placed]:
     return [_Placed(path, "", folders) for path, folders in parts_of.items()]
 
 
-def _make_record(root: Path, placed: _Placed, names: _ClassNames, value_range: Range | None) -> ImageRecord:
+def _make_record(root: Path, placed: _Placed, names: _ClassNames) -> ImageRecord:
     concept = names.name(placed.folders)
-    return ImageRecord(placed.path.relative_to(root).as_posix(), placed.path, (Annotation(concept),), value_range)
+    return ImageRecord(placed.path.relative_to(root).as_posix(), placed.path, (Annotation(concept),))
 
 
 class _ClassNames:

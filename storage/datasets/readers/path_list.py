@@ -46,7 +46,7 @@ def load_path_list_target(settings: PathListTarget) -> Dataset:
             f"target.file: none of the {len(path_of)} pictures that {file} names is a file below {root}{example}; "
             "allowed: a path per line, relative to target.root or absolute"
         )
-    records = (ImageRecord(name, path, value_range=settings.value_range) for name, path in path_of.items())
+    records = (ImageRecord(name, path) for name, path in path_of.items())
     notes = (f"{len(missing)} pictures are not there, for example {printable(missing[0])!r}",) if missing else ()
     return Dataset(f"{root.name}/{file.name}", tuple(records), left_out=dict(left_out), notes=notes)
 

@@ -56,7 +56,7 @@ _AT_DEFAULT = (
     *("model.weights_key", "model.weights_prefix", "model.precision", "model.head", "model.head_threshold"),
     "words.language",
     *("reference.masks", "reference.crowd_marks", "reference.evaluation_share"),
-    *("target.follow_links", "target.value_range"),
+    *("target.follow_links", "target.value_range", "reference.value_range"),
 )
 
 

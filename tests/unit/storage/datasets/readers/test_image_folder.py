@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ImageFolderReference, ImageFolderTarget
 from lavise.storage.datasets.base import Reference
+from lavise.storage.datasets.formats import find_format, find_target_format
 from lavise.storage.datasets.readers.image_folder import load_image_folder_reference, load_image_folder_target
 from lavise.storage.images.picture_files import SYSTEM
 
@@ -251,14 +252,14 @@ def test_nothing_but_links_that_lead_out(tmp_path: Path) -> None:
 def test_range_of_values_is_part_of_the_pictures_digest(tmp_path: Path) -> None:
     make_images(tmp_path, "dog/1.png", "dog/2.png")
     plain, ranged = (
-        load_image_folder_target(ImageFolderTarget(root=tmp_path, value_range=r)) for r in (None, (0, 4095))
+        find_target_format("image_folder").read(ImageFolderTarget(root=tmp_path, value_range=r))
+        for r in (None, (0, 4095))
     )
     assert {r.value_range for r in ranged.records} == {(0.0, 4095.0)}
     assert plain.digest_images() != ranged.digest_images()
     settings = ImageFolderReference(kind="image_folder", root=tmp_path, value_range=(0, 4095))
-    assert {r.value_range for r in load_image_folder_reference(settings, 0).train.without_labels().records} == {
-        (0, 4095)
-    }
+    train = find_format("image_folder").read(settings, 0).train
+    assert {r.value_range for r in train.without_labels().records} == {(0, 4095)}
 
 
 @pytest.mark.parametrize("value_range", [(5, 5), (9, 1), (0, float("inf")), (float("nan"), 1), (1,)])
