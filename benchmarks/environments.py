@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -94,6 +95,29 @@ def start_script(module: str, python: Path, folder: Path) -> subprocess.Popen[by
     command: list[str | Path] = [python, "-P", "-m", module, folder]
     with folder.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(command, cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log)
+
+
+def make_files(tool: Tool, module: str, work: Path) -> tuple[Path, str]:
+    """The folder with what a tool wrote, kept where it is there already, and the tool's name with its version.
+
+    Args:
+        module: of ours, that has it write.
+        work: for environments and files.
+    """
+    folder, done = work / "files" / tool.name, work / "files" / f"{tool.name}.done"
+    python = make_environment(tool, work / "environments" / tool.name)
+    if not done.is_file():
+        run_script(module, python, folder)
+        done.touch()
+    return folder, f"{tool.distribution} {read_version(tool, python)}"
+
+
+def write_between(page: Path, begin: str, end: str, lines: Sequence[str]) -> None:
+    """Lines into a page, in place of what stands between two marks."""
+    text = page.read_text("utf-8")
+    before, after = text[: text.index(begin)], text[text.index(end) :]
+    joined = "\n".join(lines)
+    page.write_text(f"{before}{begin}\n\n{joined}\n\n{after}", "utf-8")
 
 
 def read_version(tool: Tool, python: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmarks.common import save_result
-from benchmarks.environments import REPOSITORY, make_environment, read_version, run_script
+from benchmarks.environments import REPOSITORY, make_files, write_between
 from benchmarks.layouts.writers import WRITERS, Case
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ReferenceSettings, TargetSettings
@@ -121,12 +121,7 @@ def make_results(work: Path, names: Sequence[str]) -> list[Result]:
         tool = writer.tool
         if tool.name not in names:
             continue
-        folder, done = work / "files" / tool.name, work / "files" / f"{tool.name}.done"
-        python = make_environment(tool, work / "environments" / tool.name)
-        if not done.is_file():
-            run_script(f"benchmarks.layouts.write_{tool.name}", python, folder)
-            done.touch()
-        version = f"{tool.distribution} {read_version(tool, python)}"
+        folder, version = make_files(tool, f"benchmarks.layouts.write_{tool.name}", work)
         for case in writer.cases:
             results.append(compare(case, folder / case.folder, tool.name, version))
             print(version, case.folder, _describe(results[-1]), sep=" | ")
@@ -154,10 +149,7 @@ def write_table(results: Sequence[Result]) -> None:
         settings = ", ".join(f"{name}: {value}" for name, value in result.settings.items()).replace("|", "\\|")
         text = _describe(result).replace("|", "\\|")
         lines.append(f"| {result.version} | {result.what} | `{settings}` | {text} |")
-    page = PAGE.read_text("utf-8")
-    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    table = "\n".join(lines)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{after}", "utf-8")
+    write_between(PAGE, BEGIN, END, lines)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import save_result
-from benchmarks.environments import REPOSITORY, make_environment, read_version, run_script
+from benchmarks.environments import REPOSITORY, make_files, write_between
 from benchmarks.producers.producer_list import PRODUCERS
 from benchmarks.producers.rows import ROWS, Row
 from benchmarks.producers.shared import TRUTH
@@ -95,12 +95,7 @@ def make_results(work: Path, names: Sequence[str]) -> list[Result]:
     for producer in PRODUCERS:
         if producer.name not in names:
             continue
-        folder, done = work / "files" / producer.name, work / "files" / f"{producer.name}.done"
-        python = make_environment(producer, work / "environments" / producer.name)
-        if not done.is_file():
-            run_script(f"benchmarks.producers.make_{producer.name}", python, folder)
-            done.touch()
-        version = f"{producer.distribution} {read_version(producer, python)}"
+        folder, version = make_files(producer, f"benchmarks.producers.make_{producer.name}", work)
         for row in ROWS:
             if row.producer == producer.name:
                 results.append(Result(producer.name, version, row.file, row.what, *load(row, folder)))
@@ -114,10 +109,7 @@ def write_table(results: Sequence[Result]) -> None:
     for result in results:
         text = result.text.replace("|", "\\|")
         lines.append(f"| {result.version} | `{result.file}` | {result.what} | **{result.outcome}**: {text} |")
-    page = PAGE.read_text("utf-8")
-    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    table = "\n".join(lines)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{after}", "utf-8")
+    write_between(PAGE, BEGIN, END, lines)
 
 
 def main() -> None:

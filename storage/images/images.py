@@ -7,6 +7,8 @@ that the settings give; never by what a picture happens to hold, which would mak
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -65,6 +67,25 @@ def count_decoded() -> None:
     _DecodeCounter.count += 1
 
 
+@contextmanager
+def explain_broken(unknown: str = "no picture of a known format") -> Iterator[None]:
+    """What Pillow raises while a file is decoded, as a BrokenImageError with the reason.
+
+    Args:
+        unknown: what is said of a file that is none of the formats tried.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise BrokenImageError("not found") from None
+    except UnidentifiedImageError:
+        raise BrokenImageError(f"not readable: {unknown}") from None
+    except Image.DecompressionBombError as err:
+        raise BrokenImageError(f"too many pixels: {err}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as err:
+        raise BrokenImageError(f"not readable: {err}") from None
+
+
 def open_image(source: PictureFile | bytes, value_range: Range | None = None) -> Image.Image:
     """Decode a file, or the bytes of one, to RGB, in the orientation that EXIF asks for; of several frames the first.
 
@@ -76,20 +97,11 @@ def open_image(source: PictureFile | bytes, value_range: Range | None = None) ->
         BrokenImageError: with the reason.
     """
     count_decoded()
-    try:
-        with _open(source) as file:
-            file.load()
-            turn = _EXIF_TURNS.get(_read_orientation(file))
-            rgb = _scale_grey(file, value_range) if is_deep(file) else _to_rgb(file)
-            return rgb.transpose(turn) if turn is not None else rgb
-    except FileNotFoundError:
-        raise BrokenImageError("not found") from None
-    except UnidentifiedImageError:
-        raise BrokenImageError("not readable: no picture of a known format") from None
-    except Image.DecompressionBombError as err:
-        raise BrokenImageError(f"too many pixels: {err}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as err:
-        raise BrokenImageError(f"not readable: {err}") from None
+    with explain_broken(), _open(source) as file:
+        file.load()
+        turn = _EXIF_TURNS.get(_read_orientation(file))
+        rgb = _scale_grey(file, value_range) if is_deep(file) else _to_rgb(file)
+        return rgb.transpose(turn) if turn is not None else rgb
 
 
 def read_size(path: PictureFile) -> tuple[int, int]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from lavise.storage.images.images import BrokenImageError
+from lavise.storage.images.images import explain_broken
 
 IntArray = npt.NDArray[np.int64]
 Rle = dict[str, Any]
@@ -59,23 +59,14 @@ def read_label_picture(path: Path) -> LabelPicture:
     Raises:
         BrokenImageError: with the reason.
     """
-    try:
-        with Image.open(path, formats=("PNG",)) as file:
-            file.load()
-            if file.mode == "P":
-                palette = np.zeros((256, 3), dtype=np.int64)
-                entries = np.array(file.getpalette("RGB") or [], dtype=np.int64).reshape(-1, 3)
-                palette[: len(entries)] = entries
-                return LabelPicture(np.asarray(file, dtype=np.int64), palette)
-            values = np.asarray(file, dtype=np.int64)
-    except FileNotFoundError:
-        raise BrokenImageError("not found") from None
-    except UnidentifiedImageError:
-        raise BrokenImageError("not readable: no PNG picture") from None
-    except Image.DecompressionBombError as err:
-        raise BrokenImageError(f"too many pixels: {err}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as err:
-        raise BrokenImageError(f"not readable: {err}") from None
+    with explain_broken("no PNG picture"), Image.open(path, formats=("PNG",)) as file:
+        file.load()
+        if file.mode == "P":
+            palette = np.zeros((256, 3), dtype=np.int64)
+            entries = np.array(file.getpalette("RGB") or [], dtype=np.int64).reshape(-1, 3)
+            palette[: len(entries)] = entries
+            return LabelPicture(np.asarray(file, dtype=np.int64), palette)
+        values = np.asarray(file, dtype=np.int64)
     if values.ndim == 3:
         values = values[..., :3] if values.shape[2] >= 3 else values[..., 0]
     return LabelPicture(values)
