@@ -200,6 +200,35 @@ def presets() -> None:
 
 
 @_command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where things are looked for that no option names.")] = Path(),
+    weights: Annotated[str | None, typer.Option(help="The checkpoint: a file or folder, or package:NAME.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Its architecture, as `lavise layers` takes it; else recognised by its tensors.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled pictures (docs/data.md): a folder, whose layout is recognised; openmoji; patterns."
+        ),
+    ] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Pictures to explain the filters on; no label is read.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the audit; else after the folder.")] = None,
+    out: Annotated[Path, typer.Option(help="The file that is written.")] = Path("lavise.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Look at a checkpoint, pictures and labels, and write a config for them: then `lavise run lavise.yaml`."""
+    from lavise.flows.command_line.first_config import Named, write_first_config
+
+    settings = write_first_config(Named(folder, weights, arch, labels, pictures, name), out, force)
+    from lavise.flows.doctor import run_doctor
+
+    if not run_doctor(settings, as_json=False):
+        raise typer.Exit(EXIT_FAILURE)
+    typer.echo(f"next: lavise run {out}")
+
+
+@_command()
 def config(
     key: Annotated[
         str | None,

@@ -23,7 +23,7 @@ from tests.unit.flows.helpers import UNKNOWN_RUN, make_config, make_tracker, wri
 from tests.unit.tasks.helpers import write_image
 
 COMMANDS = (
-    *("run", "demo", "bias", "layers", "presets", "config", "runs", "open", "up"),
+    *("run", "demo", "bias", "layers", "presets", "init", "config", "runs", "open", "up"),
     *("reaudit", "diff", "gate", "rerun", "doctor", "gc"),
 )
 UNTRACKED = ("--set", "tracking.enabled=false")
@@ -40,6 +40,7 @@ MISTAKES = [
     (["bias", "demo", "--groups", "folder", "--images", "test"], "--images"),
     (["layers", "tests.unit.tasks.helpers:NoNetwork"], "NoNetwork"),
     (["layers", "other.yaml"], "cannot read 'other.yaml'"),
+    (["init", "none"], "folder: found 'none', which is no folder"),
     (["config", "trian"], "key: found 'trian'; allowed: a section (model, reference"),
     (["runs", "--limit", "-1"], "--limit"),
     (["open"], "found 'latest', but there is no audit in"),
@@ -108,7 +109,7 @@ def test_each_argument_and_option_is_explained(command: str) -> None:
 
 def test_json_is_offered_by_whatever_answers_a_question() -> None:
     offering = {command for command in COMMANDS if "--json" in invoke(command, "--help").stdout}
-    assert offering == set(COMMANDS) - {"presets", "open", "up"}
+    assert offering == set(COMMANDS) - {"presets", "init", "open", "up"}
 
 
 def test_no_summary_is_cut() -> None:
