@@ -110,6 +110,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set explain.top_images=10."),
 ]
+DetailsOption = Annotated[
+    bool, typer.Option("--details", help="At the end also print recall, what analyses found, and all stages.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
@@ -137,15 +140,17 @@ def _main(
 
 
 @_command()
-def run(config: ConfigArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
+def run(
+    config: ConfigArgument, set_: SetOption = None, details: DetailsOption = False, as_json: JsonOption = False
+) -> None:
     """Audit a checkpoint: explain every filter of its target layers."""
-    _audit(config, set_ or [], as_json)
+    _audit(config, set_ or [], details, as_json)
 
 
 @_command()
-def demo(set_: SetOption = None, as_json: JsonOption = False) -> None:
+def demo(set_: SetOption = None, details: DetailsOption = False, as_json: JsonOption = False) -> None:
     """The same as `lavise run demo`: a real ImageNet network on pictures made here."""
-    _audit("demo", set_ or [], as_json)
+    _audit("demo", set_ or [], details, as_json)
 
 
 @_command()
@@ -166,12 +171,13 @@ def bias(
         typer.Option(help="Which pictures: the target's, or those of the reference, which have annotations."),
     ] = None,
     set_: SetOption = None,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """In which concepts groups of pictures differ: audits (or takes what an earlier audit left), then compares."""
     given = {"groups": groups, "stratify_by": stratify_by, "images": images}
     chosen = [f"bias.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    _audit(config, [*(set_ or []), *chosen], as_json)
+    _audit(config, [*(set_ or []), *chosen], details, as_json)
 
 
 @_command()
@@ -440,20 +446,21 @@ def gc(
     run_gc(dry_run, keep_hours, as_json)
 
 
-def _audit(config: str, overrides: list[str], as_json: bool) -> None:
+def _audit(config: str, overrides: list[str], details: bool, as_json: bool) -> None:
     from lavise.configs.loading import load_config
 
     settings = load_config(config, overrides)  # before anything heavy: mistakes are answered at once
     from lavise.flows.audit.run import run_audit
+    from lavise.flows.command_line.live_stages import show_stages
     from lavise.flows.command_line.tables import show_result
     from lavise.flows.shared.retries import run_with_retries
     from lavise.storage.state.environment import find_state_root
-    from lavise.storage.state.progress import default_progress
     from lavise.storage.tracking import open_tracker
 
     tracker = open_tracker(settings.tracking, find_state_root(settings.storage.root))
-    result = run_audit(settings, tracker, default_progress(), run_with_retries)
-    show_result(result)
+    with show_stages(details) as progress:
+        result = run_audit(settings, tracker, progress, run_with_retries)
+    show_result(result, details)
     if as_json:
         print(result.to_json(), flush=True)
 
