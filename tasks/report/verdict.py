@@ -37,6 +37,24 @@ def summarise(by_layer: Mapping[str, Mapping[str, Any]]) -> str:
     return "; ".join(lines)
 
 
+def list_headlines(found: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that one looks at first; those that were not measured are not there."""
+    explained, num, panel = found["num_explained"], found["num_filters"], found.get("panel", {})
+    figures = {
+        "num_filters": num,
+        "num_explained": explained,
+        "share_explained": explained / num if num else None,
+        "num_words": found.get("num_distinct_first_words"),
+        "share_right": panel.get("explained", {}).get("share_right"),
+        "share_right_of_dealt_words": panel.get("dealt_words", {}).get("share_right"),
+        "share_right_of_random_network": panel.get("random_network", {}).get("share_right"),
+        "mean_confidence": found.get("mean_confidence"),
+        "calibration_error": found.get("calibration_error"),
+        "own_answers_right": found.get("causes", {}).get("accuracy"),
+    }
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
 def _describe_explained(found: Mapping[str, Any]) -> str:
     explained, num = found["num_explained"], found["num_filters"]
     share = f" ({explained / num:.0%})" if num else ""

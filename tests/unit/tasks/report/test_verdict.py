@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lavise.tasks.report.verdict import list_sentences, summarise
+from lavise.tasks.report.verdict import list_headlines, list_sentences, summarise
 
 
 def make_layer(**changes: Any) -> dict[str, Any]:
@@ -42,6 +42,16 @@ def test_a_network_that_is_seldom_right_here() -> None:
 
 def test_advice_stands_last() -> None:
     assert list_sentences(make_layer(advice="Give more pictures."))[-1] == "Give more pictures."
+
+
+def test_headlines_are_what_was_measured() -> None:
+    found = list_headlines(make_layer(causes={"accuracy": 0.0}))
+    assert found["share_explained"] == 0.8
+    assert found["share_right"] == 0.67
+    assert found["own_answers_right"] == 0.0
+    assert "share_right_of_dealt_words" not in found
+    assert "mean_confidence" not in found
+    assert list_headlines({"num_filters": 0, "num_explained": 0}) == {"num_filters": 0.0, "num_explained": 0.0}
 
 
 def test_one_line_for_all_layers() -> None:
