@@ -138,6 +138,24 @@ class Ade20kReference(SplitPictures):
     """What to do with parts of objects (`_parts_N.png`): further pairs."""
 
 
+class CocoStuffMapsReference(LabelledPictures):
+    """COCO stuff as pixel maps: a PNG file for each picture, called like it, whose values are categories."""
+
+    kind: Literal["coco_stuff_maps"]
+    train_images: str = "train2017"
+    """Folder of the pictures, below root."""
+    train_masks: str = "stuffthingmaps/train2017"
+    """Folder of the PNG files, below root; for example annotations/stuff_train2017_pixelmaps."""
+    evaluation_images: str | None = "val2017"
+    """None: there is no such part; a share of the pictures is taken."""
+    evaluation_masks: str = "stuffthingmaps/val2017"
+    categories: str = "labels.txt"
+    """What categories are called, below root: JSON with categories, or COCO-Stuff's labels.txt (`1: person`)."""
+    values: Literal["auto", "ids", "ids_minus_1"] = "auto"
+    """ids: pixels are ids of categories, 0 is no label. ids_minus_1: they are one less, 255 is no label. auto: the one
+    in which all values of all maps are categories that COCO has labels of; where both or neither do, it is asked."""
+
+
 class BrodenReference(LabelledPictures):
     """Broden, as Network Dissection uses it: index.csv, label.csv and PNG files of labels."""
 
