@@ -249,7 +249,9 @@ def _load(file: CocoFile, images: Path, name: str, options: CocoOptions, shared:
             by_image[entry["image_id"]].append(found)
     records = tuple(ImageRecord(opened.keys[i], opened.paths[i], tuple(by_image[i])) for i in taken)
     notes = (*opened.notes, *reader.describe())
-    return Dataset(name, records, tuple(concepts.values()), dict(reader.skipped), notes=notes)
+    return Dataset(
+        name, records, tuple(concepts.values()), dict(reader.skipped), notes=notes, noted=frozenset({"crowd"})
+    )
 
 
 class _AnnotationReader:
