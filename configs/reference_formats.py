@@ -48,11 +48,12 @@ class PascalVocReference(SplitPictures):
 
     kind: Literal["pascal_voc"]
     masks: Masks = "auto"
-    """segmentation: of SegmentationObject and SegmentationClass, pictures without them are left out. box: boxes of the
-    XML files. auto: a picture's segmentation where it has one, its boxes otherwise."""
+    """segmentation: of SegmentationObject and SegmentationClass, else polygons and turned boxes of the XML files;
+    pictures without either are left out. box: boxes of the XML files, where there is none the one around the outline.
+    auto: a picture's segmentation where it has one, else polygons, turned boxes and boxes of its XML file."""
     coordinates: Literal["voc", "zero_based"] = "voc"
-    """Of boxes. voc: the first pixel is 1, xmax and ymax are in the box. zero_based: the first pixel's edge is 0, as
-    LabelImg, CVAT and others write it."""
+    """Of boxes and polygons. voc: the first pixel is 1, xmax and ymax are in the box. zero_based: the first pixel's
+    edge is 0, as LabelImg, CVAT and others write it."""
     difficult: Literal["use", "skip"] = "use"
     """What to do with objects of the XML files that are marked so."""
     parts: Literal["skip", "use"] = "skip"
