@@ -140,8 +140,8 @@ def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
         "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'coco_stuff_maps', 'visual_genome', "
-        "'image_folder', 'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface', "
-        "'openmoji', 'patterns', 'combined'"
+        "'image_folder', 'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', "
+        "'huggingface', 'openmoji', 'patterns', 'combined'"
     ]
 
 

@@ -136,7 +136,7 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(
         UserError,
-        match=r"^reference\.labels: no picture of .* has a label \.json \(2 member without .*, 2 picture without a label\); set",
+        match=r"^reference\.labels: no picture of .* has a label \.json \(2 member .*, 2 picture without a label\)",
     ):
         read(tmp_path, labels="json", classes=CLASSES)
     write_tar(tmp_path / "a.tar", [*sample("x", json=b"[" * 100_000), *sample("y", json=b"{")])
