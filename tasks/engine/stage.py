@@ -25,6 +25,8 @@ from lavise.tasks.engine.stage_inputs import Request, StageInputs
 log = logging.getLogger("lavise")
 # An artefact's file of this name holds [metric, value, step] rows: the curves of its run.
 HISTORY_FILE = "history.json"
+# Attributes of the log records that say what became of a stage: `started`, `done` or `cached`, and its title.
+STAGE_EVENT, STAGE_TITLE = "lavise_event", "lavise_stage"
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,12 @@ class StageRunner:
         cached = len(found) == len(requests)
         try:
             if cached:
-                log.info("%-28s cached   %s", title, short(combined))
+                log.info("%-28s cached   %s", title, short(combined), extra=_mark(title, "cached"))
             else:
-                log.info("%-28s started  %s", title, short(combined))
+                log.info("%-28s started  %s", title, short(combined), extra=_mark(title, "started"))
                 found = self._compute_missing(stage, requests, digests, compute)
-                log.info("%-28s done     %s  %.1f s", title, short(combined), time.monotonic() - start)
+                seconds = time.monotonic() - start
+                log.info("%-28s done     %s  %.1f s", title, short(combined), seconds, extra=_mark(title, "done"))
             handles = tuple(found[i] for i in range(len(requests)))
             seconds = time.monotonic() - start
             self._record(run, requests, handles, cached, seconds)
@@ -217,6 +220,10 @@ class StageRunner:
             if HISTORY_FILE in handle.files:
                 run.log_history(json.loads(handle.path(HISTORY_FILE).read_text("utf-8")))
         run.log_metrics(metrics)
+
+
+def _mark(title: str, event: str) -> dict[str, str]:
+    return {STAGE_TITLE: title, STAGE_EVENT: event}
 
 
 class DescribedArtefact(TypedDict):
