@@ -150,6 +150,7 @@ class CocoStuffMapsReference(LabelledPictures):
     evaluation_images: str | None = "val2017"
     """None: there is no such part; a share of the pictures is taken."""
     evaluation_masks: str = "stuffthingmaps/val2017"
+    """Read with evaluation_images."""
     categories: str = "labels.txt"
     """What categories are called, below root: JSON with categories, or COCO-Stuff's labels.txt (`1: person`)."""
     values: Literal["auto", "ids", "ids_minus_1"] = "auto"
