@@ -103,6 +103,20 @@ def _find_images(root: Path, path: Path, images: list[Any]) -> str | None:
     return None
 
 
+def _guess_coco_stuff_maps(root: Path) -> Iterator[Settings]:
+    names = ("labels.txt", "annotations/labels.txt", "annotations/stuff_train2017.json", "stuff_train2017.json")
+    categories = [name for name in names if (root / name).is_file()]
+    for masks in ("stuffthingmaps/{}", "annotations/stuff_{}_pixelmaps", "stuff_{}_pixelmaps", "annotations/{}"):
+        own: Settings = {}
+        for part, split in (("train", "train2017"), ("evaluation", "val2017")):
+            images = [f for f in (split, f"images/{split}") if (root / f).is_dir()]
+            if images and next((root / masks.format(split)).glob("*.png"), None) is not None:
+                own |= {f"{part}_images": images[0], f"{part}_masks": masks.format(split)}
+        if categories and "train_images" in own:
+            yield {"evaluation_images": None, **own, "categories": categories[0]}
+            return
+
+
 def _guess_visual_genome(root: Path) -> Iterator[Settings]:
     if (root / "objects.json").is_file():
         yield {name: f"{name}.json" for name in ("image_data",) if (root / f"{name}.json").is_file()}
@@ -183,6 +197,7 @@ def _is_split(name: str) -> bool:
 _GUESSES: dict[str, Callable[[Path], Iterator[Settings]]] = {
     "coco": _guess_coco,
     "coco_panoptic": lambda root: _guess_coco(root, is_panoptic=True),
+    "coco_stuff_maps": _guess_coco_stuff_maps,
     "visual_genome": _guess_visual_genome,
     "broden": _guess_broden,
     "ade20k": _guess_ade20k,

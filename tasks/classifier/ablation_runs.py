@@ -21,7 +21,7 @@ import torch
 from lavise.configs.errors import UserError
 from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.models.classifier_head import NO_LOGIT_SCALE, NO_LOGITS, SOFTMAX, AnswerRule, LinearHead
+from lavise.storage.models.classifier_head import NO_LOGITS, SOFTMAX, AnswerRule, LinearHead, OutputRange
 from lavise.storage.models.layers import ActivationEdit, ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.progress import Progress, no_progress
@@ -93,6 +93,7 @@ def run_baseline(
     """
     network = model.place(device)
     positions: list[int] = []
+    outputs = OutputRange()
     logits, pooled, peaks = [], [], []
     with (
         ActivationTap(network, (model.find_layer(layer),)) as tap,
@@ -101,9 +102,11 @@ def run_baseline(
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
                 with torch.inference_mode():
-                    out = rule.read_logits(network(batch.images))
+                    given = network(batch.images)
+                    out = rule.read_logits(given)
                     if out is None:
                         return NO_LOGITS
+                    outputs = outputs.include(given)
                     maps = tap.maps[layer].float()
                     logits.append(_to_array(out))
                     pooled.append(_to_array(maps.mean(dim=(2, 3))))
@@ -125,9 +128,7 @@ def run_baseline(
         np.flatnonzero(np.max(peaks, axis=0) > 0),
         rule,
     )
-    if rule.is_multi_label and found.logits.min() >= 0 and found.logits.max() <= 1:
-        return NO_LOGIT_SCALE
-    return found
+    return rule.find_scale_fault(outputs) or found
 
 
 def is_reproduced(head: LinearHead, baseline: Baseline) -> bool:

@@ -49,8 +49,7 @@ def _describe_reading(*parts: Dataset) -> str:
     """What data sets note of how they were read and what they left out; empty where they were read as they stand."""
     said = []
     for part in parts:
-        reasons = sorted([*part.skipped.items(), *part.left_out.items()])
-        left_out = [f"{number:,} left out ({reason})" for reason, number in reasons]
+        left_out = [f"{number:,} left out ({reason})" for reason, number in sorted(part.list_left_out())]
         if notes := [*part.notes, *left_out]:
             said.append(f"{part.name}: {'; '.join(notes)}")
     return ". ".join(said)

@@ -19,6 +19,7 @@ from tests.unit.storage.datasets.readers import (
     test_broden,
     test_coco,
     test_coco_panoptic,
+    test_coco_stuff_maps,
     test_open_images,
     test_pascal_voc,
     test_yolo,
@@ -61,6 +62,18 @@ def write_table(root: Path) -> None:
     (root / "labels.csv").write_text("\n".join(["image,dog,cat", *rows]) + "\n", "utf-8")
 
 
+def write_pixelmaps(root: Path) -> None:
+    """One part, in the folders of the challenge."""
+    maps = {name: drawn for name, drawn in test_coco_stuff_maps.IDS.items() if name.startswith("train2017")}
+    test_coco_stuff_maps.write_set(root, maps)
+    (root / "annotations").mkdir()
+    (root / "images").mkdir()
+    (root / "labels.txt").rename(root / "annotations" / "labels.txt")
+    (root / "stuffthingmaps" / "train2017").rename(root / "annotations" / "stuff_train2017_pixelmaps")
+    (root / "stuffthingmaps").rmdir()
+    (root / "train2017").rename(root / "images" / "train2017")
+
+
 def write_devkit(root: Path) -> None:
     test_pascal_voc.write_devkit(root / "VOCdevkit" / "VOC2012")
 
@@ -74,6 +87,8 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "coco": ("coco", write_coco),
     "roboflow": ("coco", write_roboflow),
     "panoptic": ("coco_panoptic", test_coco_panoptic.write),
+    "stuff": ("coco_stuff_maps", lambda root: test_coco_stuff_maps.write_set(root, test_coco_stuff_maps.MINUS_1)),
+    "pixelmaps": ("coco_stuff_maps", write_pixelmaps),
     "voc": ("pascal_voc", write_devkit),
     "yolo": ("yolo", lambda root: test_yolo.write_set(root, f"0 {test_yolo.BOX}")),
     "open_images": ("open_images", test_open_images.write_set),

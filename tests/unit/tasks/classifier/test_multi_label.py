@@ -16,7 +16,14 @@ from torch import nn
 from lavise.configs.schema import CauseSettings, ClassSettings
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.models.class_names import ClassNames
-from lavise.storage.models.classifier_head import NO_LOGIT_SCALE, AnswerRule, LinearHead
+from lavise.storage.models.classifier_head import (
+    NO_LOGIT_SCALE,
+    NO_LOGIT_SCALE_OF_ONE,
+    SOFTMAX,
+    AnswerRule,
+    LinearHead,
+    OutputRange,
+)
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.classifier.ablation import CauseInputs, measure_causes
 from lavise.tasks.classifier.ablation_tables import compute_p_value
@@ -384,10 +391,8 @@ class _Probabilities(nn.Module):
         return found
 
 
-def test_probabilities_are_no_logits(tmp_path: Path) -> None:
-    """All of them are above 0: every class would be an answer to every picture."""
-    model = make_colours(torch.eye(3), torch.eye(3), torch.full((3,), -5.0))
-    model = TargetModel(
+def with_sigmoid(model: TargetModel) -> TargetModel:
+    return TargetModel(
         model.arch,
         _Probabilities(model.network).eval(),
         model.digest,
@@ -396,11 +401,67 @@ def test_probabilities_are_no_logits(tmp_path: Path) -> None:
         model.mean,
         model.std,
     )
+
+
+def test_probabilities_are_no_logits(tmp_path: Path) -> None:
+    """All of them are above 0: every class would be an answer to every picture."""
+    model = with_sigmoid(make_colours(torch.eye(3), torch.eye(3), torch.full((3,), -5.0)))
     records = make_plain(tmp_path / "p", [(255, 0, 0)] * 2, ["apple"] * 2)
     _, summary, _ = ablate(model, "network.act", records, tmp_path / "o", [["apple"], [], []])
     assert summary["notes"] == [NO_LOGIT_SCALE]
     classes, _, _ = attribute(model, "network.act", records, tmp_path / "c", num_filters=3)
     assert (classes["reason"], classes["num_images"]) == (NO_LOGIT_SCALE, 0)
+
+
+def test_one_probability_is_no_logit_of_two_classes(tmp_path: Path) -> None:
+    """As a logit it would say yes to the picture that the network says no to."""
+    bare = make_colours(torch.eye(3), torch.tensor([[6.0, 0, 0]]), torch.tensor([-2.0]))
+    model = with_sigmoid(bare)
+    records = make_plain(tmp_path / "p", [(255, 0, 0), (0, 255, 0)], ["red", "green"])
+    with torch.inference_mode():
+        said = model.network(load_images(model, records))[:, 0]
+    assert said[0] > 0.9
+    assert said[1] < 0.2
+    two, words = names("no", "yes"), [["red"], ["green"], []]
+    facts, summary, tables = ablate(
+        model, "network.act", records, tmp_path / "o", words, class_names=two, concepts=("red", "green"), rule=SOFTMAX
+    )
+    assert summary["notes"] == [NO_LOGIT_SCALE_OF_ONE]
+    assert facts["num_words"] == 0
+    assert tables["causes"] == []
+    classes, rows, _ = attribute(
+        model, "network.act", records, tmp_path / "c", class_names=two, rule=SOFTMAX, num_filters=3
+    )
+    assert (classes["reason"], classes["num_images"], classes["classes"], rows) == (NO_LOGIT_SCALE_OF_ONE, 0, [], [])
+    # Without its sigmoid the same network is a classifier of two classes.
+    classes, _, _ = attribute(bare, "act", records, tmp_path / "b", class_names=two, rule=SOFTMAX, num_filters=3)
+    assert [(c["name"], c["num_images"]) for c in classes["classes"]] == [("no", 1), ("yes", 1)]
+    _, summary, tables = ablate(
+        bare, "act", records, tmp_path / "d", words, class_names=two, concepts=("red", "green"), rule=SOFTMAX
+    )
+    assert NO_LOGIT_SCALE_OF_ONE not in summary["notes"]
+    assert tables["causes"]
+
+
+@pytest.mark.parametrize(
+    ("batches", "fault_softmax", "fault_sigmoid"),
+    [
+        ([[[0.0], [1.0]]], NO_LOGIT_SCALE_OF_ONE, NO_LOGIT_SCALE),
+        ([[[0.5]], [[0.2]]], NO_LOGIT_SCALE_OF_ONE, NO_LOGIT_SCALE),
+        ([[[0.5]], [[-0.01]]], None, None),
+        ([[[0.5]], [[1.01]]], None, None),
+        ([[[0.5, 0.5]]], None, NO_LOGIT_SCALE),  # a softmax inside: the highest is the same
+        ([], None, None),
+    ],
+)
+def test_outputs_of_a_probability(
+    batches: list[list[list[float]]], fault_softmax: str | None, fault_sigmoid: str | None
+) -> None:
+    outputs = OutputRange()
+    for batch in batches:
+        outputs = outputs.include(torch.tensor(batch))
+    assert SOFTMAX.find_scale_fault(outputs) == fault_softmax
+    assert SIGMOID.find_scale_fault(outputs) == fault_sigmoid
 
 
 def test_one_logit_is_one_class(tmp_path: Path) -> None:
