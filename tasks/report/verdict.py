@@ -19,12 +19,15 @@ def list_sentences(found: Mapping[str, Any]) -> list[str]:
     Args:
         found: of a layer in metrics.json; what an older audit did not measure is left out.
     """
-    said = [_describe_explained(found)]
-    said += _describe_right(found.get("panel", {}))
-    said += _describe_answers(found)
+    said = [_describe_explained(found), *describe_trust(found)]
     if found.get("advice"):
         said.append(str(found["advice"]))
     return said
+
+
+def describe_trust(found: Mapping[str, Any]) -> list[str]:
+    """How right the words are, and how far the network's own answers hold on these pictures."""
+    return [*_describe_right(found.get("panel", {})), *_describe_answers(found)]
 
 
 def summarise(by_layer: Mapping[str, Mapping[str, Any]]) -> str:
