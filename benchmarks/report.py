@@ -27,8 +27,9 @@ from lavise.configs.schema import ReportSettings
 from lavise.storage.images.geometry import Geometry
 from lavise.storage.state import file_names
 from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
+from lavise.tasks.report.outlines import outline_regions
 from lavise.tasks.report.page import write_page
-from lavise.tasks.report.pictures import LARGE_PER_FILTER, ImageBook, ReportImages, outline_region
+from lavise.tasks.report.pictures import LARGE_PER_FILTER, ImageBook, ReportImages
 from lavise.tasks.report.sections.layers import LayerCard
 from tests.browser import find_browser
 
@@ -83,7 +84,7 @@ def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, ImageBook]:
         if part.shape[1] == LARGE_PER_FILTER:
             book.end_large()
     maps = rng.gamma(0.5, size=(300, 7, 7)).astype(np.float32)
-    outlines = [outline_region(m, float(np.quantile(m, 0.9))) for m in maps]
+    outlines = outline_regions(maps, np.quantile(maps, 0.9, axis=(1, 2)))
     entries, rest = [], []
     for unit in range(FILTERS):
         named = [f"word{n}" for n in rng.integers(0, 5000, size=WORDS)]

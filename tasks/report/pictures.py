@@ -25,9 +25,9 @@ from lavise.storage.images.geometry import Geometry, area_weights, upsample_maps
 from lavise.storage.images.images import BrokenImageError
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.charts.figures import OverviewRow, draw_overview
+from lavise.tasks.report.outlines import BLOCK_MAPS, outline_regions
 
 LARGE_PER_FILTER = 4
-OUTLINE_GRID = 64
 HEAT_CELLS = 8
 CHUNK_IMAGES = 32
 _OVERVIEW_FILTERS, _OVERVIEW_IMAGES, _OVERVIEW_PX = 10, 5, 112
@@ -197,40 +197,12 @@ def describe_bands(channels: int, bands: tuple[int, ...] | None) -> str:
 # ---------------------------------------------------------------- regions and maps
 
 
-def outline_region(map_hw: FloatArray, threshold: float, grid: int = OUTLINE_GRID) -> str:
-    """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square, which is
-    stretched over the picture; empty where no cell is above it.
-
-    A single cell at the clip of a saturated filter is above the threshold, but its upsampled map is hardly anywhere:
-    then the cells themselves are outlined.
-    """
-    strokes = _trace(upsample_maps(map_hw[None], grid)[0], threshold)
-    if not strokes and (map_hw > threshold).any():
-        rows, columns = (np.arange(grid) * cells // grid for cells in map_hw.shape)
-        strokes = _trace((map_hw > threshold)[np.ix_(rows, columns)].astype(np.float32), 0.5)
-    return strokes
-
-
-def _trace(fine: FloatArray, threshold: float) -> str:
-    """SVG path around what is above the threshold; empty where that is nothing, or too small for an area."""
-    from skimage.measure import approximate_polygon, find_contours
-
-    # A frame below the threshold closes the outlines that run into the border.
-    framed = np.pad(fine, 1, constant_values=min(float(fine.min()), threshold) - 1.0)
-    strokes = []
-    for contour in find_contours(framed, threshold):
-        points = np.clip(approximate_polygon(contour, 0.5) - 1 + 0.5, 0, len(fine))
-        if len(points) > 2:
-            strokes.append("M" + "L".join(f"{x:.0f} {y:.0f}" for y, x in points) + "Z")
-    return "".join(strokes)
-
-
-def cut_map(map_hw: FloatArray, cells: int = HEAT_CELLS) -> FloatArray:
-    """The map [H, W] at no more than cells x cells: means over equal areas; as it is where it is that small."""
-    height, width = map_hw.shape
+def cut_maps(maps_AHW: FloatArray, cells: int = HEAT_CELLS) -> FloatArray:
+    """Maps [A, H, W] at no more than cells x cells: means over equal areas; as they are where they are that small."""
+    _, height, width = maps_AHW.shape
     rows = area_weights(height, 0, height, min(height, cells))
     columns = area_weights(width, 0, width, min(width, cells))
-    return np.asarray(rows @ map_hw @ columns.T, np.float32)
+    return np.asarray(rows @ maps_AHW @ columns.T, np.float32)
 
 
 def quantise_maps(maps_nhw: FloatArray) -> tuple[list[str], float, float]:
@@ -262,21 +234,31 @@ def draw_pairs(
     positions: IntArray,
     progress: Progress = no_progress,
 ) -> dict[int, DrawnPair]:
-    """Some pairs (filters[p], images[p]), by position, reading each picture's maps once."""
+    """Some pairs (filters[p], images[p]), by position, reading each picture's maps once and drawing many together."""
     order = positions[np.argsort(images[positions], kind="stable")]
     if not len(order):
         return {}
     ends = np.flatnonzero(np.diff(images[order], append=-1)) + 1
-    drawn = {}
+    drawn: dict[int, DrawnPair] = {}
+    waiting: list[int] = []
+    maps: list[FloatArray] = []
     with progress("outlines", len(ends)) as bar:
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
             maps_CHW = store.read_images([int(images[order[start]])])[0]
-            for position in order[start:end]:
-                own = maps_CHW[filters[position]].astype(np.float32)
-                threshold = float(thresholds_C[filters[position]])
-                drawn[int(position)] = DrawnPair(outline_region(own, threshold), cut_map(own))
+            own = order[start:end]
+            waiting += own.tolist()
+            maps += list(maps_CHW[filters[own]].astype(np.float32))
+            while len(waiting) >= BLOCK_MAPS or (waiting and end == len(order)):
+                block = np.array(waiting[:BLOCK_MAPS])
+                drawn |= _draw_block(block, np.stack(maps[:BLOCK_MAPS]), thresholds_C[filters[block]])
+                del waiting[:BLOCK_MAPS], maps[:BLOCK_MAPS]
             bar.advance()
     return drawn
+
+
+def _draw_block(positions: IntArray, maps_AHW: FloatArray, thresholds_A: FloatArray) -> dict[int, DrawnPair]:
+    drawn = zip(outline_regions(maps_AHW, thresholds_A), cut_maps(maps_AHW), strict=True)
+    return {number: DrawnPair(*own) for number, own in zip(positions.tolist(), drawn, strict=True)}
 
 
 # ---------------------------------------------------------------- overview.png
