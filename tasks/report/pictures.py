@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ _OVERVIEW_FILTERS, _OVERVIEW_IMAGES, _OVERVIEW_PX = 10, 5, 112
 _SAMPLE = 160
 _SMALLEST_PX = 24
 _WEBP_EFFORT = 4
+_ENCODE_THREADS, _NUMBERS_AHEAD = 2, 256
+_IMAGES_READ = 16
 # Share of the size asked for, of the first pictures of a filter and of the others, and WebP's quality.
 _LADDER = (
     (1.0, 1.0, 80),
@@ -159,19 +162,26 @@ def encode_images(
             expected = 0.0
             for group in (large, small):
                 sample = group[np.unique(np.linspace(0, len(group) - 1, min(len(group), _SAMPLE)).astype(np.int64))]
-                total = sum(len(encode(int(n))) for n in sample)
+                total = sum(map(len, _map_in_threads(encode, sample.tolist())))
                 expected += total / max(len(sample), 1) * len(group)
             if 1.03 * expected > max_bytes:
                 continue
         contents = [""] * num
         with progress("pictures", num) as bar:
-            for number in in_order:
-                contents[number] = encode(number)
+            for number, content in zip(in_order, _map_in_threads(encode, in_order), strict=True):
+                contents[number] = content
                 bar.advance()
         fits = sum(map(len, contents)) <= max_bytes
         if fits or is_last:
             return EncodedImages(contents, sizes[0], sizes[1], rung == 0, fits)
     raise AssertionError("the last rung returns")
+
+
+def _map_in_threads(encode: Callable[[int], str], numbers: Sequence[int]) -> Iterator[str]:
+    """encode(number) of each, in order; pictures are decoded and shrunk by libraries that let other threads run."""
+    with ThreadPoolExecutor(_ENCODE_THREADS) as pool:
+        for start in range(0, len(numbers), _NUMBERS_AHEAD):
+            yield from pool.map(encode, numbers[start : start + _NUMBERS_AHEAD])
 
 
 def _encode(picture: npt.NDArray[np.uint8], quality: int) -> str:
@@ -238,16 +248,19 @@ def draw_pairs(
     order = positions[np.argsort(images[positions], kind="stable")]
     if not len(order):
         return {}
-    ends = np.flatnonzero(np.diff(images[order], append=-1)) + 1
+    ends = (np.flatnonzero(np.diff(images[order], append=-1)) + 1).tolist()
+    starts = [0, *ends[:-1]]
     drawn: dict[int, DrawnPair] = {}
     waiting: list[int] = []
     maps: list[FloatArray] = []
     with progress("outlines", len(ends)) as bar:
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            maps_CHW = store.read_images([int(images[order[start]])])[0]
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if number % _IMAGES_READ == 0:
+                block = images[order[starts[number : number + _IMAGES_READ]]]
+                maps_BCHW = store.read_images(block.tolist())
             own = order[start:end]
             waiting += own.tolist()
-            maps += list(maps_CHW[filters[own]].astype(np.float32))
+            maps += list(maps_BCHW[number % _IMAGES_READ, filters[own]].astype(np.float32))
             while len(waiting) >= BLOCK_MAPS or (waiting and end == len(order)):
                 block = np.array(waiting[:BLOCK_MAPS])
                 drawn |= _draw_block(block, np.stack(maps[:BLOCK_MAPS]), thresholds_C[filters[block]])
@@ -286,11 +299,11 @@ def draw_confident_filters(sources: Sequence[OverviewSource], pictures: ReportIm
         )
     )
     shown = []
+    positions = [{key: i for i, key in enumerate(source.store.keys)} for source in sources]
     for number, row in chosen[:_OVERVIEW_FILTERS]:
         source, unit = sources[number], row["filter"]
-        position = {key: i for i, key in enumerate(source.store.keys)}
         keys = row["top_images"][:_OVERVIEW_IMAGES]
-        maps = source.store.read_images([position[k] for k in keys])[:, unit].astype(np.float32)
+        maps = source.store.read_images([positions[number][k] for k in keys])[:, unit].astype(np.float32)
         title = f"{row['layer']}, filter {unit}, confidence {row['confidence']:.2f}"
         own = [pictures.load(role, key, _OVERVIEW_PX) for key in keys]
         heights = list(upsample_maps(maps - source.thresholds[unit], shape))
