@@ -150,6 +150,22 @@ def test_page_that_cannot_be_that_small_says_so(tmp_path: Path) -> None:
     assert found.small_px == 24
 
 
+def test_contents_are_those_of_their_own_pictures(tmp_path: Path) -> None:
+    """Encoded in threads and in the order of the data set, which is not that of the page."""
+    book, paths = ImageBook(), {}
+    for i in range(300):
+        Image.new("RGB", (8, 8), (i % 256, 40 * (i // 256), 128)).save(tmp_path / f"{i}.png")
+        paths[str(i)] = tmp_path / f"{i}.png"
+    for i in reversed(range(300)):
+        book.add("target", str(i))
+    found = encode_images(book, ReportImages(GEOMETRY, {"target": paths}), 32, 1e9)
+    for (_, key), content in zip(book.addresses, found.contents, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+            colour = np.asarray(picture.convert("RGB")).astype(int).mean(axis=(0, 1))
+        number = int(key)
+        np.testing.assert_allclose(colour, (number % 256, 40 * (number // 256), 128), atol=6)
+
+
 def test_equal_pictures_have_one_number() -> None:
     book = ImageBook()
     assert [book.add("target", "a"), book.add("train", "a"), book.add("target", "a")] == [0, 1, 0]
