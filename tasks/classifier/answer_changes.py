@@ -217,11 +217,12 @@ class AnswerSums:
         groups_GB = self._groups[:, given.rows]
         after_bits = self._find_bits(answer)
         lost_B, gained_B = _count(given.bits & ~after_bits), _count(after_bits & ~given.bits)
-        own_P = answer.change.ravel()[given.flat].astype(np.float64) if self._detail or answer.own is None else None
+        with_pairs = self._detail or answer.own is None  # else the many pairs need not be looked at one by one
+        own_P = answer.change.ravel()[given.flat if with_pairs else given.flat[:0]].astype(np.float64)
         own_B = answer.own
         if own_B is None:
             # Summed by numpy itself, in a fixed order.
-            own_B = np.bincount(given.image, own_P, len(groups_GB[0]))
+            own_B = np.bincount(given.image, own_P, len(groups_GB[0])).astype(np.float64)
         self.own += np.where(groups_GB, own_B, 0.0).sum(axis=1)
         self.kept += np.where(groups_GB, given.per_image - lost_B, 0).sum(axis=1)
         self.gained += np.where(groups_GB, gained_B, 0).sum(axis=1)
