@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from skimage.measure import approximate_polygon, find_contours
 
-from lavise.storage.array_types import FloatArray
+from lavise.storage.array_types import DoubleArray, FloatArray
 from lavise.storage.images.geometry import upsample_maps
 from lavise.tasks.report import outlines
 from lavise.tasks.report.outlines import outline_region, outline_regions
@@ -109,9 +109,14 @@ def test_outlines_are_those_of_the_library(shape: tuple[int, int], kind: str, mo
     elif kind == "at a cell":
         thresholds = maps_AHW[:, 0, 0].copy()
     expected = [outline_by_library(m, float(t)) for m, t in zip(maps_AHW, thresholds, strict=True)]
-    asked = []
+    asked: list[float] = []
     ask = outlines._ask_library
-    monkeypatch.setattr(outlines, "_ask_library", lambda *given: asked.append(given) or ask(*given))
+
+    def watch(framed_GG: FloatArray, threshold: float) -> list[DoubleArray]:
+        asked.append(threshold)
+        return ask(framed_GG, threshold)
+
+    monkeypatch.setattr(outlines, "_ask_library", watch)
     assert outline_regions(maps_AHW, thresholds) == expected
     if kind == "signed" and shape != (1, 1):
         assert any(expected)
