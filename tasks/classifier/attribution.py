@@ -133,9 +133,10 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
         found = Contributions(nothing, nothing, np.zeros(0, np.float32), none, none, 0)
     numbers, counts = np.unique(found.answer, return_counts=True)
     order = np.lexsort((numbers, -counts))
+    by_class, ends = np.argsort(found.answer, kind="stable"), np.cumsum(counts)
     classes, means, rows = [], np.zeros((len(order), found.contribution.shape[1])), []
     for place, position in enumerate(order):
-        number, chosen = int(numbers[position]), found.answer == numbers[position]
+        number, chosen = int(numbers[position]), by_class[ends[position] - counts[position] : ends[position]]
         name = name_class(network.class_names, number)
         own = found.contribution[chosen]
         means[place] = own.mean(axis=0, dtype=np.float64)

@@ -29,9 +29,9 @@ from lavise.tasks.report.filter_entries import (
     number_images,
     read_layer,
 )
+from lavise.tasks.report.outlines import OUTLINE_GRID
 from lavise.tasks.report.pictures import (
     CHUNK_IMAGES,
-    OUTLINE_GRID,
     EncodedImages,
     ImageBook,
     OverviewSource,
