@@ -18,13 +18,12 @@ from lavise.tasks.evaluation import panel
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.evaluation.layer_panel import draw_random_statements
 from lavise.tasks.evaluation.panel import FIGURES, Statements, score_statements, score_word_sets, summarise_panel
-from lavise.tasks.masks.agreement import measure_agreement_of_shard, merge_agreement
 from lavise.tasks.masks.annotated_shards import annotate_shards
 from lavise.tasks.numerics.average_precision import average_precision
 from lavise.tasks.numerics.bootstrap import ImageBootstrap, draw_image_weights
 from lavise.tasks.numerics.float16_bits import order_bits
 from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_store
-from tests.unit.tasks.panel_scenes import CELLS, CONCEPTS, SIZE, Scene, make_scene, make_truth
+from tests.unit.tasks.panel_scenes import CELLS, CONCEPTS, SIZE, Scene, make_scene, make_truth, merge_shards
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +252,7 @@ def test_words_dealt_at_random_have_no_skill(tmp_path: Path) -> None:
     store = write_store(tmp_path / "noise", maps, keys=plain.store.keys)
     shards = annotate_shards(store, Dataset("noise", tuple(records), CONCEPTS), Geometry(SIZE))
     thresholds = np.full(200, 2, np.float32)
-    agreement = merge_agreement([measure_agreement_of_shard(thresholds, s)[0] for s in shards], store.starts[:-1])
+    agreement = merge_shards(store, shards, thresholds)
     drawn = draw_random_statements(np.arange(200), 3, 1, 0)
     found = score_statements(store, agreement, *drawn.take_first())
     assert abs(found["skill_image"].mean()) < 3 * found["skill_image"].std() / np.sqrt(200)
