@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
 
 
 def test_joined_file_is_that_of_numpy_and_is_read_where_it_lies(tmp_path: Path) -> None:
-    arrays = {f"array_{n}": np.ascontiguousarray(array) for n, array in enumerate(ARRAYS)}
+    arrays: dict[str, Any] = {f"array_{n}": np.ascontiguousarray(array) for n, array in enumerate(ARRAYS)}
     with append_arrays(tmp_path, {name: (a.dtype, a.shape[1:]) for name, a in arrays.items()}) as files:
         for name, file in files.items():
             file.append(arrays[name])

@@ -63,7 +63,7 @@ def assert_same(first: MaskAgreement, second: MaskAgreement) -> None:
 def run_stage(folder: Path, *measured: Any) -> tuple[MaskAgreement, dict[str, int]]:
     """What the stage writes, read back; and what it left out."""
     own = Path(tempfile.mkdtemp(dir=folder))
-    facts = measure_agreement(*measured, own)
+    facts = measure_agreement(*measured, folder=own)
     assert [path.name for path in own.iterdir()] == ["agreement.npz"]
     return load_agreement(own), facts["skipped"]
 
@@ -176,7 +176,7 @@ def test_same_bits_with_two_processes(
     assert_same(found, other)
 
 
-def gather(parts: list[MaskAgreement], starts: list[int]) -> dict[str, AnyArray]:
+def gather(parts: list[MaskAgreement], starts: list[int]) -> dict[str, Any]:
     """All shards in memory at once, by the names in the file."""
     found = {n: np.concatenate([getattr(p, n) for p in parts]) for n in vars(parts[0]) if n != "masks"}
     known = [p.masks.looked_for for p in parts]
