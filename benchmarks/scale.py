@@ -3,12 +3,12 @@
     python -m benchmarks.scale [--sizes 5000,15000,50000] [--filters 512] [--work FOLDER] [SECTION.KEY=VALUE ...]
 
 Each part (training, evaluation, target) has so many pictures: a few drawn ones under many names (hard links), with
-boxes and polygons in COCO's form. The network is one convolution with random weights and maps of 7 x 7. An audit of each
-size runs in a process of its own, through all stages. Of each stage are kept: wall seconds, processor seconds of the
-process and its workers, and the highest memory of the process itself and of its largest worker: `hwm` as the system
-counts it, pages of mapped files included, and `anon` without those (seen every 20 ms), which nothing but the process can
-give back. `exponent` is the slope of log seconds over log pictures, `grows` the memory at the largest size over that at
-the smallest.
+polygons in COCO's form. The network is one convolution with random weights and maps of 7 x 7. An audit of each size
+runs in a process of its own, through all stages. Of each stage are kept: wall seconds, processor seconds of the process
+and its workers, and the highest memory of the process itself and of its largest worker: `hwm` as the system counts it,
+pages of mapped files included, and `anon` without those (seen every 20 ms), which nothing but the process can give
+back. `exponent` is the slope of log seconds over log pictures, `grows` the memory at the largest size over that at the
+smallest.
 """
 
 from __future__ import annotations

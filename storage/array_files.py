@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -144,11 +145,16 @@ class ColumnFile:
     Each row is one piece of the file, so that reading one costs the same however many there are.
     """
 
-    def __init__(self, path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> None:
+    def __init__(self, folder: Path | None, dtype: npt.DTypeLike, shape: Sequence[int]) -> None:
+        """
+        Args:
+            folder: on whose disk the file is, without a name, so that nothing stays; None: the system's own.
+        """
         self._dtype, self.shape = np.dtype(dtype), tuple(shape)
         self._row_bytes = self._dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
         self._cell_bytes = self._dtype.itemsize * int(np.prod(self.shape[2:], dtype=np.int64))
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed on leaving
+        self._descriptor = self._file.fileno()
         os.ftruncate(self._descriptor, self._row_bytes * self.shape[0])
 
     def __enter__(self) -> ColumnFile:
@@ -157,7 +163,7 @@ class ColumnFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        self._file.close()
 
     def write_columns(self, start: int, columns: AnyArray) -> None:
         """Columns from `start` on, of all rows: [C, n, ...]."""
@@ -166,15 +172,22 @@ class ColumnFile:
         for row, values in enumerate(np.ascontiguousarray(columns)):
             _write_all(self._descriptor, values.tobytes(), row * self._row_bytes + start * self._cell_bytes)
 
+    def write_rows(self, start: int, rows: AnyArray) -> None:
+        """Whole rows from `start` on: [n, N, ...]."""
+        if rows.dtype != self._dtype or rows.shape[1:] != self.shape[1:]:
+            raise ValueError(f"expected rows {self._dtype} of {self.shape}, found {rows.dtype} {rows.shape}")
+        _write_all(self._descriptor, rows.tobytes(), start * self._row_bytes)
+
     def read_rows(self, start: int, stop: int) -> AnyArray:
         """[stop - start, N, ...]"""
         out = np.empty((stop - start, *self.shape[1:]), self._dtype)
-        view, done = out.reshape(-1).view(np.uint8).data, 0
-        while done < out.nbytes:
-            read = os.preadv(self._descriptor, [view[done:]], start * self._row_bytes + done)
-            if not read:
-                raise OSError("a file of this process was cut short")
-            done += read
+        _read_all(self._descriptor, out, start * self._row_bytes)
+        return out
+
+    def read_columns(self, row: int, start: int, stop: int) -> AnyArray:
+        """Of one row: [stop - start, ...]"""
+        out = np.empty((stop - start, *self.shape[2:]), self._dtype)
+        _read_all(self._descriptor, out, row * self._row_bytes + start * self._cell_bytes)
         return out
 
 
@@ -183,3 +196,12 @@ def _write_all(descriptor: int, content: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _read_all(descriptor: int, out: AnyArray, offset: int) -> None:
+    view, done = out.reshape(-1).view(np.uint8).data, 0
+    while done < out.nbytes:
+        read = os.preadv(descriptor, [view[done:]], offset + done)
+        if not read:
+            raise OSError("a file of this process was cut short")
+        done += read

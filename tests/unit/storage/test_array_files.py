@@ -83,10 +83,16 @@ def test_only_plain_arrays_are_mapped(tmp_path: Path) -> None:
 
 def test_columns_written_are_rows_read(tmp_path: Path) -> None:
     array = RNG.random((5, 7, 2)).astype(np.float16)
-    with ColumnFile(tmp_path / "a", np.float16, array.shape) as file:
+    with ColumnFile(tmp_path, np.float16, array.shape) as file:
+        assert not list(tmp_path.iterdir())
         for start in (4, 0, 2):
             file.write_columns(start, array[:, start : start + (3 if start == 4 else 2)])
         np.testing.assert_array_equal(file.read_rows(0, 5), array)
         np.testing.assert_array_equal(file.read_rows(3, 5), array[3:])
+        np.testing.assert_array_equal(file.read_columns(2, 1, 6), array[2, 1:6])
+        file.write_rows(1, array[3:5] + np.float16(1))
+        np.testing.assert_array_equal(file.read_rows(0, 3), [array[0], *(array[3:5] + np.float16(1))])
         with pytest.raises(ValueError, match="expected columns"):
             file.write_columns(0, array[:4])
+        with pytest.raises(ValueError, match="expected rows"):
+            file.write_rows(0, array[:, :4])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.images.geometry import Geometry, Size, split_size
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -60,10 +61,17 @@ def assert_same(first: MaskAgreement, second: MaskAgreement) -> None:
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
-def run_stage(folder: Path, *measured: Any) -> tuple[MaskAgreement, dict[str, int]]:
+def run_stage(
+    folder: Path,
+    store: ActivationStore,
+    dataset: Dataset,
+    geometry: Geometry,
+    thresholds: AnyArray,
+    cluster: StatisticsCluster,
+) -> tuple[MaskAgreement, dict[str, int]]:
     """What the stage writes, read back; and what it left out."""
     own = Path(tempfile.mkdtemp(dir=folder))
-    facts = measure_agreement(*measured, folder=own)
+    facts = measure_agreement(store, dataset, geometry, thresholds, cluster, own)
     assert [path.name for path in own.iterdir()] == ["agreement.npz"]
     return load_agreement(own), facts["skipped"]
 
