@@ -205,6 +205,7 @@ def run_one(folder: Path, overrides: Sequence[str]) -> dict[str, dict[str, float
     def execute(title: str, work: Callable[[], StageOutcome], uses_device: bool) -> StageOutcome:
         outcome: StageOutcome
         outcome, stages[title] = watch.measure(work)
+        (folder / "stages.json").write_text(json.dumps(stages))  # of a run that is stopped, too
         return outcome
 
     _, whole = watch.measure(lambda: run_audit(config, NullTracker(), no_progress, execute))
@@ -269,7 +270,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="SECTION.KEY=VALUE, as of lavise run --set")
     arguments = parser.parse_args()
     if arguments.one:
-        (arguments.one / "stages.json").write_text(json.dumps(run_one(arguments.one, arguments.overrides)))
+        stages = run_one(arguments.one, arguments.overrides)
+        (arguments.one / "stages.json").write_text(json.dumps(stages))
         return
     found: dict[int, dict[str, dict[str, float]]] = {}
     for size in sorted(int(s) for s in arguments.sizes.split(",")):
