@@ -27,7 +27,7 @@ from lavise.tasks.numerics.correlation import correlate
 from lavise.tasks.numerics.float16_bits import order_bits
 
 Values = dict[str, DoubleArray]
-_STATEMENTS, _IMAGES, _OVERLAPS = 16, 4096, 1 << 20
+_STATEMENTS, _IMAGES, _OVERLAPS = 16, 1024, 1 << 20
 """In memory at a time."""
 
 
