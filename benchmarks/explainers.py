@@ -112,7 +112,7 @@ class Bench:
 
             self.regions, store = pool("train", reference.train)
             judged, _ = pool("evaluation", reference.evaluation)
-        self.scale = measure_scale(store.read_means())
+        self.scale = measure_scale([store.read_means()])
         self.features = torch.from_numpy(np.load(judged.path(file_names.REGION_FEATURES)))
         self.concept = np.load(judged.path(file_names.REGION_CONCEPTS))
         self.row = np.array(self.vocabulary.positions_of(self.concepts))

@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import h5py
 import numpy as np
 
 from lavise.configs.errors import CheckpointError
-from lavise.storage.array_types import FloatArray, HalfArray
+from lavise.storage.array_files import ColumnFile
+from lavise.storage.array_types import FloatArray, HalfArray, IntArray
 from lavise.storage.state.files import write_json
 
 INDEX_FILE = "index.json"
@@ -211,6 +212,40 @@ class ActivationStore:
     def read_means(self) -> FloatArray:
         """Mean activation of each filter on each picture: float32 [N, C]."""
         return np.concatenate([self._read(s, "means") for s in range(self.num_shards)])
+
+    def iterate(self, name: Literal["peaks", "means"]) -> Iterator[tuple[slice, Any]]:
+        """Peaks or means (see `read_peaks`, `read_means`) of one shard after the other: its pictures, and [n, C]."""
+        for shard in range(self.num_shards):
+            yield slice(self.starts[shard], self.starts[shard + 1]), self._read(shard, name)
+
+    def iterate_means(self, rows: int) -> Iterator[FloatArray]:
+        """Means of so many pictures at a time, the last time of what is left: float32 [rows, C]."""
+        held = np.zeros((0, self.shape[1]), np.float32)
+        for _, means_nC in self.iterate("means"):
+            held = np.concatenate([held, means_nC])
+            while len(held) >= rows:
+                yield held[:rows]
+                held = held[rows:]
+        if len(held):
+            yield held
+
+    def read_peaks_of(self, positions: IntArray) -> HalfArray:
+        """The same of some pictures, by rising position: float16 [len(positions), C]."""
+        ends = np.searchsorted(positions, self.starts)
+        parts = [
+            self._read(shard, "peaks")[positions[ends[shard] : ends[shard + 1]] - self.starts[shard]]
+            for shard in range(self.num_shards)
+            if ends[shard] < ends[shard + 1]
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.shape[1]), np.float16)
+
+    @contextmanager
+    def turn_peaks(self) -> Iterator[ColumnFile]:
+        """The peaks by filter, float16 [C, N], on the disk."""
+        with ColumnFile(self.folder, np.float16, (self.shape[1], self.shape[0])) as turned:
+            for own, peaks in self.iterate("peaks"):
+                turned.write_columns(own.start, peaks.T)
+            yield turned
 
     def read_provenance(self) -> dict[str, str]:
         """What the shards say of themselves: model, arch, layer, preprocessing (JSON)."""

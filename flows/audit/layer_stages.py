@@ -32,6 +32,7 @@ from lavise.tasks.words import explain, naming_check
 from lavise.tasks.words.word_truth import find_worst_p_value
 
 log = logging.getLogger("lavise")
+_SCALE_IMAGES = 1024  # whose means are in memory at a time
 
 
 def check_transfer(config: Config) -> None:
@@ -161,7 +162,9 @@ class LayerAudit:
             head=head,
             no_head=no_head,
             classes=classes,
-            scale=measure_scale(ActivationStore(self.result.activations[Role.TRAIN].folder).read_means()),
+            scale=measure_scale(
+                ActivationStore(self.result.activations[Role.TRAIN].folder).iterate_means(_SCALE_IMAGES)
+            ),
             vectors=self._context.vectors,
             vocabulary=self._context.vocabulary,
         )

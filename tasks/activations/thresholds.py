@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,9 +103,9 @@ def compute_thresholds(store: ActivationStore, quantile: float, cluster: Statist
     num, channels, height, width = store.shape
     rank = max(math.floor(round((1 - quantile) * num * height * width, 6)), 1)
     paths = [store.shard_path(s) for s in range(store.num_shards)]
-    high_counts = sum_counts(cluster.map("thresholds, upper byte", count_high_bytes, paths))
+    high_counts = sum_counts(cluster.stream("thresholds, upper byte", count_high_bytes, paths))
     high, rank_inside = find_rank(high_counts, np.full(channels, rank))
-    low_counts = sum_counts(cluster.map("thresholds, lower byte", partial(count_low_bytes, high), paths))
+    low_counts = sum_counts(cluster.stream("thresholds, lower byte", partial(count_low_bytes, high), paths))
     low, _ = find_rank(low_counts, rank_inside)
     values = restore_bits((high << 8 | low).astype(np.uint16))
     one = np.ones(channels, dtype=np.int64)
@@ -117,10 +117,11 @@ def compute_thresholds(store: ActivationStore, quantile: float, cluster: Statist
     return Thresholds(np.where(saturated, below, values).astype(np.float32), saturated, high_counts)
 
 
-def sum_counts(parts: Sequence[IntArray]) -> IntArray:
-    """Merge of histograms of shards."""
-    total = parts[0].copy()
-    for part in parts[1:]:
+def sum_counts(parts: Iterable[IntArray]) -> IntArray:
+    """Merge of histograms of shards, each as it comes; at least one."""
+    rest = iter(parts)
+    total = next(rest).copy()
+    for part in rest:
         total += part
     return total
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
-from lavise.storage.array_types import FloatArray, HalfArray, IntArray
+from lavise.storage.array_types import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,44 @@ def select_top_images(store: ActivationStore, thresholds_C: FloatArray, num: int
     activations (ReLU6) have many of, go by the number of cells above the threshold, then by the mean over the map, then
     by position.
     """
-    peaks_NC = store.read_peaks()
-    areas_NC = _count_cells_of_ties(store, peaks_NC, thresholds_C, num)
-    keys = (-store.read_means(), -areas_NC, -peaks_NC.astype(np.float32))
-    order = np.lexsort(keys, axis=0)[:num].T
-    channels = np.arange(peaks_NC.shape[1])[:, None]
-    top = peaks_NC[order, channels].astype(np.float32)
-    qualified = top > thresholds_C[:, None]
-    return Pairs(np.broadcast_to(channels, order.shape)[qualified].astype(np.int64), order[qualified], top[qualified])
+    tied, channels = _find_ties(store, thresholds_C, num), np.arange(store.shape[1])
+    peaks: FloatArray = np.zeros((0, len(channels)), np.float32)
+    means = peaks
+    areas: npt.NDArray[np.int32] = peaks.astype(np.int32)
+    images: IntArray = peaks.astype(np.int64)
+    for own, peaks_nC, means_nC, areas_nC in _read_shards(store, thresholds_C, tied):
+        peaks = np.concatenate([peaks, peaks_nC])
+        areas = np.concatenate([areas, areas_nC])
+        means = np.concatenate([means, means_nC])
+        images = np.concatenate([images, np.broadcast_to(np.arange(own.start, own.stop)[:, None], peaks_nC.shape)])
+        # Stable, and earlier pictures stand first: the best of the best so far are the best of all.
+        order = np.lexsort((-means, -areas, -peaks), axis=0)[:num]
+        peaks, areas, means = peaks[order, channels], areas[order, channels], means[order, channels]
+        images = images[order, channels]
+    qualified = thresholds_C[:, None] < peaks.T
+    filters = np.broadcast_to(channels[:, None], qualified.shape)
+    return Pairs(filters[qualified].astype(np.int64), images.T[qualified], peaks.T[qualified])
 
 
-def _count_cells_of_ties(
-    store: ActivationStore, peaks_NC: HalfArray, thresholds_C: FloatArray, num: int
-) -> npt.NDArray[np.int32]:
-    """Cells above the threshold, int32 [N, C], of the filters whose highest peaks are not all different; else 0."""
-    areas = np.zeros(peaks_NC.shape, np.int32)
-    if num < 1 or len(peaks_NC) < 2:
-        return areas
-    highest = -np.sort(-peaks_NC.astype(np.float32), axis=0)[: num + 1]
-    tied = np.flatnonzero((highest[1:] == highest[:-1]).any(axis=0) & (highest[0] > thresholds_C))
-    if len(tied):
-        for shard in range(store.num_shards):
+def _read_shards(
+    store: ActivationStore, thresholds_C: FloatArray, tied: IntArray
+) -> Iterator[tuple[slice, FloatArray, FloatArray, npt.NDArray[np.int32]]]:
+    """Of each shard which pictures it has, and of each of them and each filter the peak, the mean over the map and, of
+    the `tied` filters, the number of cells above the threshold; else 0."""
+    shards = zip(store.iterate("peaks"), store.iterate("means"), strict=True)
+    for shard, ((own, peaks_nC), (_, means_nC)) in enumerate(shards):
+        areas_nC = np.zeros(peaks_nC.shape, np.int32)
+        if len(tied):
             maps = read_shard_maps(store.shard_path(shard))[:, tied]
-            above = maps > thresholds_C[tied, None, None]
-            areas[store.starts[shard] : store.starts[shard + 1], tied] = above.sum(axis=(2, 3))
-    return areas
+            areas_nC[:, tied] = (maps > thresholds_C[tied, None, None]).sum(axis=(2, 3))
+        yield own, peaks_nC.astype(np.float32), means_nC, areas_nC
+
+
+def _find_ties(store: ActivationStore, thresholds_C: FloatArray, num: int) -> IntArray:
+    """Filters whose highest peaks are not all different, so that something else decides between these pictures."""
+    highest = np.zeros((0, store.shape[1]), np.float32)
+    for _, peaks_nC in store.iterate("peaks"):
+        highest = -np.sort(-np.concatenate([highest, peaks_nC.astype(np.float32)]), axis=0)[: num + 1]
+    if num < 1 or len(highest) < 2:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero((highest[1:] == highest[:-1]).any(axis=0) & (highest[0] > thresholds_C))

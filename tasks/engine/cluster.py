@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,6 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger("lavise")
 _CONNECT_SECONDS = 10.0
+_AHEAD = 2  # items for each thread of a worker: one that it computes and one that waits
 
 
 class StatisticsCluster:
@@ -41,28 +43,40 @@ class StatisticsCluster:
         self._close()
 
     def map(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """function(item) for every item on the workers; results in the order of the items.
+        """All results of `stream` at once: for those that are small."""
+        return list(self.stream(title, function, items))
+
+    def stream(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """function(item) for every item on the workers; results in the order of the items, one after the other.
+
+        A few items more than there are workers are given out ahead of the result that is taken, and a result is
+        forgotten once it was taken: however many items there are, few results exist at a time. Where the reader stops
+        early, what was given out is forgotten with its futures.
 
         `function` must be importable by the workers, pure, and give the same bits wherever it runs.
         """
-
         try:
-            return self._map(title, function, items)
+            yield from self._stream(title, function, items)
         except Exception:
             # A lost connection or worker heals only with a new client; what is broken must not be used again.
             self._close()
             raise
 
-    def _map(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def _stream(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         client = self._start()
-        from distributed import as_completed
-
-        futures = client.map(function, items, pure=False)
-        with self._progress(title, len(futures)) as bar:
-            for _ in as_completed(futures, loop=client.loop):
+        ahead: deque[Any] = deque()
+        given = 0
+        with self._progress(title, len(items)) as bar:
+            for _ in range(len(items)):
+                # Asked anew each time, since workers come and go.
+                most = _AHEAD * max(sum(client.nthreads().values()), 1)
+                while given < len(items) and len(ahead) < most:
+                    ahead.append(client.submit(function, items[given], pure=False))
+                    given += 1
+                result: R = ahead.popleft().result()
                 bar.advance()
-        results: list[R] = client.gather(futures)
-        return results
+                yield result
+                del result
 
     def _start(self) -> Any:
         if self._client is not None:

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lavise.storage.array_files import release_pages
 from lavise.storage.array_types import BoolArray
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.masks.overlaps import Overlaps
+
+_MOST_IMAGES = 1 << 40
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,16 @@ class GroundTruth:
 
 def find_ground_truth(pairs: Pairs, overlaps: Overlaps, num_concepts: int, min_iou: float) -> GroundTruth:
     """G_{u,i} = {t : IoU(M, R_u) > min_iou for one of the picture's masks M of t}, where it is not empty."""
-    good = overlaps.compute_iou() > min_iou
-    number = {(int(u), int(i)): n for n, (u, i) in enumerate(zip(pairs.filter, pairs.image, strict=True))}
+    # Sorted, since pairs are by filter and then by falling peak.
+    keys = pairs.filter * _MOST_IMAGES + pairs.image
+    order = np.argsort(keys, kind="stable")
     member = np.zeros((len(pairs), num_concepts), dtype=bool)
-    for unit, image, concept in zip(overlaps.filter[good], overlaps.image[good], overlaps.concept[good], strict=True):
-        row = number.get((int(unit), int(image)))
-        if row is not None:
-            member[row, concept] = True
+    for start in range(0, len(overlaps.image) if len(pairs) else 0, _BLOCK):
+        part = Overlaps(*(np.array(column[start : start + _BLOCK]) for column in vars(overlaps).values()))
+        own = part.filter * _MOST_IMAGES + part.image
+        place = order[np.minimum(np.searchsorted(keys[order], own), len(order) - 1)]
+        good = (keys[place] == own) & (part.compute_iou() > min_iou)
+        member[place[good], part.concept[good]] = True
+        release_pages(overlaps.image)
     kept = np.flatnonzero(member.any(axis=1))
     return GroundTruth(pairs.take(kept), member[kept])

@@ -26,7 +26,7 @@ from lavise.tasks.evaluation.panel import Panel, Statements, score_word_sets, su
 from lavise.tasks.evaluation.panel_layer import LayerArtefacts, PanelLayer, load_panel_layer
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
-STAGE = Stage("panel", version=3)
+STAGE = Stage("panel", version=4)
 PANEL_FILE, FILTER_SCORES_FILE = file_names.PANEL, "judged_filters.parquet"
 
 

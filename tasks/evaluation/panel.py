@@ -29,26 +29,19 @@ row, Q pairs (filter, picture) with ground truth, M pairs (picture, concept in i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lavise.storage.activations import ActivationStore, read_shard_maps
-from lavise.storage.array_types import BitArray, BoolArray, DoubleArray, IntArray
+from lavise.storage.activations import ActivationStore
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.evaluation.statement_scores import Values, score_by_pictures
 from lavise.tasks.masks.agreement import MaskAgreement
-from lavise.tasks.numerics.average_precision import (
-    average_precision,
-    correct_for_chance,
-    expect_precision,
-    sum_tied_shares,
-)
-from lavise.tasks.numerics.bootstrap import Estimate, draw_image_weights
-from lavise.tasks.numerics.correlation import correlate
-from lavise.tasks.numerics.float16_bits import order_bits
+from lavise.tasks.numerics.bootstrap import Estimate, ImageWeights
 
 if TYPE_CHECKING:
     from lavise.tasks.evaluation.ground_truth import GroundTruth
@@ -61,9 +54,6 @@ _BY_POSITION_ORDER = ("auprc_position", "skill_position")
 
 # Resamples of the figures above at most: they are most of the cost.
 POSITION_SAMPLES = 200
-_Values = dict[str, DoubleArray]
-_STATEMENT_BLOCK = 256
-_MAP_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -88,177 +78,6 @@ class Statements:
         return self.filter[kept], first[kept]
 
 
-class _Scorer:
-    """Figures of statements under B weightings of the pictures; sums of all filters and concepts are made once."""
-
-    def __init__(
-        self,
-        store: ActivationStore,
-        agreement: MaskAgreement,
-        weights_NB: DoubleArray,
-        num_position: int,
-        images: IntArray | None = None,
-    ):
-        """
-        Args:
-            num_position: AUPRC by position is computed for the first so many weightings.
-            images: the only ones that count; None: all.
-        """
-        self.store, self.images = store, images
-        peaks_NC = store.read_peaks()
-        if images is not None:
-            peaks_NC, agreement = peaks_NC[images], agreement.take_images(images)
-            weights_NB = np.ascontiguousarray(weights_NB[images])
-        self.agreement, self.masks = agreement, agreement.masks
-        self.weights_NB = weights_NB
-        self.position_weights_NB = np.ascontiguousarray(weights_NB[:, :num_position])
-        self.cells_MP = self.masks.mark_cells()
-        self.peak_bits_CN = np.ascontiguousarray(order_bits(peaks_NC).T)
-        self.peaks_NC = peaks_NC.astype(np.float64)
-        # A resample may have none of the pictures; all of its sums are 0 then.
-        self.total = np.maximum(weights_NB.sum(axis=0), 1)
-        coverage = self.masks.coverage.astype(np.float64)
-        weights_BN = weights_NB.T
-        self.activation = weights_BN @ agreement.activation_sum
-        self.activation_squares = weights_BN @ agreement.activation_squares
-        self.peak, self.peak_squares = weights_BN @ self.peaks_NC, weights_BN @ self.peaks_NC**2
-        self.region_px = weights_BN @ agreement.region_px.astype(np.float64)
-        self.mask = weights_BN @ self.masks.spread(coverage.sum(axis=1))
-        self.mask_squares = weights_BN @ self.masks.spread((coverage * coverage).sum(axis=1))
-        self.mask_px = weights_BN @ self.masks.spread(self.masks.pixels)
-        self.cells = weights_BN[:num_position] @ self.masks.spread(self.cells_MP.sum(axis=1))
-        self.present = weights_BN @ self.masks.presence.astype(np.float64)
-        order = np.argsort(self.masks.concept, kind="stable")
-        ends = np.searchsorted(self.masks.concept[order], np.arange(agreement.num_concepts + 1))
-        self.rows_of = [order[ends[t] : ends[t + 1]] for t in range(agreement.num_concepts)]
-        keys = agreement.overlap_filter * agreement.num_concepts + agreement.overlap_concept
-        self.overlap_order = np.argsort(keys, kind="stable")
-        self.overlap_keys = keys[self.overlap_order]
-
-    def score(self, bits_FNP: BitArray, filters: IntArray, filter_S: IntArray, concept_S: IntArray) -> _Values:
-        """Figures of some statements: float64 [S, B] each.
-
-        Args:
-            bits_FNP: maps of `filters`, as by `order_bits`.
-            filters: rising; all of `filter_S` are among them.
-        """
-        num, samples = self.weights_NB.shape
-        product, shared, peak = (np.zeros((len(filter_S), num)) for _ in range(3))
-        position = np.zeros((len(filter_S), self.position_weights_NB.shape[1]))
-        image = np.zeros((len(filter_S), samples))
-        tied_position, tied_image = np.zeros((2, len(filter_S), 1))
-        places = np.searchsorted(filters, filter_S)
-        for s, (u, t) in enumerate(zip(filter_S.tolist(), concept_S.tolist(), strict=True)):
-            rows = self.rows_of[t]
-            images = self.masks.image[rows]
-            product[s, images] = self.agreement.activation_mask[rows, u]
-            peak[s, images] = self.peaks_NC[images, u]
-            key = u * self.agreement.num_concepts + t
-            chosen = self.overlap_order[slice(*np.searchsorted(self.overlap_keys, [key, key + 1]))]
-            shared[s, self.agreement.overlap_image[chosen]] = self.agreement.overlap_px[chosen]
-            bits_NP = bits_FNP[places[s]]
-            position[s] = average_precision(bits_NP, images, self.cells_MP[rows], self.position_weights_NB)
-            ones = np.ones((len(rows), 1), dtype=bool)
-            image[s] = average_precision(self.peak_bits_CN[u][:, None], images, ones, self.weights_NB)
-            if s and u == filter_S[s - 1]:
-                tied_position[s], tied_image[s] = tied_position[s - 1], tied_image[s - 1]
-            else:
-                tied_position[s], tied_image[s] = sum_tied_shares(bits_NP), sum_tied_shares(self.peak_bits_CN[u])
-        shared_px = shared @ self.weights_NB
-        either_px = self.region_px[:, filter_S].T + self.mask_px[:, concept_S].T - shared_px
-        present = self.present[:, concept_S].T
-        cells = self.cells[:, concept_S].T
-        # Of as many pictures as there are: a resample has more or fewer of some of them.
-        share = num / self.total
-        chance_position = expect_precision(
-            np.maximum(cells * share[: cells.shape[1]], 1), bits_FNP[0].size, tied_position
-        )
-        chance_image = expect_precision(np.maximum(present * share, 1), num, tied_image)
-        values = {
-            "iou": shared_px / np.maximum(either_px, 1),
-            "pearson_position": correlate(
-                self.total * bits_FNP.shape[2],
-                self.activation[:, filter_S].T,
-                self.activation_squares[:, filter_S].T,
-                self.mask[:, concept_S].T,
-                self.mask_squares[:, concept_S].T,
-                product @ self.weights_NB,
-            ),
-            "pearson_image": correlate(
-                self.total,
-                self.peak[:, filter_S].T,
-                self.peak_squares[:, filter_S].T,
-                present,
-                present,
-                peak @ self.weights_NB,
-            ),
-            "auprc_position": position,
-            "auprc_image": image,
-            "lift": image * self.total / np.where(present > 0, present, np.nan),
-            "skill_position": correct_for_chance(position, chance_position),
-            "skill_image": correct_for_chance(image, chance_image),
-        }
-        for name in ("iou", "pearson_position", "pearson_image"):
-            values[name] = np.where(present > 0, values[name], np.nan)
-        return values
-
-    def score_all(
-        self, filter_S: IntArray, concept_S: IntArray, progress: Progress = no_progress
-    ) -> Iterator[tuple[slice, _Values]]:
-        """Figures of statements sorted by filter, a block at a time; maps of few filters are in memory at once."""
-        num, _, height, width = self.store.shape
-        distinct = np.unique(filter_S)
-        step = max(_MAP_BYTES // max(num * height * width * 2, 1), 1)
-        with progress("panel", len(filter_S)) as bar:
-            for first in range(0, len(distinct), step):
-                filters = distinct[first : first + step]
-                bits_FNP = read_ordered_maps(self.store, filters)
-                if self.images is not None:
-                    bits_FNP = np.ascontiguousarray(bits_FNP[:, self.images])
-                start, end = np.searchsorted(filter_S, [filters[0], filters[-1] + 1])
-                for at in range(start, end, _STATEMENT_BLOCK):
-                    block = slice(at, min(at + _STATEMENT_BLOCK, end))
-                    yield block, self.score(bits_FNP, filters, filter_S[block], concept_S[block])
-                    bar.advance(block.stop - block.start)
-
-
-def _score_by_pictures(
-    store: ActivationStore,
-    agreement: MaskAgreement,
-    weights_NB: DoubleArray,
-    num_position: int,
-    filter_S: IntArray,
-    concept_S: IntArray,
-    progress: Progress = no_progress,
-) -> Iterator[tuple[slice | IntArray, _Values]]:
-    """Positions of statements and their figures, each on the pictures on which its concept was looked for.
-
-    Args:
-        filter_S: rising.
-    """
-    num, channels, height, width = store.shape
-    if (agreement.num_images, agreement.num_filters, agreement.num_cells) != (num, channels, height * width):
-        raise ValueError(f"the agreement is of other activations than {store.folder}")
-    for images, concepts in agreement.masks.group_concepts():
-        chosen = np.flatnonzero(np.isin(concept_S, concepts))
-        if not len(chosen) or (images is not None and not len(images)):
-            continue
-        score = _Scorer(store, agreement, weights_NB, num_position, images)
-        for block, values in score.score_all(filter_S[chosen], concept_S[chosen], progress):
-            yield block if len(chosen) == len(concept_S) else chosen[block], values
-
-
-def read_ordered_maps(store: ActivationStore, filters: IntArray) -> BitArray:
-    """Maps of some filters on all pictures, by `order_bits`: uint16 [F, N, P]."""
-    num, _, height, width = store.shape
-    out = np.empty((len(filters), num, height * width), dtype=np.uint16)
-    for shard in range(store.num_shards):
-        maps = read_shard_maps(store.shard_path(shard))[:, filters]
-        span = slice(store.starts[shard], store.starts[shard + 1])
-        out[:, span] = order_bits(maps).reshape(*maps.shape[:2], -1).transpose(1, 0, 2)
-    return out
-
-
 def score_statements(
     store: ActivationStore, agreement: MaskAgreement, filter_S: IntArray, concept_S: IntArray
 ) -> dict[str, DoubleArray]:
@@ -276,9 +95,8 @@ def score_statements(
     _require_range(agreement, filter_S, concept_S)
     order = np.lexsort((concept_S, filter_S))
     found = {name: np.full(len(order), np.nan) for name in FIGURES}
-    weights_N1 = np.ones((agreement.num_images, 1))
-    with threadpool_limits(1):
-        for places, values in _score_by_pictures(store, agreement, weights_N1, 1, filter_S[order], concept_S[order]):
+    with threadpool_limits(1), ImageWeights(agreement.num_images, 0, 0) as once:
+        for places, values in score_by_pictures(store, agreement, once, 1, filter_S[order], concept_S[order]):
             for name, value in values.items():
                 found[name][order[places]] = value[:, 0]
     return found
@@ -295,7 +113,7 @@ def _require_range(agreement: MaskAgreement, filter_S: IntArray, concept_S: IntA
 
 def score_word_sets(
     statements: Statements, truth: GroundTruth, at: Sequence[int], looked_for_NK: BoolArray | None = None
-) -> tuple[IntArray, _Values]:
+) -> tuple[IntArray, Values]:
     """The filter's first k words W_k against G_{u,i} of each pair (METHOD, ground truth), for each k.
 
     recall@k = |W_k ∩ G| / |G|, precision@k = |W_k ∩ G| / |W_k|, f1@k = their harmonic mean. W_k is a set: it holds
@@ -323,7 +141,7 @@ def score_word_sets(
     hits = np.take_along_axis(member, np.clip(words, 0, None), axis=1) & (words >= 0)
     num_hits, num_named = np.cumsum(hits, axis=1), np.cumsum(words >= 0, axis=1)
     num_true = member.sum(axis=1)
-    found: _Values = {}
+    found: Values = {}
     for k in at:
         last = min(k, words.shape[1]) - 1
         hit, size = num_hits[:, last].astype(np.float64), num_named[:, last]
@@ -409,19 +227,18 @@ def summarise_panel(
         samples: resamples; auprc_position and skill_position use the first POSITION_SAMPLES of them at most.
     """
     num_position = min(samples, POSITION_SAMPLES)
-    draws_NB = draw_image_weights(agreement.num_images, samples, seed)
+    num_images, num_pairs = agreement.num_images, dict[str, int]()
     # The first weighting is the data set as it is, so that value and interval come from the same sums.
-    weights_NB = np.concatenate([np.ones((agreement.num_images, 1)), draws_NB], axis=1)
-    facts, means = _average_statements(store, agreement, rows, weights_NB, num_position + 1, progress)
-    num_pairs: dict[str, int] = {}
-    for name, statements in rows.items():
-        pairs, values = score_word_sets(statements, truth, at, agreement.masks.looked_for)
-        num_pairs[name] = len(pairs)
-        image = truth.pairs.image[pairs]
-        sizes = np.bincount(image, minlength=agreement.num_images).astype(np.float64) @ weights_NB
-        for figure, value in values.items():
-            sums = np.bincount(image, value, minlength=agreement.num_images) @ weights_NB
-            means[name][figure] = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
+    with ImageWeights(num_images, samples, seed) as weights:
+        facts, means = _average_statements(store, agreement, rows, weights, num_position + 1, progress)
+        for name, statements in rows.items():
+            pairs, values = score_word_sets(statements, truth, at, agreement.masks.looked_for)
+            num_pairs[name] = len(pairs)
+            image = truth.pairs.image[pairs]
+            sizes = _weigh(np.bincount(image, minlength=num_images).astype(np.float64), weights)
+            for figure, value in values.items():
+                sums = _weigh(np.bincount(image, value, minlength=num_images).astype(np.float64), weights)
+                means[name][figure] = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
     found: Panel = {
         "num_images": agreement.num_images,
         "samples": samples,
@@ -450,14 +267,19 @@ def summarise_panel(
     return found
 
 
+def _weigh(counts_N: DoubleArray, weights: ImageWeights) -> DoubleArray:
+    """Sum over the pictures under each weighting: float64 [B]."""
+    return np.concatenate([counts_N @ weights.read(block) for block in weights.list_blocks()])
+
+
 def _average_statements(
     store: ActivationStore,
     agreement: MaskAgreement,
     rows: Mapping[str, Statements],
-    weights_NB: DoubleArray,
+    weights: ImageWeights,
     num_position: int,
     progress: Progress,
-) -> tuple[dict[str, tuple[int, int, int]], dict[str, _Values]]:
+) -> tuple[dict[str, tuple[int, int, int]], dict[str, Values]]:
     """Counts of each row (filters, statements, judged ones), and the mean of each figure over its statements, under
     each weighting.
 
@@ -471,12 +293,12 @@ def _average_statements(
     times_RS = np.stack([np.bincount(np.searchsorted(keys, k), minlength=len(keys)) for k in keys_of.values()]).astype(
         np.float64
     )
-    samples = {figure: num_position if figure in _BY_POSITION_ORDER else weights_NB.shape[1] for figure in FIGURES}
+    samples = {figure: num_position if figure in _BY_POSITION_ORDER else weights.num for figure in FIGURES}
     sums = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
     scored = {figure: np.zeros((len(rows), n)) for figure, n in samples.items()}
     unit, concept = np.divmod(keys, max(agreement.num_concepts, 1))
     with threadpool_limits(1):  # the order of sums, and so the last bits, would depend on the threads
-        for places, values in _score_by_pictures(store, agreement, weights_NB, num_position, unit, concept, progress):
+        for places, values in score_by_pictures(store, agreement, weights, num_position, unit, concept, progress):
             for figure, value in values.items():
                 sums[figure] += times_RS[:, places] @ np.nan_to_num(value, nan=0.0)
                 scored[figure] += times_RS[:, places] @ ~np.isnan(value)

@@ -9,15 +9,15 @@ Shape legend: R regions, C filters, K classes, V words, J words of the lexicon, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from lavise.storage.array_types import FloatArray
 from lavise.storage.models.class_names import ClassNames, embed_class_names
 from lavise.storage.models.classifier_head import LinearHead
 from lavise.storage.words.class_taxonomy import find_hypernyms, find_synset
@@ -180,9 +180,10 @@ def load_head(facts: HeadFacts, tensors: Mapping[str, torch.Tensor]) -> Classifi
     return module.eval()
 
 
-def measure_scale(means_NC: np.ndarray[Any, Any]) -> float:
-    """Median length of the pictures' pooled features."""
-    return float(np.median(np.linalg.norm(means_NC.astype(np.float64), axis=1)))
+def measure_scale(means: Iterable[FloatArray]) -> float:
+    """Median length of the pictures' pooled features, which come in parts [n, C]."""
+    lengths = [np.linalg.norm(means_nC.astype(np.float64), axis=1) for means_nC in means]
+    return float(np.median(np.concatenate(lengths)))
 
 
 def _words_of(synonyms: tuple[str, ...], vectors: WordVectors, index: Mapping[str, int]) -> set[int]:

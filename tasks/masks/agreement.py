@@ -14,18 +14,22 @@ R triples (picture, filter, concept) whose region and mask meet.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_files import AppendedArray, join_arrays, map_arrays
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
 from lavise.storage.images.geometry import Geometry, Size, find_regions
@@ -36,9 +40,9 @@ from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards,
 from lavise.tasks.masks.mask_inputs import MaskedRegionInputs
 
 AGREEMENT = Stage("agreement", version=2)
-
-
 _FILE = "agreement.npz"
+_MASK = "mask_"
+_IMAGES, _LOOKED_FOR = f"{_MASK}image", f"{_MASK}looked_for"
 _REGION_BLOCK = 256
 
 
@@ -253,79 +257,87 @@ def _meet_regions(
 
 
 def make_agreement(inputs: MaskedRegionInputs, folder: Path) -> Info:
-    """Write what `save_agreement` writes.
-
-    Returns:
-        facts: num_masks, num_concepts, skipped by reason.
-    """
-    found, skipped = measure_agreement(
+    """Write what `measure_agreement` writes, and return its facts."""
+    return measure_agreement(
         ActivationStore(inputs.activations.folder),
         inputs.data.value,
         inputs.geometry,
         load_thresholds(inputs.thresholds),
         inputs.cluster,
+        folder,
     )
-    save_agreement(found, folder)
-    return {"num_masks": len(found.masks.image), "num_concepts": found.num_concepts, "skipped": skipped}
 
 
 def measure_agreement(
-    store: ActivationStore, dataset: Dataset, geometry: Geometry, thresholds_C: FloatArray, cluster: StatisticsCluster
-) -> tuple[MaskAgreement, dict[str, int]]:
-    """Agreement of all filters with all concepts on the pictures of a store; and what was left out, by reason.
+    store: ActivationStore,
+    dataset: Dataset,
+    geometry: Geometry,
+    thresholds_C: FloatArray,
+    cluster: StatisticsCluster,
+    folder: Path,
+) -> Info:
+    """Agreement of all filters with all concepts on the pictures of a store, into folder/agreement.npz.
 
     Args:
         dataset: has the masks of the store's pictures.
         thresholds_C: T_u, for the regions.
+
+    Returns:
+        facts: num_masks, num_concepts, skipped by reason.
     """
     shards = annotate_shards(store, dataset, geometry)
-    results = cluster.map("agreement with masks", partial(measure_agreement_of_shard, thresholds_C), shards)
     skipped = Counter(dataset.skipped)
-    for _, counts in results:
-        skipped.update(counts)
-    return merge_agreement([part for part, _ in results], store.starts[:-1]), dict(skipped)
+
+    def take_parts() -> Iterator[MaskAgreement]:
+        measure = partial(measure_agreement_of_shard, thresholds_C)
+        for part, counts in cluster.stream("agreement with masks", measure, shards):
+            skipped.update(counts)
+            yield part
+
+    num_masks = save_agreement(take_parts(), store.starts[:-1], folder)
+    return {"num_masks": num_masks, "num_concepts": len(dataset.concepts), "skipped": dict(skipped)}
 
 
-def merge_agreement(parts: Sequence[MaskAgreement], starts: Sequence[int]) -> MaskAgreement:
-    """One agreement from those of the shards; `starts` are the positions of their first pictures."""
-    images = [part.masks.image + start for part, start in zip(parts, starts, strict=True)]
-    overlap_images = [part.overlap_image + start for part, start in zip(parts, starts, strict=True)]
-    return MaskAgreement(
-        ConceptMasks(
-            np.concatenate(images),
-            np.concatenate([p.masks.concept for p in parts]),
-            np.concatenate([p.masks.coverage for p in parts]),
-            np.concatenate([p.masks.pixels for p in parts]),
-            np.concatenate([p.masks.presence for p in parts]),
-            _join_looked_for([p.masks for p in parts]),
-        ),
-        np.concatenate([p.activation_sum for p in parts]),
-        np.concatenate([p.activation_squares for p in parts]),
-        np.concatenate([p.activation_mask for p in parts]),
-        np.concatenate([p.region_px for p in parts]),
-        np.concatenate(overlap_images),
-        np.concatenate([p.overlap_filter for p in parts]),
-        np.concatenate([p.overlap_concept for p in parts]),
-        np.concatenate([p.overlap_px for p in parts]),
-    )
+def save_agreement(parts: Iterable[MaskAgreement], starts: Sequence[int], folder: Path) -> int:
+    """Write folder/agreement.npz from the agreements of the shards, each as it comes.
+
+    Args:
+        parts: at least one.
+        starts: positions of the shards' first pictures.
+
+    Returns:
+        how many masks there are.
+    """
+    is_partly_known = False
+    with tempfile.TemporaryDirectory(prefix="agreement-", dir=folder) as scratch, ExitStack() as stack:
+        written: dict[str, AppendedArray] = {}
+        for part, start in zip(parts, starts, strict=True):
+            for name, values in _list_arrays(part, start).items():
+                if name not in written:
+                    path = Path(scratch) / f"{name}.npy"
+                    written[name] = stack.enter_context(AppendedArray(path, values.dtype, values.shape[1:]))
+                written[name].append(values)
+            is_partly_known |= part.masks.looked_for is not None
+        stack.close()
+        members = {name: file.path for name, file in written.items() if is_partly_known or name != _LOOKED_FOR}
+        join_arrays(folder / _FILE, members)
+    return written[_IMAGES].num_rows
 
 
-def _join_looked_for(parts: Sequence[ConceptMasks]) -> BoolArray | None:
-    if all(part.looked_for is None for part in parts):
-        return None
-    return np.concatenate([np.ones_like(p.presence) if p.looked_for is None else p.looked_for for p in parts])
-
-
-def save_agreement(agreement: MaskAgreement, folder: Path) -> None:
-    """Write folder/agreement.npz."""
-    fields = {name: value for name, value in vars(agreement).items() if name != "masks"}
-    masks = {f"mask_{name}": value for name, value in vars(agreement.masks).items() if value is not None}
-    np.savez(folder / _FILE, **fields, **masks)
+def _list_arrays(part: MaskAgreement, start: int) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a shard by their names in the file, pictures counted from `start` on."""
+    masks = part.masks
+    looked_for = np.ones_like(masks.presence) if masks.looked_for is None else masks.looked_for
+    found = {name: value for name, value in vars(part).items() if name != "masks"}
+    found |= {f"{_MASK}{name}": value for name, value in vars(masks).items()}
+    found |= {_IMAGES: masks.image + start, "overlap_image": part.overlap_image + start, _LOOKED_FOR: looked_for}
+    return found
 
 
 def load_agreement(folder: Path) -> MaskAgreement:
-    """Read what `save_agreement` wrote."""
-    with np.load(folder / _FILE, allow_pickle=False) as arrays:
-        masks = {n.removeprefix("mask_"): arrays[n] for n in arrays.files if n.startswith("mask_")}
-        fields = {n: arrays[n] for n in arrays.files if not n.startswith("mask_")}
-    return MaskAgreement(masks=ConceptMasks(**masks), **fields)
+    """Read what `save_agreement` wrote; the numbers stay in the file until they are used."""
+    arrays = map_arrays(folder / _FILE)
+    masks = {n.removeprefix(_MASK): array for n, array in arrays.items() if n.startswith(_MASK)}
+    return MaskAgreement(
+        masks=ConceptMasks(**masks), **{n: array for n, array in arrays.items() if not n.startswith(_MASK)}
+    )

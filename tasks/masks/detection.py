@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
-from lavise.storage.array_types import BitArray, BoolArray, FloatArray, IntArray
+from lavise.storage.array_files import ColumnFile
+from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.engine.stage import Info, Stage
@@ -80,43 +83,50 @@ def detect_concepts(
     if masks.presence.shape[0] != num or masks.coverage.shape[1] != height * width:
         raise ValueError(f"the masks are of other activations than {store.folder}")
     num_concepts = masks.presence.shape[1]
-    inside_MC = _read_covered_peaks(store, masks)
-    peaks_NC = order_bits(store.read_peaks())
     auroc, p_value = np.full((2, channels, num_concepts), np.nan, np.float32)
     right = np.zeros((channels, num_concepts), dtype=bool)
     num_images = masks.presence.sum(axis=0).astype(np.int64)
-    step = min(max(_RANK_ENTRIES // max(num, 1), 1), _MOST_ROWS)
+    step = min(max(_RANK_ENTRIES // max(num, len(masks.image), 1), 1), _MOST_ROWS)
+    groups = []
     for images, concepts in masks.group_concepts():
         of_all = num if images is None else len(images)
         told = concepts[(num_images[concepts] > 0) & (num_images[concepts] < of_all)]
-        rows_of = {t: np.flatnonzero(masks.concept == t) for t in told}
-        if not rows_of:
-            continue
+        groups.append((images, {t: np.flatnonzero(masks.concept == t) for t in told}))
+    with store.turn_peaks() as peaks, _turn_covered_peaks(store, masks) as inside:
         for start in range(0, channels, step):
-            block = slice(start, start + step)
-            ranked = RankedRows(peaks_NC[:, block].T if images is None else peaks_NC[images, block].T)
-            for concept, rows in rows_of.items():
-                area, p = ranked.compare(peaks_NC[masks.image[rows], block].T, inside_MC[rows, block].T)
-                auroc[block, concept], p_value[block, concept] = area, p
-                right[block, concept] = (area >= min_auroc) & (p <= max_p_value)
+            block = slice(start, min(start + step, channels))
+            peaks_bN = order_bits(peaks.read_rows(block.start, block.stop))
+            inside_bM = inside.read_rows(block.start, block.stop)
+            for images, rows_of in groups:
+                if not rows_of:
+                    continue
+                ranked = RankedRows(peaks_bN if images is None else peaks_bN[:, images])
+                for concept, rows in rows_of.items():
+                    area, p = ranked.compare(peaks_bN[:, masks.image[rows]], inside_bM[:, rows])
+                    auroc[block, concept], p_value[block, concept] = area, p
+                    right[block, concept] = (area >= min_auroc) & (p <= max_p_value)
     return Detection(auroc, p_value, right, num_images)
 
 
-def _read_covered_peaks(store: ActivationStore, masks: ConceptMasks) -> BitArray:
-    """Max activation of each filter over the cells that each mask touches, by `order_bits`: uint16 [M, C]."""
-    out = np.empty((len(masks.image), store.shape[1]), dtype=np.uint16)
+@contextmanager
+def _turn_covered_peaks(store: ActivationStore, masks: ConceptMasks) -> Iterator[ColumnFile]:
+    """Max activation of each filter over the cells that each mask touches, by `order_bits`: uint16 [C, M]."""
     ends = np.searchsorted(masks.image, np.arange(store.shape[0] + 1))
-    for shard in range(store.num_shards):
-        start, stop = store.starts[shard], store.starts[shard + 1]
-        if ends[start] == ends[stop]:
-            continue
-        maps = read_shard_maps(store.shard_path(shard))
-        for image in range(start, stop):
-            if ends[image] < ends[image + 1]:
-                bits_CP = order_bits(maps[image - start]).reshape(store.shape[1], -1)
-            for row in range(ends[image], ends[image + 1]):
-                out[row] = bits_CP[:, masks.coverage[row] > 0].max(axis=1)
-    return out
+    channels = store.shape[1]
+    with ColumnFile(store.folder, np.uint16, (channels, len(masks.image))) as turned:
+        for shard in range(store.num_shards):
+            start, stop = store.starts[shard], store.starts[shard + 1]
+            if ends[start] == ends[stop]:
+                continue
+            maps = read_shard_maps(store.shard_path(shard))
+            out = np.empty((ends[stop] - ends[start], channels), dtype=np.uint16)
+            for image in range(start, stop):
+                if ends[image] < ends[image + 1]:
+                    bits_CP = order_bits(maps[image - start]).reshape(channels, -1)
+                for row in range(ends[image], ends[image + 1]):
+                    out[row - ends[start]] = bits_CP[:, masks.coverage[row] > 0].max(axis=1)
+            turned.write_columns(int(ends[start]), out.T)
+        yield turned
 
 
 def save_detection(found: Detection, folder: Path) -> None:

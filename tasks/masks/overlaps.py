@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_files import append_arrays, join_arrays, map_arrays
 from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.images.geometry import Geometry, find_regions
@@ -99,41 +102,61 @@ def count_overlaps_of_shard(thresholds_C: FloatArray, shard: AnnotatedShard) -> 
 
 
 def make_overlaps(inputs: MaskedRegionInputs, folder: Path) -> Info:
-    """Write what `save_overlaps` writes.
-
-    Returns:
-        facts: num_overlaps, skipped by reason.
-    """
-    found, skipped = count_overlaps(
+    """Write what `count_overlaps` writes, and return its facts."""
+    return count_overlaps(
         ActivationStore(inputs.activations.folder),
         inputs.data.value,
         inputs.geometry,
         load_thresholds(inputs.thresholds),
         inputs.cluster,
+        folder,
     )
-    save_overlaps(found, folder)
-    return {"num_overlaps": len(found.image), "skipped": skipped}
 
 
 def count_overlaps(
-    store: ActivationStore, dataset: Dataset, geometry: Geometry, thresholds_C: FloatArray, cluster: StatisticsCluster
-) -> tuple[Overlaps, dict[str, int]]:
-    """Overlaps of all masks with the regions of all filters; and masks skipped, by reason."""
+    store: ActivationStore,
+    dataset: Dataset,
+    geometry: Geometry,
+    thresholds_C: FloatArray,
+    cluster: StatisticsCluster,
+    folder: Path,
+) -> Info:
+    """Overlaps of all masks with the regions of all filters, into folder/overlaps.npz.
+
+    Returns:
+        facts: num_overlaps, skipped by reason.
+    """
     shards = annotate_shards(store, dataset, geometry)
-    results = cluster.map("overlaps", partial(count_overlaps_of_shard, thresholds_C), shards)
     skipped = Counter(dataset.skipped)
-    for number, (part, counts) in enumerate(results):
-        part[:, 0] += store.starts[number]
-        skipped.update(counts)
-    return Overlaps(*np.ascontiguousarray(np.concatenate([part for part, _ in results]).T)), dict(skipped)
+
+    def take_parts() -> Iterator[IntArray]:
+        for part, counts in cluster.stream("overlaps", partial(count_overlaps_of_shard, thresholds_C), shards):
+            skipped.update(counts)
+            yield part
+
+    return {"num_overlaps": save_overlaps(take_parts(), store.starts[:-1], folder), "skipped": dict(skipped)}
 
 
-def save_overlaps(overlaps: Overlaps, folder: Path) -> None:
-    """Write folder/overlaps.npz."""
-    np.savez(folder / file_names.OVERLAPS, **vars(overlaps))
+def save_overlaps(parts: Iterable[IntArray], starts: Sequence[int], folder: Path) -> int:
+    """Write folder/overlaps.npz from those of the shards, each as it comes.
+
+    Args:
+        parts: int64 [K, 6] each, as by `count_overlaps_of_shard`.
+        starts: positions of the shards' first pictures.
+
+    Returns:
+        how many there are.
+    """
+    names = [field.name for field in fields(Overlaps)]
+    with tempfile.TemporaryDirectory(prefix="overlaps-", dir=folder) as scratch:
+        with append_arrays(Path(scratch), dict.fromkeys(names, (np.int64, ()))) as written:
+            for part, start in zip(parts, starts, strict=True):
+                for name, column in zip(names, part.T, strict=True):
+                    written[name].append(column + start if name == "image" else column)
+        join_arrays(folder / file_names.OVERLAPS, {name: file.path for name, file in written.items()})
+    return written["image"].num_rows
 
 
 def load_overlaps(folder: Path) -> Overlaps:
-    """Read what `save_overlaps` wrote."""
-    with np.load(folder / file_names.OVERLAPS, allow_pickle=False) as arrays:
-        return Overlaps(**{name: arrays[name] for name in arrays.files})
+    """Read what `save_overlaps` wrote; the numbers stay in the file until they are used."""
+    return Overlaps(**map_arrays(folder / file_names.OVERLAPS))

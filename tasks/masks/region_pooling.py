@@ -9,22 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lavise.storage.activations import ActivationStore, read_shard_maps
+from lavise.storage.array_files import append_arrays
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.images.geometry import Geometry
-from lavise.storage.state import file_names
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
 from lavise.tasks.masks.mask_inputs import MaskInputs
 
 REGIONS = Stage("regions", version=2)
+_PART = "part-{:06d}.npz"
+_WHERE, _INT = ("image", "concept"), (np.int64, ())
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,21 @@ def pool_regions_of_shard(shard: AnnotatedShard) -> Regions:
 
 
 def save_regions_of_shard(folder: Path, item: tuple[int, AnnotatedShard]) -> tuple[int, dict[str, int]]:
-    """Pool one shard and leave the result in the folder: features are too large to send around."""
+    """Pool one shard and leave the result in the folder: features are too large to send around.
+
+    Returns:
+        number of the shard; and what was left out, by reason.
+    """
     number, shard = item
     found = pool_regions_of_shard(shard)
     np.savez(
-        folder / f"part-{number:06d}.npz",
+        folder / _PART.format(number),
         features=found.features,
         coverage=found.coverage,
         image=found.image,
         concept=found.concept,
     )
-    return len(found.image), dict(found.skipped)
+    return number, dict(found.skipped)
 
 
 def make_regions(inputs: MaskInputs, folder: Path) -> Info:
@@ -113,27 +118,18 @@ def pool_regions(
     items = list(enumerate(annotate_shards(store, dataset, geometry)))
     # A folder of this attempt's own: a worker that outlived an earlier one must not write into it.
     scratch = Path(tempfile.mkdtemp(prefix="parts-", dir=folder))
-    results = cluster.map("pool regions", partial(save_regions_of_shard, scratch), items)
-    total = sum(count for count, _ in results)
-    features = np.lib.format.open_memmap(
-        folder / file_names.REGION_FEATURES, mode="w+", dtype=np.float32, shape=(total, store.shape[1])
-    )
-    small: dict[str, list[Any]] = {"coverage": [], "image": [], "concept": []}
-    start = 0
-    for number, (count, _) in enumerate(results):
-        part = scratch / f"part-{number:06d}.npz"
-        with np.load(part, allow_pickle=False) as arrays:
-            features[start : start + count] = arrays["features"]
-            small["coverage"].append(arrays["coverage"])
-            small["image"].append(arrays["image"] + store.starts[number])
-            small["concept"].append(arrays["concept"])
-        start += count
-    features.flush()
-    shutil.rmtree(scratch)
-    for name, parts in small.items():
-        np.save(folder / f"{name}.npy", np.concatenate(parts))
     skipped = Counter(dataset.skipped)
-    for _, counts in results:
-        skipped.update(counts)
-    num_images = len(np.unique(np.concatenate(small["image"])))
+    kinds = {"features": (np.float32, (store.shape[1],)), "coverage": (np.float32, ()), **dict.fromkeys(_WHERE, _INT)}
+    num_images = 0
+    with append_arrays(folder, kinds) as written:
+        for number, counts in cluster.stream("pool regions", partial(save_regions_of_shard, scratch), items):
+            part = scratch / _PART.format(number)
+            with np.load(part, allow_pickle=False) as arrays:
+                for name, file in written.items():
+                    file.append(arrays[name] + store.starts[number] if name == "image" else arrays[name])
+                num_images += len(np.unique(arrays["image"]))
+            part.unlink()
+            skipped.update(counts)
+    shutil.rmtree(scratch)
+    total = written["features"].num_rows
     return {"num_regions": total, "num_images_with_regions": num_images, "skipped": dict(skipped)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any, TypedDict
 
 import numpy as np
@@ -9,12 +10,15 @@ import numpy.typing as npt
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
+from lavise.storage.array_files import ColumnFile
 from lavise.storage.array_types import DoubleArray, FloatArray, IntArray
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 RESAMPLINGS = 2000
 _INTERVAL = (0.025, 0.975)
 _BLOCK_ENTRIES = 1 << 22
+_DRAWS = 64
+_WEIGHTINGS = 32  # in memory at a time
 
 
 class Estimate(TypedDict):
@@ -39,6 +43,59 @@ def draw_image_weights(num_images: int, samples: int, seed: int) -> DoubleArray:
     The draws of `ImageBootstrap` with this seed, where its pairs are of all N pictures.
     """
     return np.ascontiguousarray(draw_weights(num_images, samples, make_rng(seed, Stream.BOOTSTRAP_IMAGES)).T)
+
+
+class ImageWeights:
+    """Weightings of N pictures, on the disk, a few of them in memory at a time: the first counts each picture once, the
+    others are the resamples of `draw_image_weights`. Use as a context manager.
+
+    Attributes:
+        num_images: N.
+        num: of the weightings, B.
+    """
+
+    def __init__(self, num_images: int, samples: int, seed: int) -> None:
+        self.num_images, self.num = num_images, samples + 1
+        self._file = ColumnFile(None, np.uint8, (-(-self.num // _WEIGHTINGS), num_images, _WEIGHTINGS))
+        rng, left = make_rng(seed, Stream.BOOTSTRAP_IMAGES), samples
+        for block in range(self._file.shape[0]):
+            drawn = min(_WEIGHTINGS - (block == 0), left)
+            weights = draw_weights(num_images, drawn, rng)
+            held = np.zeros((num_images, _WEIGHTINGS), np.uint8)
+            held[:, 0] = 1  # of the first block; else it is written over
+            held[:, int(block == 0) : drawn + int(block == 0)] = _hold_counts(weights).T
+            self._file.write_rows(block, held[None])
+            left -= drawn
+
+    def __enter__(self) -> ImageWeights:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
+
+    def list_blocks(self, num: int | None = None) -> list[slice]:
+        """The weightings that `read` gives at a time; of all, or of the first `num`."""
+        num = self.num if num is None else num
+        return [slice(start, min(start + _WEIGHTINGS, num)) for start in range(0, num, _WEIGHTINGS)]
+
+    def read(self, block: slice, images: IntArray | slice = slice(None)) -> DoubleArray:
+        """One of `list_blocks`, for some pictures: float64 [images, b]."""
+        row = block.start // _WEIGHTINGS
+        if isinstance(images, slice):
+            start, stop, _ = images.indices(self.num_images)
+            held = self._file.read_columns(row, start, stop)
+        else:
+            held = self._file.read_columns(row, 0, self.num_images)[images]
+        return held[:, : block.stop - block.start].astype(np.float64)
+
+
+def _hold_counts(weights: DoubleArray) -> npt.NDArray[np.uint8]:
+    """In a byte each. By chance no picture is ever drawn 256 times out of N draws."""
+    if weights.size and weights.max() > 255:
+        raise ValueError(f"a picture was drawn {weights.max():.0f} times")
+    return weights.astype(np.uint8)
 
 
 def bootstrap_means(values_NU: FloatArray, rng: np.random.Generator) -> list[tuple[float, float]]:
@@ -70,6 +127,14 @@ def bootstrap_share(votes_S: IntArray, images_S: IntArray) -> tuple[DoubleArray,
     return low[inverse], high[inverse]
 
 
+def _draw_counts(num: int, samples: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """`draw_weights` in bytes, a few resamples at a time."""
+    counts = np.empty((samples, num), np.uint8)
+    for start in range(0, samples, _DRAWS):
+        counts[start : start + _DRAWS] = _hold_counts(draw_weights(num, min(_DRAWS, samples - start), rng))
+    return counts
+
+
 class ImageBootstrap:
     """Resamples pictures, the same ones for every method, so that differences are paired.
 
@@ -79,7 +144,7 @@ class ImageBootstrap:
     def __init__(self, image_P: IntArray, samples: int, seed: int) -> None:
         _, self._group = np.unique(image_P, return_inverse=True)
         num = int(self._group.max()) + 1 if len(image_P) else 0
-        self._draws = draw_weights(num, samples, make_rng(seed, Stream.BOOTSTRAP_IMAGES)) if num else None
+        self._draws = _draw_counts(num, samples, make_rng(seed, Stream.BOOTSTRAP_IMAGES)) if num else None
         self._sizes = np.bincount(self._group, minlength=num).astype(np.float64)
 
     def sample_means(self, values_P: npt.NDArray[np.floating[Any]]) -> DoubleArray:
@@ -87,8 +152,11 @@ class ImageBootstrap:
         if self._draws is None:
             return np.zeros(0)
         sums = np.bincount(self._group, values_P.astype(np.float64), minlength=len(self._sizes))
-        means: DoubleArray = (self._draws @ sums) / (self._draws @ self._sizes)
-        return means
+        parts = []
+        for start in range(0, len(self._draws), _DRAWS):
+            draws = self._draws[start : start + _DRAWS].astype(np.float64)
+            parts.append((draws @ sums) / (draws @ self._sizes))
+        return np.concatenate(parts)
 
     def summarise(self, values_P: npt.NDArray[np.floating[Any]]) -> Estimate:
         """Mean and the ends of its 95 % percentile interval."""

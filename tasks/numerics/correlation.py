@@ -15,7 +15,7 @@ _CONSTANT = 1e-13  # of the squares: a spread below that is rounding
 
 
 def correlate(
-    total: float, x: DoubleArray, xx: DoubleArray, y: DoubleArray, yy: DoubleArray, xy: DoubleArray
+    total: float | DoubleArray, x: DoubleArray, xx: DoubleArray, y: DoubleArray, yy: DoubleArray, xy: DoubleArray
 ) -> DoubleArray:
     """Pearson's r from sums over `total` places: of x, x², y, y² and x·y; 0 where x or y is constant."""
     spread_x, spread_y = xx - x * x / total, yy - y * y / total

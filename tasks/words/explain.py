@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -175,8 +175,7 @@ def explain_filters(
         help where little is explained.
     """
     store, thresholds_C, vocabulary = maps.store, maps.thresholds_C, namer.vocabulary
-    peaks_NC = store.read_peaks()
-    qualified_C = (peaks_NC > thresholds_C).sum(axis=0)
+    qualified_C, peak_C = _count_qualified(store, thresholds_C)
     pairs = select_top_images(store, thresholds_C, settings.top_images)
     features = pool_features(maps, pairs, settings.method, namer.facts.channels, computing)
     title = f"words, {settings.method.replace('_', ' ')}"
@@ -205,7 +204,7 @@ def explain_filters(
         )
     )
     reliability = Reliability.from_json(found.calibration["reliability"])
-    shown = _Shown(store, thresholds_C, peaks_NC, qualified_C, pairs, named, vocabulary, settings, layer)
+    shown = _Shown(store, thresholds_C, peak_C, qualified_C, pairs, named, vocabulary, settings, layer)
     word_rows = _describe_words(found, shown, covers(namer.facts.supervised, vocabulary.language))
     filter_rows = _describe_filters(found, shown, maps.saturated_C)
     write_rows(WordRow, word_rows, folder / file_names.EXPLANATIONS)
@@ -214,6 +213,15 @@ def explain_filters(
     write_json(folder / file_names.CALIBRATION, dict(found.calibration))
     (folder / file_names.RELIABILITY).write_bytes(draw_reliability(reliability))
     return {**_summarise(filter_rows, word_rows, len(pairs), reliability), **found.facts}
+
+
+def _count_qualified(store: ActivationStore, thresholds_C: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Pictures above each filter's threshold, and the filter's highest peak: int64 [C], float32 [C]."""
+    qualified, highest = np.zeros(store.shape[1], np.int64), np.full(store.shape[1], -np.inf, np.float32)
+    for _, peaks_nC in store.iterate("peaks"):
+        qualified += (peaks_nC > thresholds_C).sum(axis=0)
+        highest = np.maximum(highest, peaks_nC.max(axis=0, initial=-np.inf))
+    return qualified, highest
 
 
 def _name_whole_images(maps: LayerMaps, namer: Namer, num: int, device: str) -> DoubleArray:
@@ -238,7 +246,7 @@ class _Shown:
 
     store: ActivationStore
     thresholds_C: FloatArray
-    peaks_NC: Any
+    peak_C: FloatArray
     qualified_C: IntArray
     pairs: Pairs
     named: NamedPairs
@@ -300,7 +308,7 @@ def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray |
                 layer=shown.layer,
                 filter=unit,
                 threshold=float(shown.thresholds_C[unit]),
-                peak=float(shown.peaks_NC[:, unit].max()),
+                peak=float(shown.peak_C[unit]),
                 explained=not reason,
                 reason=reason,
                 confidence=float(rows.confidence[kept[0]]) if kept else 0.0,

@@ -16,7 +16,14 @@ from lavise.storage.array_types import BoolArray, FloatArray, IntArray
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.words.naming_precision import NamingPrecision, Presence, state_presence
-from lavise.tasks.words.preference import LEAST_IMAGES, Preferences, Support, find_preferences, split_halves
+from lavise.tasks.words.preference import (
+    LEAST_IMAGES,
+    Preferences,
+    Support,
+    contrast_turned,
+    find_preferences,
+    split_halves,
+)
 from lavise.tasks.words.word_presence import PresenceWords, Witnesses, ask_witnesses, keep_frequent, name_regions
 
 HAS_WORD = 0.5
@@ -110,4 +117,6 @@ def prefer_words(
             named.support(pairs.take(own), features_PC[own], namer, store.shape[1], min_share, half, device)
         )
     presence = named.presence.probability_NW
-    return find_preferences(store.read_peaks(), presence, (supports[0], supports[1]), named.words.kind, seed)
+    with store.turn_peaks() as peaks:
+        halves = tuple(contrast_turned(peaks, presence[half], half) for half in (first, ~first))
+    return find_preferences((halves[0], halves[1]), presence, (supports[0], supports[1]), named.words.kind, seed)

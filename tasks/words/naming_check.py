@@ -19,7 +19,8 @@ import numpy as np
 from lavise.configs.base import Settings
 from lavise.configs.registry import ATTENTION
 from lavise.storage.activations import ActivationStore
-from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
+from lavise.storage.array_files import ColumnFile
+from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.state.artefacts import Handle
 from lavise.storage.state.files import write_json
@@ -44,7 +45,7 @@ from lavise.tasks.words.naming_precision import (
     state_presence,
     trust_words,
 )
-from lavise.tasks.words.preference import LEAST_IMAGES, Preferences, Ranked, contrast
+from lavise.tasks.words.preference import LEAST_IMAGES, Preferences, contrast_turned
 from lavise.tasks.words.vote_calibration import deal_folds
 from lavise.tasks.words.word_presence import ask_witnesses, keep_frequent, list_words
 
@@ -169,18 +170,19 @@ def _check_statements(
     rows = np.flatnonzero(found.word >= 0)
     word = found.word[rows]
     confidence = state_confidence(found.auroc[rows], found.error[rows], trust_W[word]) if len(rows) else np.zeros(0)
-    true = _measure_auroc(store.read_peaks(), truth_NT, looked_for_NT)
+    with store.turn_peaks() as peaks:
+        true = _measure_auroc(peaks, truth_NT, looked_for_NT)
     right = true[rows, concept_W[word]] >= MIN_AUROC if len(rows) else np.zeros(0, bool)
     return measure_reliability(confidence, right, None, concept_W[word] if len(rows) else np.zeros(0, np.int64))
 
 
-def _measure_auroc(peaks_NC: HalfArray, truth_NT: BoolArray, looked_for_NT: BoolArray | None) -> DoubleArray:
+def _measure_auroc(peaks: ColumnFile, truth_NT: BoolArray, looked_for_NT: BoolArray | None) -> DoubleArray:
     """How well each filter tells the pictures of each concept from those on which it was looked for in vain: [C, T]."""
-    auroc = np.full((peaks_NC.shape[1], truth_NT.shape[1]), 0.5)
+    auroc = np.full((peaks.shape[0], truth_NT.shape[1]), 0.5)
     for images, concepts in group_looked_for(looked_for_NT, truth_NT.shape[1]):
-        own = slice(None) if images is None else images
-        if len(peaks_NC[own]):
-            auroc[:, concepts] = contrast(Ranked.of(peaks_NC[own]), truth_NT[own][:, concepts].astype(np.float64)).auroc
+        own = truth_NT[:, concepts] if images is None else truth_NT[images][:, concepts]
+        if len(own):
+            auroc[:, concepts] = contrast_turned(peaks, own.astype(np.float64), images).auroc
     return auroc
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import ndtr
 
+from lavise.storage.array_files import ColumnFile
 from lavise.storage.array_types import BoolArray, DoubleArray, HalfArray, IntArray
 from lavise.tasks.numerics.float16_bits import order_bits
 from lavise.tasks.numerics.random_streams import Stream, make_rng
@@ -36,6 +37,7 @@ _ALIKE = 0.5  # standard errors within which two words cannot be told apart
 _SUPPORT = 0.8  # of the highest support
 _SAME_WORD = 0.9  # correlation of two words over pictures from which on they are one
 _HALVES_APART = 0.01  # standard error between the mean of two halves and the whole
+_RANK_ENTRIES = 1 << 20
 _ALIKE_ERRORS = 2.0  # design effect of labels that are wrong together
 
 
@@ -98,25 +100,65 @@ def split_halves(num: int, seed: int) -> BoolArray:
     return first
 
 
+@dataclass(frozen=True)
+class _Presence:
+    """What a contrast needs of the words alone, made once for all filters.
+
+    Attributes:
+        presence_NW: float64 [N, W].
+        some, itself, dispersion: float64 [W].
+    """
+
+    presence_NW: DoubleArray
+    some: DoubleArray
+    itself: DoubleArray
+    dispersion: DoubleArray
+
+    @classmethod
+    def of(cls, presence_NW: DoubleArray) -> _Presence:
+        some = presence_NW.sum(axis=0)
+        itself = (presence_NW * (1 - presence_NW)).sum(axis=0)
+        dispersion = (presence_NW**2).sum(axis=0) - some * some / max(len(presence_NW), 1)
+        return cls(presence_NW, some, itself, dispersion)
+
+    def contrast(self, ranked: Ranked) -> Contrast:
+        num, some, itself = len(self.presence_NW), self.some, self.itself
+        pairs = some * (num - some) - itself
+        wins = ranked.below_NC.T @ self.presence_NW - (some * some / 2 + itself / 2)
+        auroc = np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1), 0.5)
+        auroc = np.clip(auroc, 0, 1)
+        # Under the null wins are a linear rank statistic.
+        spread = ((ranked.below_NC - num / 2) ** 2).sum(axis=0)
+        deviation = np.sqrt(np.maximum(np.multiply.outer(spread, self.dispersion), 0) / max(num - 1, 1))
+        chance = np.divide(deviation, pairs, out=np.full_like(deviation, np.inf), where=(pairs > 0) & (deviation > 0))
+        return Contrast(auroc, estimate_error(auroc, some, num - some), chance, (auroc - 0.5) / chance)
+
+
 def contrast(ranked: Ranked, presence_NW: DoubleArray) -> Contrast:
     """Every filter against every word.
 
     Args:
         presence_NW: float64 [N, W], probabilities that are multiples of 1/1024.
     """
-    num = len(presence_NW)
-    some = presence_NW.sum(axis=0)
-    itself = (presence_NW * (1 - presence_NW)).sum(axis=0)
-    pairs = some * (num - some) - itself
-    wins = ranked.below_NC.T @ presence_NW - (some * some / 2 + itself / 2)
-    auroc = np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1), 0.5)
-    auroc = np.clip(auroc, 0, 1)
-    # Under the null wins are a linear rank statistic.
-    spread = ((ranked.below_NC - num / 2) ** 2).sum(axis=0)
-    dispersion = (presence_NW**2).sum(axis=0) - some * some / max(num, 1)
-    deviation = np.sqrt(np.maximum(np.multiply.outer(spread, dispersion), 0) / max(num - 1, 1))
-    chance = np.divide(deviation, pairs, out=np.full_like(deviation, np.inf), where=(pairs > 0) & (deviation > 0))
-    return Contrast(auroc, estimate_error(auroc, some, num - some), chance, (auroc - 0.5) / chance)
+    return _Presence.of(presence_NW).contrast(ranked)
+
+
+def contrast_turned(
+    peaks: ColumnFile, presence_NW: DoubleArray, images: BoolArray | IntArray | None = None
+) -> Contrast:
+    """The same with ranks of few filters in memory at a time; since all sums are exact, it makes no difference.
+
+    Args:
+        peaks: float16 [C, all pictures].
+        presence_NW: of `images`.
+        images: those that count; None: all.
+    """
+    presence, parts = _Presence.of(presence_NW), []
+    step = max(_RANK_ENTRIES // max(len(presence_NW), 1), 1)
+    for start in range(0, peaks.shape[0], step):
+        rows = peaks.read_rows(start, min(start + step, peaks.shape[0]))
+        parts.append(presence.contrast(Ranked.of((rows if images is None else rows[:, images]).T)))
+    return Contrast(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in vars(parts[0])})
 
 
 def estimate_error(auroc: DoubleArray, some: DoubleArray, rest: DoubleArray) -> DoubleArray:
@@ -176,7 +218,7 @@ def bound_below(found: Contrast) -> DoubleArray:
 
 
 def find_preferences(
-    peaks_NC: HalfArray,
+    halves: tuple[Contrast, Contrast],
     presence_NW: DoubleArray,
     supports: tuple[Support, Support],
     kinds: Sequence[str],
@@ -189,13 +231,13 @@ def find_preferences(
     taken. p is the smaller of both tests, doubled.
 
     Args:
-        presence_NW: see `contrast`.
+        halves: contrasts on the pictures of each half (`split_halves`).
+        presence_NW: see `contrast`; of all pictures.
         supports: of each half's top pictures.
         kinds: of the W words.
     """
-    num, num_filters = peaks_NC.shape
+    num, num_filters = len(presence_NW), len(halves[0].auroc)
     first = split_halves(num, seed)
-    halves = [contrast(Ranked.of(peaks_NC[half]), presence_NW[half]) for half in (first, ~first)]
     expected = [presence_NW[half].sum(axis=0) for half in (first, ~first)]
     word_a, word_b = (
         choose_words(found, expected[0], expected[1], support, kinds)

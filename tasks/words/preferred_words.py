@@ -38,9 +38,8 @@ from lavise.tasks.words.preference import (
     LEAST_IMAGES,
     Contrast,
     Preferences,
-    Ranked,
     bound_below,
-    contrast,
+    contrast_turned,
     estimate_label_error,
 )
 from lavise.tasks.words.ranking import NamedFilters, Ranking, find_least_confidence
@@ -74,7 +73,8 @@ def find_preferred_words(given: NamedFilters) -> FoundWords:
     )
     mean_precision, trust = trust_words(named.presence, named.words, precision, vocabulary.words)
     presence = named.presence.probability_NW
-    whole = contrast(Ranked.of(store.read_peaks()), presence)
+    with store.turn_peaks() as peaks:
+        whole = contrast_turned(peaks, presence)
     rows = _make_rows(whole, found, named, pairs, trust, qualified_C, settings)
     rows = _add_told_by_regions(rows, evidence, precision, vocabulary, settings)
     usable = int((presence.sum(axis=0) >= LEAST_IMAGES).sum())

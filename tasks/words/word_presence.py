@@ -11,7 +11,7 @@ Shape legend: N pictures, C filters, K classes, W words, S supervised categories
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.windows import pool_windows
+from lavise.tasks.explainer.class_head import ClassifierHead
 from lavise.tasks.explainer.naming import Namer
 
 CATEGORY, CLASS, HYPERNYM = "category", "class", "hypernym"
@@ -151,8 +152,7 @@ def fit_prior(answer_NK: npt.NDArray[np.floating[Any]]) -> DoubleArray:
         answer_NK: class probabilities; at most 20,000 pictures, at even distances, are looked at.
     """
     num, classes = answer_NK.shape
-    chosen = np.unique(np.linspace(0, max(num - 1, 0), min(num, _PRIOR_IMAGES)).astype(np.int64))
-    answers = answer_NK[chosen].astype(np.float64)
+    answers = answer_NK[_sample_rows(num, _PRIOR_IMAGES)].astype(np.float64)
     ratio = np.ones(classes)
     for _ in range(_PRIOR_STEPS):
         adapted = apply_prior(answers, ratio)
@@ -161,6 +161,11 @@ def fit_prior(answer_NK: npt.NDArray[np.floating[Any]]) -> DoubleArray:
         if np.abs(ratio - before).max() <= _PRIOR_CHANGE:
             break
     return ratio
+
+
+def _sample_rows(num: int, most: int) -> IntArray:
+    """At most so many of `num` rows, at even distances."""
+    return np.unique(np.linspace(0, max(num - 1, 0), min(num, most)).astype(np.int64))
 
 
 def apply_prior(answer_NK: npt.NDArray[np.floating[Any]], ratio_K: DoubleArray) -> DoubleArray:
@@ -186,16 +191,29 @@ def ask_witnesses(store: ActivationStore, namer: Namer, words: PresenceWords, de
             start += len(best)
     if namer.head is None:
         return Witnesses(window_NS, None, None)
-    means = torch.from_numpy(store.read_means()[:, :channels]).to(device)
-    with torch.inference_mode():
-        answers = torch.cat([namer.head.answer(block) for block in means.split(_BLOCK)]).cpu().numpy()
-    ratio = fit_prior(answers)
+    num, head = store.shape[0], namer.head
+    sampled = set(_sample_rows(num, _PRIOR_IMAGES).tolist())
+    chosen, highest, start = [], [], 0
+    for answers in _answer(store, head, channels, device):
+        chosen.append(answers[[row for row in range(len(answers)) if start + row in sampled]])
+        highest.append(answers.max(axis=1))
+        start += len(answers)
+    ratio = fit_prior(np.concatenate(chosen)) if chosen else np.ones(len(head.bias))
     blocks = []
-    for start in range(0, len(answers), _BLOCK):
-        told = np.minimum(apply_prior(answers[start : start + _BLOCK], ratio) @ words.class_KW, 1)
+    # Asked again rather than kept: answers to many pictures are more than the memory holds.
+    for answers in _answer(store, head, channels, device):
+        told = np.minimum(apply_prior(answers, ratio) @ words.class_KW, 1)
         blocks.append(sparse.csr_matrix(np.where(told >= LEAST_PROBABILITY, told, 0).astype(np.float32)))
-    certainty = float(answers.max(axis=1).mean(dtype=np.float64)) if len(answers) else 0.0
+    certainty = float(np.concatenate(highest).mean(dtype=np.float64)) if num else 0.0
     return Witnesses(window_NS, sparse.vstack(blocks, format="csr"), certainty)
+
+
+def _answer(store: ActivationStore, head: ClassifierHead, channels: int, device: str) -> Iterator[FloatArray]:
+    """The head's class probabilities on some pictures after the other: float32 [n, K]."""
+    for means_nC in store.iterate_means(_BLOCK):
+        with torch.inference_mode():
+            answers = head.answer(torch.from_numpy(means_nC[:, :channels]).to(device))
+        yield answers.cpu().numpy()
 
 
 def name_regions(namer: Namer, features_RC: torch.Tensor, words: PresenceWords) -> FloatArray:

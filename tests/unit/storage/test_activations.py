@@ -272,3 +272,24 @@ def test_same_maps_same_bytes(tmp_path: Path) -> None:
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
     assert len(files) == 5
     assert [f for f in files if (tmp_path / "one" / f).read_bytes() != (tmp_path / "two" / f).read_bytes()] == []
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 100])
+def test_parts_of_peaks_and_means_are_the_whole(tmp_path: Path, rows: int) -> None:
+    finish_store(tmp_path, write_store(tmp_path, make_maps(11), 4))
+    store = ActivationStore(tmp_path)
+    for found, whole in (
+        (list(store.iterate("peaks")), store.read_peaks()),
+        (list(store.iterate("means")), store.read_means()),
+    ):
+        assert [own for own, _ in found] == [slice(0, 4), slice(4, 8), slice(8, 11)]
+        np.testing.assert_array_equal(np.concatenate([part for _, part in found]), whole)
+    parts = list(store.iterate_means(rows))
+    np.testing.assert_array_equal(np.concatenate(parts), store.read_means())
+    assert [len(part) for part in parts[:-1]] == [rows] * (len(parts) - 1)
+    with store.turn_peaks() as turned:
+        np.testing.assert_array_equal(turned.read_rows(0, 5).T, store.read_peaks())
+    for chosen in ([], [0, 3, 4, 10], list(range(11))):
+        positions = np.array(chosen, np.int64)
+        np.testing.assert_array_equal(store.read_peaks_of(positions), store.read_peaks()[positions])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".h5") == ["index.json"]

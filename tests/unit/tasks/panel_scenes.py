@@ -12,8 +12,8 @@ from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.images.geometry import Geometry
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.evaluation.ground_truth import GroundTruth
-from lavise.tasks.masks.agreement import MaskAgreement, measure_agreement_of_shard, merge_agreement
-from lavise.tasks.masks.annotated_shards import annotate_shards
+from lavise.tasks.masks.agreement import MaskAgreement, load_agreement, measure_agreement_of_shard, save_agreement
+from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards
 from tests.unit.tasks.helpers import AnyArray, write_image, write_store
 
 CONCEPTS = ("cat", "dog", "sky", "unicorn")
@@ -63,8 +63,13 @@ def make_scene(folder: Path, chosen: list[int] | None = None) -> Scene:
     taken = maps if chosen is None else maps[chosen]
     store = write_store(folder / "s", taken, shard_images=3)
     shards = annotate_shards(store, Dataset("scene", tuple(records), CONCEPTS), Geometry(SIZE))
-    agreement = merge_agreement([measure_agreement_of_shard(thresholds, s)[0] for s in shards], store.starts[:-1])
-    return Scene(store, agreement, taken, np.array(coverage), np.array(fine), thresholds)
+    return Scene(store, merge_shards(store, shards, thresholds), taken, np.array(coverage), np.array(fine), thresholds)
+
+
+def merge_shards(store: ActivationStore, shards: list[AnnotatedShard], thresholds: AnyArray) -> MaskAgreement:
+    """What the stage makes of its shards, in the store's folder."""
+    save_agreement((measure_agreement_of_shard(thresholds, s)[0] for s in shards), store.starts[:-1], store.folder)
+    return load_agreement(store.folder)
 
 
 def make_truth(seed: int = 0, num: int = 40, num_images: int = 7) -> GroundTruth:

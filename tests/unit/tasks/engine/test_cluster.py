@@ -6,10 +6,13 @@ import math
 import operator
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,54 @@ def test_what_workers_inherit_does_not_stay_with_this_process() -> None:
 
 def test_equal_items_are_each_computed(cluster: StatisticsCluster) -> None:
     assert cluster.map("signs", operator.neg, [2, 2, 2]) == [-2, -2, -2]
+
+
+def note_and_wait(folder: Path, item: tuple[int, float]) -> tuple[int, int]:
+    """Leave a trace of having been called, wait so many seconds."""
+    number, seconds = item
+    (folder / str(number)).touch()
+    time.sleep(seconds)
+    return number, os.getpid()
+
+
+def test_stream_gives_out_few_items_ahead_of_its_reader(tmp_path: Path, process_cluster: StatisticsCluster) -> None:
+    items = [(n, 0.0) for n in range(40)]
+    results = process_cluster.stream("notes", partial(note_and_wait, tmp_path), items)
+    assert next(results)[0] == 0
+    time.sleep(0.5)  # were they all given out, they would be done by now
+    assert 1 <= len(list(tmp_path.iterdir())) <= 4
+    assert [number for number, _ in results] == list(range(1, 40))
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_stream_keeps_the_order_whatever_is_done_first(tmp_path: Path, num_workers: int) -> None:
+    items = [(n, 0.15 if n % 3 == 0 else 0.0) for n in range(9)]
+    with StatisticsCluster(StatisticsSettings(num_workers=num_workers)) as running:
+        found = list(running.stream("notes", partial(note_and_wait, tmp_path), items))
+    assert [number for number, _ in found] == list(range(9))
+    assert len({pid for _, pid in found}) <= num_workers
+
+
+def die_once(folder: Path, number: int) -> int:
+    """The worker that is the first to get the item 3 is killed."""
+    if number == 3 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_stream_goes_on_after_a_killed_worker(tmp_path: Path) -> None:
+    """Also where results that nobody has taken died with it."""
+    with StatisticsCluster(StatisticsSettings(num_workers=2)) as running:
+        assert list(running.stream("numbers", partial(die_once, tmp_path), list(range(8)))) == list(range(8))
+    assert (tmp_path / "died").exists()
+
+
+def test_reader_of_a_stream_may_stop(cluster: StatisticsCluster) -> None:
+    results = cluster.stream("roots", math.sqrt, [4.0, 9.0, -1.0])
+    assert next(results) == 2
+    del results
+    assert cluster.map("roots", math.sqrt, [16.0]) == [4]
 
 
 def test_no_items_no_results(cluster: StatisticsCluster) -> None:

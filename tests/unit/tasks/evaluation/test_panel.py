@@ -14,17 +14,17 @@ from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.images.geometry import Geometry
 from lavise.storage.state.progress import no_progress
 from lavise.tasks.activations.top_images import Pairs
-from lavise.tasks.evaluation import panel
+from lavise.tasks.evaluation import panel, statement_scores
 from lavise.tasks.evaluation.ground_truth import GroundTruth
 from lavise.tasks.evaluation.layer_panel import draw_random_statements
 from lavise.tasks.evaluation.panel import FIGURES, Statements, score_statements, score_word_sets, summarise_panel
-from lavise.tasks.masks.agreement import measure_agreement_of_shard, merge_agreement
 from lavise.tasks.masks.annotated_shards import annotate_shards
+from lavise.tasks.numerics import average_precision as precision_steps
 from lavise.tasks.numerics.average_precision import average_precision
-from lavise.tasks.numerics.bootstrap import ImageBootstrap, draw_image_weights
+from lavise.tasks.numerics.bootstrap import ImageBootstrap, ImageWeights, draw_image_weights
 from lavise.tasks.numerics.float16_bits import order_bits
 from tests.unit.tasks.helpers import AnyArray, upsample_with_torch, write_store
-from tests.unit.tasks.panel_scenes import CELLS, CONCEPTS, SIZE, Scene, make_scene, make_truth
+from tests.unit.tasks.panel_scenes import CELLS, CONCEPTS, SIZE, Scene, make_scene, make_truth, merge_shards
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,11 @@ def test_agreement_of_another_store_is_refused(scene: Scene, tmp_path: Path) -> 
 
 def test_a_few_filters_in_memory_at_once_change_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = score_statements(scene.store, scene.agreement, *ALL_STATEMENTS)
-    monkeypatch.setattr(panel, "_MAP_BYTES", 1)
-    monkeypatch.setattr(panel, "_STATEMENT_BLOCK", 3)
+    for name in ("_STATEMENTS", "_IMAGES", "_OVERLAPS"):
+        monkeypatch.setattr(statement_scores, name, 2)
+    monkeypatch.setattr(precision_steps, "_PICTURES", 2)
     for figure, values in score_statements(scene.store, scene.agreement, *ALL_STATEMENTS).items():
-        np.testing.assert_array_equal(values, whole[figure])
+        np.testing.assert_allclose(values, whole[figure], rtol=1e-12, atol=1e-12, err_msg=figure)
 
 
 def test_first_word_that_is_a_category() -> None:
@@ -188,8 +189,8 @@ def test_resamples_vs_data_sets_with_pictures_really_repeated(scene: Scene, tmp_
     """Each resample's means are those of a store and masks in which the drawn pictures stand as often as drawn."""
     samples, seed = 4, 5
     weights = draw_image_weights(7, samples, seed)
-    unchanged = np.concatenate([np.ones((7, 1)), weights], axis=1)
-    _, means = panel._average_statements(scene.store, scene.agreement, ROWS, unchanged, samples + 1, no_progress)
+    with ImageWeights(7, samples, seed) as held:
+        _, means = panel._average_statements(scene.store, scene.agreement, ROWS, held, samples + 1, no_progress)
     for b in range(samples):
         drawn = np.repeat(np.arange(7), weights[:, b].astype(int)).tolist()
         repeated = make_scene(tmp_path / str(b), drawn)
@@ -253,7 +254,7 @@ def test_words_dealt_at_random_have_no_skill(tmp_path: Path) -> None:
     store = write_store(tmp_path / "noise", maps, keys=plain.store.keys)
     shards = annotate_shards(store, Dataset("noise", tuple(records), CONCEPTS), Geometry(SIZE))
     thresholds = np.full(200, 2, np.float32)
-    agreement = merge_agreement([measure_agreement_of_shard(thresholds, s)[0] for s in shards], store.starts[:-1])
+    agreement = merge_shards(store, shards, thresholds)
     drawn = draw_random_statements(np.arange(200), 3, 1, 0)
     found = score_statements(store, agreement, *drawn.take_first())
     assert abs(found["skill_image"].mean()) < 3 * found["skill_image"].std() / np.sqrt(200)

@@ -19,12 +19,11 @@ from lavise.tasks.evaluation.panel_layer import LayerArtefacts, load_panel_layer
 from lavise.tasks.masks.agreement import (
     load_agreement,
     measure_agreement_of_shard,
-    merge_agreement,
     save_agreement,
 )
 from lavise.tasks.masks.annotated_shards import annotate_shards
 from lavise.tasks.masks.detection import Detection, save_detection
-from lavise.tasks.masks.overlaps import Overlaps, count_overlaps_of_shard, load_overlaps, save_overlaps
+from lavise.tasks.masks.overlaps import count_overlaps_of_shard, load_overlaps, save_overlaps
 from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA, FILTERS_SCHEMA
 from tests.unit.flows.helpers import make_filters
 from tests.unit.tasks.helpers import publish, publish_thresholds, write_image, write_store
@@ -74,14 +73,21 @@ def make_artefacts(root: Path, words: Sequence[Sequence[str]], explained: Sequen
         for i, annotation in enumerate([Annotation(CONCEPTS[i % 3], boxes=((0, 0, 8, 12),)) for i in range(6)])
     ]
     (shard,) = annotate_shards(store, Dataset("d", tuple(records), CONCEPTS), Geometry(SIZE))
-    measured = merge_agreement([measure_agreement_of_shard(THRESHOLDS, shard)[0]], store.starts[:-1])
-    overlaps = Overlaps(*count_overlaps_of_shard(THRESHOLDS, shard)[0].T)
+    measured, _ = measure_agreement_of_shard(THRESHOLDS, shard)
+    counted, _ = count_overlaps_of_shard(THRESHOLDS, shard)
+
+    def save_agreement_of_all(folder: Path) -> None:
+        save_agreement([measured], [0], folder)
+
+    def save_overlaps_of_all(folder: Path) -> None:
+        save_overlaps([counted], [0], folder)
+
     return LayerArtefacts(
         explained=publish_explained(root, words, explained),
         activations=activations,
         thresholds=publish_thresholds(root, THRESHOLDS),
-        agreement=publish(root, "agreement", lambda folder: save_agreement(measured, folder)),
-        overlaps=publish(root, "overlaps", lambda folder: save_overlaps(overlaps, folder)),
+        agreement=publish(root, "agreement", save_agreement_of_all),
+        overlaps=publish(root, "overlaps", save_overlaps_of_all),
         detection=publish_detection(root),
     )
 

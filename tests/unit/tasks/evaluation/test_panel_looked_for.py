@@ -12,7 +12,7 @@ from lavise.storage.state.progress import no_progress
 from lavise.tasks.evaluation import panel
 from lavise.tasks.evaluation.panel import FIGURES, score_statements, score_word_sets, summarise_panel
 from lavise.tasks.masks.agreement import MaskAgreement
-from lavise.tasks.numerics.bootstrap import draw_image_weights
+from lavise.tasks.numerics.bootstrap import ImageWeights, draw_image_weights
 from tests.unit.tasks.evaluation.test_panel import ALL_STATEMENTS, ROWS, figures_by_hand
 from tests.unit.tasks.helpers import AnyArray
 from tests.unit.tasks.panel_scenes import Scene, make_scene, make_truth
@@ -65,7 +65,9 @@ def test_resamples_vs_data_sets_with_pictures_really_repeated(scene: Scene, tmp_
     weights = draw_image_weights(7, samples, 5)
     units = np.arange(5)
     rows = {"cats": panel.Statements(units, np.full((5, 1), concept))}
-    _, means = panel._average_statements(scene.store, hide(scene.agreement, KNOWN), rows, weights, samples, no_progress)
+    known = hide(scene.agreement, KNOWN)
+    with ImageWeights(7, samples, 5) as held:
+        _, means = panel._average_statements(scene.store, known, rows, held, samples + 1, no_progress)
     for b in range(samples):
         drawn = np.repeat(np.arange(7), (weights[:, b] * KNOWN[:, concept]).astype(int)).tolist()
         repeated = make_scene(tmp_path / str(b), drawn)
@@ -73,7 +75,7 @@ def test_resamples_vs_data_sets_with_pictures_really_repeated(scene: Scene, tmp_
         for figure, values in single.items():
             # Chance in a resample is that of the data set's own ties.
             if not figure.startswith("skill"):
-                assert means["cats"][figure][b] == pytest.approx(np.nanmean(values), rel=1e-9), figure
+                assert means["cats"][figure][b + 1] == pytest.approx(np.nanmean(values), rel=1e-9), figure
 
 
 def test_what_is_known_of_all_changes_no_bit(scene: Scene) -> None:

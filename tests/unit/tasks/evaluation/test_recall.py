@@ -31,7 +31,7 @@ from lavise.tasks.evaluation.recall import (
 )
 from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
-from lavise.tasks.masks.overlaps import count_overlaps
+from lavise.tasks.masks.overlaps import count_overlaps, load_overlaps
 from lavise.tasks.numerics.bootstrap import Estimate
 from tests.unit.tasks.activations.test_attention import feature_by_loops
 from tests.unit.tasks.helpers import (
@@ -97,7 +97,8 @@ class Scene:
         self.explainer = Explainer(5, 6, 0.1).eval()
         self.facts = ExplainerFacts(5, 6, 0.1, "l2", "cosine", CONCEPTS[:4], (), {})
         dataset = Dataset("scene", tuple(records), CONCEPTS)
-        self.overlaps, _ = count_overlaps(self.store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
+        count_overlaps(self.store, dataset, Geometry(SIZE), THRESHOLDS, cluster, folder)
+        self.overlaps = load_overlaps(folder)
 
     def evaluate(self, settings: EvaluateSettings, seed: int = 0) -> Evaluation:
         return evaluate_words(

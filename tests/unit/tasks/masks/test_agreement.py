@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.images.geometry import Geometry, Size, split_size
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -58,11 +61,26 @@ def assert_same(first: MaskAgreement, second: MaskAgreement) -> None:
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
+def run_stage(
+    folder: Path,
+    store: ActivationStore,
+    dataset: Dataset,
+    geometry: Geometry,
+    thresholds: AnyArray,
+    cluster: StatisticsCluster,
+) -> tuple[MaskAgreement, dict[str, int]]:
+    """What the stage writes, read back; and what it left out."""
+    own = Path(tempfile.mkdtemp(dir=folder))
+    facts = measure_agreement(store, dataset, geometry, thresholds, cluster, own)
+    assert [path.name for path in own.iterdir()] == ["agreement.npz"]
+    return load_agreement(own), facts["skipped"]
+
+
 @pytest.mark.parametrize(("shard_images", "size"), [(1, SIZE), (4, SIZE), (100, SIZE), (4, (32, 12)), (4, (8, 24))])
 def test_agreement_vs_loops(tmp_path: Path, cluster: StatisticsCluster, shard_images: int, size: Size) -> None:
     dataset, maps = make_scene(tmp_path / "pictures"), make_maps()
     store = write_store(tmp_path / "s", maps, shard_images)
-    found, skipped = measure_agreement(store, dataset, Geometry(size), THRESHOLDS, cluster)
+    found, skipped = run_stage(tmp_path, store, dataset, Geometry(size), THRESHOLDS, cluster)
     region_px = np.zeros((6, 7), np.int64)
     masks, overlaps = [], []
     for i, record in enumerate(dataset.records):
@@ -101,7 +119,7 @@ def test_two_masks_of_a_concept_are_counted_once(tmp_path: Path, cluster: Statis
     record = ImageRecord("000.png", path, (encode_mask("cat", left), encode_mask("cat", middle)))
     store = write_store(tmp_path / "s", np.ones((1, 1, 4, 4)))
     zero = np.zeros(1, np.float32)
-    found, _ = measure_agreement(store, Dataset("one", (record,), CONCEPTS), Geometry(SIZE), zero, cluster)
+    found, _ = run_stage(tmp_path, store, Dataset("one", (record,), CONCEPTS), Geometry(SIZE), zero, cluster)
     assert found.overlap_px.tolist() == found.masks.pixels.tolist() == [SIZE * SIZE * 3 // 4]
     assert found.region_px.tolist() == [[SIZE * SIZE]]
     assert found.masks.coverage.tolist() == [[1.0, 1.0, 1.0, 0.0] * 4]
@@ -114,7 +132,7 @@ def test_a_concept_outside_of_what_the_network_sees_is_absent(tmp_path: Path, cl
     dataset = Dataset("one", (ImageRecord("000.png", path, (encode_mask("cat", border), Annotation("sky"))),), CONCEPTS)
     store = write_store(tmp_path / "s", np.ones((1, 1, 4, 4)))
     zero = np.zeros(1, np.float32)
-    found, skipped = measure_agreement(store, dataset, Geometry(SIZE, "center_crop", 1.0), zero, cluster)
+    found, skipped = run_stage(tmp_path, store, dataset, Geometry(SIZE, "center_crop", 1.0), zero, cluster)
     assert found.masks.presence.tolist() == [[False, False, True]]
     assert found.masks.concept.tolist() == [2]
     assert skipped == {"empty mask": 1}
@@ -125,7 +143,7 @@ def test_regions_count_where_nothing_is_annotated(tmp_path: Path, cluster: Stati
     store = write_store(tmp_path / "s", np.ones((1, 2, 4, 4)))
     thresholds = np.array([0, 1], np.float32)
     dataset = Dataset("bare", (ImageRecord("000.png", path),), CONCEPTS)
-    found, _ = measure_agreement(store, dataset, Geometry(SIZE), thresholds, cluster)
+    found, _ = run_stage(tmp_path, store, dataset, Geometry(SIZE), thresholds, cluster)
     assert found.region_px.tolist() == [[SIZE * SIZE, 0]]
     assert found.masks.coverage.shape == (0, 16)
     assert found.activation_mask.shape == (0, 2)
@@ -156,16 +174,41 @@ def test_cells_of_a_small_mask_are_the_one_covered_most() -> None:
     assert masks.spread(np.array([3, 4])).tolist() == [[3], [4]]
 
 
-def test_same_bits_with_two_processes_and_after_saving(
+def test_same_bits_with_two_processes(
     tmp_path: Path, cluster: StatisticsCluster, process_cluster: StatisticsCluster
 ) -> None:
     dataset = make_scene(tmp_path / "pictures")
     store = write_store(tmp_path / "s", make_maps(), shard_images=1)
-    found, _ = measure_agreement(store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
-    other, _ = measure_agreement(store, dataset, Geometry(SIZE), THRESHOLDS, process_cluster)
+    found, _ = run_stage(tmp_path, store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
+    other, _ = run_stage(tmp_path, store, dataset, Geometry(SIZE), THRESHOLDS, process_cluster)
     assert_same(found, other)
-    save_agreement(found, tmp_path)
-    assert_same(found, load_agreement(tmp_path))
+
+
+def gather(parts: list[MaskAgreement], starts: list[int]) -> dict[str, Any]:
+    """All shards in memory at once, by the names in the file."""
+    found = {n: np.concatenate([getattr(p, n) for p in parts]) for n in vars(parts[0]) if n != "masks"}
+    known = [p.masks.looked_for for p in parts]
+    masks = {n: [getattr(p.masks, n) for p in parts] for n in vars(parts[0].masks) if n != "looked_for"}
+    if any(own is not None for own in known):
+        masks["looked_for"] = [
+            np.ones_like(p.masks.presence) if own is None else own for p, own in zip(parts, known, strict=True)
+        ]
+    found |= {f"mask_{n}": np.concatenate(own) for n, own in masks.items()}
+    moved = {"overlap_image": [p.overlap_image for p in parts], "mask_image": masks["image"]}
+    return found | {n: np.concatenate([a + s for a, s in zip(own, starts, strict=True)]) for n, own in moved.items()}
+
+
+@pytest.mark.parametrize("known", [None, frozenset({"cat"})])
+def test_streamed_file_is_the_one_of_the_gathered_arrays(tmp_path: Path, known: frozenset[str] | None) -> None:
+    dataset = make_scene(tmp_path / "pictures")
+    records = (*dataset.records[:-1], replace(dataset.records[-1], looked_for=known))
+    store = write_store(tmp_path / "s", make_maps(), shard_images=2)
+    shards = annotate_shards(store, replace(dataset, records=records), Geometry(SIZE))
+    parts = [measure_agreement_of_shard(THRESHOLDS, shard)[0] for shard in shards]
+    assert save_agreement(iter(parts), store.starts[:-1], tmp_path) == sum(len(p.masks.image) for p in parts) > 0
+    np.savez(tmp_path / "gathered.npz", **gather(parts, store.starts[:-1]))
+    assert (tmp_path / "agreement.npz").read_bytes() == (tmp_path / "gathered.npz").read_bytes()
+    assert (load_agreement(tmp_path).masks.looked_for is None) == (known is None)
 
 
 def test_what_was_looked_for_is_kept_and_read_back(tmp_path: Path, cluster: StatisticsCluster) -> None:
@@ -175,17 +218,11 @@ def test_what_was_looked_for_is_kept_and_read_back(tmp_path: Path, cluster: Stat
     asked = [*[None] * (len(dataset.records) - 1), frozenset(concepts[:1])]
     records = tuple(replace(r, looked_for=own) for r, own in zip(dataset.records, asked, strict=True))
     store = write_store(tmp_path / "s", make_maps(), shard_images=1)
-    plain, _ = measure_agreement(store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
-    found, _ = measure_agreement(store, replace(dataset, records=records), Geometry(SIZE), THRESHOLDS, cluster)
+    plain, _ = run_stage(tmp_path, store, dataset, Geometry(SIZE), THRESHOLDS, cluster)
+    found, _ = run_stage(tmp_path, store, replace(dataset, records=records), Geometry(SIZE), THRESHOLDS, cluster)
     assert plain.masks.looked_for is None
     assert found.masks.looked_for is not None
     assert found.masks.looked_for.tolist() == [[own is None or c in own for c in concepts] for own in asked]
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    save_agreement(found, tmp_path / "a")
-    assert_same(found, load_agreement(tmp_path / "a"))
-    save_agreement(plain, tmp_path / "b")
-    assert load_agreement(tmp_path / "b").masks.looked_for is None
     everywhere, elsewhere = found.masks.group_concepts()
     assert everywhere[0] is None
     assert everywhere[1].tolist() == [0]

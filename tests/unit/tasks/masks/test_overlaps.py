@@ -44,7 +44,8 @@ def test_overlaps_vs_brute_force(tmp_path: Path, cluster: StatisticsCluster, siz
     maps[:, 3] = 2
     thresholds = np.array([0.5, 1.5, 0, 2, -1, 9, 0.2], np.float32)
     store = write_store(tmp_path / "s", maps, shard_images=4)
-    found, _ = count_overlaps(store, dataset, Geometry(size), thresholds, cluster)
+    count_overlaps(store, dataset, Geometry(size), thresholds, cluster, tmp_path)
+    found = load_overlaps(tmp_path)
     rows = np.stack(list(vars(found).values()), axis=1)
     assert {tuple(map(int, row)) for row in rows} == overlaps_by_brute_force(maps, dataset, size, thresholds)
     assert len(rows) == len({tuple(row) for row in rows.tolist()}) > 20
@@ -63,7 +64,8 @@ def test_plateau_at_the_threshold_is_not_in_the_region(
     path = write_image(tmp_path / "000.png", size, size)
     dataset = Dataset("one", (ImageRecord("000.png", path, (Annotation("sky"),)),), CONCEPTS)
     store = write_store(tmp_path / "s", maps)
-    found, _ = count_overlaps(store, dataset, Geometry(size), resting.astype(np.float32), cluster)
+    count_overlaps(store, dataset, Geometry(size), resting.astype(np.float32), cluster, tmp_path)
+    found = load_overlaps(tmp_path)
     expected = [(upsample_with_torch(m, size) > t).sum() for m, t in zip(maps[0], resting, strict=True)]
     np.testing.assert_array_equal(found.filter, np.arange(30))
     np.testing.assert_array_equal(found.region, expected)
@@ -84,17 +86,25 @@ def test_no_annotations_no_overlaps(tmp_path: Path, cluster: StatisticsCluster) 
     path = write_image(tmp_path / "000.png", 32, 48)
     store = write_store(tmp_path / "s", np.ones((1, 3, 4, 4)))
     dataset = Dataset("bare", (ImageRecord("000.png", path),), CONCEPTS)
-    found, _ = count_overlaps(store, dataset, Geometry(16), np.zeros(3, np.float32), cluster)
+    count_overlaps(store, dataset, Geometry(16), np.zeros(3, np.float32), cluster, tmp_path)
+    found = load_overlaps(tmp_path)
     assert [len(a) for a in vars(found).values()] == [0] * 6
     assert found.compute_iou().shape == (0,)
 
 
 def test_saved_overlaps_come_back(tmp_path: Path) -> None:
-    overlaps = Overlaps(*np.arange(18, dtype=np.int64).reshape(6, 3))
-    save_overlaps(overlaps, tmp_path)
+    """The file is the one that numpy writes of all shards' rows at once, pictures counted on."""
+    parts = [np.arange(18, dtype=np.int64).reshape(3, 6), np.zeros((0, 6), np.int64), np.ones((2, 6), np.int64)]
+    assert save_overlaps(parts, [0, 5, 7], tmp_path) == 5
+    rows = np.concatenate(parts)
+    rows[3:, 0] += 7
+    gathered = Overlaps(*np.ascontiguousarray(rows.T))
+    np.savez(tmp_path / "gathered.npz", **vars(gathered))
+    assert (tmp_path / "overlaps.npz").read_bytes() == (tmp_path / "gathered.npz").read_bytes()
     back = load_overlaps(tmp_path)
-    for name, array in vars(overlaps).items():
+    for name, array in vars(gathered).items():
         np.testing.assert_array_equal(getattr(back, name), array)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gathered.npz", "overlaps.npz"]
 
 
 def test_two_processes_and_one_thread_give_the_same_bits(
@@ -108,7 +118,8 @@ def test_two_processes_and_one_thread_give_the_same_bits(
         store = write_store(folder, maps, shard_images)
         thresholds = compute_thresholds(store, 0.9, chosen)
         pool_regions(store, dataset, Geometry(16), folder, chosen)
-        overlaps, _ = count_overlaps(store, dataset, Geometry(16), thresholds.value, chosen)
+        count_overlaps(store, dataset, Geometry(16), thresholds.value, chosen, folder)
+        overlaps = load_overlaps(folder)
         files = [(folder / f"{n}.npy").read_bytes() for n in ("features", "coverage", "image", "concept")]
         arrays = [*vars(thresholds).values(), *vars(overlaps).values()]
         results.append([*files, *(a.tobytes() for a in arrays)])

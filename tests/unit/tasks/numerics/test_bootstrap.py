@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lavise.tasks.numerics.bootstrap import ImageBootstrap
+from lavise.tasks.numerics.bootstrap import ImageBootstrap, ImageWeights, draw_image_weights
 
 
 def test_constant_values_have_an_interval_of_no_width() -> None:
@@ -61,3 +61,15 @@ def test_bootstrap_of_one_picture_and_of_none() -> None:
     summary = ImageBootstrap(np.array([4, 4]), 100, 0).summarise(np.array([0.0, 1.0]))
     assert summary == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert ImageBootstrap(np.zeros(0, np.int64), 100, 0).sample_means(np.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 31, 32, 100])
+def test_weightings_on_the_disk_are_those_drawn_at_once(samples: int) -> None:
+    expected = np.concatenate([np.ones((9, 1)), draw_image_weights(9, samples, 3)], axis=1)
+    with ImageWeights(9, samples, 3) as held:
+        assert held.num == samples + 1
+        found = np.concatenate([held.read(block) for block in held.list_blocks()], axis=1)
+        np.testing.assert_array_equal(found, expected)
+        assert [block.stop for block in held.list_blocks(1)] == [1]
+        for images in (slice(2, 5), np.array([0, 4, 8])):
+            np.testing.assert_array_equal(held.read(held.list_blocks()[0], images), expected[images, :32])

@@ -18,6 +18,7 @@ from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import take_part
 from lavise.tasks.words import naming_check
 from lavise.tasks.words.naming_check import PRECISION_FILE, MeasuredNaming, NamingRule, load_naming, measure_naming
+from tests.unit.tasks.helpers import write_store
 from tests.unit.tasks.words.test_preferred_words import (
     CHANNELS,
     CONCEPTS,
@@ -122,12 +123,13 @@ def test_filters_above_no_threshold_are_judged_by_their_peaks_alone(scene: Scene
     assert facts["num_judged"] == CHANNELS
 
 
-def test_auroc_by_labels_goes_by_the_pictures_on_which_a_concept_was_looked_for() -> None:
+def test_auroc_by_labels_goes_by_the_pictures_on_which_a_concept_was_looked_for(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     peaks, truth = rng.normal(size=(40, 3)).astype(np.float16), rng.random((40, 4)) < 0.4
     known = (rng.random(truth.shape) < 0.5) | truth
     known[:, 2], known[:, 3] = True, False
-    found, plain = (naming_check._measure_auroc(peaks, truth, own) for own in (known, None))
+    with write_store(tmp_path, peaks[:, :, None, None], shard_images=7).turn_peaks() as turned:
+        found, plain = (naming_check._measure_auroc(turned, truth, own) for own in (known, None))
     for t in range(3):
         own = known[:, t]
         for u in range(3):

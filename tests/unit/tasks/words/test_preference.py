@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
 from lavise.tasks.masks.detection import MIN_AUROC
+from lavise.tasks.words import preference
 from lavise.tasks.words.confidence import state_confidence
 from lavise.tasks.words.preference import (
     LEAST_IMAGES,
     Contrast,
+    Preferences,
     Ranked,
     Support,
     bound_below,
     choose_words,
     contrast,
+    contrast_turned,
     estimate_error,
     estimate_label_error,
     find_preferences,
     split_halves,
 )
-from tests.unit.tasks.helpers import AnyArray
+from tests.unit.tasks.helpers import AnyArray, write_store
 
 KINDS = ("category", "class", "hypernym")
 
@@ -193,10 +198,36 @@ def plant(num: int = 240, seed: int = 0) -> tuple[AnyArray, AnyArray]:
     return peaks.astype(np.float16), presence
 
 
+def prefer(
+    peaks: AnyArray, presence: AnyArray, supports: tuple[Support, Support], kinds: tuple[str, ...], seed: int
+) -> Preferences:
+    first = split_halves(len(peaks), seed)
+    halves = tuple(contrast(Ranked.of(peaks[half]), presence[half]) for half in (first, ~first))
+    return find_preferences((halves[0], halves[1]), presence, supports, kinds, seed)
+
+
+@pytest.mark.parametrize("rank_entries", [1, 240 * 5, 1 << 20])
+def test_filters_a_few_at_a_time_are_all_filters_at_once(
+    tmp_path: Path, rank_entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, of all pictures and of some."""
+    monkeypatch.setattr(preference, "_RANK_ENTRIES", rank_entries)
+    peaks, presence = plant()
+    store = write_store(tmp_path, peaks[:, :, None, None], shard_images=50)
+    some = split_halves(len(peaks), 0)
+    with store.turn_peaks() as turned:
+        for own in (None, some, np.flatnonzero(some)):
+            chosen = slice(None) if own is None else own
+            expected = contrast(Ranked.of(peaks[chosen]), presence[chosen])
+            found = contrast_turned(turned, presence[chosen], own)
+            for name, value in vars(expected).items():
+                np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+
+
 def test_planted_preferences_are_found_and_noise_is_not() -> None:
     peaks, presence = plant()
     nothing = support(41, 6)
-    found = find_preferences(peaks, presence, (nothing, nothing), ("class",) * 6, 0)
+    found = prefer(peaks, presence, (nothing, nothing), ("class",) * 6, 0)
     assert found.word[:3].tolist() == [0, 1, 2]
     assert (found.auroc[:3] > 0.95).all()
     assert found.is_same[:3].all()
@@ -210,7 +241,7 @@ def test_planted_preferences_are_found_and_noise_is_not() -> None:
 def _noise_p(seed: int) -> AnyArray:
     peaks, presence = plant(seed=seed + 10)
     nothing = support(41, 6)
-    return find_preferences(peaks, presence, (nothing, nothing), ("class",) * 6, seed).p_value[3:]
+    return prefer(peaks, presence, (nothing, nothing), ("class",) * 6, seed).p_value[3:]
 
 
 def test_what_is_stated_comes_from_the_other_half() -> None:
@@ -221,14 +252,14 @@ def test_what_is_stated_comes_from_the_other_half() -> None:
     trick[first] += 9 * presence[first, 4]
     peaks[:, 40] = trick.astype(np.float16)
     nothing = support(41, 6)
-    found = find_preferences(peaks, presence, (nothing, nothing), ("class",) * 6, 0)
+    found = prefer(peaks, presence, (nothing, nothing), ("class",) * 6, 0)
     on_second = contrast(Ranked.of(peaks[~first]), presence[~first]).auroc[40]
     assert found.auroc[40] <= max(on_second.max(), 0.65)
 
 
 def test_no_words_at_all() -> None:
     peaks, _ = plant()
-    found = find_preferences(peaks, np.zeros((len(peaks), 0)), (support(41, 0),) * 2, (), 0)
+    found = prefer(peaks, np.zeros((len(peaks), 0)), (support(41, 0),) * 2, (), 0)
     assert (found.word == -1).all()
     assert (found.p_value == 1).all()
 
