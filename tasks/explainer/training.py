@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +27,7 @@ from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import HISTORY_FILE, Info, Stage
-from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated, Unstated, code_behind
+from lavise.tasks.engine.stage_inputs import Given, Request, Spread, StageInputs, Stated, Unstated, code_behind
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer
 from lavise.tasks.explainer.training_sets import TrainingSet, copy_features
 from lavise.tasks.explainer.word_losses import Workspace, find_word_losses, find_word_losses_in_blocks
@@ -35,6 +35,8 @@ from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("train", version=2, uses_device=True)
 _CATEGORY_LEARNING_RATE = 1e-3
+# Where `train.max_steps` says nothing.
+MAX_STEPS = 512
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -138,6 +140,24 @@ class TrainingInputs(StageInputs):
     computing: Computing
     shuffled_labels: Annotated[bool, Spread(lambda shuffled: {"shuffled_labels": True} if shuffled else {})] = False
 
+    @property
+    def batch_images(self) -> int:
+        """Pictures in one step. All pictures with regions count, also those without a supervised one."""
+        num_images: int = self.regions.info["num_images_with_regions"]
+        return max(self.settings.batch_images, -(-num_images // (self.settings.max_steps or MAX_STEPS)))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether steps have more pictures than `train.batch_images` says."""
+        return self.batch_images > self.settings.batch_images
+
+    def request(self) -> Request:
+        """With the pictures in one step, where the set is too large for those of the settings."""
+        request = super().request()
+        if not self.is_large:
+            return request
+        return replace(request, settings={**request.settings, "step_images": self.batch_images})
+
 
 def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
     """Train with early stopping on held-out pictures and write the explainer of the best epoch.
@@ -151,7 +171,8 @@ def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
     Raises:
         UserError: too few regions, or a loss that is not finite (names the step).
     """
-    regions, concepts, vocabulary, settings = inputs.regions, inputs.concepts, inputs.vocabulary.value, inputs.settings
+    regions, concepts, vocabulary = inputs.regions, inputs.concepts, inputs.vocabulary.value
+    settings = inputs.settings.model_copy(update={"batch_images": inputs.batch_images})
     seed, device = inputs.computing.seed, inputs.computing.device
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
     present = set(np.unique(np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)).tolist())
@@ -160,15 +181,15 @@ def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
     train, early = sets = _load_sets(inputs, supervised)
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
     rows = torch.tensor(vocabulary.positions_of(supervised), device=device)
-    objective = Objective(settings, matrix, rows)
+    objective = Objective(settings, matrix, rows, inputs.is_large)
     with deterministic(seed):
         channels = train.features_RC.shape[1]
         explainer = Explainer(channels, matrix.shape[1], settings.dropout, len(supervised)).to(device)
-        history, best = _fit(explainer, explainer, objective, sets, settings, inputs.computing)
+        history, best = fit(explainer, explainer, objective, sets, settings, inputs.computing)
         categories, classes = explainer.categories, CategoryObjective(rows, len(matrix))
         assert categories is not None
         linear = settings.model_copy(update={"learning_rate": _CATEGORY_LEARNING_RATE, "weight_decay": 0.0})
-        _fit(categories, explainer.category_logits, classes, sets, linear, inputs.computing)
+        fit(categories, explainer.category_logits, classes, sets, linear, inputs.computing)
     facts = ExplainerFacts(
         channels=channels,
         dimensions=matrix.shape[1],
@@ -214,7 +235,7 @@ class Epoch:
     early_stopping_loss: float
 
 
-def _fit(
+def fit(
     module: nn.Module,
     forward: Forward,
     objective: Loss,

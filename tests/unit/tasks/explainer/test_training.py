@@ -28,9 +28,9 @@ from lavise.tasks.explainer.training import (
     Epoch,
     Objective,
     TrainingInputs,
-    _fit,
     _load_sets,
     draw_supervised,
+    fit,
     train_explainer,
 )
 from lavise.tasks.explainer.training_sets import TrainingSet
@@ -293,7 +293,7 @@ def test_training_is_to_the_bit_that_of_step_by_step(
     regions = regions_of(tmp_path, noise=2.0)
     settings = TrainSettings(objective=objective, max_epochs=12, patience_epochs=3, batch_images=batch_images)
     facts = train(tmp_path / "new", regions, settings, seed=3)
-    monkeypatch.setattr(training, "_fit", fit_step_by_step)
+    monkeypatch.setattr(training, "fit", fit_step_by_step)
     monkeypatch.setitem(OBJECTIVES._entries, "softmax", find_softmax_losses_by_torch)
     assert train(tmp_path / "old", regions, settings, seed=3) == facts
     for name in ("history.json", "explainer.safetensors", "explainer.json"):
@@ -330,6 +330,32 @@ def published_part(folder: Path) -> dict[str, torch.Tensor]:
     """Weights of the explainer as published; the classifier of categories is trained after it, and stops by itself."""
     state = load_explainer(folder, "cpu")[0].state_dict()
     return {k: v for k, v in state.items() if not k.startswith("categories.")}
+
+
+@pytest.mark.parametrize(("max_steps", "expected"), [(None, 3), (100, 3), (14, 3), (13, 4), (4, 10), (1, 40)])
+def test_a_step_takes_as_many_pictures_as_the_set_needs(tmp_path: Path, max_steps: int | None, expected: int) -> None:
+    """40 pictures in steps of at least 3; what was asked for says so where it is more."""
+    inputs = inputs_of(regions_of(tmp_path), TrainSettings(batch_images=3, max_steps=max_steps))
+    assert inputs.batch_images == expected
+    assert inputs.request().settings.get("step_images") == (expected if expected > 3 else None)
+
+
+def test_sets_of_512_steps_are_as_they_were(tmp_path: Path) -> None:
+    for num, expected in ((8192, 16), (8193, 17)):
+        regions = publish_regions(tmp_path / str(num), np.zeros((num, 1)), np.arange(num), np.zeros(num))
+        assert inputs_of(regions, TrainSettings()).batch_images == expected
+
+
+@pytest.mark.parametrize("objective", ["hinge", "softmax"])
+def test_larger_steps_are_those_of_batch_images(tmp_path: Path, objective: str) -> None:
+    """The same pictures in each, and losses that differ by rounding alone."""
+    regions = regions_of(tmp_path)
+    common = {"objective": objective, "max_epochs": 4}
+    grown = train(tmp_path / "grown", regions, TrainSettings(batch_images=1, max_steps=4, **common))
+    asked = train(tmp_path / "asked", regions, TrainSettings(batch_images=10, **common))
+    assert grown == pytest.approx(asked, rel=1e-4)
+    states = [published_part(tmp_path / name) for name in ("grown", "asked")]
+    assert states[0]["norm1.num_batches_tracked"] == states[1]["norm1.num_batches_tracked"] == 4 * 4
 
 
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -444,7 +470,7 @@ def test_categories_change_nothing_of_the_published_part(tmp_path: Path, dropout
         alone = Explainer(8, 6, dropout)
         if dropout:
             torch.nn.Linear(8, len(CONCEPTS))
-        _fit(alone, alone, objective, sets, settings, Computing(3))
+        fit(alone, alone, objective, sets, settings, Computing(3))
     found, expected = published_part(tmp_path / "t"), alone.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
