@@ -185,8 +185,8 @@ class TrainSettings(Settings):
     batch_images: int = Field(default=16, ge=1)
     """Pictures in one step; all their regions are in it. A large set takes more: see max_steps."""
     max_steps: Annotated[int | None, SINCE_DEFAULT] = Field(default=None, ge=1)
-    """Steps of an epoch, at most: where batch_images would need more, a step gets as many pictures as it takes. None:
-    512, which leaves sets of up to 8,192 pictures as they are with batch_images: 16."""
+    """Steps of an epoch, at most: where batch_images would need more, a step gets as many pictures as it takes, and the
+    learning rate grows with the root of that. None: 512, so that 16 in a step are so up to 8,192 pictures."""
     max_epochs: int = Field(default=60, ge=1)
     patience_epochs: int = Field(default=8, ge=1)
     """Stop after so many epochs without a better held-out loss; the best epoch is kept."""

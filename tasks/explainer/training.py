@@ -151,6 +151,11 @@ class TrainingInputs(StageInputs):
         """Whether steps have more pictures than `train.batch_images` says."""
         return self.batch_images > self.settings.batch_images
 
+    @property
+    def rate_growth(self) -> float:
+        """Factor of the learning rates: Adam's steps grow with the root of what is in them (docs/results.md)."""
+        return math.sqrt(self.batch_images / self.settings.batch_images)
+
     def request(self) -> Request:
         """With the pictures in one step, where the set is too large for those of the settings."""
         request = super().request()
@@ -172,7 +177,12 @@ def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
         UserError: too few regions, or a loss that is not finite (names the step).
     """
     regions, concepts, vocabulary = inputs.regions, inputs.concepts, inputs.vocabulary.value
-    settings = inputs.settings.model_copy(update={"batch_images": inputs.batch_images})
+    settings = inputs.settings.model_copy(
+        update={
+            "batch_images": inputs.batch_images,
+            "learning_rate": inputs.settings.learning_rate * inputs.rate_growth,
+        }
+    )
     seed, device = inputs.computing.seed, inputs.computing.device
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
     present = set(np.unique(np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)).tolist())
@@ -188,7 +198,8 @@ def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
         history, best = fit(explainer, explainer, objective, sets, settings, inputs.computing)
         categories, classes = explainer.categories, CategoryObjective(rows, len(matrix))
         assert categories is not None
-        linear = settings.model_copy(update={"learning_rate": _CATEGORY_LEARNING_RATE, "weight_decay": 0.0})
+        rate = _CATEGORY_LEARNING_RATE * inputs.rate_growth
+        linear = settings.model_copy(update={"learning_rate": rate, "weight_decay": 0.0})
         fit(categories, explainer.category_logits, classes, sets, linear, inputs.computing)
     facts = ExplainerFacts(
         channels=channels,

@@ -347,12 +347,24 @@ def test_sets_of_512_steps_are_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["hinge", "softmax"])
-def test_larger_steps_are_those_of_batch_images(tmp_path: Path, objective: str) -> None:
-    """The same pictures in each, and losses that differ by rounding alone."""
-    regions = regions_of(tmp_path)
-    common = {"objective": objective, "max_epochs": 4}
-    grown = train(tmp_path / "grown", regions, TrainSettings(batch_images=1, max_steps=4, **common))
-    asked = train(tmp_path / "asked", regions, TrainSettings(batch_images=10, **common))
+def test_larger_steps_are_those_of_batch_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """The same pictures in each, learning rates by the root of the growth, and losses that differ by rounding alone."""
+    regions, rates = regions_of(tmp_path), []
+    rate, growth = TrainSettings().learning_rate, math.sqrt(10)
+
+    def watch(module: Any, forward: Any, objective: Any, sets: Any, settings: TrainSettings, computing: Any) -> Any:
+        rates.append(settings.learning_rate)
+        return fit(module, forward, objective, sets, settings, computing)
+
+    monkeypatch.setattr(training, "fit", watch)
+    grown = train(
+        tmp_path / "grown", regions, TrainSettings(objective=objective, batch_images=1, max_steps=4, max_epochs=4)
+    )
+    assert rates == [rate * growth, training._CATEGORY_LEARNING_RATE * growth]
+    settings = TrainSettings(objective=objective, batch_images=10, learning_rate=rate * growth, max_epochs=4)
+    asked = train(tmp_path / "asked", regions, settings)
     assert grown == pytest.approx(asked, rel=1e-4)
     states = [published_part(tmp_path / name) for name in ("grown", "asked")]
     assert states[0]["norm1.num_batches_tracked"] == states[1]["norm1.num_batches_tracked"] == 4 * 4
