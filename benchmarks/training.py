@@ -223,13 +223,12 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=["softmax", "hinge"], choices=("softmax", "hinge", "cosine"))
     parser.add_argument("--rows", nargs="*", type=int, default=list(ROWS), help="regions of a step, for the losses")
     arguments = parser.parse_args()
-    losses = {
-        str(rows): {
-            how: get_context("spawn").Pool(1).apply(measure_losses, (how, rows, arguments.words, 2))
-            for how in ("torch", "lent", "blocks")
-        }
-        for rows in arguments.rows
-    }
+    losses: dict[str, Any] = {}
+    for rows in arguments.rows:
+        losses[str(rows)] = {}
+        for how in ("torch", "lent", "blocks"):
+            with get_context("spawn").Pool(1) as pool:
+                losses[str(rows)][how] = pool.apply(measure_losses, (how, rows, arguments.words, 2))
     save_result("training", {"training": measure_training(arguments), "losses": losses, "device": arguments.device})
 
 
