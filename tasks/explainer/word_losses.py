@@ -47,7 +47,8 @@ def _take(parts: list[torch.Tensor], like: torch.Tensor, num: int, make: Any) ->
         part = parts.pop()
         if len(part) >= num and (part.dtype, part.device) == (like.dtype, like.device):
             return part
-    made: torch.Tensor = make(num, dtype=like.dtype, device=like.device)
+    with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
+        made: torch.Tensor = make(num, dtype=like.dtype, device=like.device)
     return made
 
 

@@ -64,6 +64,16 @@ def test_two_losses_at_once_do_not_share_memory() -> None:
         assert torch.equal(output.grad, expected.grad)
 
 
+@pytest.mark.parametrize("find", [find_word_losses, find_word_losses_in_blocks])
+def test_memory_made_in_inference_mode_serves_training(find: Callable[..., torch.Tensor]) -> None:
+    workspace, drawn = Workspace(), draw(9, 500)
+    with torch.inference_mode():
+        find(drawn[0] / 0.05, drawn[1], drawn[2], workspace)
+    found = differentiate(lambda o, v, w: find(o, v, w, workspace), drawn)
+    expected = differentiate(find_by_torch, drawn)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+
+
 def test_a_gradient_is_taken_once() -> None:
     output, vocabulary, word, _ = draw(4, 100)
     losses = find_word_losses(output.requires_grad_() / 0.05, vocabulary, word, Workspace())
