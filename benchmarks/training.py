@@ -113,7 +113,7 @@ def fit_step_by_step(
             value = loss.item()
             if learn:
                 adam.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 adam.step()
             own = float(weights.sum())
             total += value * own

@@ -121,7 +121,7 @@ class _WordLosses(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient_R: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         vocabulary_VE, word_R = ctx.saved_tensors
         workspace, logs = ctx.workspace, ctx.logs
@@ -172,7 +172,7 @@ class _BlockedLosses(torch.autograd.Function):
         return losses_R
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient_R: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient_RE,) = ctx.saved_tensors
         return gradient_R[:, None] * gradient_RE, None, None, None, None, None
