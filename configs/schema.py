@@ -183,7 +183,10 @@ class TrainSettings(Settings):
     learning_rate: float = Field(default=3e-3, gt=0, le=1e30)
     weight_decay: float = Field(default=0.0, ge=0)
     batch_images: int = Field(default=16, ge=1)
-    """Pictures in one step; all their regions are in it."""
+    """Pictures in one step; all their regions are in it. A large set takes more: see max_steps."""
+    max_steps: Annotated[int | None, SINCE_DEFAULT] = Field(default=None, ge=1)
+    """Steps of an epoch, at most: where batch_images would need more, a step gets as many pictures as it takes, and the
+    learning rate grows with the root of that. None: 512, so that 16 in a step are so up to 8,192 pictures."""
     max_epochs: int = Field(default=60, ge=1)
     patience_epochs: int = Field(default=8, ge=1)
     """Stop after so many epochs without a better held-out loss; the best epoch is kept."""

@@ -1,6 +1,6 @@
 """Training of the explainer on pooled region features; the network is not run again.
 
-The whole feature set lies on the device, there is no loader. Pictures, not regions, are split and batched.
+The whole feature set lies on the device, there is no loader, and nothing is read from it within an epoch.
 Shape legend: R regions, C filters, E embedding, K supervised concepts, V words.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,40 +27,18 @@ from lavise.storage.state.files import write_json
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import HISTORY_FILE, Info, Stage
-from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated, Unstated, code_behind
-from lavise.tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer, scale_features
+from lavise.tasks.engine.stage_inputs import Given, Request, Spread, StageInputs, Stated, Unstated, code_behind
+from lavise.tasks.explainer.network import Explainer, ExplainerFacts, deterministic, save_explainer
+from lavise.tasks.explainer.training_sets import TrainingSet, copy_features
+from lavise.tasks.explainer.word_losses import Workspace, find_word_losses, find_word_losses_in_blocks
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("train", version=2, uses_device=True)
 _CATEGORY_LEARNING_RATE = 1e-3
+# Where `train.max_steps` says nothing.
+MAX_STEPS = 512
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Regions on the device, sorted by picture.
-
-    Attributes:
-        features_RC: float32, scaled as the settings say.
-        word_R: row of the vocabulary, of each region's concept.
-        weight_R: 1 / k*, k* the number of regions of the picture.
-        first_I: first region of each picture, and R at the end (on the CPU).
-    """
-
-    features_RC: torch.Tensor
-    word_R: torch.Tensor
-    weight_R: torch.Tensor
-    first_I: torch.Tensor
-
-    @property
-    def num_images(self) -> int:
-        return len(self.first_I) - 1
-
-    def regions_of(self, images: Sequence[int]) -> torch.Tensor:
-        """Positions of all regions of some pictures."""
-        parts = [torch.arange(int(self.first_I[i]), int(self.first_I[i + 1])) for i in images]
-        return torch.cat(parts).to(self.features_RC.device)
 
 
 class Objective:
@@ -68,13 +46,21 @@ class Objective:
 
     Attributes:
         vocabulary_VE: all words; supervised_K: rows of the categories trained on.
+        is_large: steps are of many regions, whose losses are found block by block where they are V wide.
 
     Raises:
         ValueError: an objective that nobody registered.
     """
 
-    def __init__(self, settings: TrainSettings, vocabulary_VE: torch.Tensor, supervised_K: torch.Tensor) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        vocabulary_VE: torch.Tensor,
+        supervised_K: torch.Tensor,
+        is_large: bool = False,
+    ) -> None:
         self.settings, self.vocabulary_VE, self.supervised_K = settings, vocabulary_VE, supervised_K
+        self.is_large, self.workspace = is_large, Workspace()
         self.supervised_KE = vocabulary_VE[supervised_K]
         self._find_losses: RegionLosses = OBJECTIVES.get(settings.objective)
 
@@ -95,8 +81,9 @@ RegionLosses = Callable[[Objective, torch.Tensor, torch.Tensor], torch.Tensor]
 def find_softmax_losses(objective: Objective, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
     """Cross entropy of V v̂ / temperature with t."""
     # The temperature goes to the small side of the product: V is 65,000 wide.
-    logits_RV = (output_RE / objective.settings.temperature) @ objective.vocabulary_VE.T
-    return functional.cross_entropy(logits_RV, word_R, reduction="none")
+    find = find_word_losses_in_blocks if objective.is_large else find_word_losses
+    scaled_RE = output_RE / objective.settings.temperature
+    return find(scaled_RE, objective.vocabulary_VE, word_R, objective.workspace)
 
 
 @OBJECTIVES.register("cosine")
@@ -153,6 +140,29 @@ class TrainingInputs(StageInputs):
     computing: Computing
     shuffled_labels: Annotated[bool, Spread(lambda shuffled: {"shuffled_labels": True} if shuffled else {})] = False
 
+    @property
+    def batch_images(self) -> int:
+        """Pictures in one step. All pictures with regions count, also those without a supervised one."""
+        num_images: int = self.regions.info["num_images_with_regions"]
+        return max(self.settings.batch_images, -(-num_images // (self.settings.max_steps or MAX_STEPS)))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether steps have more pictures than `train.batch_images` says."""
+        return self.batch_images > self.settings.batch_images
+
+    @property
+    def rate_growth(self) -> float:
+        """Factor of the learning rates: Adam's steps grow with the root of what is in them (docs/results.md)."""
+        return math.sqrt(self.batch_images / self.settings.batch_images)
+
+    def request(self) -> Request:
+        """With the pictures in one step, where the set is too large for those of the settings."""
+        request = super().request()
+        if not self.is_large:
+            return request
+        return replace(request, settings={**request.settings, "step_images": self.batch_images})
+
 
 def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
     """Train with early stopping on held-out pictures and write the explainer of the best epoch.
@@ -166,7 +176,13 @@ def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
     Raises:
         UserError: too few regions, or a loss that is not finite (names the step).
     """
-    regions, concepts, vocabulary, settings = inputs.regions, inputs.concepts, inputs.vocabulary.value, inputs.settings
+    regions, concepts, vocabulary = inputs.regions, inputs.concepts, inputs.vocabulary.value
+    settings = inputs.settings.model_copy(
+        update={
+            "batch_images": inputs.batch_images,
+            "learning_rate": inputs.settings.learning_rate * inputs.rate_growth,
+        }
+    )
     seed, device = inputs.computing.seed, inputs.computing.device
     known = {m.name for m in vocabulary.matches if m.how != "missing"}
     present = set(np.unique(np.load(regions.path(file_names.REGION_CONCEPTS), allow_pickle=False)).tolist())
@@ -175,15 +191,16 @@ def train_explainer(inputs: TrainingInputs, folder: Path) -> Info:
     train, early = sets = _load_sets(inputs, supervised)
     matrix = torch.from_numpy(vocabulary.matrix).to(device)
     rows = torch.tensor(vocabulary.positions_of(supervised), device=device)
-    objective = Objective(settings, matrix, rows)
+    objective = Objective(settings, matrix, rows, inputs.is_large)
     with deterministic(seed):
         channels = train.features_RC.shape[1]
         explainer = Explainer(channels, matrix.shape[1], settings.dropout, len(supervised)).to(device)
-        history, best = _fit(explainer, explainer, objective, sets, settings, inputs.computing)
+        history, best = fit(explainer, explainer, objective, sets, settings, inputs.computing)
         categories, classes = explainer.categories, CategoryObjective(rows, len(matrix))
         assert categories is not None
-        linear = settings.model_copy(update={"learning_rate": _CATEGORY_LEARNING_RATE, "weight_decay": 0.0})
-        _fit(categories, explainer.category_logits, classes, sets, linear, inputs.computing)
+        rate = _CATEGORY_LEARNING_RATE * inputs.rate_growth
+        linear = settings.model_copy(update={"learning_rate": rate, "weight_decay": 0.0})
+        fit(categories, explainer.category_logits, classes, sets, linear, inputs.computing)
     facts = ExplainerFacts(
         channels=channels,
         dimensions=matrix.shape[1],
@@ -229,7 +246,7 @@ class Epoch:
     early_stopping_loss: float
 
 
-def _fit(
+def fit(
     module: nn.Module,
     forward: Forward,
     objective: Loss,
@@ -250,27 +267,30 @@ def _fit(
     train, early = sets
     adam = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     shuffle = torch.Generator().manual_seed(computing.seed)
+    early_batches = early.batch(settings.batch_images, None)
     history: list[Epoch] = []
     best, best_loss, best_state = 0, math.inf, copy.deepcopy(module.state_dict())
     with computing.progress("train", settings.max_epochs) as bar:
         for epoch in range(settings.max_epochs):
+            losses, early_losses = _BatchLosses(), _BatchLosses()
             module.train()
-            total = weight = 0.0
-            for step, chosen in enumerate(_batches(train, settings.batch_images, shuffle)):
+            for chosen in train.batch(settings.batch_images, shuffle):
                 weights = train.weight_R[chosen]
                 loss = objective(forward(train.features_RC[chosen]), train.word_R[chosen], weights)
-                value = loss.item()
-                _require_finite(value, epoch, step, settings)
                 adam.zero_grad(set_to_none=True)
                 loss.backward()
                 adam.step()
-                batch_weight = float(weights.sum())
-                total += value * batch_weight
-                weight += batch_weight
+                losses.add(loss, weights)
             module.eval()
-            early_loss = _mean_loss(forward, objective, early, settings.batch_images)
-            _require_finite(early_loss, epoch, -1, settings)
-            history.append(Epoch(epoch, total / weight, early_loss))
+            with torch.inference_mode():
+                for chosen in early_batches:
+                    weights = early.weight_R[chosen]
+                    loss = objective(forward(early.features_RC[chosen]), early.word_R[chosen], weights)
+                    early_losses.add(loss, weights)
+            # Only here the device is waited for: after a loss that is not finite, what is left of the epoch is wasted.
+            train_loss = losses.average(lambda step: f"step {step}", epoch, settings)
+            early_loss = early_losses.average(lambda _: "the held-out pictures", epoch, settings)
+            history.append(Epoch(epoch, train_loss, early_loss))
             bar.advance()
             if early_loss < best_loss:
                 best, best_loss, best_state = epoch, early_loss, copy.deepcopy(module.state_dict())
@@ -281,43 +301,35 @@ def _fit(
     return history, best
 
 
-def _batches(data: TrainingSet, batch_images: int, shuffle: torch.Generator | None) -> Iterator[torch.Tensor]:
-    """Regions of so many pictures at a time; a batch of one region, which cannot be normalised, waits for the next."""
-    order = (
-        torch.randperm(data.num_images, generator=shuffle) if shuffle is not None else torch.arange(data.num_images)
-    ).tolist()
-    waiting: list[int] = []
-    for start in range(0, len(order), batch_images):
-        waiting += order[start : start + batch_images]
-        rest = order[start + batch_images :]
-        left = sum(int(data.first_I[i + 1] - data.first_I[i]) for i in rest[:2])
-        chosen = data.regions_of(waiting)
-        if len(chosen) < 2 or left == 1:
-            continue
-        yield chosen
-        waiting = []
-    if waiting:
-        yield data.regions_of(waiting)
+class _BatchLosses:
+    """Losses and weights of an epoch's batches, which stay on the device until they are asked for."""
 
+    def __init__(self) -> None:
+        self._losses: list[torch.Tensor] = []
+        self._weights: list[torch.Tensor] = []
 
-def _mean_loss(forward: Forward, objective: Loss, data: TrainingSet, batch_images: int) -> float:
-    total = weight = 0.0
-    with torch.inference_mode():
-        for chosen in _batches(data, batch_images, None):
-            weights = data.weight_R[chosen]
-            batch_weight = float(weights.sum())
-            total += objective(forward(data.features_RC[chosen]), data.word_R[chosen], weights).item() * batch_weight
-            weight += batch_weight
-    return total / weight
+    def add(self, loss: torch.Tensor, weights: torch.Tensor) -> None:
+        self._losses.append(loss.detach())
+        self._weights.append(weights.sum())
 
+    def average(self, name_step: Callable[[int], str], epoch: int, settings: TrainSettings) -> float:
+        """The mean over pictures.
 
-def _require_finite(loss: float, epoch: int, step: int, settings: TrainSettings) -> None:
-    if not math.isfinite(loss):
-        where = f"step {step}" if step >= 0 else "the held-out pictures"
-        raise UserError(
-            f"train.learning_rate: the loss became {loss} in epoch {epoch}, {where}, with {settings.learning_rate:g}; "
-            "lower it, or set train.region_feature=l2"
-        )
+        Raises:
+            UserError: a loss that is not finite; names the first.
+        """
+        losses, weights = torch.stack([torch.stack(self._losses), torch.stack(self._weights)]).tolist()
+        for step, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"train.learning_rate: the loss became {loss} in epoch {epoch}, {name_step(step)}, with "
+                    f"{settings.learning_rate:g}; lower it, or set train.region_feature=l2"
+                )
+        total = weight = 0.0
+        for loss, own in zip(losses, weights, strict=True):
+            total += loss * own
+            weight += own
+        return total / weight
 
 
 def _load_sets(inputs: TrainingInputs, supervised: Sequence[str]) -> tuple[TrainingSet, TrainingSet]:
@@ -344,10 +356,9 @@ def _load_sets(inputs: TrainingInputs, supervised: Sequence[str]) -> tuple[Train
     sets = []
     for chosen in (np.flatnonzero(usable & ~is_early), np.flatnonzero(usable & is_early)):
         _, first, count = np.unique(image[chosen], return_index=True, return_counts=True)
-        raw = torch.from_numpy(np.ascontiguousarray(features[chosen])).to(device)
         sets.append(
             TrainingSet(
-                features_RC=scale_features(raw, settings.region_feature),
+                features_RC=copy_features(features, chosen, settings.region_feature, device),
                 word_R=torch.from_numpy(row_of[concept[chosen]]).to(device),
                 weight_R=torch.from_numpy(np.repeat(1 / count, count).astype(np.float32)).to(device),
                 first_I=torch.from_numpy(np.append(first, len(chosen))),

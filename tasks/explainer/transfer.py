@@ -50,7 +50,8 @@ from lavise.tasks.explainer.network import (
     save_explainer,
     scale_features,
 )
-from lavise.tasks.explainer.training import Objective, TrainingSet
+from lavise.tasks.explainer.training import Objective
+from lavise.tasks.explainer.training_sets import TrainingSet
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
 STAGE = Stage("transfer", version=3, uses_device=True)

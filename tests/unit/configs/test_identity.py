@@ -54,7 +54,7 @@ def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
 # Settings that came later: at their defaults, an audit is what it was before there were any.
 _AT_DEFAULT = (
     *("model.weights_key", "model.weights_prefix", "model.precision", "model.head", "model.head_threshold"),
-    "words.language",
+    *("words.language", "train.max_steps"),
     *("reference.masks", "reference.crowd_marks", "reference.evaluation_share"),
     *("target.follow_links", "target.value_range", "reference.value_range"),
 )

@@ -154,11 +154,12 @@ def extract_maps(model: TargetModel, data: Dataset, folders: Mapping[str, Path],
 def publish_regions(root: Path, features_RC: AnyArray, image_R: AnyArray, concept_R: AnyArray) -> Handle:
     """The artefact of pooled regions, as `pool_regions` leaves it."""
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path) -> dict[str, Any]:
         np.save(folder / "features.npy", features_RC.astype(np.float32))
         np.save(folder / "coverage.npy", np.ones(len(image_R), np.float32))
         np.save(folder / "image.npy", image_R.astype(np.int64))
         np.save(folder / "concept.npy", concept_R.astype(np.int64))
+        return {"num_regions": len(image_R), "num_images_with_regions": len(np.unique(image_R)), "skipped": {}}
 
     return publish(root, "regions", fill)
 

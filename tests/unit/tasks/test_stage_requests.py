@@ -126,7 +126,8 @@ TRANSFER = TransferInputs(
     computing=COMPUTING,
     shuffled_labels=True,
 )
-TRAINING = TrainingInputs(handle("r"), CONCEPTS, VOCABULARY, TrainSettings(), COMPUTING)
+POOLED = handle("r").model_copy(update={"info": {"num_images_with_regions": 100}})
+TRAINING = TrainingInputs(POOLED, CONCEPTS, VOCABULARY, TrainSettings(), COMPUTING)
 EXPLAIN = ExplainInputs(
     network=NETWORK,
     activations=handle("a"),
@@ -237,6 +238,11 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
     (
         replace(TRAINING, shuffled_labels=True),
         {**TrainSettings().model_dump(mode="json"), **ARITHMETIC, "shuffled_labels": True},
+        {"regions": "r", "vocabulary": "vocabulary"},
+    ),
+    (
+        replace(TRAINING, settings=TrainSettings(max_steps=4)),
+        {**TrainSettings(max_steps=4).model_dump(mode="json"), **ARITHMETIC, "step_images": 25},
         {"regions": "r", "vocabulary": "vocabulary"},
     ),
     (

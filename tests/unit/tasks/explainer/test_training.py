@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn import functional
 
 from lavise.configs.errors import UserError
 from lavise.configs.registry import OBJECTIVES
@@ -19,18 +21,20 @@ from lavise.storage.state.artefacts import Handle
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage_inputs import Given
+from lavise.tasks.explainer import training
 from lavise.tasks.explainer.network import Explainer, deterministic, load_explainer, scale_features
 from lavise.tasks.explainer.training import (
     CategoryObjective,
+    Epoch,
     Objective,
     TrainingInputs,
-    TrainingSet,
-    _batches,
-    _fit,
     _load_sets,
     draw_supervised,
+    fit,
     train_explainer,
 )
+from lavise.tasks.explainer.training_sets import TrainingSet
+from tests.unit.tasks.explainer.test_training_sets import batch_by_loops
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, publish_regions
 
 CONCEPTS = ("cat", "dog", "sky", "hot dog")
@@ -208,31 +212,6 @@ def test_sets_are_split_by_picture(tmp_path: Path, scaling: Any) -> None:
         assert set(parts[0].features_RC[:, 0].tolist()) <= set(scale_features(raw, "raw")[:, 0].tolist())
 
 
-def training_set(counts: list[int]) -> TrainingSet:
-    first = np.concatenate([[0], np.cumsum(counts)])
-    num = int(first[-1])
-    return TrainingSet(
-        torch.zeros(num, 2), torch.zeros(num, dtype=torch.int64), torch.ones(num), torch.from_numpy(first)
-    )
-
-
-@pytest.mark.parametrize("counts", [[1, 1], [1, 1, 1], [2, 1], [1, 2, 1], [1, 5, 1, 1, 1], [3] * 7, [1] * 9])
-@pytest.mark.parametrize("batch_images", [1, 2, 3, 4, 50])
-def test_batches_hold_every_region_once_and_never_one_alone(counts: list[int], batch_images: int) -> None:
-    data = training_set(counts)
-    image_of = np.repeat(np.arange(len(counts)), counts)
-    for seed in range(12):
-        batches = [b.tolist() for b in _batches(data, batch_images, torch.Generator().manual_seed(seed))]
-        assert sorted(r for b in batches for r in b) == list(range(sum(counts)))
-        assert min(len(b) for b in batches) >= 2
-        pictures = [set(image_of[b].tolist()) for b in batches]
-        assert sum(len(p) for p in pictures) == len(counts)
-
-
-def test_one_held_out_region_is_a_batch_of_its_own() -> None:
-    assert [b.tolist() for b in _batches(training_set([1]), 4, None)] == [[0]]
-
-
 def test_pictures_of_one_region_train_one_at_a_time(tmp_path: Path) -> None:
     """BatchNorm cannot take a single row; batch_images=1 must still work."""
     rng = np.random.default_rng(0)
@@ -253,6 +232,72 @@ def test_training_repeats_to_the_bit(tmp_path: Path, objective: Any) -> None:
     assert (facts[0], weights[0], histories[0]) == (facts[1], weights[1], histories[1])
     assert weights[0] != weights[2]
     assert histories[0] != histories[2]
+
+
+def fit_step_by_step(
+    module: torch.nn.Module,
+    forward: Any,
+    objective: Any,
+    sets: tuple[TrainingSet, TrainingSet],
+    settings: TrainSettings,
+    computing: Computing,
+) -> tuple[list[Epoch], int]:
+    """Training as it was written first: pictures joined one by one, and each step's loss read before the next."""
+    train, early = sets
+    adam = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    shuffle = torch.Generator().manual_seed(computing.seed)
+    history: list[Epoch] = []
+    best, best_loss, best_state = 0, math.inf, copy.deepcopy(module.state_dict())
+
+    def go_through(data: TrainingSet, generator: torch.Generator | None, learn: bool) -> float:
+        total = weight = 0.0
+        for batch in batch_by_loops(data, settings.batch_images, generator):
+            chosen = torch.tensor(batch)
+            weights = data.weight_R[chosen]
+            loss = objective(forward(data.features_RC[chosen]), data.word_R[chosen], weights)
+            if learn:
+                adam.zero_grad(set_to_none=True)
+                loss.backward()
+                adam.step()
+            total += loss.item() * float(weights.sum())
+            weight += float(weights.sum())
+        return total / weight
+
+    for epoch in range(settings.max_epochs):
+        module.train()
+        train_loss = go_through(train, shuffle, learn=True)
+        module.eval()
+        with torch.inference_mode():
+            early_loss = go_through(early, None, learn=False)
+        history.append(Epoch(epoch, train_loss, early_loss))
+        if early_loss < best_loss:
+            best, best_loss, best_state = epoch, early_loss, copy.deepcopy(module.state_dict())
+        elif epoch - best >= settings.patience_epochs:
+            break
+    module.load_state_dict(best_state)
+    module.eval()
+    return history, best
+
+
+def find_softmax_losses_by_torch(objective: Objective, output_RE: torch.Tensor, word_R: torch.Tensor) -> torch.Tensor:
+    logits_RV = (output_RE / objective.settings.temperature) @ objective.vocabulary_VE.T
+    return functional.cross_entropy(logits_RV, word_R, reduction="none")
+
+
+@pytest.mark.parametrize("objective", ["hinge", "cosine", "softmax"])
+@pytest.mark.parametrize("batch_images", [1, 5, 16])
+def test_training_is_to_the_bit_that_of_step_by_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, batch_images: int
+) -> None:
+    """Losses, the best epoch and all weights, with dropout and with the classifier of categories."""
+    regions = regions_of(tmp_path, noise=2.0)
+    settings = TrainSettings(objective=objective, max_epochs=12, patience_epochs=3, batch_images=batch_images)
+    facts = train(tmp_path / "new", regions, settings, seed=3)
+    monkeypatch.setattr(training, "fit", fit_step_by_step)
+    monkeypatch.setitem(OBJECTIVES._entries, "softmax", find_softmax_losses_by_torch)
+    assert train(tmp_path / "old", regions, settings, seed=3) == facts
+    for name in ("history.json", "explainer.safetensors", "explainer.json"):
+        assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "old" / name).read_bytes()
 
 
 def test_training_does_not_depend_on_global_random_state(tmp_path: Path) -> None:
@@ -285,6 +330,44 @@ def published_part(folder: Path) -> dict[str, torch.Tensor]:
     """Weights of the explainer as published; the classifier of categories is trained after it, and stops by itself."""
     state = load_explainer(folder, "cpu")[0].state_dict()
     return {k: v for k, v in state.items() if not k.startswith("categories.")}
+
+
+@pytest.mark.parametrize(("max_steps", "expected"), [(None, 3), (100, 3), (14, 3), (13, 4), (4, 10), (1, 40)])
+def test_a_step_takes_as_many_pictures_as_the_set_needs(tmp_path: Path, max_steps: int | None, expected: int) -> None:
+    """40 pictures in steps of at least 3; what was asked for says so where it is more."""
+    inputs = inputs_of(regions_of(tmp_path), TrainSettings(batch_images=3, max_steps=max_steps))
+    assert inputs.batch_images == expected
+    assert inputs.request().settings.get("step_images") == (expected if expected > 3 else None)
+
+
+def test_sets_of_512_steps_are_as_they_were(tmp_path: Path) -> None:
+    for num, expected in ((8192, 16), (8193, 17)):
+        regions = publish_regions(tmp_path / str(num), np.zeros((num, 1)), np.arange(num), np.zeros(num))
+        assert inputs_of(regions, TrainSettings()).batch_images == expected
+
+
+@pytest.mark.parametrize("objective", ["hinge", "softmax"])
+def test_larger_steps_are_those_of_batch_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """The same pictures in each, learning rates by the root of the growth, and losses that differ by rounding alone."""
+    regions, rates = regions_of(tmp_path), []
+    rate, growth = TrainSettings().learning_rate, math.sqrt(10)
+
+    def watch(module: Any, forward: Any, objective: Any, sets: Any, settings: TrainSettings, computing: Any) -> Any:
+        rates.append(settings.learning_rate)
+        return fit(module, forward, objective, sets, settings, computing)
+
+    monkeypatch.setattr(training, "fit", watch)
+    grown = train(
+        tmp_path / "grown", regions, TrainSettings(objective=objective, batch_images=1, max_steps=4, max_epochs=4)
+    )
+    assert rates == [rate * growth, training._CATEGORY_LEARNING_RATE * growth]
+    settings = TrainSettings(objective=objective, batch_images=10, learning_rate=rate * growth, max_epochs=4)
+    asked = train(tmp_path / "asked", regions, settings)
+    assert grown == pytest.approx(asked, rel=1e-4)
+    states = [published_part(tmp_path / name) for name in ("grown", "asked")]
+    assert states[0]["norm1.num_batches_tracked"] == states[1]["norm1.num_batches_tracked"] == 4 * 4
 
 
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -399,7 +482,7 @@ def test_categories_change_nothing_of_the_published_part(tmp_path: Path, dropout
         alone = Explainer(8, 6, dropout)
         if dropout:
             torch.nn.Linear(8, len(CONCEPTS))
-        _fit(alone, alone, objective, sets, settings, Computing(3))
+        fit(alone, alone, objective, sets, settings, Computing(3))
     found, expected = published_part(tmp_path / "t"), alone.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
