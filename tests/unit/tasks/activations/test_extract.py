@@ -23,7 +23,8 @@ from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.images.geometry import Geometry, Size
 from lavise.storage.images.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.activations.extract import ExtractionInputs, check_broken, extract_activations, normalise_images
+from lavise.tasks.activations.extract import ExtractionInputs, check_broken, extract_activations
+from lavise.tasks.activations.forward import normalise_images
 from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, extract_maps, make_model, write_image
 
