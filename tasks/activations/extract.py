@@ -24,7 +24,7 @@ from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.decoding import decode_batches
-from lavise.tasks.activations.forward import normalise_images, run_network
+from lavise.tasks.activations.forward import check_precision, normalise_images, run_network
 from lavise.tasks.activations.shard_filling import LayerShards, ShardFiller, open_writer, plan_shards
 from lavise.tasks.engine.computing import describe_arithmetic
 from lavise.tasks.engine.stage import Info, Stage
@@ -208,6 +208,7 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
         UserError: too many broken pictures, or activations that are not finite.
     """
     model, dataset, settings = inputs.model, inputs.pictures.value, inputs.settings
+    check_precision(settings.precision, inputs.device)
     blocks = plan_blocks(inputs, folders)
     num_open = sum(len(own) for block in blocks for _, own in block.list_batches())
     broken: dict[str, str] = {}

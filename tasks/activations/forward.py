@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lavise.configs.errors import UserError
 from lavise.storage.datasets.input_images import InputImage
 from lavise.storage.models.target_model import TargetModel
 
@@ -54,6 +55,19 @@ def _to_grey(images_NYX3: torch.Tensor) -> torch.Tensor:
 
     red, green, blue = images_NYX3.to(torch.int32).unbind(dim=3)
     return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).unsqueeze(3)
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Refuse what helps nobody.
+
+    Raises:
+        UserError: float16 on a processor.
+    """
+    if precision == "float16" and device == "cpu":
+        raise UserError(
+            "extract.precision: found 'float16' on a CPU, where it takes several times as long as float32; "
+            "allowed here: float32, bfloat16"
+        )
 
 
 def run_network(network: torch.nn.Module, images_NCYX: torch.Tensor, precision: str = "float32") -> None:
