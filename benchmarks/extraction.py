@@ -92,7 +92,7 @@ def main() -> None:
 
     threads = sorted({1, 2, settings.decode_threads})
     parts = {f"decode, {n} threads": partial(decode, n) for n in threads}
-    work = {
+    work: dict[str, Callable[[], None]] = {
         **parts,
         "forward": forward,
         "write": partial(in_a_folder, write),

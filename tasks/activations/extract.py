@@ -7,7 +7,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def _describe_model(model: TargetModel) -> dict[str, Any]:
 
 def _describe_batches(settings: ExtractSettings) -> dict[str, int | str]:
     """The order of pictures in a batch can change the last bits; threads and what is allowed to be broken cannot."""
-    batches = {"batch_size": settings.batch_size, "shard_images": settings.shard_images}
+    batches: dict[str, int | str] = {"batch_size": settings.batch_size, "shard_images": settings.shard_images}
     return batches if settings.precision == "float32" else {**batches, "precision": settings.precision}
 
 
@@ -156,7 +156,7 @@ def extract_blocks(
     settings: ExtractSettings,
     device: str,
     advance: Callable[[int], None] = lambda _: None,
-) -> Iterator[dict[str, str]]:
+) -> Generator[dict[str, str], None, None]:
     """Write the shards of some blocks, one block after the other; all of the same layers.
 
     Three things go on at once: pictures are decoded, the network computes, shards are written. What was yielded is

@@ -76,7 +76,8 @@ def test_leaving_waits_for_the_last_shard_and_raises_its_error() -> None:
 
 
 def test_after_an_error_what_waits_is_not_begun() -> None:
-    begun, entered, go = [], threading.Event(), threading.Event()
+    begun: list[int] = []
+    entered, go = threading.Event(), threading.Event()
 
     def hold() -> None:
         entered.set()
