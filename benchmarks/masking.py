@@ -30,7 +30,8 @@ from lavise.storage.images.geometry import find_regions
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import load_target_model
 from lavise.tasks.activations.attention import pool_features
-from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_images, run_network
+from lavise.tasks.activations.extract import ExtractionInputs, extract_activations
+from lavise.tasks.activations.forward import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.engine.computing import Computing

@@ -27,7 +27,8 @@ from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state import file_names
 from lavise.storage.words.word_vectors import build_vocabulary, load_word_vectors
-from lavise.tasks.activations.extract import ExtractionInputs, extract_activations, normalise_images, run_network
+from lavise.tasks.activations.extract import ExtractionInputs, extract_activations
+from lavise.tasks.activations.forward import normalise_images, run_network
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.explainer.network import Explainer, scale_features

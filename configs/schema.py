@@ -143,7 +143,14 @@ class ExtractSettings(Settings):
     batch_size: int = Field(default=32, ge=1)
     """Pictures in one forward pass."""
     shard_images: int = Field(default=128, ge=1)
-    """Pictures in one HDF5 shard; the unit of resuming."""
+    """Pictures in one HDF5 shard at most; the unit of resuming."""
+    shard_bytes: Annotated[int, NOT_IDENTITY] = Field(default=256 << 20, ge=1)
+    """Bytes of maps in one shard at most, for each layer: where shard_images pictures have more, the layer gets shards
+    of fewer (of one at least). Two shards of each layer are in memory at once. The maps do not depend on it."""
+    precision: Annotated[Literal["float32", "bfloat16", "float16"], SINCE_DEFAULT] = "float32"
+    """Of products and convolutions while maps are extracted (autocast). float32: as the network was built. bfloat16 and
+    float16 are faster on a GPU, and other maps: docs/results.md. Classes, causes and masked pictures are computed as
+    the network was built, whatever is set here."""
     decode_threads: Annotated[int, NOT_IDENTITY] = Field(default=2, ge=1)
     max_broken_share: float = Field(default=0.05, ge=0, le=1)
     """A larger share of pictures that cannot be read stops the run."""

@@ -25,6 +25,7 @@ import numpy as np
 from lavise.configs.errors import CheckpointError
 from lavise.storage.array_files import ColumnFile
 from lavise.storage.array_types import FloatArray, HalfArray, IntArray
+from lavise.storage.map_summaries import MapSummary, summarise_maps
 from lavise.storage.state.files import write_json
 
 INDEX_FILE = "index.json"
@@ -62,6 +63,7 @@ def write_shard(
     broken: Mapping[str, str],
     provenance: Mapping[str, str],
     flat: Sequence[str] = (),
+    summary: MapSummary | None = None,
 ) -> None:
     """Write one shard, whole or not at all.
 
@@ -70,14 +72,17 @@ def write_shard(
         keys: of the pictures, N of them.
         broken: pictures of this shard that could not be read, with the reason.
         flat: of the keys, those of pictures that are nearly of one shade.
+        summary: of the maps, where it is known already.
 
     Raises:
         CheckpointError: a value that is not finite (float16 ends at 65,504).
     """
     if maps_NCHW.shape[0] != len(keys):
         raise ValueError(f"expected one key for each picture, found {maps_NCHW.shape=} and {len(keys)=}")
-    if not np.isfinite(maps_NCHW).all():
-        bad = int(np.flatnonzero(~np.isfinite(maps_NCHW).all(axis=(0, 2, 3)))[0])
+    summary = summary or summarise_maps(maps_NCHW)
+    is_finite_NC = np.isfinite(summary.means_NC)
+    if not is_finite_NC.all():
+        bad = int(np.flatnonzero(~is_finite_NC.all(axis=0))[0])
         raise CheckpointError(
             f"model.layers: the layer's activation is not finite or above 65,504 (filter {bad}, a picture of "
             f"{keys[0]!r} to {keys[-1]!r}); check the weights and the preprocessing, or choose another layer"
@@ -89,9 +94,8 @@ def write_shard(
         file.create_dataset(
             "maps", data=maps_NCHW, chunks=(1, *chw), maxshape=(None, *chw), fletcher32=True, track_times=False
         )
-        peaks = maps_NCHW.max(axis=(2, 3)) if num else np.zeros((0, chw[0]), np.float16)
+        peaks, means = summary.peaks_NC, summary.means_NC
         file.create_dataset("peaks", data=peaks, chunks=(max(num, 1), chw[0]), maxshape=(None, chw[0]), fletcher32=True)
-        means = maps_NCHW.astype(np.float32).mean(axis=(2, 3))
         file.create_dataset("means", data=means, chunks=(max(num, 1), chw[0]), maxshape=(None, chw[0]), fletcher32=True)
         file.create_dataset(
             "keys", data=np.array(list(keys), dtype=object), dtype=h5py.string_dtype(), maxshape=(None,)

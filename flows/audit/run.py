@@ -40,6 +40,7 @@ from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Run, Tracker, without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, load_word_vectors
 from lavise.tasks.activations.extract import ExtractionInputs
+from lavise.tasks.activations.forward import check_precision
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, StageRunner, end_after, flatten, run_inline
@@ -74,6 +75,7 @@ def run_audit(
     config = without_credentials(make_absolute(config))  # from here on it is written down
     root = find_state_root(config.storage.root)
     device = choose_device(config.device)
+    check_precision(config.extract.precision, device)
     store = ArtefactStore(occasion.artefacts or root)
     tags = {"lavise.config": config.name, "lavise.config_digest": digest_identity(config), **occasion.tags}
     name = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name

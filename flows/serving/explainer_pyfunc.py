@@ -21,7 +21,7 @@ from lavise.storage.datasets.input_images import InputImage
 from lavise.storage.models.layers import ActivationTap
 from lavise.storage.models.packed_network import PACKED_FACTS, PackedNetwork, load_packed_network
 from lavise.storage.state.environment import choose_device
-from lavise.tasks.activations.extract import normalise_images, run_network
+from lavise.tasks.activations.forward import normalise_images, run_network
 from lavise.tasks.explainer.naming import Namer, load_namer
 from lavise.tasks.explainer.network import load_facts
 from lavise.tasks.explainer.region_requests import pool_images, read_rows

@@ -20,7 +20,7 @@ from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.input_images import ImageSource, InputImage, load_input
 from lavise.storage.images.geometry import Size, count_bilinear, split_size, take_thresholds_off
 from lavise.storage.models.layers import ActivationTap
-from lavise.tasks.activations.extract import normalise_images, run_network
+from lavise.tasks.activations.forward import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
 from lavise.tasks.activations.top_images import Pairs
 from lavise.tasks.engine.computing import Computing

@@ -1,55 +1,53 @@
 """Activation extraction: one pass over each picture, for all asked layers, into HDF5 shards.
 
-Decoding (threads) overlaps with the forward pass. Batches never cross a shard's border, so a resumed extraction does
-the very same forward passes as an undisturbed one.
+A pipeline of three: threads decode, the network computes, a thread writes. Batches are cut by the pictures' positions
+alone, however many of them make a shard, so a resumed extraction does the very same forward passes as an undisturbed
+one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import numpy as np
 import PIL
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings
-from lavise.storage.activations import ShardGrid, finish_store, has_shard, write_shard
-from lavise.storage.array_types import HalfArray
+from lavise.storage.activations import ShardGrid, finish_store, has_shard
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.datasets.input_images import InputImage, load_input, make_blank
-from lavise.storage.images.images import BrokenImageError, uses_little
-from lavise.storage.models.layers import ActivationTap
+from lavise.storage.models.layers import ActivationTap, Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.tasks.activations.decoding import decode_batches
+from lavise.tasks.activations.forward import check_precision, normalise_images, run_network
+from lavise.tasks.activations.shard_filling import LayerShards, ShardFiller, open_writer, plan_shards
 from lavise.tasks.engine.computing import describe_arithmetic
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import HOW, Given, Request, Spread, StageInputs, Unstated
 
-if TYPE_CHECKING:
-    import torch
-
 STAGE = Stage("extract", version=2, resumable=True, uses_device=True, libraries=("pillow",))
 _NUM_SHOWN = 5
-
-Decoded = InputImage | str
 
 
 def _describe_model(model: TargetModel) -> dict[str, Any]:
     return {"arch": model.arch, "code": model.code, "preprocessing": model.describe_preprocessing()}
 
 
-def _describe_batches(settings: ExtractSettings) -> dict[str, int]:
+def _describe_batches(settings: ExtractSettings) -> dict[str, int | str]:
     """The order of pictures in a batch can change the last bits; threads and what is allowed to be broken cannot."""
-    return {"batch_size": settings.batch_size, "shard_images": settings.shard_images}
+    batches: dict[str, int | str] = {"batch_size": settings.batch_size, "shard_images": settings.shard_images}
+    return batches if settings.precision == "float32" else {**batches, "precision": settings.precision}
 
 
 def _describe_device(device: str) -> dict[str, str]:
-    return {**describe_arithmetic(device), "pillow": PIL.__version__}
+    """A GPU adds up the means by itself."""
+    summaries = {} if device == "cpu" else {"summaries": "by the device"}
+    return {**describe_arithmetic(device), "pillow": PIL.__version__, **summaries}
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,16 @@ class ExtractionInputs(StageInputs):
         """One for each layer, in their order."""
         shared = self.request()
         return [
-            Request({**shared.settings, "layer": layer, **_describe_layout(self.model, layer)}, shared.inputs)
+            Request({**shared.settings, "layer": layer, **self._describe_layer(layer)}, shared.inputs)
             for layer in self.layers
         ]
+
+    def _describe_layer(self, name: str) -> dict[str, str | int]:
+        """What is not as in most layers: how the output lies, and shards of fewer pictures than are allowed."""
+        grid = plan_grid(self, self.model.find_layer(name))
+        is_cut = grid.num_shards != ShardGrid(grid.num_images, self.settings.shard_images).num_shards
+        cut = {"images_in_shard": grid.shard_images} if is_cut else {}
+        return {**_describe_layout(self.model, name), **cut}
 
 
 def _describe_layout(model: TargetModel, layer: str) -> dict[str, str]:
@@ -86,6 +91,107 @@ def describe_provenance(model: TargetModel, layer: str) -> dict[str, str]:
     """What a shard says of itself, beside the weights' digest."""
     preprocessing = canonical_json(model.describe_preprocessing())
     return {"arch": model.arch, "layer": layer, "preprocessing": preprocessing}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Pictures that follow each other, and the shards that are made of them: whole ones of every layer. Can be sent to
+    another process and computed there.
+
+    Attributes:
+        start: position of the first picture in the data set.
+        records: without their labels.
+        shards: of each layer, those that are not there yet.
+    """
+
+    start: int
+    records: tuple[ImageRecord, ...]
+    shards: tuple[LayerShards, ...]
+    batch_size: int
+
+    def list_batches(self) -> list[tuple[int, tuple[ImageRecord, ...]]]:
+        """Positions of the first pictures, and the pictures, of those batches that a shard needs."""
+        batches = [
+            (self.start + at, self.records[at : at + self.batch_size])
+            for at in range(0, len(self.records), self.batch_size)
+        ]
+        return [(at, own) for at, own in batches if any(s.find_open(range(at, at + len(own))) for s in self.shards)]
+
+
+def plan_grid(inputs: ExtractionInputs, layer: Layer) -> ShardGrid:
+    """Which pictures are in which shard of a layer."""
+    settings = inputs.settings
+    return plan_shards(
+        len(inputs.pictures.value.records), layer, settings.batch_size, settings.shard_images, settings.shard_bytes
+    )
+
+
+def plan_blocks(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> list[Block]:
+    """What is left to do: blocks of `shard_images` pictures, of which some layer lacks a shard.
+
+    Args:
+        folders: layer name -> folder of its store.
+    """
+    model, settings = inputs.model, inputs.settings
+    records = [replace(r, annotations=(), looked_for=None) for r in inputs.pictures.value.records]
+    stores = []
+    for name, folder in folders.items():
+        layer = model.find_layer(name)
+        grid = plan_grid(inputs, layer)
+        missing = frozenset(s for s in range(grid.num_shards) if not has_shard(folder, s))
+        provenance = {"model": model.digest, **describe_provenance(model, name)}
+        stores.append(LayerShards(folder, layer, grid, missing, provenance))
+    blocks = []
+    for start in range(0, len(records), settings.shard_images):
+        own = range(start, min(start + settings.shard_images, len(records)))
+        shards = tuple(replace(store, numbers=frozenset(store.find_open(own))) for store in stores)
+        if any(s.numbers for s in shards):
+            blocks.append(Block(start, tuple(records[own.start : own.stop]), shards, settings.batch_size))
+    return blocks
+
+
+def extract_blocks(
+    model: TargetModel,
+    blocks: Sequence[Block],
+    settings: ExtractSettings,
+    device: str,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Generator[dict[str, str], None, None]:
+    """Write the shards of some blocks, one block after the other; all of the same layers.
+
+    Three things go on at once: pictures are decoded, the network computes, shards are written. What was yielded is
+    written when the iterator has ended.
+
+    Args:
+        advance: told of the pictures of each batch that is done.
+
+    Yields:
+        of each block, the pictures that cannot be read: key -> reason.
+
+    Raises:
+        CheckpointError: activations that are not finite.
+    """
+    layers = [shards.layer for shards in blocks[0].shards] if blocks else []
+    batches = [own for block in blocks for _, own in block.list_batches()]
+    network = model.place(device)
+    with (
+        ActivationTap(network, layers) as tap,
+        open_writer() as writer,
+        closing(decode_batches(batches, model, settings.decode_threads, device)) as decoded,
+    ):
+        fillers = [ShardFiller(writer, device) for _ in layers]
+        for block in blocks:
+            broken: dict[str, str] = {}
+            for start, _ in block.list_batches():
+                batch = next(decoded)
+                if batch.positions:
+                    run_network(network, normalise_images(batch.pictures, model, device), settings.precision)
+                for filler, shards in zip(fillers, block.shards, strict=True):
+                    filler.add(shards, start, batch, tap.maps[shards.layer.name] if batch.positions else None)
+                broken |= batch.broken
+                writer.check()
+                advance(len(batch.records))
+            yield broken
 
 
 def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> dict[str, Info]:
@@ -101,128 +207,25 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     Raises:
         UserError: too many broken pictures, or activations that are not finite.
     """
-    import torch
-
     model, dataset, settings = inputs.model, inputs.pictures.value, inputs.settings
-    device, progress = inputs.device, inputs.progress
-    grid = ShardGrid(len(dataset.records), settings.shard_images)
-    network = model.place(device)
-    open_shards = [s for s in range(grid.num_shards) if not all(has_shard(f, s) for f in folders.values())]
-    num_open = sum(len(grid.images_of(s)) for s in open_shards)
+    check_precision(settings.precision, inputs.device)
+    blocks = plan_blocks(inputs, folders)
+    num_open = sum(len(own) for block in blocks for _, own in block.list_batches())
+    broken: dict[str, str] = {}
     with (
-        ActivationTap(network, [model.find_layer(name) for name in folders]) as tap,
-        ThreadPoolExecutor(settings.decode_threads) as pool,
-        progress("extract", num_open) as bar,
+        inputs.progress("extract", num_open) as bar,
+        closing(extract_blocks(model, blocks, settings, inputs.device, bar.advance)) as made,
     ):
-        all_broken: dict[str, str] = {}
-        broken: dict[str, str]
-        flat: list[str]
-        records = [[dataset.records[i] for i in grid.images_of(s)] for s in open_shards]
-        for shard, decoded in zip(open_shards, _decode_ahead(pool, records, model, settings), strict=True):
-            keys: list[str] = []
-            broken, flat = {}, []
-            parts: dict[str, list[HalfArray]] = {name: [] for name in folders}
-            for batch in decoded:
-                good = [(r.key, picture) for r, picture in batch if not isinstance(picture, str)]
-                broken.update({r.key: picture for r, picture in batch if isinstance(picture, str)})
-                if good:
-                    pictures = np.stack([p for _, p in good if not isinstance(p, str)])
-                    run_network(network, normalise_images(pictures, model, device))
-                    keys += [key for key, _ in good]
-                    flat += [key for key, p in good if not isinstance(p, str) and uses_little(p)]
-                    for name in folders:
-                        parts[name].append(tap.maps[name].to(torch.float16).cpu().contiguous().numpy())
-                bar.advance(len(batch))
-            all_broken |= broken
-            check_broken(all_broken, len(dataset.records), settings.max_broken_share, dataset.name)
-            for name, folder in folders.items():
-                if not has_shard(folder, shard):
-                    maps = np.concatenate(parts[name]) if keys else _no_maps(tap, network, model, name, device)
-                    provenance = {"model": model.digest, **describe_provenance(model, name)}
-                    write_shard(folder, shard, maps, keys, broken, provenance, flat)
+        for found in made:
+            broken |= found
+            check_broken(broken, len(dataset.records), settings.max_broken_share, dataset.name)
     infos: dict[str, Info] = {}
     for name, folder in folders.items():
-        index = finish_store(folder, grid)
+        index = finish_store(folder, plan_grid(inputs, model.find_layer(name)))
         flat_of = {"num_flat": len(index["flat"])} if "flat" in index else {}
         num_broken = len(index["broken"])
         infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": num_broken, **flat_of}
     return infos
-
-
-def normalise_images(images_NYXC: InputImage, model: TargetModel, device: str) -> torch.Tensor:
-    """Pictures -> [N, C, Y, X], (x - mean) / std on the scale 0..1, channels-last, in the network's precision.
-
-    Args:
-        images_NYXC: uint8 [N, Y, X, 3], of which grey is made where C is 1; or bands, float32 [N, Y, X, C] on 0..1.
-    """
-    import torch
-
-    pictures = torch.from_numpy(np.require(images_NYXC, requirements="W")).to(device, non_blocking=True)
-    # NHWC storage viewed as NCHW is channels-last already; nothing is copied.
-    images = (_to_grey(pictures) if model.channels == 1 else pictures).permute(0, 3, 1, 2).to(torch.float32)
-    mean = torch.tensor(model.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(model.std, device=device).view(1, -1, 1, 1)
-    if pictures.dtype == torch.uint8:
-        images = images.div_(255)
-    return images.sub(mean).div_(std).to(model.dtype)
-
-
-def _to_grey(images_NYX3: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, Y, X, 1]: luma after ITU-R BT.601 in whole numbers, as Pillow's mode L; grey stays what it is."""
-    import torch
-
-    red, green, blue = images_NYX3.to(torch.int32).unbind(dim=3)
-    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).unsqueeze(3)
-
-
-def run_network(network: torch.nn.Module, images_NCYX: torch.Tensor) -> None:
-    """One forward pass; what is wanted of it is read by an ActivationTap."""
-    import torch
-
-    with torch.inference_mode():
-        network(images_NCYX)
-
-
-def _decode_ahead(
-    pool: ThreadPoolExecutor, shards: Sequence[Sequence[ImageRecord]], model: TargetModel, settings: ExtractSettings
-) -> Iterator[Iterator[list[tuple[ImageRecord, Decoded]]]]:
-    """Per shard, its batches of decoded pictures; decoding runs a few batches ahead of whoever reads them."""
-    batches = [
-        (position, list(shard[start : start + settings.batch_size]))
-        for position, shard in enumerate(shards)
-        for start in range(0, len(shard), settings.batch_size)
-    ]
-
-    def decode(record: ImageRecord) -> Decoded:
-        try:
-            return load_input(record, model.geometry, model.channels)
-        except BrokenImageError as err:
-            return str(err)
-
-    waiting: list[tuple[int, list[ImageRecord], list[Future[Decoded]]]] = []
-    ahead = 2 + -(-settings.decode_threads // settings.batch_size)
-    upcoming = iter(batches)
-
-    def refill() -> None:
-        while len(waiting) < ahead and (entry := next(upcoming, None)) is not None:
-            position, records = entry
-            waiting.append((position, records, [pool.submit(decode, r) for r in records]))
-
-    def batches_of(position: int) -> Iterator[list[tuple[ImageRecord, Decoded]]]:
-        refill()
-        while waiting and waiting[0][0] == position:
-            _, records, futures = waiting.pop(0)
-            refill()
-            yield [(r, f.result()) for r, f in zip(records, futures, strict=True)]
-
-    for position in range(len(shards)):
-        yield batches_of(position)
-
-
-def _no_maps(tap: ActivationTap, network: torch.nn.Module, model: TargetModel, layer: str, device: str) -> HalfArray:
-    """[0, C, H, W] for a shard of which no picture could be read."""
-    run_network(network, normalise_images(make_blank(model.geometry, model.channels)[None], model, device))
-    return np.zeros((0, *tap.maps[layer].shape[1:]), np.float16)
 
 
 def check_broken(broken: Mapping[str, str], num_images: int, max_share: float, name: str) -> None:

@@ -14,7 +14,7 @@ ROOMS = ["configs", "storage", "tasks", "flows"]
 WINGS = {
     "storage": [
         {"array_files", "array_types", "state", "table_rows"},
-        {"words", "images"},
+        {"map_summaries", "words", "images"},
         {"datasets"},
         {"models"},
         {"activations", "tracking"},

@@ -23,6 +23,7 @@ _WITHOUT_INFLUENCE = (
     "name",
     "model.weights",
     "extract.decode_threads",
+    "extract.shard_bytes",
     "statistics.scheduler",
     "statistics.num_workers",
     "diff.same_at",
@@ -54,7 +55,7 @@ def leaves_of(data: Any, prefix: str = "") -> dict[str, Any]:
 # Settings that came later: at their defaults, an audit is what it was before there were any.
 _AT_DEFAULT = (
     *("model.weights_key", "model.weights_prefix", "model.precision", "model.head", "model.head_threshold"),
-    *("words.language", "train.max_steps"),
+    *("words.language", "train.max_steps", "extract.precision"),
     *("reference.masks", "reference.crowd_marks", "reference.evaluation_share"),
     *("target.follow_links", "target.value_range", "reference.value_range"),
 )
@@ -80,6 +81,7 @@ def test_identity_holds_every_setting_that_results_depend_on(tmp_path: Path) -> 
         "name=other",
         "model.weights=other.pth",
         "extract.decode_threads=7",
+        "extract.shard_bytes=1000000",
         "statistics.scheduler=tcp://host:1",
         "statistics.num_workers=7",
         "diff.same_at=0.8",
@@ -103,7 +105,8 @@ def test_audits_that_differ_in_this_are_comparable(item: str) -> None:
      "explainer.kind=learned", "explainer.open_share=0.5", "explain.ranking=frequency",
      "explain.false_discovery_rate=0.1", "explain.max_meanings=1", "evaluate.panel_at=[3]",
      "evaluate.baselines=[random_words]", "evaluate.baseline_images=50",
-     "evaluate.min_iou=0.1", "statistics.quantile=0.99", "transfer.method=renormalise", "extract.batch_size=16"],
+     "evaluate.min_iou=0.1", "statistics.quantile=0.99", "transfer.method=renormalise", "extract.batch_size=16",
+     "extract.precision=bfloat16"],
 )  # fmt: skip
 def test_audits_that_differ_in_this_are_not(item: str) -> None:
     assert describe_identity(load_config("demo", [item])) != describe_identity(load_config("demo"))

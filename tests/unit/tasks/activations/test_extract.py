@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -18,12 +18,19 @@ from torch import nn
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings
-from lavise.storage.activations import ActivationStore, shard_name
+from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.images.geometry import Geometry, Size
 from lavise.storage.images.images import num_decoded
 from lavise.storage.models.target_model import TargetModel
-from lavise.tasks.activations.extract import ExtractionInputs, check_broken, extract_activations, normalise_images
+from lavise.tasks.activations.extract import (
+    ExtractionInputs,
+    check_broken,
+    extract_activations,
+    extract_blocks,
+    plan_blocks,
+)
+from lavise.tasks.activations.forward import check_precision, normalise_images
 from lavise.tasks.engine.stage_inputs import Given
 from tests.unit.tasks.helpers import MEAN, STD, AnyArray, extract_maps, make_model, write_image
 
@@ -122,11 +129,85 @@ def test_extraction_leaves_no_hook(tmp_path: Path) -> None:
     assert all(not m._forward_hooks for m in model.network.modules())
 
 
-@pytest.mark.parametrize("decode_threads", [1, 5])
+@pytest.mark.parametrize("decode_threads", [1, 2, 4])
 def test_maps_do_not_depend_on_decoding_threads(tmp_path: Path, decode_threads: int) -> None:
     model, dataset = make_model(), make_dataset(tmp_path / "p")
     store = extract(model, dataset, tmp_path, ("tail",), decode_threads=decode_threads)["tail"]
     np.testing.assert_array_equal(all_maps(store), plain_forward(model, dataset, BATCHES, "tail"))
+
+
+IMAGE_BYTES = {"stem": 6 * 16 * 16 * 2, "body.1": 8 * 8 * 8 * 2, "tail": 5 * 8 * 8 * 2}
+
+
+@pytest.mark.parametrize(
+    ("shard_bytes", "counts"),
+    [
+        (2 * IMAGE_BYTES["stem"], {"stem": [2, 2, 2, 1, 2, 1], "body.1": [4, 3, 3], "tail": [4, 3, 3]}),
+        (IMAGE_BYTES["body.1"], {"stem": [1] * 6 + [0] + [1] * 4, "body.1": [1] * 6 + [0] + [1] * 4}),
+        (1, {"stem": [1] * 6 + [0] + [1] * 4, "tail": [1] * 6 + [0] + [1] * 4}),
+    ],
+)
+def test_shards_of_fewer_bytes_hold_the_same(tmp_path: Path, shard_bytes: int, counts: dict[str, list[int]]) -> None:
+    """Also shards smaller than a batch; a broken picture and a flat one lie in theirs."""
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    dataset.records[6].file.unlink()
+    Image.new("RGB", (40, 40), (7, 8, 9)).save(dataset.records[9].file)
+    large = extract(model, dataset, tmp_path / "large")
+    small = extract(model, dataset, tmp_path / "small", shard_bytes=shard_bytes)
+    for layer in LAYERS:
+        one, other = large[layer], small[layer]
+        assert (one.keys, one.broken, one.shape) == (other.keys, other.broken, other.shape)
+        np.testing.assert_array_equal(all_maps(one), all_maps(other))
+        np.testing.assert_array_equal(one.read_peaks().view(np.uint16), other.read_peaks().view(np.uint16))
+        np.testing.assert_array_equal(one.read_means().view(np.uint32), other.read_means().view(np.uint32))
+        assert one.read_provenance() == other.read_provenance()
+        indices = [json.loads((store.folder / "index.json").read_text("utf-8")) for store in (one, other)]
+        assert indices[0]["flat"] == indices[1]["flat"] == ["009.png"]
+        if layer in counts:
+            assert indices[1]["shards"] == counts[layer]
+
+
+def test_a_block_can_be_made_by_itself_elsewhere(tmp_path: Path) -> None:
+    """What is left to do is cut in parts that can be sent, and made in any order."""
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    whole = extract(model, dataset, tmp_path / "whole", shard_bytes=2 * IMAGE_BYTES["stem"])
+    folders = {name: tmp_path / "parts" / name for name in LAYERS}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    settings = SETTINGS.model_copy(update={"shard_bytes": 2 * IMAGE_BYTES["stem"]})
+    inputs = ExtractionInputs(model, LAYERS, Given(dataset, "p" * 64), settings, "cpu")
+    blocks = plan_blocks(inputs, folders)
+    assert [(b.start, len(b.records)) for b in blocks] == [(0, 4), (4, 4), (8, 3)]
+    for block in reversed(blocks):
+        sent = pickle.loads(pickle.dumps(block))
+        assert list(extract_blocks(model, [sent], settings, "cpu")) == [{}]
+    assert plan_blocks(inputs, folders) == []
+    before = num_decoded()
+    extract_activations(inputs, folders)
+    assert num_decoded() == before
+    for layer in LAYERS:
+        assert [p.read_bytes() for p in sorted(folders[layer].iterdir())] == [
+            p.read_bytes() for p in sorted(whole[layer].folder.iterdir())
+        ]
+
+
+def test_maps_in_another_precision(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p")
+    wide = extract(model, dataset, tmp_path / "wide")
+    narrow = extract(model, dataset, tmp_path / "narrow", precision="bfloat16")
+    for layer in LAYERS:
+        one, other = all_maps(wide[layer]).astype(np.float64), all_maps(narrow[layer]).astype(np.float64)
+        as_stored = torch.from_numpy(all_maps(narrow[layer])).to(torch.bfloat16)
+        np.testing.assert_array_equal(as_stored.to(torch.float16).numpy(), all_maps(narrow[layer]))
+        assert 0 < np.abs(one - other).max() < 0.05 * np.abs(one).max()
+
+
+def test_half_precision_is_refused_on_a_processor(tmp_path: Path) -> None:
+    model, dataset = make_model(), make_dataset(tmp_path / "p", num=2)
+    message = r"^extract\.precision: found 'float16' on a CPU, .*; allowed here: float32, bfloat16$"
+    with pytest.raises(UserError, match=message):
+        extract(model, dataset, tmp_path, ("tail",), precision="float16")
+    check_precision("float16", "cuda")
 
 
 def test_normalised_pictures_by_hand() -> None:
@@ -185,51 +266,6 @@ def test_a_shard_without_a_picture_of_bands_is_empty(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"max_broken_share": 0.9})
     extract_maps(make_band_model(), Dataset("bands", tuple(records)), {"0": folder}, settings)
     assert ActivationStore(folder).shape == (1, 4, 11, 7)
-
-
-# ---------------------------------------------------------------- resuming
-
-
-def content_of(folder: Path, shard: int) -> dict[str, bytes]:
-    with h5py.File(folder / shard_name(shard), "r") as file:
-        return {
-            name: b"".join(map(bytes, file[name][:])) if name == "keys" else file[name][:].tobytes() for name in file
-        }
-
-
-def test_resumed_shard_has_the_same_bytes_and_others_are_left_alone(tmp_path: Path) -> None:
-    model, dataset = make_model(), make_dataset(tmp_path / "p")
-    store = extract(model, dataset, tmp_path)["tail"]
-    before = [content_of(store.folder, s) for s in range(3)]
-    (store.folder / shard_name(1)).unlink()
-    (store.folder / "index.json").unlink()
-    kept = [store.folder / shard_name(s) for s in (0, 2)]
-    kept += [tmp_path / layer / shard_name(s) for layer in ("stem", "body.1") for s in range(3)]
-    stamps = [(p.stat().st_mtime_ns, p.stat().st_ino) for p in kept]
-    decoded = num_decoded()
-    again = extract(model, dataset, tmp_path)["tail"]
-    assert num_decoded() - decoded == 4
-    assert [content_of(again.folder, s) for s in range(3)] == before
-    assert [(p.stat().st_mtime_ns, p.stat().st_ino) for p in kept] == stamps
-    assert again.keys == store.keys
-
-
-def test_complete_store_is_not_computed_again(tmp_path: Path) -> None:
-    model, dataset = make_model(), make_dataset(tmp_path / "p")
-    extract(model, dataset, tmp_path)
-    decoded = num_decoded()
-    extract(model, dataset, tmp_path)
-    assert num_decoded() == decoded
-
-
-def test_half_written_shard_is_made_again(tmp_path: Path) -> None:
-    model, dataset = make_model(), make_dataset(tmp_path / "p")
-    folder = tmp_path / "tail"
-    folder.mkdir()
-    (folder / "shard-000001.tmp").write_bytes(b"half of it")
-    store = extract(model, dataset, tmp_path, ("tail",))["tail"]
-    np.testing.assert_array_equal(all_maps(store), plain_forward(model, dataset, BATCHES, "tail"))
-    assert not list(folder.glob("*.tmp"))
 
 
 # ---------------------------------------------------------------- broken pictures
@@ -313,6 +349,7 @@ def test_description_names_what_the_bits_depend_on() -> None:
         replace(base, model=replace(model, code="other code")),
         changed(batch_size=4),
         changed(shard_images=8),
+        changed(precision="bfloat16"),
     ]
     stem, tail = base.list_requests()
     assert (stem.settings["layer"], tail.settings["layer"]) == ("stem", "tail")
@@ -321,6 +358,26 @@ def test_description_names_what_the_bits_depend_on() -> None:
     for same in (changed(decode_threads=7), changed(max_broken_share=0.5), replace(base, layers=("tail", "stem"))):
         assert stem in same.list_requests()
     assert json.loads(json.dumps(stem.settings)) == stem.settings
+
+
+def test_shards_are_in_the_description_only_where_bytes_cut_them() -> None:
+    """Of each layer by itself: what else is extracted with it does not matter."""
+    pictures = Given(Dataset("pictures", tuple(ImageRecord(f"{i}", Path(f"{i}")) for i in range(9))), "p" * 64)
+    base = ExtractionInputs(make_model(), ("stem", "tail"), pictures, SETTINGS, "cpu")
+    cut = replace(base, settings=SETTINGS.model_copy(update={"shard_bytes": 2 * IMAGE_BYTES["stem"]}))
+    (stem, tail), (cut_stem, cut_tail) = base.list_requests(), cut.list_requests()
+    assert cut_tail == tail
+    assert cut_stem.settings == {**stem.settings, "images_in_shard": 2}
+    assert replace(cut, layers=("stem",)).list_requests() == [cut_stem]
+    few = replace(pictures, value=replace(pictures.value, records=pictures.value.records[:2]))
+    assert replace(cut, pictures=few).list_requests()[0] == replace(base, pictures=few).list_requests()[0]
+
+
+def test_only_a_gpu_sums_up_by_itself() -> None:
+    """So that what was made on processors is not made again."""
+    base = ExtractionInputs(make_model(), ("tail",), Given(Dataset("pictures", ()), "p" * 64), SETTINGS, "cpu")
+    assert "summaries" not in base.list_requests()[0].settings
+    assert replace(base, device="cuda").list_requests()[0].settings["summaries"] == "by the device"
 
 
 def test_network_of_grey_pictures_gets_what_pillow_calls_grey() -> None:
