@@ -137,6 +137,9 @@ class WordSettings(Settings):
         return self
 
 
+Compression = Literal["none", "gzip", "blosc2"]
+
+
 class ExtractSettings(Settings):
     """Activation extraction."""
 
@@ -147,6 +150,9 @@ class ExtractSettings(Settings):
     decode_threads: Annotated[int, NOT_IDENTITY] = Field(default=2, ge=1)
     max_broken_share: float = Field(default=0.05, ge=0, le=1)
     """A larger share of pictures that cannot be read stops the run."""
+    compression: Annotated[Compression, NOT_IDENTITY] = "none"
+    """Of the maps on the disk; those that are read are the same, to the bit. gzip: level 1, read by whatever reads
+    HDF5. blosc2: faster, and needs the package hdf5plugin wherever lavise runs (`pip install 'lavise[compression]'`)."""
 
     @model_validator(mode="after")
     def _whole_batches(self) -> ExtractSettings:

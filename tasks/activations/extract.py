@@ -17,7 +17,7 @@ import PIL
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings
-from lavise.storage.activations import ShardGrid, finish_store, has_shard, write_shard
+from lavise.storage.activations import ShardGrid, finish_store, has_shard, read_plain_digests, write_shard
 from lavise.storage.array_types import HalfArray
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.datasets.input_images import InputImage, load_input, make_blank
@@ -27,7 +27,7 @@ from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.computing import describe_arithmetic
-from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage import PLAIN_FILES, Info, Stage
 from lavise.tasks.engine.stage_inputs import HOW, Given, Request, Spread, StageInputs, Unstated
 
 if TYPE_CHECKING:
@@ -139,13 +139,15 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
                 if not has_shard(folder, shard):
                     maps = np.concatenate(parts[name]) if keys else _no_maps(tap, network, model, name, device)
                     provenance = {"model": model.digest, **describe_provenance(model, name)}
-                    write_shard(folder, shard, maps, keys, broken, provenance, flat)
+                    write_shard(folder, shard, maps, keys, broken, provenance, flat, settings.compression)
     infos: dict[str, Info] = {}
     for name, folder in folders.items():
         index = finish_store(folder, grid)
         flat_of = {"num_flat": len(index["flat"])} if "flat" in index else {}
         num_broken = len(index["broken"])
         infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": num_broken, **flat_of}
+        if plain := read_plain_digests(folder, grid.num_shards):
+            infos[name] = {**infos[name], PLAIN_FILES: plain}
     return infos
 
 

@@ -19,6 +19,7 @@ from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.images.geometry import Geometry
 from lavise.storage.state import file_names
+from lavise.storage.state.free_space import reserve_room
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.masks.annotated_shards import AnnotatedShard, annotate_shards, make_masks
@@ -118,6 +119,7 @@ def pool_regions(
     features = np.lib.format.open_memmap(
         folder / file_names.REGION_FEATURES, mode="w+", dtype=np.float32, shape=(total, store.shape[1])
     )
+    reserve_room(folder / file_names.REGION_FEATURES)
     small: dict[str, list[Any]] = {"coverage": [], "image": [], "concept": []}
     start = 0
     for number, (count, _) in enumerate(results):

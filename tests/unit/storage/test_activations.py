@@ -97,7 +97,7 @@ def test_means_do_not_overflow_in_half_precision(tmp_path: Path) -> None:
 
 def test_shard_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not has_shard(tmp_path, 0)
-    (tmp_path / "shard-000000.tmp").write_bytes(b"half of a shard")
+    (tmp_path / "shard-000000.h5.tmp").write_bytes(b"half of a shard")
     assert not has_shard(tmp_path, 0)
     write_shard(tmp_path, 0, make_maps(2), ["a", "b"], {}, {})
     assert has_shard(tmp_path, 0)

@@ -1,0 +1,74 @@
+"""Room on the disk: how much there is, and what it looks like when there is none left while something is written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+FULL = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file is larger than is allowed (`ulimit -f`, or the file system's limit)",
+}
+"""What the system says of a write for which there is no room, by its number."""
+# Of libraries that tell it in their text alone: HDF5, those written in Rust; numpy tells no number of a short write.
+_IN_TEXT = re.compile(r"\b(?:errno =|errno|os error) (\d+)", re.IGNORECASE)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+
+
+def measure_free_bytes(folder: Path) -> int:
+    """That a user can write where the folder is, or will be made."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    return shutil.disk_usage(there).free
+
+
+def find_largest_file() -> int | None:
+    """Bytes that one file of this process may have; None where nothing limits it."""
+    with contextlib.suppress(ImportError):  # there is no such module on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return None if limit == resource.RLIM_INFINITY else limit
+    return None
+
+
+def reserve_room(path: Path) -> None:
+    """Have room for the whole of a file that is there by its length alone: mapped into memory, it would otherwise end
+    the process where the disk is full.
+
+    Raises:
+        OSError: there is none.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def find_full_error(error: BaseException) -> int | None:
+    """The number of what the system said, where there was no room; None for any other error.
+
+    Errors that an error was raised from, or while it was handled, are looked at as well.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        numbers = [int(n) for n in _IN_TEXT.findall(str(current))]
+        if isinstance(current, OSError) and current.errno is not None:
+            numbers.append(current.errno)
+        if _SHORT_WRITE.search(str(current)):
+            numbers.append(errno.ENOSPC)
+        for number in numbers:
+            if number in FULL:
+                return number
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def format_bytes(num_bytes: float) -> str:
+    """For people: GB of 10^9 bytes, MB below 0.1 of them."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
