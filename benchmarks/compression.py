@@ -135,9 +135,7 @@ def main() -> None:
             "shape": list(maps.shape),
             "megabytes": round(maps.nbytes / 1e6, 1),
             "share_of_zeros": round(float((maps == 0).mean()), 3),
-            "filters": {
-                label: measure(maps, options, arguments.repeats) for label, options in list_filters().items()
-            },
+            "filters": {label: measure(maps, options, arguments.repeats) for label, options in list_filters().items()},
         }
     plugin = importlib.util.find_spec("hdf5plugin") is not None
     save_result("compression", {"num_images": NUM_IMAGES, "with_hdf5plugin": plugin, "layers": layers})

@@ -152,7 +152,7 @@ class ExtractSettings(Settings):
     """A larger share of pictures that cannot be read stops the run."""
     compression: Annotated[Compression, NOT_IDENTITY] = "none"
     """Of the maps on the disk; those that are read are the same, to the bit. gzip: level 1, read by whatever reads
-    HDF5. blosc2: faster, and needs the package hdf5plugin wherever lavise runs (`pip install 'lavise[compression]'`)."""
+    HDF5. blosc2: faster, needs the package hdf5plugin wherever lavise runs (`pip install 'lavise[compression]'`)."""
 
     @model_validator(mode="after")
     def _whole_batches(self) -> ExtractSettings:

@@ -126,6 +126,15 @@ def _make_shard(
     return image
 
 
+def measure_compressed(maps_NCHW: HalfArray, compression: Compression) -> int:
+    """Bytes that HDF5 keeps of maps."""
+    chunks = (1, *maps_NCHW.shape[1:])
+    with h5py.File("maps", "w", driver="core", backing_store=False) as file:
+        made = file.create_dataset("maps", data=maps_NCHW, chunks=chunks, **find_filter(compression))
+        stored: int = made.id.get_storage_size()
+    return stored
+
+
 def find_filter(compression: Compression) -> dict[str, Any]:
     """What h5py is told of how maps are compressed; nothing for `none`.
 

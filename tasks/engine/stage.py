@@ -54,6 +54,10 @@ class Stage:
             return settings
         return {**settings, "libraries": {name: metadata.version(name) for name in self.libraries}}
 
+    def find_digest(self, request: Request) -> str:
+        """The content address of what is asked for."""
+        return compute_stage_digest(self.name, self.version, self.complete(request.settings), request.inputs)
+
 
 @dataclass(frozen=True)
 class StageOutcome:
@@ -162,8 +166,8 @@ class StageRunner:
 
     def _materialise(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> StageOutcome:
         start = time.monotonic()
+        digests = [stage.find_digest(request) for request in requests]
         requests = [replace(request, settings=stage.complete(request.settings)) for request in requests]
-        digests = [compute_stage_digest(stage.name, stage.version, r.settings, r.inputs) for r in requests]
         found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
         combined = digests[0] if len(digests) == 1 else digest_of(digests)
         run = self.tracker.start(title, {"lavise.stage": stage.name, "lavise.digest": combined}, self.parent.run_id)

@@ -23,6 +23,7 @@ _WITHOUT_INFLUENCE = (
     "name",
     "model.weights",
     "extract.decode_threads",
+    "extract.compression",
     "statistics.scheduler",
     "statistics.num_workers",
     "diff.same_at",
