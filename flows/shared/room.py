@@ -27,9 +27,8 @@ from lavise.tasks.activations.extraction_size import (
 MARGIN = 0.05
 """Share of what is needed that has to be free besides."""
 _NUM_TRIED = 8
-_AUDIT_BYTES = (
-    32_000_000  # vocabulary and tables that no layer has a part in, as measured with 50 to 300 numbers a word
-)
+# Vocabulary and tables that no layer has a part in, as measured.
+_AUDIT_BYTES = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,15 @@ class Room:
     def num_needed_bytes(self) -> int:
         """With the margin."""
         return int((self.num_map_bytes + sum(self.others.values()) + self.passing) * (1 + MARGIN))
+
+    def stores_by_role(self) -> list[StoreRoom]:
+        """By subject and role, with the layers in their order."""
+        keys = list(dict.fromkeys((store.subject, store.role) for store in self.stores))
+        return sorted(self.stores, key=lambda store: keys.index((store.subject, store.role)))
+
+    def list_sizes(self, role: Role) -> list[StoreSize]:
+        """Of the audit itself, of a role: what is extracted in one pass."""
+        return [s.size for s in self.stores if s.role == role and not s.subject and not s.is_there]
 
     @property
     def num_images(self) -> int:
@@ -184,11 +192,14 @@ def describe_lack(room: Room, folder: Path) -> str | None:
     free, needed, limit = measure_free_bytes(folder), room.num_needed_bytes, find_largest_file()
     largest = max((s.size.num_shard_bytes for s in room.stores if not s.is_there), default=0)
     if free < needed:
-        maps = format_bytes(room.num_map_bytes)
+        maps = f"{format_bytes(room.num_map_bytes)} of them for maps"
+        if room.share != 1:
+            maps += f", compressed to {room.share:.0%} on the pictures that were tried"
+        compress = "" if room.share != 1 else "set extract.compression, "
         return (
-            f"storage.root: needs {format_bytes(needed)} ({maps} of them for maps, {MARGIN:.0%} to spare), "
-            f"found {format_bytes(free)} free at {folder}; set storage.root to another disk, name fewer or later layers "
-            "(model.layers), set extract.compression, or make room (`lavise gc` removes what no kept run needs)"
+            f"storage.root: needs {format_bytes(needed)} ({maps}, {MARGIN:.0%} to spare), found {format_bytes(free)} "
+            f"free at {folder}; set storage.root to another disk, name fewer or later layers (model.layers), {compress}"
+            "or make room (`lavise gc` removes what no kept run needs)"
         )
     if limit is not None and limit < largest * room.share:
         return (

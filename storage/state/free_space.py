@@ -70,5 +70,5 @@ def find_full_error(error: BaseException) -> int | None:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """For people: GB of 10^9 bytes, MB below 0.1 of them."""
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
+    """For people: GB of 10^9 bytes, MB where it is less than one."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
