@@ -137,7 +137,7 @@ class WordSettings(Settings):
         return self
 
 
-Compression = Literal["none", "gzip", "blosc2"]
+Compression = Literal["auto", "none", "gzip", "blosc2"]
 
 
 class ExtractSettings(Settings):
@@ -150,8 +150,9 @@ class ExtractSettings(Settings):
     decode_threads: Annotated[int, NOT_IDENTITY] = Field(default=2, ge=1)
     max_broken_share: float = Field(default=0.05, ge=0, le=1)
     """A larger share of pictures that cannot be read stops the run."""
-    compression: Annotated[Compression, NOT_IDENTITY] = "none"
-    """Of the maps on the disk; those that are read are the same, to the bit. gzip: level 1, read by whatever reads
+    compression: Annotated[Compression, NOT_IDENTITY] = "auto"
+    """Of the maps on the disk; those that are read are the same, to the bit. auto: gzip for a shard whose first maps it
+    makes smaller than half, none for others. none: the fastest. gzip: level 1, read by whatever reads
     HDF5. blosc2: faster, needs the package hdf5plugin wherever lavise runs (`pip install 'lavise[compression]'`)."""
 
     @model_validator(mode="after")

@@ -30,6 +30,8 @@ from lavise.storage.state.files import write_bytes, write_json
 INDEX_FILE = "index.json"
 VIRTUAL_FILE = "activations.h5"
 _PLAIN = "plain_sha256"
+# `auto` compresses what gets smaller than this share, on so many pictures of a shard.
+_WORTH, _NUM_TRIED = 0.5, 4
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def write_shard(
     attributes = {**provenance, "broken": json.dumps(dict(sorted(broken.items())))}
     if flat:
         attributes["flat"] = json.dumps(sorted(flat))
-    options = find_filter(compression)
+    options = find_filter(choose_compression(maps_NCHW, compression))
     content = _make_shard(maps_NCHW, keys, attributes, {})
     if options:
         attributes[_PLAIN] = hashlib.sha256(content).hexdigest()
@@ -126,9 +128,19 @@ def _make_shard(
     return image
 
 
+def choose_compression(maps_NCHW: HalfArray, compression: Compression) -> Compression:
+    """What is done with these maps; `auto` hangs on the first of them alone."""
+    if compression != "auto":
+        return compression
+    if not len(maps_NCHW):
+        return "none"
+    some = maps_NCHW[:_NUM_TRIED]
+    return "gzip" if measure_compressed(some, "gzip") < _WORTH * some.nbytes else "none"
+
+
 def measure_compressed(maps_NCHW: HalfArray, compression: Compression) -> int:
     """Bytes that HDF5 keeps of maps."""
-    chunks = (1, *maps_NCHW.shape[1:])
+    chunks, compression = (1, *maps_NCHW.shape[1:]), choose_compression(maps_NCHW, compression)
     with h5py.File("maps", "w", driver="core", backing_store=False) as file:
         made = file.create_dataset("maps", data=maps_NCHW, chunks=chunks, **find_filter(compression))
         stored: int = made.id.get_storage_size()
@@ -136,12 +148,12 @@ def measure_compressed(maps_NCHW: HalfArray, compression: Compression) -> int:
 
 
 def find_filter(compression: Compression) -> dict[str, Any]:
-    """What h5py is told of how maps are compressed; nothing for `none`.
+    """What h5py is told of how maps are compressed; nothing for `none`, and for `auto`, of which nothing is known yet.
 
     Raises:
         UserError: the package is not installed.
     """
-    if compression == "none":
+    if compression in ("none", "auto"):
         return {}
     if compression == "gzip":
         return {"compression": "gzip", "compression_opts": 1}

@@ -171,7 +171,8 @@ def _describe_stores(room: Room) -> Iterator[Check]:
             size = "there already" if store.is_there else format_bytes(store.num_missing_bytes * room.share)
             texts.append(f"{store.layer} ({channels} x {height} x {width}): {size}")
             number = store.size.num_images
-        yield ok(f"maps {role}", f"{f'{subject}, ' if subject else ''}{number:,} pictures; {'; '.join(texts)}")
+        name = f"baseline maps {role}" if subject else f"maps {role}"
+        yield ok(name, f"{number:,} pictures; {'; '.join(texts)}")
 
 
 def _check_memory(room: Room) -> Check:

@@ -79,8 +79,8 @@ def count_labels(records: Sequence[ImageRecord], num_categories: int) -> LabelCo
 
 
 def estimate_region_bytes(shape: tuple[int, int, int], labels: LabelCounts) -> int:
-    """Features of all masks, float32 [R, C], with three numbers each."""
-    return labels.num_masks * (4 * shape[0] + 20)
+    """Features of all masks, float32 [R, C], with three numbers each, in four files."""
+    return labels.num_masks * (4 * shape[0] + 20) + 512
 
 
 def estimate_agreement_bytes(shape: tuple[int, int, int], labels: LabelCounts, quantile: float) -> int:
