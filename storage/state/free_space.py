@@ -15,9 +15,9 @@ FULL = {
     errno.EFBIG: "the file is larger than is allowed (`ulimit -f`, or the file system's limit)",
 }
 """What the system says of a write for which there is no room, by its number."""
-# Of libraries that tell it in their text alone: HDF5, those written in Rust; numpy tells no number of a short write.
+# Of libraries that tell it in their text alone: HDF5, those written in Rust; numpy and SQLite tell no number.
 _IN_TEXT = re.compile(r"\b(?:errno =|errno|os error) (\d+)", re.IGNORECASE)
-_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+_WITHOUT_NUMBER = re.compile(r"\d+ requested and \d+ written|database or disk is full")
 
 
 def measure_free_bytes(folder: Path) -> int:
@@ -60,7 +60,7 @@ def find_full_error(error: BaseException) -> int | None:
         numbers = [int(n) for n in _IN_TEXT.findall(str(current))]
         if isinstance(current, OSError) and current.errno is not None:
             numbers.append(current.errno)
-        if _SHORT_WRITE.search(str(current)):
+        if _WITHOUT_NUMBER.search(str(current)):
             numbers.append(errno.ENOSPC)
         for number in numbers:
             if number in FULL:
