@@ -49,7 +49,7 @@ from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Run, Tracker, without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, load_word_vectors
 from lavise.tasks.activations.extract import ExtractionInputs
-from lavise.tasks.activations.extraction_probe import measure_stored_share
+from lavise.tasks.activations.extraction_probe import measure_stored_shares
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import Executor, StageRunner, end_after, flatten, run_inline
@@ -280,7 +280,7 @@ class _Audit:
         room = reckon_room(self.config, layers, parts, measure_network(model), look_into(store, declared))
         if compression != "none" and describe_lack(room, store.root):
             some = choose_some([record for role in Role for record in subjects[0].inputs.of(role).records])
-            room = replace(room, share=measure_stored_share(some, model, layers, self.device, compression))
+            room = room.with_shares(measure_stored_shares(some, model, layers, self.device, compression))
         check_room(room, store.root)
 
     def _list_subjects(self, model: TargetModel, inputs: Inputs) -> list[Subject]:

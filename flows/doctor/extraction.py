@@ -76,7 +76,7 @@ def check_extraction(config: Config) -> Iterator[Check]:
     device = choose_device(config.device)
     records = [record for own in data.values() for record in own.records]
     if config.extract.compression != "none":
-        room = replace(room, share=_measure_share(config, model, layers, records, device))
+        room = room.with_shares(_measure_shares(config, model, layers, records, device))
     yield from _describe_stores(room)
     free, needed = format_bytes(measure_free_bytes(root)), format_bytes(room.num_needed_bytes)
     by_rule = ", ".join(f"{what} {format_bytes(size)}" for what, size in room.others.items() if size)
@@ -168,7 +168,7 @@ def _describe_stores(room: Room) -> Iterator[Check]:
         texts = []
         for store in stores:
             channels, height, width = store.size.shape
-            size = "there already" if store.is_there else format_bytes(store.num_missing_bytes * room.share)
+            size = "there already" if store.is_there else format_bytes(store.num_missing_bytes)
             texts.append(f"{store.layer} ({channels} x {height} x {width}): {size}")
             number = store.size.num_images
         name = f"baseline maps {role}" if subject else f"maps {role}"
@@ -187,19 +187,16 @@ def _check_memory(room: Room) -> Check:
     return ok("memory of extraction", found)
 
 
-def _measure_share(
+def _measure_shares(
     config: Config, model: TargetModel, layers: list[Layer], records: list[ImageRecord], device: str
-) -> float:
+) -> dict[str, float]:
+    """That compression leaves of the maps of each layer; all of them where it cannot be measured in time."""
     from lavise.flows.shared.room import choose_some
-    from lavise.tasks.activations.extraction_probe import measure_stored_share
+    from lavise.tasks.activations.extraction_probe import measure_stored_shares
 
-    some = choose_some(records)
-    return (
-        read_within(
-            _PROBE_SECONDS, lambda: measure_stored_share(some, model, layers, device, config.extract.compression)
-        )
-        or 1.0
-    )
+    some, compression = choose_some(records), config.extract.compression
+    shares = read_within(_PROBE_SECONDS, lambda: measure_stored_shares(some, model, layers, device, compression))
+    return shares or {layer.name: 1.0 for layer in layers}
 
 
 def _probe(config: Config, model: TargetModel, records: list[ImageRecord], room: Room, device: str) -> Iterator[Check]:

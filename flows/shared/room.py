@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lavise.configs.errors import NoRoomError
@@ -37,7 +37,9 @@ class StoreRoom:
 
     Attributes:
         subject: empty for the audit itself; of a baseline, its name.
-        written: bytes of it that are there already: all of them (it is found by its digest), or finished shards.
+        is_there: it is found by its digest.
+        written: bytes of finished shards of an attempt that was stopped.
+        share: of the maps' bytes that is kept, where they are compressed.
     """
 
     subject: str
@@ -46,10 +48,17 @@ class StoreRoom:
     size: StoreSize
     is_there: bool = False
     written: int = 0
+    share: float = 1.0
 
     @property
     def num_missing_bytes(self) -> int:
-        return 0 if self.is_there else max(self.size.num_bytes - self.written, 0)
+        kept = int(self.size.num_bytes * self.size.find_kept_share(self.share))
+        return 0 if self.is_there else max(kept - self.written, 0)
+
+    @property
+    def num_shard_bytes(self) -> int:
+        """Of the largest file that is still to be written."""
+        return 0 if self.is_there else int(self.size.num_shard_bytes * self.size.find_kept_share(self.share))
 
 
 @dataclass(frozen=True)
@@ -59,17 +68,21 @@ class Room:
     Attributes:
         others: bytes by rule, by what they are for, of layers whose maps are not there yet.
         passing: bytes that are there only for a time, at most.
-        share: of the maps' bytes that is written, where they are compressed, as measured on some pictures; else 1.
     """
 
     stores: tuple[StoreRoom, ...]
     others: Mapping[str, int]
     passing: int
-    share: float = 1.0
+
+    def with_shares(self, shares: Mapping[str, float]) -> Room:
+        """Where maps of the audit itself are compressed to these shares, by layer; those of a random network are
+        counted whole."""
+        stores = (replace(s, share=1.0 if s.subject else shares[s.layer]) for s in self.stores)
+        return replace(self, stores=tuple(stores))
 
     @property
     def num_map_bytes(self) -> int:
-        return int(sum(store.num_missing_bytes for store in self.stores) * self.share)
+        return sum(store.num_missing_bytes for store in self.stores)
 
     @property
     def num_needed_bytes(self) -> int:
@@ -190,20 +203,21 @@ def describe_lack(room: Room, folder: Path) -> str | None:
         folder: of the state; it need not be there.
     """
     free, needed, limit = measure_free_bytes(folder), room.num_needed_bytes, find_largest_file()
-    largest = max((s.size.num_shard_bytes for s in room.stores if not s.is_there), default=0)
+    largest = max((store.num_shard_bytes for store in room.stores), default=0)
+    is_packed = any(store.share < 1 for store in room.stores)
     if free < needed:
         maps = f"{format_bytes(room.num_map_bytes)} of them for maps"
-        if room.share != 1:
-            maps += f", compressed to {room.share:.0%} on the pictures that were tried"
-        compress = "" if room.share != 1 else "set extract.compression, "
+        if is_packed:
+            maps += ", compressed as on the pictures that were tried"
+        compress = "" if is_packed else "set extract.compression, "
         return (
             f"storage.root: needs {format_bytes(needed)} ({maps}, {MARGIN:.0%} to spare), found {format_bytes(free)} "
             f"free at {folder}; set storage.root to another disk, name fewer or later layers (model.layers), {compress}"
             "or make room (`lavise gc` removes what no kept run needs)"
         )
-    if limit is not None and limit < largest * room.share:
+    if limit is not None and limit < largest:
         return (
-            f"storage.root: the largest file needs {format_bytes(largest * room.share)}, and a file of this process "
+            f"storage.root: the largest file needs {format_bytes(largest)}, and a file of this process "
             f"may have {format_bytes(limit)} (`ulimit -f`); raise that limit, or lower extract.shard_images"
         )
     return None

@@ -103,16 +103,16 @@ def _time_forward(network: nn.Module, batch_NCYX: torch.Tensor) -> float:
     return min(run() for _ in range(_PASSES))
 
 
-def measure_stored_share(
+def measure_stored_shares(
     records: Sequence[ImageRecord], model: TargetModel, layers: Sequence[Layer], device: str, compression: Compression
-) -> float:
-    """Bytes of the maps of these pictures where they are compressed, over those where they are not; 1 where no
-    picture can be read."""
+) -> dict[str, float]:
+    """By layer, bytes of the maps of these pictures where they are compressed, over those where they are not; 1 where
+    no picture can be read."""
     images, _ = decode_some(records, model)
     if not images or compression == "none":
-        return 1.0
+        return {layer.name: 1.0 for layer in layers}
     network = model.place(device)
     with ActivationTap(network, layers) as tap:
         run_network(network, normalise_images(np.stack(images), model, device))
-        maps = [tap.maps[layer.name].half().cpu().contiguous().numpy() for layer in layers]
-    return sum(measure_compressed(own, compression) for own in maps) / sum(own.nbytes for own in maps)
+        maps = {layer.name: tap.maps[layer.name].half().cpu().contiguous().numpy() for layer in layers}
+    return {name: measure_compressed(own, compression) / own.nbytes for name, own in maps.items()}

@@ -42,6 +42,11 @@ class StoreSize:
         own = self.num_images * self.num_image_bytes + _KEY_COPIES * self.num_key_bytes
         return own + (num_shards + 1) * _FILE_BYTES
 
+    def find_kept_share(self, share: float) -> float:
+        """Of all bytes, where the maps alone are compressed to this share of theirs."""
+        maps = 2 * self.shape[0] * self.shape[1] * self.shape[2]
+        return 1 - (1 - share) * maps / self.num_image_bytes
+
     @property
     def num_shard_bytes(self) -> int:
         """Of the largest shard."""

@@ -293,15 +293,15 @@ def test_compressed_maps_are_the_same_and_know_the_file_without(tmp_path: Path, 
     maps = np.maximum(make_maps(9), 0).repeat(20, axis=1)
     keys = [f"{i}.png" for i in range(9)]
     stores = {}
-    names: tuple[Compression, ...] = ("none", compression)
-    for name in names:
-        folder = tmp_path / name
+    kinds: tuple[Compression, ...] = ("none", compression)
+    for kind in kinds:
+        folder = tmp_path / kind
         folder.mkdir()
         for shard, rows in enumerate((slice(0, 5), slice(5, 9))):
             found = {"x.png": "no"}, {"layer": "l", "arch": "a"}, keys[:1]
-            write_shard(folder, shard, maps[rows], keys[rows], *found, compression=name)
+            write_shard(folder, shard, maps[rows], keys[rows], *found, compression=kind)
         finish_store(folder, ShardGrid(9, 5))
-        stores[name] = ActivationStore(folder)
+        stores[kind] = ActivationStore(folder)
     plain, packed = stores["none"], stores[compression]
     for shard in range(2):
         one, other = plain.shard_path(shard), packed.shard_path(shard)

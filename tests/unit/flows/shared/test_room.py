@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import h5py
 import pytest
 
 from lavise.configs.errors import NoRoomError, UserError
@@ -29,7 +29,7 @@ from lavise.storage.images.images import num_decoded
 from lavise.storage.state.artefacts import ArtefactStore
 from lavise.storage.state.progress import Bar
 from lavise.tasks.activations.extract import ExtractionInputs
-from lavise.tasks.activations.extraction_probe import measure_stored_share, probe_extraction
+from lavise.tasks.activations.extraction_probe import measure_stored_shares, probe_extraction
 from lavise.tasks.engine.stage import StageRunner, describe_artefacts
 from lavise.tasks.engine.stage_inputs import Given
 from tests.file_limits import limit_files
@@ -110,8 +110,13 @@ def test_what_is_needed_is_all_of_it_and_a_margin(tmp_path: Path, data: Dataset)
     maps = sum(s.size.num_bytes for s in room.stores)
     assert room.num_map_bytes == maps
     assert room.num_needed_bytes == int((maps + sum(room.others.values()) + room.passing) * 1.05)
-    half = replace(room, share=0.5)
-    assert half.num_map_bytes == maps // 2
+    half = room.with_shares({"body.1": 0.5, "tail": 1.0})
+    for before, after in zip(room.stores, half.stores, strict=True):
+        channels, height, width = before.size.shape
+        less = before.num_missing_bytes - after.num_missing_bytes
+        assert (less >= channels * height * width * 11) is (before.layer == "body.1")
+        assert less <= before.num_missing_bytes / 2
+    assert half.num_needed_bytes < room.num_needed_bytes
     assert set(room.others) == {"regions", "agreement and overlaps", "all else"}
     assert all(room.others.values())
     packed = make_config(tmp_path, extract=SETTINGS.model_dump(), tracking={"pack_network": False})
@@ -133,10 +138,11 @@ def test_a_disk_that_is_too_small(tmp_path: Path, data: Dataset, monkeypatch: py
     for part in ("to spare", f"free at {tmp_path}", "model.layers", "set extract.compression", "lavise gc"):
         assert part in said
     assert "\n" not in said
-    packed = describe_lack(replace(room, share=0.25), tmp_path)
-    assert packed is None or "compressed to 25%" in packed
     monkeypatch.setattr("lavise.flows.shared.room.measure_free_bytes", lambda folder: 0)
-    assert "compressed to 25%" in str(describe_lack(replace(room, share=0.25), tmp_path))
+    packed = describe_lack(room.with_shares(dict.fromkeys(LAYERS, 0.25)), tmp_path)
+    assert packed is not None
+    assert "compressed as on the pictures that were tried" in packed
+    assert "set extract.compression" not in packed
 
 
 def test_a_limit_of_files_that_is_too_small(tmp_path: Path, data: Dataset) -> None:
@@ -259,15 +265,13 @@ def test_probe_of_a_few_pictures(tmp_path: Path, data: Dataset) -> None:
 def test_share_that_compression_leaves_is_that_of_the_files(tmp_path: Path, data: Dataset) -> None:
     model = make_model()
     layers = [model.find_layer(name) for name in LAYERS]
-    share = measure_stored_share(data.records, model, layers, "cpu", "gzip")
-    assert measure_stored_share(data.records, model, layers, "cpu", "none") == 1
-    run(tmp_path, declare(data, SETTINGS.model_copy(update={"compression": "gzip"})))
-    stored = total = 0
-    for folder in (tmp_path / "artefacts" / "extract").glob("*/"):
-        import h5py
-
-        for path in folder.glob("shard-*.h5"):
-            with h5py.File(path, "r") as file:
+    shares = measure_stored_shares(data.records, model, layers, "cpu", "gzip")
+    assert measure_stored_shares(data.records, model, layers, "cpu", "none") == dict.fromkeys(LAYERS, 1.0)
+    runner = run(tmp_path, declare(data, SETTINGS.model_copy(update={"compression": "gzip"})))
+    for layer, handle in zip(LAYERS, runner.outcomes["extract target"].handles, strict=True):
+        stored = total = 0
+        for name in (n for n in handle.files if n.startswith("shard")):
+            with h5py.File(handle.path(name), "r") as file:
                 stored += file["maps"].id.get_storage_size()
-                total += int(np.prod(file["maps"].shape)) * 2
-    assert share == pytest.approx(stored / total, rel=0.02)
+                total += 2 * file["maps"].size
+        assert shares[layer] == pytest.approx(stored / total, rel=0.02)
