@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 # Two tests at a time: threads of each that wait for the other's cost more than they give.
 test fast numeric coverage: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test fast numeric coverage lint types setup stages clean
+.PHONY: demo test fast numeric coverage lint types setup stages settings clean
 
 demo: setup  ## set up, then explain every filter of a real ImageNet network on pictures made here
 	$(RUN)/lavise demo
@@ -53,6 +53,9 @@ $(UV):
 
 stages: setup  ## which stages rest on code that changed; SAME="NAME ..." (or all) for those whose results did not
 	$(RUN)/python -m tests.stage_sources $(SAME)
+
+settings: setup  ## docs/settings.md anew, from the schema
+	$(RUN)/python -m tests.settings_page
 
 clean:  ## remove the environment; keeps .lavise
 	rm -rf .venv .uv .types

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lavise.configs.base import Settings, UserPath
+from lavise.configs.base import SINCE_DEFAULT, Settings, UserPath
 from lavise.configs.pictures import ValueRange
 
 Ending = Annotated[str, Field(pattern=r"^[^./\s][^/\s]*$")]
@@ -45,6 +45,9 @@ class ObjectSettings(Settings):
     """xywh: left, top, width and height in pixels, as in COCO. xyxy: left, top, right and bottom in pixels, as in VOC.
     relative_...: the same as shares of the picture's width and height. relative_centre: as shares, the box's centre,
     width and height, as in YOLO."""
+    segmentation: Annotated[str | None, SINCE_DEFAULT] = None
+    """Name of the masks: polygons in pixels or run lengths, as in COCO. An object without one has its box, which need
+    not be there then. None: boxes only."""
 
 
 class WebDatasetReference(Settings):
@@ -61,9 +64,12 @@ class WebDatasetReference(Settings):
     images: Endings = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif")
     """Endings of pictures; all after the first dot of a name is its ending."""
     labels: Ending = "cls"
-    """Ending of labels: of a class's index (cls), of its name (txt), or of JSON (json)."""
+    """Ending of labels: of a class's index (cls), of its name (txt), of JSON (json), or of a picture whose values are
+    indices of classes (png, as in seg.png)."""
     classes: Names = None
-    """By index: a list, or a text file with a name per line."""
+    """By index: a list, or a text file with a name per line (.json: a list)."""
+    mask_ignored: Annotated[tuple[Annotated[int, Field(ge=0)], ...], SINCE_DEFAULT] = (255,)
+    """With labels that end in png: values that are no class."""
     json_label: str = "label"
     """Where the class is in the JSON, an index, a name or a list of these; dots go deeper."""
     json_objects: str | None = None
@@ -76,8 +82,10 @@ class WebDatasetReference(Settings):
 
     @model_validator(mode="after")
     def _known_labels(self) -> WebDatasetReference:
-        if self.labels.rpartition(".")[2] not in ("cls", "txt", "json"):
-            raise ValueError(f"labels must end in cls, txt or json, found {self.labels!r}")
+        if self.labels.rpartition(".")[2] not in ("cls", "txt", "json", "png"):
+            raise ValueError(f"labels must end in cls, txt, json or png, found {self.labels!r}")
+        if self.labels in self.images:
+            raise ValueError(f"labels {self.labels!r} must not be among images, found {list(self.images)}")
         if self.json_objects is not None and self.labels.rpartition(".")[2] != "json":
             raise ValueError(f"json_objects needs labels that end in json, found {self.labels!r}")
         return self
@@ -115,7 +123,7 @@ class HuggingFaceReference(Settings):
     mask_ignored: tuple[Annotated[int, Field(ge=0)], ...] = (255,)
     """Values of the mask that are no class."""
     classes: Names = None
-    """By index: a list, or a text file with a name per line. None: what the data set's features say."""
+    """By index: a list, or a text file with a name per line (.json: a list). None: what the data set's features say."""
     key: str | None = None
     """Column of the pictures' names, all different. None: the split's name and the number of the row."""
     train_split: str | None = None

@@ -23,6 +23,7 @@ from lavise.configs.pictures import ClassFrom, CsvLabelsReference, FollowLinks, 
 from lavise.configs.reference_formats import (
     Ade20kReference,
     BrodenReference,
+    CocoStuffMapsReference,
     OpenImagesReference,
     PascalVocReference,
     YoloReference,
@@ -90,6 +91,7 @@ class ImageFolderTarget(Settings):
 LabelledReference = (
     CocoReference
     | CocoPanopticReference
+    | CocoStuffMapsReference
     | VisualGenomeReference
     | ImageFolderReference
     | CsvLabelsReference

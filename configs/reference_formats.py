@@ -48,11 +48,12 @@ class PascalVocReference(SplitPictures):
 
     kind: Literal["pascal_voc"]
     masks: Masks = "auto"
-    """segmentation: of SegmentationObject and SegmentationClass, pictures without them are left out. box: boxes of the
-    XML files. auto: a picture's segmentation where it has one, its boxes otherwise."""
+    """segmentation: of SegmentationObject and SegmentationClass, else polygons and turned boxes of the XML files;
+    pictures without either are left out. box: boxes of the XML files, where there is none the one around the outline.
+    auto: a picture's segmentation where it has one, else polygons, turned boxes and boxes of its XML file."""
     coordinates: Literal["voc", "zero_based"] = "voc"
-    """Of boxes. voc: the first pixel is 1, xmax and ymax are in the box. zero_based: the first pixel's edge is 0, as
-    LabelImg, CVAT and others write it."""
+    """Of boxes and polygons. voc: the first pixel is 1, xmax and ymax are in the box. zero_based: the first pixel's
+    edge is 0, as LabelImg, CVAT and others write it."""
     difficult: Literal["use", "skip"] = "use"
     """What to do with objects of the XML files that are marked so."""
     parts: Literal["skip", "use"] = "skip"
@@ -136,6 +137,25 @@ class Ade20kReference(SplitPictures):
     kind: Literal["ade20k"]
     parts: Literal["skip", "use"] = "skip"
     """What to do with parts of objects (`_parts_N.png`): further pairs."""
+
+
+class CocoStuffMapsReference(LabelledPictures):
+    """COCO stuff as pixel maps: a PNG file for each picture, called like it, whose values are categories."""
+
+    kind: Literal["coco_stuff_maps"]
+    train_images: str = "train2017"
+    """Folder of the pictures, below root."""
+    train_masks: str = "stuffthingmaps/train2017"
+    """Folder of the PNG files, below root; for example annotations/stuff_train2017_pixelmaps."""
+    evaluation_images: str | None = "val2017"
+    """None: there is no such part; a share of the pictures is taken."""
+    evaluation_masks: str = "stuffthingmaps/val2017"
+    """Read with evaluation_images."""
+    categories: str = "labels.txt"
+    """What categories are called, below root: JSON with categories, or COCO-Stuff's labels.txt (`1: person`)."""
+    values: Literal["auto", "ids", "ids_minus_1"] = "auto"
+    """ids: pixels are ids of categories, 0 is no label. ids_minus_1: they are one less, 255 is no label. auto: the one
+    in which all values of all maps are categories that COCO has labels of; where both or neither do, it is asked."""
 
 
 class BrodenReference(LabelledPictures):

@@ -8,7 +8,8 @@ a name may also come from an installed package that says so (`lavise.configs.ext
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from pydantic import AfterValidator, Field
@@ -25,10 +26,18 @@ class Registry(Generic[T]):
         setting: for messages.
         homes: modules whose import registers.
         names: those of this version, in the order in which they are listed.
+        revisions: of those of this version that give other results than they once did, a number which is raised with
+            the results; only stages that use the name are computed anew then.
     """
 
-    def __init__(self, setting: str, homes: tuple[str, ...], names: tuple[str, ...]) -> None:
-        self.setting, self.homes, self._names = setting, homes, names
+    def __init__(
+        self,
+        setting: str,
+        homes: tuple[str, ...],
+        names: tuple[str, ...],
+        revisions: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self.setting, self.homes, self._names, self._revisions = setting, homes, names, revisions
         self._entries: dict[str, T] = {}
         self._code: dict[str, str] = {}
 
@@ -75,13 +84,15 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def describe_code(self, *names: str) -> dict[str, dict[str, str]]:
-        """For the digest of a stage: which code stands behind names that are not of this version; empty for others.
+        """For the digest of a stage: which code stands behind names that are not of this version, and the revision of
+        those that have one; empty for others.
 
-        Those of this version are kept by the versions of stages.
+        What is of this version is kept by the versions of stages else.
         """
         for name in set(names) - set(self._names):
             self.get(name)
-        own = {name: self._code[name] for name in names if self._code.get(name)}
+        stated = {**self._code, **{name: str(number) for name, number in self._revisions.items()}}
+        own = {name: stated[name] for name in names if stated.get(name)}
         return {f"code of {self.setting}": own} if own else {}
 
     def check(self, name: str) -> str:
@@ -119,6 +130,7 @@ ATTENTION: Registry[Any] = Registry(
     "explain.method",
     ("lavise.tasks.activations.attention",),
     ("original", "image_masking", "activation_masking", "filter_attention", "filter_attention_unnormalised"),
+    revisions={"image_masking": 2},
 )
 OBJECTIVES: Registry[Any] = Registry(
     "train.objective", ("lavise.tasks.explainer.training",), ("hinge", "cosine", "softmax")

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from lavise.tasks.explainer import validation
 from lavise.tasks.history.metric_names import flatten_metrics
 from lavise.tasks.report.chart_files import FIGURES_FOLDER
 from lavise.tasks.report.summary import describe_run
+from lavise.tasks.report.verdict import list_headlines, summarise
 from lavise.tasks.words import explain
 
 if TYPE_CHECKING:
@@ -81,15 +82,27 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
         f"{layer}/{name}": value for layer, found in by_layer.items() for name, value in flatten_metrics(found).items()
     }
     metrics |= comparison.measure() if comparison else {}
+    verdict = summarise(by_layer)
     run.log_metrics({**metrics, "images_decoded": ended.images_decoded})
     run.log_folder(final)
     _log_tables(run, final, comparison)
     if not isinstance(run, NullRun):
         _log_explainers(run, ended)
-        run.set_tags({"mlflow.note.content": describe_run(by_layer, comparison.compared if comparison else None)})
+        run.log_metrics(_name_headlines(by_layer))
+        note = describe_run(by_layer, comparison.compared if comparison else None)
+        run.set_tags({"mlflow.note.content": note, "lavise.verdict": verdict})
     predecessor = comparison.old.run_id if comparison else None
     uri = hide_credentials(tracker.uri) if tracker.uri else None
-    return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor)
+    return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor, verdict=verdict)
+
+
+def _name_headlines(by_layer: Mapping[str, Info]) -> dict[str, float]:
+    """The few figures that one looks at first, under a prefix of their own among the many."""
+    return {
+        f"verdict/{layer}/{name}": value
+        for layer, found in by_layer.items()
+        for name, value in list_headlines(found).items()
+    }
 
 
 def _write_table(path: Path, parts: Sequence[Path]) -> None:

@@ -22,7 +22,6 @@ app = typer.Typer(
     name="lavise",
     help="Says in words, with pictures and numbers, what every filter of a CNN looks for.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -66,6 +65,17 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run_it
 
 
+def _command(name: str | None = None) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """A command under its function's name, listed with the whole first line of its docstring."""
+
+    def put(command: Callable[P, None]) -> Callable[P, None]:
+        summary = (command.__doc__ or "").strip().partition("\n")[0]
+        app.command(name, short_help=summary)(_guarded(command))
+        return command
+
+    return put
+
+
 def _has_lost_reader() -> bool:
     """Whether nobody reads standard output any more (`lavise layers X | head -1`); what comes yet is thrown away."""
     try:
@@ -80,35 +90,78 @@ def _has_lost_reader() -> bool:
     return True
 
 
-ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `lavise presets`) or a YAML file.")]
+def _complete_presets(incomplete: str) -> list[str]:
+    from lavise.configs.loading import list_presets
+
+    return [name for name in list_presets() if name.startswith(incomplete)]
+
+
+def _complete_settings(incomplete: str) -> list[str]:
+    from lavise.configs.described_settings import list_keys
+
+    return [key for key in list_keys() if key.startswith(incomplete)]
+
+
+def _complete_runs(incomplete: str) -> list[str]:
+    from lavise.flows.past_audits.run_list import LATEST, list_runs
+    from lavise.storage.state.environment import find_state_root
+
+    known = [LATEST, *(run.run_id for run in list_runs(find_state_root(None)))]
+    return [run for run in known if run.startswith(incomplete)]
+
+
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(help="A preset's name (see `lavise presets`) or a YAML file.", autocompletion=_complete_presets),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set explain.top_images=10."),
 ]
+DetailsOption = Annotated[
+    bool, typer.Option("--details", help="At the end also print recall, what analyses found, and all stages.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
+_RUN_HELP = "Id of an audit's MLflow run (its start will do), `latest`, or the path of its run folder."
 PolicyOption = Annotated[
     str | None, typer.Option(help="Rules that each audit must pass: `default`, or a YAML file (docs/operate.md).")
 ]
 
 
-@app.command()
-@_guarded
-def run(config: ConfigArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        print(f"lavise {metadata.version('lavise')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@_command()
+def run(
+    config: ConfigArgument, set_: SetOption = None, details: DetailsOption = False, as_json: JsonOption = False
+) -> None:
     """Audit a checkpoint: explain every filter of its target layers."""
-    _audit(config, set_ or [], as_json)
+    _audit(config, set_ or [], details, as_json)
 
 
-@app.command()
-@_guarded
-def demo(set_: SetOption = None, as_json: JsonOption = False) -> None:
+@_command()
+def demo(set_: SetOption = None, details: DetailsOption = False, as_json: JsonOption = False) -> None:
     """The same as `lavise run demo`: a real ImageNet network on pictures made here."""
-    _audit("demo", set_ or [], as_json)
+    _audit("demo", set_ or [], details, as_json)
 
 
-@app.command()
-@_guarded
+@_command()
 def bias(
     config: ConfigArgument,
     groups: Annotated[
@@ -126,16 +179,16 @@ def bias(
         typer.Option(help="Which pictures: the target's, or those of the reference, which have annotations."),
     ] = None,
     set_: SetOption = None,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """In which concepts groups of pictures differ: audits (or takes what an earlier audit left), then compares."""
     given = {"groups": groups, "stratify_by": stratify_by, "images": images}
     chosen = [f"bias.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    _audit(config, [*(set_ or []), *chosen], as_json)
+    _audit(config, [*(set_ or []), *chosen], details, as_json)
 
 
-@app.command()
-@_guarded
+@_command()
 def layers(
     model: Annotated[
         str,
@@ -151,8 +204,7 @@ def layers(
     show_layers(model, as_json)
 
 
-@app.command()
-@_guarded
+@_command()
 def presets() -> None:
     """List the presets."""
     from lavise.configs.loading import list_presets
@@ -161,8 +213,75 @@ def presets() -> None:
         typer.echo(name)
 
 
-@app.command()
-@_guarded
+@_command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where things are looked for that no option names.")] = Path(),
+    weights: Annotated[str | None, typer.Option(help="The checkpoint: a file or folder, or package:NAME.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Its architecture, as `lavise layers` takes it; else recognised by its tensors.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled pictures (docs/data.md): a folder, whose layout is recognised; openmoji; patterns."
+        ),
+    ] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Pictures to explain the filters on; no label is read.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the audit; else after the folder.")] = None,
+    out: Annotated[Path, typer.Option(help="The file that is written.")] = Path("lavise.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Look at a checkpoint, pictures and labels, and write a config for them: then `lavise run lavise.yaml`."""
+    from lavise.flows.command_line.first_config import Named, write_first_config
+
+    settings = write_first_config(Named(folder, weights, arch, labels, pictures, name), out, force)
+    from lavise.flows.doctor import run_doctor
+
+    if not run_doctor(settings, as_json=False):
+        raise typer.Exit(EXIT_FAILURE)
+    typer.echo(f"next: lavise run {out}")
+
+
+@_command()
+def config(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            help="A section or a setting, as train or train.objective; without it, the sections are listed.",
+            autocompletion=_complete_settings,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a setting is, its default, and what is allowed."""
+    from lavise.flows.command_line.settings import show_settings
+
+    show_settings(key, as_json)
+
+
+@_command()
+def runs(
+    limit: Annotated[int, typer.Option(help="At most so many, the newest; 0 is all.", min=0)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the audits of this state folder: id, name, model, filters explained, gate."""
+    from lavise.flows.command_line.run_tables import show_runs
+
+    show_runs(limit, as_json)
+
+
+@_command("open")
+def open_(
+    run: Annotated[str, typer.Argument(help=_RUN_HELP, autocompletion=_complete_runs)] = "latest",
+    only_path: Annotated[bool, typer.Option("--path", help="Print where the page is, and open nothing.")] = False,
+) -> None:
+    """Open the report of an audit in the browser."""
+    from lavise.flows.command_line.run_tables import open_report
+
+    open_report(run, only_path)
+
+
+@_command()
 def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.", min=1, max=65535)] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.", min=1, max=65535)] = 5000,
@@ -182,8 +301,7 @@ def up(
     run_services(prefect_port, mlflow_port, watched)
 
 
-@app.command()
-@_guarded
+@_command()
 def reaudit(
     config: ConfigArgument,
     folder: Annotated[Path | None, typer.Option(help="Folder that new checkpoints come to.")] = None,
@@ -215,14 +333,19 @@ def reaudit(
         raise typer.Exit(EXIT_NO)
 
 
-RunArgument = Annotated[str, typer.Argument(help="Id of an audit's MLflow run, or the path of its run folder.")]
+RunArgument = Annotated[str, typer.Argument(help=_RUN_HELP, autocompletion=_complete_runs)]
 
 
-@app.command()
-@_guarded
+@_command()
 def diff(
-    run_a: Annotated[str, typer.Argument(help="The earlier audit: id of its MLflow run, or its run folder.")],
-    run_b: Annotated[str, typer.Argument(help="The later audit.")],
+    run_a: Annotated[
+        str,
+        typer.Argument(
+            help="The earlier audit: id of its MLflow run (or its start), or its run folder.",
+            autocompletion=_complete_runs,
+        ),
+    ],
+    run_b: Annotated[str, typer.Argument(help="The later audit; `latest` will do.", autocompletion=_complete_runs)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Settings of the comparison, e.g. --set diff.same_at=0.95."),
@@ -233,9 +356,11 @@ def diff(
     from lavise.flows.command_line.tables import show_diff
     from lavise.flows.past_audits.compare import diff_runs
     from lavise.flows.past_audits.past_runs import open_stores
+    from lavise.flows.past_audits.run_list import resolve_run
     from lavise.flows.shared.retries import run_with_retries
     from lavise.storage.state.progress import default_progress
 
+    run_a, run_b = resolve_run(run_a), resolve_run(run_b)
     tracker, root = open_stores(run_b)
     result = diff_runs(run_a, run_b, set_ or [], tracker, root, default_progress(), run_with_retries)
     show_diff(result)
@@ -243,8 +368,7 @@ def diff(
         print(result.to_json(), flush=True)
 
 
-@app.command()
-@_guarded
+@_command()
 def gate(
     run: RunArgument,
     policy: Annotated[
@@ -259,9 +383,11 @@ def gate(
     from lavise.flows.command_line.tables import show_verdicts
     from lavise.flows.past_audits.gate import announce, gate_run
     from lavise.flows.past_audits.past_runs import open_stores
+    from lavise.flows.past_audits.run_list import resolve_run
 
+    run = resolve_run(run)
     tracker, root = open_stores(run)
-    result = gate_run(run, policy, against, tracker, root)
+    result = gate_run(run, policy, against and resolve_run(against), tracker, root)
     show_verdicts(result)
     announce(result)
     if as_json:
@@ -270,8 +396,7 @@ def gate(
         raise typer.Exit(EXIT_NO)
 
 
-@app.command()
-@_guarded
+@_command()
 def rerun(
     run: RunArgument,
     set_: Annotated[
@@ -284,10 +409,12 @@ def rerun(
     """Repeat an audit from scratch and compare every table and weight bit for bit: exit code 0, or 3 where not."""
     from lavise.flows.command_line.tables import show_rerun
     from lavise.flows.past_audits.past_runs import open_stores
+    from lavise.flows.past_audits.run_list import resolve_run
     from lavise.flows.repeats.rerun import rerun_audit
     from lavise.flows.shared.retries import run_with_retries
     from lavise.storage.state.progress import default_progress
 
+    run = resolve_run(run)
     tracker, root = open_stores(run)
     result = rerun_audit(run, set_ or [], anyway, tracker, root, default_progress(), run_with_retries)
     show_rerun(result)
@@ -297,8 +424,7 @@ def rerun(
         raise typer.Exit(EXIT_NO)
 
 
-@app.command()
-@_guarded
+@_command()
 def doctor(
     config: Annotated[
         str | None, typer.Argument(help="A preset's name or a YAML file, to check what it needs as well.")
@@ -316,8 +442,7 @@ def doctor(
         raise typer.Exit(EXIT_FAILURE)
 
 
-@app.command()
-@_guarded
+@_command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     keep_hours: Annotated[float, typer.Option(help="Keep what is younger than this.", min=0)] = 0.0,
@@ -329,20 +454,21 @@ def gc(
     run_gc(dry_run, keep_hours, as_json)
 
 
-def _audit(config: str, overrides: list[str], as_json: bool) -> None:
+def _audit(config: str, overrides: list[str], details: bool, as_json: bool) -> None:
     from lavise.configs.loading import load_config
 
     settings = load_config(config, overrides)  # before anything heavy: mistakes are answered at once
     from lavise.flows.audit.run import run_audit
+    from lavise.flows.command_line.live_stages import show_stages
     from lavise.flows.command_line.tables import show_result
     from lavise.flows.shared.retries import run_with_retries
     from lavise.storage.state.environment import find_state_root
-    from lavise.storage.state.progress import default_progress
     from lavise.storage.tracking import open_tracker
 
     tracker = open_tracker(settings.tracking, find_state_root(settings.storage.root))
-    result = run_audit(settings, tracker, default_progress(), run_with_retries)
-    show_result(result)
+    with show_stages(details) as progress:
+        result = run_audit(settings, tracker, progress, run_with_retries)
+    show_result(result, details)
     if as_json:
         print(result.to_json(), flush=True)
 

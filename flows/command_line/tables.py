@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lavise.configs.schema import ModelSettings
 from lavise.flows.shared.console import escape, make_console, make_table
 from lavise.storage.images.geometry import describe_size
 from lavise.storage.state import file_names
+from lavise.tasks.report.verdict import list_sentences
 
 if TYPE_CHECKING:
     from lavise.flows.past_audits.compare import DiffResult
@@ -29,24 +30,36 @@ if TYPE_CHECKING:
 _NUM_FILTERS = 10
 _NUM_WORDS = 5
 _NUM_CHANGES = 20
+_NUM_LONGEST = 3
+_ASKED_FOR = ("bias",)  # an analysis that is made only where somebody wants it
 
 
-def show_result(result: RunResult) -> None:
-    """The most confident filters, recall, stages, and where everything is."""
+def show_result(result: RunResult, everything: bool = False) -> None:
+    """The verdict, the most confident filters, and where everything is.
+
+    Args:
+        everything: recall, what analyses found and the stages as well; all of that is in the report, too.
+    """
     import pyarrow.parquet as parquet
 
     console = make_console()
     measured = json.loads((result.run_dir / file_names.METRICS).read_text("utf-8"))["layers"]
     rows = parquet.read_table(result.run_dir / file_names.FILTERS).to_pylist()
     for layer, found in measured.items():
-        console.print(_filters_table(layer, [r for r in rows if r["layer"] == layer], found["num_filters"]))
-        if found.get("advice"):
-            console.print(f"{escape(layer)}: {escape(found['advice'])}", style="yellow", highlight=False)
-        for vocabulary, methods in found["recall"].items():
+        first, *others = list_sentences(found)
+        console.print(f"\n[bold]{escape(layer)}: {escape(first)}[/]", highlight=False)
+        for sentence in others:
+            console.print(f"  {escape(sentence)}", highlight=False)
+    for layer, found in measured.items():
+        console.print(_filters_table(layer, [r for r in rows if r["layer"] == layer]))
+        for vocabulary, methods in found["recall"].items() if everything else ():
             console.print(_recall_table(layer, vocabulary, found["evaluation"], methods))
-    for table in _analyses_tables(result.run_dir):
+    for table in _analyses_tables(result.run_dir, None if everything else _ASKED_FOR):
         console.print(table)
-    console.print(_stages_table(result))
+    if everything:
+        console.print(_stages_table(result))
+    else:
+        console.print(_summarise_stages(result), highlight=False)
     console.print(f"report    {result.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"run       {result.run_id}", soft_wrap=True, highlight=False, markup=False)
     if result.tracking_uri:
@@ -191,29 +204,28 @@ def _rank_filter(row: dict[str, Any]) -> tuple[float, float, int]:
     return -round(row["confidence"], 2), -(row["auroc"] or 0.0), row["filter"]
 
 
-def _filters_table(layer: str, rows: list[dict[str, Any]], num_filters: int) -> Table:
+def _filters_table(layer: str, rows: list[dict[str, Any]]) -> Table:
+    """Of each first word the filter that is most confident; then guesses, where there are few words."""
     explained = sorted((r for r in rows if r["explained"]), key=_rank_filter)
     guessed = sorted((r for r in rows if r["guess"]), key=lambda r: (-r["guess_confidence"], r["filter"]))
-    shown = explained[:_NUM_FILTERS]
+    by_word: dict[str, list[dict[str, Any]]] = {}
+    for row in explained:
+        by_word.setdefault(row["words"][0], []).append(row)
+    shown = list(by_word.values())[:_NUM_FILTERS]
     guesses = guessed[: _NUM_FILTERS - len(shown)]
-    rest = f", then best guesses ({len(guessed)} filters have one)" if guesses else ""
-    title = f"{layer}: {len(explained)} of {num_filters} filters explained; the most confident ones{rest}"
-    table = make_table(title)
-    for heading in ("filter", "words", "confidence", "AUROC", "pictures"):
-        table.add_column(heading, justify="left" if heading == "words" else "right")
-    for row in shown:
-        named = escape(", ".join(row["words"][:_NUM_WORDS]))
+    rest = f"; then best guesses ({len(guessed)} filters have one)" if guesses else ""
+    words = f"{len(shown)} of {len(by_word)} words" if len(shown) < len(by_word) else f"{len(by_word)} words"
+    table = make_table(f"{layer}: {words}, each with its most confident filter{rest}")
+    for heading in ("word", "filters", "filter", "confidence", "AUROC", "pictures", "its other words"):
+        table.add_column(heading, justify="left" if "word" in heading else "right")
+    for word, own in zip(by_word, shown, strict=False):
+        row = own[0]
         auroc = "" if row["auroc"] is None else f"{row['auroc']:.2f}"
-        table.add_row(str(row["filter"]), named, f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
+        numbers = (str(len(own)), str(row["filter"]), f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
+        table.add_row(escape(word), *numbers, escape(", ".join(row["words"][1:_NUM_WORDS])))
     for row in guesses:
-        table.add_row(
-            str(row["filter"]),
-            f"guess: {escape(row['guess'])}",
-            "",
-            "",
-            str(row["num_images"]),
-            style="dim",
-        )
+        guess = f"guess: {escape(row['guess'])}"
+        table.add_row(guess, "", str(row["filter"]), "", "", str(row["num_images"]), "", style="dim")
     return table
 
 
@@ -233,13 +245,19 @@ def _recall_table(
     return table
 
 
-def _analyses_tables(folder: Path) -> Iterator[Table]:
-    """Of every kind of analysis that left its tables in the run folder."""
+def _analyses_tables(folder: Path, names: Collection[str] | None = None) -> Iterator[Table]:
+    """Of every kind of analysis that left its tables in the run folder.
+
+    Args:
+        names: of analyses; None: all.
+    """
     import pyarrow.parquet as parquet
 
     from lavise.tasks.analyses.analysis import list_analyses
 
     for analysis in list_analyses():
+        if names is not None and analysis.name not in names:
+            continue
         paths = [folder / table.file for table in analysis.tables]
         rows = {p.name: parquet.read_table(p).to_pylist() if p.is_file() else [] for p in paths}
         yield from map(_to_table, analysis.show(rows))
@@ -252,6 +270,20 @@ def _to_table(text: TextTable) -> Table:
     for row in text.rows:
         table.add_row(*(escape(cell) for cell in row))
     return table
+
+
+def _summarise_stages(result: RunResult) -> str:
+    """How long it took, and what took longest."""
+    seconds = [stage["seconds"] for stage in result.stages.values()]
+    cached = sum(stage["cached"] for stage in result.stages.values())
+    longest = sorted(result.stages.items(), key=lambda item: -item[1]["seconds"])[:_NUM_LONGEST]
+    told = ", ".join(f"{name} {stage['seconds']:.0f} s" for name, stage in longest if stage["seconds"] >= 1)
+    most = f"; the longest: {told}" if told else ""
+    known = f", {cached} of them known from before" if cached else ""
+    return (
+        f"{len(seconds)} stages in {sum(seconds):.0f} s{known}, {result.images_decoded:,} pictures decoded"
+        f"{escape(most)} (--details shows all)"
+    )
 
 
 def _stages_table(result: RunResult) -> Table:

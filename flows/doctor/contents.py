@@ -112,9 +112,7 @@ def _tell_left_out(role: str, parts: dict[str, Dataset]) -> Iterator[Check]:
     lines: list[str] = []
     for part in parts.values():
         lines += part.notes
-        lines += [
-            f"left out {number:,} x {reason}" for reason, number in (*part.left_out.items(), *part.skipped.items())
-        ]
+        lines += [f"left out {number:,} x {reason}" for reason, number in part.list_left_out()]
     for line in dict.fromkeys(lines):
         what, _, advice = line.partition("; set ")
         yield Check(f"{role} notes", "warning", what, f"set {advice}") if advice else ok(f"{role} notes", what)

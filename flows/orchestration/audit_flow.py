@@ -69,8 +69,9 @@ def audit(
             # A mistake of the user's: the clear line is the state's message, and no stack trace.
             log.error("%s", err)
             return Failed(message=str(err))
-    passed = f", policy {result.gate}" if result.gate else ""
-    return Completed(message=f"MLflow run {result.run_id}, report {result.run_dir / 'report.html'}{passed}")
+    passed = f"policy {result.gate}; " if result.gate else ""
+    where = f"MLflow run {result.run_id}, report {result.run_dir / 'report.html'}"
+    return Completed(message=f"{result.verdict}; {passed}{where}")
 
 
 def _as_overrides(chosen: dict[str, Any], register_model: bool) -> list[str]:

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 
 def publish_audit(result: RunResult, tracker: Tracker, title: str) -> None:
-    """The stages as a table, the MLflow run as a link, the most confident filters as a picture."""
+    """The report and the MLflow run as links, the most confident filters as a picture, the stages as a table."""
+    link = tracker.link(result.run_id)
+    if link:
+        page = f"{link}/artifacts/{file_names.REPORT}"
+        create_link_artifact(link=page, link_text=f"Report of {_plain(title)}", key="lavise-report")
+        create_link_artifact(link=link, link_text=f"MLflow run {result.run_id}", key="lavise-mlflow-run")
+    else:
+        create_markdown_artifact(f"Run folder: `{_plain(str(result.run_dir))}`", key="lavise-run-folder")
+    picture = base64.b64encode((result.run_dir / file_names.OVERVIEW).read_bytes()).decode("ascii")
+    create_image_artifact(
+        image_url=f"data:image/png;base64,{picture}", key="lavise-filters", description="The most confident filters"
+    )
     rows: list[dict[str, Any]] = [
         {
             "stage": name,
@@ -32,15 +43,6 @@ def publish_audit(result: RunResult, tracker: Tracker, title: str) -> None:
         for name, stage in result.stages.items()
     ]
     create_table_artifact(table=rows, key="lavise-stages", description=f"Stages of {_plain(title)}")
-    link = tracker.link(result.run_id)
-    if link:
-        create_link_artifact(link=link, link_text=f"MLflow run {result.run_id}", key="lavise-mlflow-run")
-    else:
-        create_markdown_artifact(f"Run folder: `{_plain(str(result.run_dir))}`", key="lavise-run-folder")
-    picture = base64.b64encode((result.run_dir / file_names.OVERVIEW).read_bytes()).decode("ascii")
-    create_image_artifact(
-        image_url=f"data:image/png;base64,{picture}", key="lavise-filters", description="The most confident filters"
-    )
 
 
 def publish_reaudit(result: ReauditResult, tracker: Tracker) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
+from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
 from lavise.configs.schema import Config
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import run_audit
@@ -25,8 +27,11 @@ from lavise.storage.tracking import Tracker
 
 
 def name_model(config: str, weights: str | None) -> str:
-    """What is audited, short enough for a list: the config, and the checkpoint where it is not the config's."""
-    name = config.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+    """What is audited, short enough for a list: the audit's name, and the checkpoint where it is not the config's."""
+    try:
+        name = load_config(config).name
+    except UserError:  # told when the flow itself reads it
+        name = config.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
     return f"{name} {Path(weights).name}" if weights else name
 
 

@@ -22,6 +22,7 @@ class RunResult:
 
     Attributes:
         gate: whether the audit passed its policy, `passed` or `failed`; None where it had none.
+        verdict: what came of it, in a line.
     """
 
     run_id: str
@@ -32,6 +33,7 @@ class RunResult:
     images_decoded: int
     predecessor: str | None = None
     gate: str | None = None
+    verdict: str = ""
 
     def to_json(self) -> str:
         """One line."""

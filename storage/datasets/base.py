@@ -91,6 +91,7 @@ class Dataset:
         skipped: masks and labels that were left out while reading, by reason.
         left_out: files that were left out while reading, by reason.
         notes: what was read otherwise than it stands in the files, or is worth knowing of them; a line each.
+        noted: reasons of `skipped` of which a note says everything already, with their number.
     """
 
     name: str
@@ -99,6 +100,11 @@ class Dataset:
     skipped: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    noted: frozenset[str] = frozenset()
+
+    def list_left_out(self) -> list[tuple[str, int]]:
+        """Files, masks and labels that were left out: reason and number, without those that notes tell."""
+        return [*self.left_out.items(), *((r, n) for r, n in self.skipped.items() if r not in self.noted)]
 
     def digest_images(self, progress: Progress = no_progress) -> str:
         """sha256 over the pictures' names, sizes and contents, their order, and ranges of values that are not their

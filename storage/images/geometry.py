@@ -155,11 +155,11 @@ def bilinear_weights(cells: int, size: int) -> FloatArray:
 
     The same sampling as torch's `interpolate(mode="bilinear", align_corners=False)`.
     """
-    return (_count_bilinear(cells, size) / (2 * size)).astype(np.float32)
+    return (count_bilinear(cells, size) / (2 * size)).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
-def _count_bilinear(cells: int, size: int) -> DoubleArray:
+def count_bilinear(cells: int, size: int) -> DoubleArray:
     """`bilinear_weights` times twice the size: whole numbers."""
     at = np.clip((2 * np.arange(size) + 1) * cells - size, 0, 2 * size * (cells - 1))
     low = np.minimum(at // (2 * size), max(cells - 2, 0))
@@ -184,12 +184,17 @@ def find_regions(maps_AHW: FloatArray, thresholds_A: FloatArray, size_px: Size) 
     The threshold is taken off before upsampling: interpolation may round a plateau that lies exactly at T_u up. Each
     pixel is a sum of two products, twice; with whole weights, and differences held to 29 bits, all of them are exact.
     """
-    above = _hold_to_bits(maps_AHW.astype(np.float64) - thresholds_A.astype(np.float64)[:, None, None])
+    above = take_thresholds_off(maps_AHW, thresholds_A)
     height, width = split_size(size_px)
-    rows = _count_bilinear(maps_AHW.shape[1], height)
-    columns = _count_bilinear(maps_AHW.shape[2], width)
+    rows = count_bilinear(maps_AHW.shape[1], height)
+    columns = count_bilinear(maps_AHW.shape[2], width)
     with np.errstate(invalid="ignore"):  # a map that is not finite has no region, and takes no other's away
         return np.asarray(rows @ above @ columns.T > 0, dtype=bool)
+
+
+def take_thresholds_off(maps_AHW: FloatArray, thresholds_A: FloatArray) -> DoubleArray:
+    """How far maps are above their thresholds, [A, H, W], so that products with `count_bilinear` are exact."""
+    return _hold_to_bits(maps_AHW.astype(np.float64) - thresholds_A.astype(np.float64)[:, None, None])
 
 
 def _hold_to_bits(values_AHW: DoubleArray) -> DoubleArray:

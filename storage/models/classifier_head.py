@@ -23,6 +23,10 @@ NO_LOGIT_SCALE = (
     "model.head is sigmoid, and all outputs of the network lie between 0 and 1, as probabilities do, where logits are "
     "expected; give the network without its last sigmoid (model.arch=path/to/file.py:callable)"
 )
+NO_LOGIT_SCALE_OF_ONE = (
+    "the network has one output, and it lies between 0 and 1 on all pictures, as a probability does, where a logit is "
+    "expected; give the network without its last sigmoid (model.arch=path/to/file.py:callable)"
+)
 _TOLERANCE = 1e-3
 _PROBES = 2
 
@@ -61,8 +65,31 @@ class AnswerRule:
         logits = to_class_logits(output)
         return output if logits is not None and self.is_multi_label else logits
 
+    def find_scale_fault(self, outputs: OutputRange) -> str | None:
+        """Why what a network gives on all pictures is taken for probabilities; None where it may be logits, or where it
+        does not matter: the highest of several outputs is the same."""
+        if not (outputs.num_columns and outputs.lowest >= 0 and outputs.highest <= 1):
+            return None
+        if self.is_multi_label:
+            return NO_LOGIT_SCALE
+        return NO_LOGIT_SCALE_OF_ONE if outputs.num_columns == 1 else None
+
 
 SOFTMAX = AnswerRule()
+
+
+@dataclass(frozen=True)
+class OutputRange:
+    """Extremes of what a network gives, and of how many columns it is; of no pictures infinite."""
+
+    lowest: float = math.inf
+    highest: float = -math.inf
+    num_columns: int = 0
+
+    def include(self, output_NK: torch.Tensor) -> OutputRange:
+        """The range with further pictures; their output as the network gives it."""
+        lowest, highest = float(output_NK.min()), float(output_NK.max())
+        return OutputRange(min(self.lowest, lowest), max(self.highest, highest), int(output_NK.shape[1]))
 
 
 @dataclass(frozen=True)

@@ -224,15 +224,15 @@ def _choose(found: Sequence[StateDict], keys: Sequence[str], path: Path) -> list
 
 def _find_fits(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: str | None) -> list[_Fit]:
     """Prefixes below which the state dict has every tensor of the network, in its shape, and nothing else inside."""
-    given = _plain_names(found.tensors)
-    counts = _count_prefixes(given, wanted)
+    given = plain_names(found.tensors)
+    counts = count_prefixes(given, wanted)
     fits = []
     for start in sorted(counts) if prefix is None else [_with_dot(prefix)]:
         own = {key: given[start + key] for key in wanted if start + key in given}
-        if any(key not in own and not _is_optional(key, wanted) for key in wanted):
+        if any(key not in own and not is_optional(key, wanted) for key in wanted):
             continue
         foreign = [key for key in given if not key.startswith(start) or key.removeprefix(start) not in wanted]
-        if not _list_misshaped(own, wanted) and not _list_inner(foreign, start, wanted):
+        if not _list_misshaped(own, wanted) and not list_inner(foreign, start, wanted):
             fits.append(_Fit(found, start, own, tuple(foreign)))
     return fits
 
@@ -242,18 +242,18 @@ def _put_together(found: StateDict, wanted: Mapping[str, torch.Tensor]) -> State
     import torch
 
     dtype = next((tensor.dtype for tensor in wanted.values() if tensor.is_floating_point()), torch.float32)
-    whole = compute_weights(_plain_names(found.tensors), dtype)
+    whole = compute_weights(plain_names(found.tensors), dtype)
     if not whole.kinds and not whole.unclear:
         return found
     return StateDict(found.key, whole.tensors, found.about, whole.kinds, whole.unclear)
 
 
-def _plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Without what torch.compile puts into names, at whatever place."""
     return {key.replace(_COMPILED, ""): value for key, value in tensors.items()}
 
 
-def _count_prefixes(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, int]:
+def count_prefixes(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, int]:
     """How many of the network's names stand below each prefix."""
     counts: dict[str, int] = {}
     for key in given:
@@ -269,7 +269,7 @@ def _list_misshaped(own: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.
     return [key for key in wanted if key in own and own[key].shape != wanted[key].shape]
 
 
-def _list_inner(keys: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor]) -> list[str]:
+def list_inner(keys: Sequence[str], prefix: str, wanted: Mapping[str, torch.Tensor]) -> list[str]:
     """Of foreign keys, those inside parts that the network has: with them it would be another network."""
     names = [key.split(".") for key in wanted]
     shared = 0  # a wrapper's name stands before all, and says nothing
@@ -345,17 +345,17 @@ def _explain_misfit(
 
 
 def _list_faults(found: StateDict, wanted: Mapping[str, torch.Tensor], prefix: str | None) -> _Faults:
-    given = _plain_names(found.tensors)
-    counts = _count_prefixes(given, wanted)
+    given = plain_names(found.tensors)
+    counts = count_prefixes(given, wanted)
     nearest = max(sorted(counts), key=lambda p: counts[p]) if counts else ""
     start = nearest if prefix is None else _with_dot(prefix)
     own = {key.removeprefix(start): value for key, value in given.items() if key.startswith(start)}
-    missing = [key for key in wanted if key not in own and not _is_optional(key, wanted)]
+    missing = [key for key in wanted if key not in own and not is_optional(key, wanted)]
     misshaped = _list_misshaped(own, wanted)
     foreign = [key for key in own if key not in wanted]
     parts = [
         (missing, "missing"),
-        (foreign if missing else _list_inner(foreign, "", wanted), "unexpected"),
+        (foreign if missing else list_inner(foreign, "", wanted), "unexpected"),
         ([f"{k} {tuple(own[k].shape)} instead of {tuple(wanted[k].shape)}" for k in misshaped], "of another shape"),
     ]
     text = "; ".join(f"{len(names)} {what} ({_shorten(names, ', ...')})" for names, what in parts if names)
@@ -398,7 +398,7 @@ def _advise(
     return "set model.arch and model.num_classes to what the weights were trained with"
 
 
-def _is_optional(key: str, wanted: Mapping[str, torch.Tensor]) -> bool:
+def is_optional(key: str, wanted: Mapping[str, torch.Tensor]) -> bool:
     """The counter that torch before 0.4.1 did not write, and the head of a network without classes."""
     return key.endswith("num_batches_tracked") or wanted[key].numel() == 0
 

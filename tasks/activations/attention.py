@@ -5,7 +5,9 @@ Shape legend: P pairs (filter, picture), U filters looked at on one picture, C f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +15,10 @@ import numpy as np
 import torch
 
 from lavise.configs.registry import ATTENTION
+from lavise.storage.activations import ActivationStore
 from lavise.storage.array_types import FloatArray, IntArray
-from lavise.storage.datasets.input_images import ImageSource, load_input
-from lavise.storage.images.geometry import find_regions
+from lavise.storage.datasets.input_images import ImageSource, InputImage, load_input
+from lavise.storage.images.geometry import Size, count_bilinear, split_size, take_thresholds_off
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.extract import normalise_images, run_network
 from lavise.tasks.activations.layer_maps import LayerMaps, MaskedForward
@@ -25,15 +28,37 @@ from lavise.tasks.engine.computing import Computing
 # Of F [C, H·W], filters u [U] and their T_u [U] -> region features [U, C].
 Pool = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _IMAGES_PER_BLOCK = 16
-
+_DECODE_THREADS, _IMAGES_AHEAD = 2, 4
 
 # Of F float32 [C, H, W], filters u [U], all T [C], the picture's file and the network -> region features [U, C].
 Look = Callable[[FloatArray, IntArray, FloatArray, ImageSource, MaskedForward], torch.Tensor]
 
 
 @dataclass(frozen=True)
+class AskedImage:
+    """A picture, and the filters that are explained on it.
+
+    Attributes:
+        rows: int64 [U], positions of the pairs.
+        filters: int64 [U].
+        maps: F, float32 [C, H, W].
+        image: position in the store.
+    """
+
+    rows: IntArray
+    filters: IntArray
+    maps: FloatArray
+    image: int
+
+
+# Of pictures in turn, all T [C] and the network -> positions of pairs int64 [B] and their region features [B, C].
+LookAcross = Callable[[Iterable[AskedImage], FloatArray, MaskedForward], Iterator[tuple[IntArray, torch.Tensor]]]
+
+
+@dataclass(frozen=True)
 class AttentionMethod:
-    """How region features are made: of maps alone (`pool`), or by the network (`look`).
+    """How region features are made: of maps alone (`pool`), or by the network, of a picture at a time (`look`) or of
+    many in turn (`look_across`).
 
     Attributes:
         for_unsigned_maps: it means nothing on maps with negative values; a layer that has some gets a warning.
@@ -42,6 +67,7 @@ class AttentionMethod:
     pool: Pool | None = None
     look: Look | None = None
     for_unsigned_maps: bool = False
+    look_across: LookAcross | None = None
 
 
 def register_pool(name: str, *, for_unsigned_maps: bool = False) -> Callable[[Pool], Pool]:
@@ -70,8 +96,27 @@ def pool_pairs(
     Yields:
         (positions in pairs int64 [B], features float32 [B, C] on the device).
     """
-    store, thresholds_C, forward, device = maps.store, maps.thresholds_C, maps.forward, computing.device
-    look = _find_method(method).look
+    thresholds_C, forward, device = maps.thresholds_C, maps.forward, computing.device
+    chosen = _find_method(method)
+    if chosen.pool is None and forward is None:
+        raise ValueError(f"{method.replace('_', ' ')} needs the network")
+    asked_images = _read_asked_images(maps.store, pairs, method, computing)
+    if chosen.look_across and forward is not None:
+        yield from chosen.look_across(asked_images, thresholds_C, forward)
+        return
+    for asked in asked_images:
+        if chosen.look and forward is not None:
+            features = chosen.look(asked.maps, asked.filters, thresholds_C, forward.pictures[asked.image], forward)
+        else:
+            maps_CP = torch.from_numpy(asked.maps).to(device).flatten(1)
+            filters_U = torch.from_numpy(asked.filters).to(device)
+            thresholds_U = torch.from_numpy(thresholds_C[asked.filters]).to(device)
+            features = pool_maps(maps_CP, filters_U, thresholds_U, method)
+        yield asked.rows, features
+
+
+def _read_asked_images(store: ActivationStore, pairs: Pairs, method: str, computing: Computing) -> Iterator[AskedImage]:
+    """The pairs by picture, in the order of the store, with the maps of a few pictures read at a time."""
     images, inverse = np.unique(pairs.image, return_inverse=True)
     by_image = np.argsort(inverse, kind="stable")
     ends = np.searchsorted(inverse[by_image], np.arange(len(images) + 1))
@@ -79,20 +124,9 @@ def pool_pairs(
         for start in range(0, len(images), _IMAGES_PER_BLOCK):
             block = images[start : start + _IMAGES_PER_BLOCK]
             maps_BCHW = store.read_images(block.tolist())
-            for offset, image in enumerate(block):
+            for offset, image in enumerate(block.tolist()):
                 rows = by_image[ends[start + offset] : ends[start + offset + 1]]
-                filters = pairs.filter[rows]
-                maps_CHW = maps_BCHW[offset].astype(np.float32)
-                if look:
-                    if forward is None:
-                        raise ValueError(f"{method.replace('_', ' ')} needs the network")
-                    features = look(maps_CHW, filters, thresholds_C, forward.pictures[image], forward)
-                else:
-                    maps_CP = torch.from_numpy(maps_CHW).to(device).flatten(1)
-                    filters_U = torch.from_numpy(filters).to(device)
-                    thresholds_U = torch.from_numpy(thresholds_C[filters]).to(device)
-                    features = pool_maps(maps_CP, filters_U, thresholds_U, method)
-                yield rows, features
+                yield AskedImage(rows, pairs.filter[rows], maps_BCHW[offset].astype(np.float32), image)
                 bar.advance()
 
 
@@ -178,23 +212,71 @@ def _multiply_maps(maps_CP: torch.Tensor, filters_U: torch.Tensor) -> tuple[torc
     return own_UP @ maps_CP.T, length_U
 
 
-def look_at_masked_image(
-    maps_CHW: FloatArray, filters: IntArray, thresholds_C: FloatArray, picture: ImageSource, forward: MaskedForward
-) -> torch.Tensor:
-    """pool(Feat(x ⊙ R_u)) for some filters on one picture; x is the normalised input, so what is masked becomes 0."""
+def look_at_masked_images(
+    asked_images: Iterable[AskedImage], thresholds_C: FloatArray, forward: MaskedForward
+) -> Iterator[tuple[IntArray, torch.Tensor]]:
+    """pool(Feat(x ⊙ R_u)) for filters on pictures; x is the normalised input, so what is masked becomes 0.
+
+    Masked pictures fill batches of one size, whichever pictures they are of, and the last one is filled up with zeros:
+    for every other size a GPU would choose its kernels anew, which takes longer than the batch itself.
+
+    Yields:
+        a batch at a time: positions of pairs int64 [B], features float32 [B, C] on the device.
+    """
     model, device = forward.model, forward.device
-    size = model.geometry.size_px
-    image_1CYX = normalise_images(load_input(picture, model.geometry, model.channels)[None], model, device)
-    network = model.network.to(device)
-    parts = []
+    network, size_px = model.network.to(device), model.geometry.size_px
+    shape = (forward.batch_size, model.channels, *split_size(size_px))
+    masked_BCYX = torch.zeros(shape, dtype=model.dtype, device=device).contiguous(memory_format=torch.channels_last)
+    rows: list[IntArray] = []
+    num_filled = 0
     with ActivationTap(network, (model.find_layer(forward.layer),)) as tap:
-        for start in range(0, len(filters), forward.batch_size):
-            block = filters[start : start + forward.batch_size]
-            regions = find_regions(maps_CHW[block], thresholds_C[block], size)
-            masked = image_1CYX * torch.from_numpy(regions).to(device)[:, None]
-            run_network(network, masked.contiguous(memory_format=torch.channels_last))
-            parts.append(tap.maps[forward.layer].float().mean(dim=(2, 3)))
-    return torch.cat(parts)
+
+        def pool_batch() -> tuple[IntArray, torch.Tensor]:
+            run_network(network, masked_BCYX)
+            return np.concatenate(rows), tap.maps[forward.layer].float().mean(dim=(2, 3))[:num_filled]
+
+        for asked, image in _decode_ahead(asked_images, forward):
+            image_1CYX = normalise_images(image[None], model, device)
+            start = 0
+            while start < len(asked.filters):
+                end = min(start + len(masked_BCYX) - num_filled, len(asked.filters))
+                filters = asked.filters[start:end]
+                regions_AYX = find_regions_there(asked.maps[filters], thresholds_C[filters], size_px, device)
+                masked_BCYX[num_filled : num_filled + end - start] = image_1CYX * regions_AYX[:, None]
+                rows.append(asked.rows[start:end])
+                num_filled += end - start
+                start = end
+                if num_filled == len(masked_BCYX):
+                    yield pool_batch()
+                    rows, num_filled = [], 0
+        if num_filled:
+            masked_BCYX[num_filled:] = 0
+            yield pool_batch()
 
 
-ATTENTION.register("image_masking")(AttentionMethod(look=look_at_masked_image))
+def find_regions_there(maps_AHW: FloatArray, thresholds_A: FloatArray, size_px: Size, device: str) -> torch.Tensor:
+    """`storage.images.geometry.find_regions` on the device, bool [A, Y, X]; the same on each, as its sums are exact."""
+    rows_YH, columns_XW = (
+        torch.from_numpy(count_bilinear(cells, size)).to(device)
+        for cells, size in zip(maps_AHW.shape[1:], split_size(size_px), strict=True)
+    )
+    return rows_YH @ torch.from_numpy(take_thresholds_off(maps_AHW, thresholds_A)).to(device) @ columns_XW.T > 0
+
+
+def _decode_ahead(
+    asked_images: Iterable[AskedImage], forward: MaskedForward
+) -> Iterator[tuple[AskedImage, InputImage]]:
+    """With the pictures themselves, in the same order, a few decoded ahead in threads."""
+    geometry, channels = forward.model.geometry, forward.model.channels
+    waiting: deque[tuple[AskedImage, Future[InputImage]]] = deque()
+    with ThreadPoolExecutor(_DECODE_THREADS) as pool:
+        for asked in asked_images:
+            waiting.append((asked, pool.submit(load_input, forward.pictures[asked.image], geometry, channels)))
+            if len(waiting) > _IMAGES_AHEAD:
+                first, decoded = waiting.popleft()
+                yield first, decoded.result()
+        for last, decoded in waiting:
+            yield last, decoded.result()
+
+
+ATTENTION.register("image_masking")(AttentionMethod(look_across=look_at_masked_images))

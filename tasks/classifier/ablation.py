@@ -72,6 +72,11 @@ def _state_language(language: str) -> dict[str, str]:
     return {} if language == "en" else {"language": language}
 
 
+def _describe_network(network: AuditedClassifier) -> dict[str, Any]:
+    """Of a multi-label classifier also how the changes of its answers are added up: by filter since 2."""
+    return {**network.describe(), **({"answer_sums": 2} if network.rule.is_multi_label else {})}
+
+
 @dataclass(frozen=True)
 class CauseInputs(StageInputs):
     """What the ablations are made from.
@@ -84,7 +89,7 @@ class CauseInputs(StageInputs):
         language: of the words.
     """
 
-    network: Annotated[AuditedClassifier, Spread(AuditedClassifier.describe)]
+    network: Annotated[AuditedClassifier, Spread(_describe_network)]
     data: Given[Dataset]
     activations: Handle
     words: Annotated[Sequence[Sequence[str]], Stated(by=digest_of)]

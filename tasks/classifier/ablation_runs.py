@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from lavise.configs.errors import UserError
-from lavise.storage.array_types import BoolArray, FloatArray, IntArray
+from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.datasets.base import ImageRecord
-from lavise.storage.models.classifier_head import NO_LOGIT_SCALE, NO_LOGITS, SOFTMAX, AnswerRule, LinearHead
+from lavise.storage.models.classifier_head import NO_LOGITS, SOFTMAX, AnswerRule, LinearHead, OutputRange
 from lavise.storage.models.layers import ActivationEdit, ActivationTap
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.progress import Progress, no_progress
@@ -63,10 +63,28 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network says to a block of pictures when some filters are taken away: float32 [B, K] both."""
+    """What the network says to a block of pictures when some filters are taken away.
+
+    Attributes:
+        change: float32 [B, K], of the logits; to be read before the next ablation of the block.
+        before: float32 [B, K], logits.
+        after: float32 [B, K]; None where they are the sum of both.
+        own: float64 [B], sum of the changes of the classes that are answers before; None where nobody has it yet.
+    """
 
     change: FloatArray
-    logits: FloatArray
+    before: FloatArray
+    after: FloatArray | None = None
+    own: DoubleArray | None = None
+
+    @property
+    def logits(self) -> FloatArray:
+        """Afterwards, float32 [B, K]."""
+        return self.find_logits(slice(None))
+
+    def find_logits(self, rows: slice) -> FloatArray:
+        """Afterwards, of some rows: float32 [b, K]."""
+        return self.before[rows] + self.change[rows] if self.after is None else self.after[rows]
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ def run_baseline(
     """
     network = model.place(device)
     positions: list[int] = []
+    outputs = OutputRange()
     logits, pooled, peaks = [], [], []
     with (
         ActivationTap(network, (model.find_layer(layer),)) as tap,
@@ -101,9 +120,11 @@ def run_baseline(
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
                 with torch.inference_mode():
-                    out = rule.read_logits(network(batch.images))
+                    given = network(batch.images)
+                    out = rule.read_logits(given)
                     if out is None:
                         return NO_LOGITS
+                    outputs = outputs.include(given)
                     maps = tap.maps[layer].float()
                     logits.append(_to_array(out))
                     pooled.append(_to_array(maps.mean(dim=(2, 3))))
@@ -125,9 +146,7 @@ def run_baseline(
         np.flatnonzero(np.max(peaks, axis=0) > 0),
         rule,
     )
-    if rule.is_multi_label and found.logits.min() >= 0 and found.logits.max() <= 1:
-        return NO_LOGIT_SCALE
-    return found
+    return rule.find_scale_fault(outputs) or found
 
 
 def is_reproduced(head: LinearHead, baseline: Baseline) -> bool:
@@ -138,16 +157,26 @@ def is_reproduced(head: LinearHead, baseline: Baseline) -> bool:
 
 
 def ablate_pooled(head: LinearHead, baseline: Baseline, fill_C: FloatArray) -> Iterator[Block]:
-    """Blocks of all pictures, for a layer that feeds the classifier directly."""
+    """Blocks of all pictures, for a layer that feeds the classifier directly.
+
+    Where a picture may have many answers, the changes of their logits are added up by filter, whose weights to all
+    answers of the picture are added up once: Σ_k Σ_u a_u w_ku = Σ_u a_u Σ_k w_ku.
+    """
     weight_CK = np.ascontiguousarray(head.weight.numpy().T)
-    removed_CN = np.ascontiguousarray((baseline.pooled - fill_C).T)
+    added_CN = np.ascontiguousarray((fill_C - baseline.pooled).T)
 
     def make_ablate(rows: slice) -> Callable[[IntArray], Answer]:
         before = baseline.logits[rows]
+        # One array for all ablations: a new one of this size costs more than what is written into it.
+        change = np.empty((len(before), weight_CK.shape[1]), np.float32)
+        gain_CB = None
+        if baseline.rule.is_multi_label:
+            is_given = (before > baseline.rule.least_logit).astype(np.float64)
+            gain_CB = added_CN[:, rows] * (weight_CK.astype(np.float64) @ is_given.T)
 
         def ablate(filters: IntArray) -> Answer:
-            change = -(removed_CN[filters, rows].T @ weight_CK[filters])
-            return Answer(change, before + change)
+            np.matmul(added_CN[filters, rows].T, weight_CK[filters], out=change)
+            return Answer(change, before, own=None if gain_CB is None else gain_CB[filters].sum(axis=0))
 
         return ablate
 
@@ -183,7 +212,7 @@ def ablate_by_passes(
                     logits = baseline.rule.read_logits(network(images))
                 assert logits is not None, "the baseline had logits"
                 after = _to_array(logits)
-                return Answer(after - before, after)
+                return Answer(after - before, before, after)
 
             yield Block(rows, ablate)
             start = rows.stop

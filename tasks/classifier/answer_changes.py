@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lavise.storage.array_types import BoolArray, DoubleArray, FloatArray, IntArray
 from lavise.storage.models.class_names import ClassNames
@@ -35,7 +37,10 @@ from lavise.tasks.classifier.ablation_tables import (
 from lavise.tasks.classifier.ablation_truth import SIDES, WITH, WITHOUT, Truth, WordGroups
 from lavise.tasks.classifier.class_words import name_class
 
+BitsArray = npt.NDArray[np.uint64]
 _NUM_NAMES = 20
+# Logits that are looked at together: few enough to stay in a processor's cache.
+_CACHED_ENTRIES = 1 << 17
 _RANDOM, _SINGLES, _WORDS = 0, 1, 2
 
 
@@ -59,10 +64,15 @@ class GivenAnswers:
     judged: IntArray
     is_true: BoolArray
 
-    @property
+    @cached_property
     def per_image(self) -> IntArray:
         """int64 [N]: answers of each picture."""
         return np.asarray(self.is_given.sum(axis=1), np.int64)
+
+    @cached_property
+    def per_class(self) -> IntArray:
+        """int64 [K]: pictures that each class is an answer to."""
+        return np.asarray(self.is_given.sum(axis=0), np.int64)
 
 
 def find_answers(baseline: Baseline, truth: Truth) -> GivenAnswers:
@@ -103,6 +113,72 @@ def _measure_quality(answers: GivenAnswers, right_L: IntArray, given_L: IntArray
     return Quality(len(answers.judged), divide(right, int(given_L.sum())), divide(right, num_true))
 
 
+@dataclass(frozen=True)
+class ChangedImage:
+    """A picture whose answers are not the same: its position, how many it lost and gained, and the first of these
+    classes."""
+
+    position: int
+    num_lost: int
+    num_gained: int
+    lost: Sequence[int]
+    gained: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _GivenInBlock:
+    """The answers to a block of pictures before anything is taken away, which every ablation is held against.
+
+    Attributes:
+        is_given: bool [B, K].
+        image: int64 [P], position in the block; flat: in `is_given`, by rows; place: among occurring classes.
+    """
+
+    rows: slice
+    is_given: BoolArray
+    image: IntArray
+    flat: IntArray
+    place: IntArray
+    logits: FloatArray
+
+    @cached_property
+    def bits(self) -> BitsArray:
+        """uint64 [B, ceil(K / 64)]."""
+        return _pack(self.is_given)
+
+    @cached_property
+    def per_image(self) -> IntArray:
+        """int64 [B]."""
+        return _count(self.bits)
+
+    @cached_property
+    def probability(self) -> DoubleArray:
+        """float64 [P]."""
+        return _to_probability(self.logits.ravel()[self.flat])
+
+
+def find_given(answers: GivenAnswers, baseline: Baseline, rows: slice) -> _GivenInBlock:
+    """Those of some pictures."""
+    first, last = np.searchsorted(answers.image, (rows.start, rows.stop))
+    image, answer = answers.image[first:last] - rows.start, answers.answer[first:last]
+    is_given = answers.is_given[rows]
+    flat = image * is_given.shape[1] + answer
+    return _GivenInBlock(rows, is_given, image, flat, answers.place[first:last], baseline.logits[rows])
+
+
+def _pack(is_answer_BK: BoolArray) -> BitsArray:
+    """A bit for each: uint64 [B, ceil(K / 64)]."""
+    packed = np.packbits(is_answer_BK, axis=1)
+    bits = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), np.uint8)
+    bits[:, : packed.shape[1]] = packed
+    return bits.view(np.uint64)
+
+
+def _count(bits_BW: BitsArray) -> IntArray:
+    """How many of each row are set: int64 [B]."""
+    return np.asarray(np.bitwise_count(bits_BW).sum(axis=1, dtype=np.int64))
+
+
 class AnswerSums:
     """Sums over pictures of what one ablation does, apart for groups of pictures.
 
@@ -115,7 +191,7 @@ class AnswerSums:
         lost_of_class, gained_of_class: int64 [K].
         given, right: int64 [L], pictures that the class is an answer to afterwards, and those of them where it is true.
         logits: float64 [G, K], change of the logit of each class.
-        images: position of each picture whose answers change, its lost and its gained classes.
+        images: of each picture whose answers change.
     """
 
     def __init__(self, groups_GN: BoolArray, baseline: Baseline, answers: GivenAnswers, detail: int = _RANDOM) -> None:
@@ -134,39 +210,52 @@ class AnswerSums:
         self.lost_of_class, self.gained_of_class = np.zeros(of_words, np.int64), np.zeros(of_words, np.int64)
         self.right, self.given = (np.zeros(len(answers.judged), np.int64) for _ in range(2))
         self.logits = np.zeros((num, of_words))
-        self.images: list[tuple[int, IntArray, IntArray]] = []
+        self.images: list[ChangedImage] = []
 
-    def add(self, rows: slice, answer: Answer) -> None:
+    def add(self, given: _GivenInBlock, answer: Answer) -> None:
         """Count a block in."""
-        answers, groups_GB = self._answers, self._groups[:, rows]
-        before_BK, after_BK = answers.is_given[rows], answer.logits > self._baseline.rule.least_logit
-        lost_BK, gained_BK = before_BK & ~after_BK, after_BK & ~before_BK
-        lost_B, gained_B = lost_BK.sum(axis=1), gained_BK.sum(axis=1)
-        first, last = np.searchsorted(answers.image, (rows.start, rows.stop))
-        image_P, class_P = answers.image[first:last] - rows.start, answers.answer[first:last]
-        own_P = answer.change[image_P, class_P].astype(np.float64)
-        # Summed by numpy itself, in a fixed order.
-        own_B = np.bincount(image_P, own_P, len(before_BK))
+        groups_GB = self._groups[:, given.rows]
+        after_bits = self._find_bits(answer)
+        lost_B, gained_B = _count(given.bits & ~after_bits), _count(after_bits & ~given.bits)
+        with_pairs = self._detail or answer.own is None  # else the many pairs need not be looked at one by one
+        own_P = answer.change.ravel()[given.flat if with_pairs else given.flat[:0]].astype(np.float64)
+        own_B = answer.own
+        if own_B is None:
+            # Summed by numpy itself, in a fixed order.
+            own_B = np.bincount(given.image, own_P, len(groups_GB[0])).astype(np.float64)
         self.own += np.where(groups_GB, own_B, 0.0).sum(axis=1)
-        self.kept += np.where(groups_GB, before_BK.sum(axis=1) - lost_B, 0).sum(axis=1)
+        self.kept += np.where(groups_GB, given.per_image - lost_B, 0).sum(axis=1)
         self.gained += np.where(groups_GB, gained_B, 0).sum(axis=1)
         self.changed += (groups_GB & (lost_B + gained_B > 0)).sum(axis=1)
         if self._detail:
-            place_P, num = answers.place[first:last], len(answers.occurring)
-            after_P, before_P = answer.logits[image_P, class_P], self._baseline.logits[rows][image_P, class_P]
-            self.own_of_class += np.bincount(place_P, own_P, num)
-            self.own_probability += np.bincount(place_P, _to_probability(after_P) - _to_probability(before_P), num)
+            num = len(self._answers.occurring)
+            after_P = answer.logits.ravel()[given.flat]
+            self.own_of_class += np.bincount(given.place, own_P, num)
+            self.own_probability += np.bincount(given.place, _to_probability(after_P) - given.probability, num)
         if self._detail == _WORDS:
-            self.lost_of_class += lost_BK.sum(axis=0)
-            self.gained_of_class += gained_BK.sum(axis=0)
-            given_BL = after_BK[:, answers.judged]
-            self.right += (given_BL & answers.is_true[rows]).sum(axis=0)
-            self.given += given_BL.sum(axis=0)
-            for group, chosen in enumerate(groups_GB):
-                self.logits[group] += answer.change[chosen].sum(axis=0, dtype=np.float64)
-            for row in np.flatnonzero(lost_B + gained_B):
-                classes = np.flatnonzero(lost_BK[row]), np.flatnonzero(gained_BK[row])
-                self.images.append((rows.start + int(row), *classes))
+            self._add_classes(given, answer, groups_GB)
+
+    def _find_bits(self, answer: Answer) -> BitsArray:
+        """The answers afterwards (see `_pack`)."""
+        num, step = len(answer.change), max(_CACHED_ENTRIES // max(answer.change.shape[1], 1), 1)
+        least = self._baseline.rule.least_logit
+        parts = [_pack(answer.find_logits(slice(start, start + step)) > least) for start in range(0, num, step)]
+        return np.concatenate(parts)
+
+    def _add_classes(self, given: _GivenInBlock, answer: Answer, groups_GB: BoolArray) -> None:
+        answers, after_BK = self._answers, answer.logits > self._baseline.rule.least_logit
+        lost_BK, gained_BK = given.is_given & ~after_BK, after_BK & ~given.is_given
+        self.lost_of_class += lost_BK.sum(axis=0)
+        self.gained_of_class += gained_BK.sum(axis=0)
+        given_BL = after_BK[:, answers.judged]
+        self.right += (given_BL & answers.is_true[given.rows]).sum(axis=0)
+        self.given += given_BL.sum(axis=0)
+        for group, chosen in enumerate(groups_GB):
+            self.logits[group] += answer.change[chosen].sum(axis=0, dtype=np.float64)
+        for row in np.flatnonzero((lost_BK | gained_BK).any(axis=1)):
+            lost, gained = np.flatnonzero(lost_BK[row]), np.flatnonzero(gained_BK[row])
+            shown = lost[:_NUM_NAMES].tolist(), gained[:_NUM_NAMES].tolist()
+            self.images.append(ChangedImage(given.rows.start + int(row), len(lost), len(gained), *shown))
 
 
 def _to_probability(logits: FloatArray) -> DoubleArray:
@@ -223,8 +312,9 @@ class AnswerAblations:
         ]
         with progress("ablations", num * len(work)) as bar:
             for block in blocks:
+                given = find_given(self.answers, self.baseline, block.rows)
                 for filters, sum_of_set in work:
-                    sum_of_set.add(block.rows, block.ablate(filters))
+                    sum_of_set.add(given, block.ablate(filters))
                     bar.advance(block.rows.stop - block.rows.start)
         return AnswerTables(
             self._make_word_rows(words, random),
@@ -321,14 +411,14 @@ class AnswerAblations:
 
     def _list_own_lowered(self, found: AnswerSums) -> list[list[Any]]:
         """[name, change, None] of the classes whose logit is lowered most on the pictures that had them as answers."""
-        occurring, place = self.answers.occurring, self.answers.place
-        changes_J = found.own_of_class / np.bincount(place, minlength=len(occurring))
+        occurring = self.answers.occurring
+        changes_J = found.own_of_class / self.answers.per_class[occurring]
         return [[self._name(int(occurring[j])), float(changes_J[j]), None] for j in list_lowest(changes_J)]
 
     def _list_changed(self, found: AnswerSums) -> list[list[Any]]:
         """[name, lost, gained, before] of the classes whose answers change most: those with the most lost ones, then
         with the most new ones, then by number."""
-        before_K = self.answers.is_given.sum(axis=0)
+        before_K = self.answers.per_class
         lost_K, gained_K = found.lost_of_class, found.gained_of_class
         order = np.lexsort((-gained_K, -lost_K))[:NUM_CLASSES_SHOWN]
         return [
@@ -339,11 +429,11 @@ class AnswerAblations:
 
     def _list_classes(self, word: str, found: AnswerSums) -> Iterator[AnswersOfClass]:
         """Of each class that is an answer to some picture, before or after."""
-        before_K = self.answers.is_given.sum(axis=0)
+        before_K = self.answers.per_class
         given_L = self.answers.is_given[:, self.answers.judged]
         right_L, true_L = (given_L & self.answers.is_true).sum(axis=0), self.answers.is_true.sum(axis=0)
-        place_of = {int(k): j for j, k in enumerate(self.answers.occurring)}
-        judged_of = {int(k): position for position, k in enumerate(self.answers.judged)}
+        place_of = {k: j for j, k in enumerate(self.answers.occurring.tolist())}
+        judged_of = {k: position for position, k in enumerate(self.answers.judged.tolist())}
         for k in np.flatnonzero(before_K + found.gained_of_class).tolist():
             before, lost, j, judged = int(before_K[k]), int(found.lost_of_class[k]), place_of.get(k), judged_of.get(k)
             after = before - lost + int(found.gained_of_class[k])
@@ -368,16 +458,17 @@ class AnswerAblations:
 
     def _list_images(self, word: str, found: AnswerSums) -> Iterator[AnswersOfImage]:
         """Of each picture whose answers change."""
-        for position, lost, gained in found.images:
+        per_image = self.answers.per_image
+        for image in found.images:
             yield AnswersOfImage(
                 layer=self.layer,
                 word=word,
-                picture=self.keys[position],
-                num_answers=int(self.answers.is_given[position].sum()),
-                num_lost=len(lost),
-                num_gained=len(gained),
-                lost=[self._name(k) for k in lost[:_NUM_NAMES].tolist()],
-                gained=[self._name(k) for k in gained[:_NUM_NAMES].tolist()],
+                picture=self.keys[image.position],
+                num_answers=int(per_image[image.position]),
+                num_lost=image.num_lost,
+                num_gained=image.num_gained,
+                lost=[self._name(k) for k in image.lost],
+                gained=[self._name(k) for k in image.gained],
             )
 
     def _name(self, number: int) -> str:

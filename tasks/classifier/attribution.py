@@ -23,7 +23,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import ClassSettings
 from lavise.storage.array_types import FloatArray, IntArray
 from lavise.storage.datasets.base import Dataset, ImageRecord
-from lavise.storage.models.classifier_head import NO_LOGIT_SCALE, SOFTMAX, AnswerRule, LinearHead
+from lavise.storage.models.classifier_head import SOFTMAX, AnswerRule, LinearHead, OutputRange
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import write_json
@@ -133,9 +133,10 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
         found = Contributions(nothing, nothing, np.zeros(0, np.float32), none, none, 0)
     numbers, counts = np.unique(found.answer, return_counts=True)
     order = np.lexsort((numbers, -counts))
+    by_class, ends = np.argsort(found.answer, kind="stable"), np.cumsum(counts)
     classes, means, rows = [], np.zeros((len(order), found.contribution.shape[1])), []
     for place, position in enumerate(order):
-        number, chosen = int(numbers[position]), found.answer == numbers[position]
+        number, chosen = int(numbers[position]), by_class[ends[position] - counts[position] : ends[position]]
         name = name_class(network.class_names, number)
         own = found.contribution[chosen]
         means[place] = own.mean(axis=0, dtype=np.float64)
@@ -203,7 +204,7 @@ def attribute_images(
     """
     network = model.place(device)
     parts: list[Contributions] = []
-    num_images, lowest, highest = 0, np.inf, -np.inf
+    num_images, outputs = 0, OutputRange()
     with progress("classes", len(records)) as bar:
         for batch in read_batches(records, model, batch_size, device):
             if batch.images is not None:
@@ -214,7 +215,7 @@ def attribute_images(
                 image, answer, own, contribution, pooled = (
                     t.cpu().numpy() for t in (found.image, found.answer, logit, found.contributions, found.pooled)
                 )
-                lowest, highest = min(lowest, float(found.logits.min())), max(highest, float(found.logits.max()))
+                outputs = outputs.include(found.output)
                 is_finite = np.isfinite(own).all() and np.isfinite(contribution).all()
                 if not is_finite or (rule.is_multi_label and not found.logits.isfinite().all()):
                     raise UserError(
@@ -228,8 +229,8 @@ def attribute_images(
             bar.advance(batch.num_offered)
     if not parts:
         return "there is no picture that can be read"
-    if rule.is_multi_label and lowest >= 0 and highest <= 1:
-        return NO_LOGIT_SCALE
+    if (fault := rule.find_scale_fault(outputs)) is not None:
+        return fault
     return Contributions(
         image=np.concatenate([p.image for p in parts]),
         answer=np.concatenate([p.answer for p in parts]),

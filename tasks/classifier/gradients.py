@@ -23,6 +23,7 @@ class Attribution:
 
     Attributes:
         logits: float32 [B, K].
+        output: float32 [B, K], as the network gives it; [B, 1] where one output stands for two classes.
         image: int64 [P], pictures of the answers, rising.
         answer: int64 [P], their classes; of a picture the one with the highest logit first.
         contributions: float32 [P, C].
@@ -30,6 +31,7 @@ class Attribution:
     """
 
     logits: torch.Tensor
+    output: torch.Tensor
     image: torch.Tensor
     answer: torch.Tensor
     contributions: torch.Tensor
@@ -72,7 +74,8 @@ def attribute_classes(
         ActivationLeaf(network, layer) as leaf,
         _OrdinaryTensors(),
     ):
-        logits = rule.read_logits(network(images_N3SS))
+        given = network(images_N3SS)
+        logits = rule.read_logits(given)
         if logits is None:
             return NO_LOGITS
         output = leaf.output
@@ -93,6 +96,7 @@ def attribute_classes(
         order = torch.argsort(image, stable=True)
         return Attribution(
             logits.detach().float(),
+            given.detach().float(),
             image[order],
             torch.cat([*answers, logits.new_zeros(0).long()])[order],
             torch.cat([*contributions, maps.new_zeros((0, maps.shape[1]))])[order],

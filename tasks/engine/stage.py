@@ -29,6 +29,8 @@ log = logging.getLogger("lavise")
 HISTORY_FILE = "history.json"
 # A fact of an artefact: by name, of files that are compressed, the sha256 of what they would be without.
 PLAIN_FILES = "plain_files"
+# Attributes of the log records that say what became of a stage: `started`, `done` or `cached`, and its title.
+STAGE_EVENT, STAGE_TITLE = "lavise_event", "lavise_stage"
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,12 @@ class StageRunner:
         cached = len(found) == len(requests)
         try:
             if cached:
-                log.info("%-28s cached   %s", title, short(combined))
+                log.info("%-28s cached   %s", title, short(combined), extra=_mark(title, "cached"))
             else:
-                log.info("%-28s started  %s", title, short(combined))
+                log.info("%-28s started  %s", title, short(combined), extra=_mark(title, "started"))
                 found = self._compute_missing(stage, requests, digests, compute)
-                log.info("%-28s done     %s  %.1f s", title, short(combined), time.monotonic() - start)
+                seconds = time.monotonic() - start
+                log.info("%-28s done     %s  %.1f s", title, short(combined), seconds, extra=_mark(title, "done"))
             handles = tuple(found[i] for i in range(len(requests)))
             seconds = time.monotonic() - start
             self._record(run, requests, handles, cached, seconds)
@@ -249,6 +252,10 @@ def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
             "(`lavise gc` removes what no kept run needs), or set storage.root to another disk, and run it again: it "
             "goes on from what was finished there"
         ) from err
+
+
+def _mark(title: str, event: str) -> dict[str, str]:
+    return {STAGE_TITLE: title, STAGE_EVENT: event}
 
 
 class DescribedArtefact(TypedDict):

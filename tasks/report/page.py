@@ -29,9 +29,9 @@ from lavise.tasks.report.filter_entries import (
     number_images,
     read_layer,
 )
+from lavise.tasks.report.outlines import OUTLINE_GRID
 from lavise.tasks.report.pictures import (
     CHUNK_IMAGES,
-    OUTLINE_GRID,
     EncodedImages,
     ImageBook,
     OverviewSource,
@@ -49,7 +49,7 @@ from lavise.tasks.words.ranking import find_ranking
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
-STAGE = Stage("report", version=6)
+STAGE = Stage("report", version=7)
 _SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
 _REST_FILTERS = 32
 _IMAGES_MARK = "<!--pictures-->"

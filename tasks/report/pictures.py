@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,15 +26,17 @@ from lavise.storage.images.geometry import Geometry, area_weights, upsample_maps
 from lavise.storage.images.images import BrokenImageError
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.charts.figures import OverviewRow, draw_overview
+from lavise.tasks.report.outlines import BLOCK_MAPS, outline_regions
 
 LARGE_PER_FILTER = 4
-OUTLINE_GRID = 64
 HEAT_CELLS = 8
 CHUNK_IMAGES = 32
 _OVERVIEW_FILTERS, _OVERVIEW_IMAGES, _OVERVIEW_PX = 10, 5, 112
 _SAMPLE = 160
 _SMALLEST_PX = 24
 _WEBP_EFFORT = 4
+_ENCODE_THREADS, _NUMBERS_AHEAD = 2, 256
+_IMAGES_READ = 16
 # Share of the size asked for, of the first pictures of a filter and of the others, and WebP's quality.
 _LADDER = (
     (1.0, 1.0, 80),
@@ -159,19 +162,26 @@ def encode_images(
             expected = 0.0
             for group in (large, small):
                 sample = group[np.unique(np.linspace(0, len(group) - 1, min(len(group), _SAMPLE)).astype(np.int64))]
-                total = sum(len(encode(int(n))) for n in sample)
+                total = sum(map(len, _map_in_threads(encode, sample.tolist())))
                 expected += total / max(len(sample), 1) * len(group)
             if 1.03 * expected > max_bytes:
                 continue
         contents = [""] * num
         with progress("pictures", num) as bar:
-            for number in in_order:
-                contents[number] = encode(number)
+            for number, content in zip(in_order, _map_in_threads(encode, in_order), strict=True):
+                contents[number] = content
                 bar.advance()
         fits = sum(map(len, contents)) <= max_bytes
         if fits or is_last:
             return EncodedImages(contents, sizes[0], sizes[1], rung == 0, fits)
     raise AssertionError("the last rung returns")
+
+
+def _map_in_threads(encode: Callable[[int], str], numbers: Sequence[int]) -> Iterator[str]:
+    """encode(number) of each, in order; pictures are decoded and shrunk by libraries that let other threads run."""
+    with ThreadPoolExecutor(_ENCODE_THREADS) as pool:
+        for start in range(0, len(numbers), _NUMBERS_AHEAD):
+            yield from pool.map(encode, numbers[start : start + _NUMBERS_AHEAD])
 
 
 def _encode(picture: npt.NDArray[np.uint8], quality: int) -> str:
@@ -197,40 +207,12 @@ def describe_bands(channels: int, bands: tuple[int, ...] | None) -> str:
 # ---------------------------------------------------------------- regions and maps
 
 
-def outline_region(map_hw: FloatArray, threshold: float, grid: int = OUTLINE_GRID) -> str:
-    """Outline of {upsampled map > threshold} as an SVG path on a grid x grid square, which is
-    stretched over the picture; empty where no cell is above it.
-
-    A single cell at the clip of a saturated filter is above the threshold, but its upsampled map is hardly anywhere:
-    then the cells themselves are outlined.
-    """
-    strokes = _trace(upsample_maps(map_hw[None], grid)[0], threshold)
-    if not strokes and (map_hw > threshold).any():
-        rows, columns = (np.arange(grid) * cells // grid for cells in map_hw.shape)
-        strokes = _trace((map_hw > threshold)[np.ix_(rows, columns)].astype(np.float32), 0.5)
-    return strokes
-
-
-def _trace(fine: FloatArray, threshold: float) -> str:
-    """SVG path around what is above the threshold; empty where that is nothing, or too small for an area."""
-    from skimage.measure import approximate_polygon, find_contours
-
-    # A frame below the threshold closes the outlines that run into the border.
-    framed = np.pad(fine, 1, constant_values=min(float(fine.min()), threshold) - 1.0)
-    strokes = []
-    for contour in find_contours(framed, threshold):
-        points = np.clip(approximate_polygon(contour, 0.5) - 1 + 0.5, 0, len(fine))
-        if len(points) > 2:
-            strokes.append("M" + "L".join(f"{x:.0f} {y:.0f}" for y, x in points) + "Z")
-    return "".join(strokes)
-
-
-def cut_map(map_hw: FloatArray, cells: int = HEAT_CELLS) -> FloatArray:
-    """The map [H, W] at no more than cells x cells: means over equal areas; as it is where it is that small."""
-    height, width = map_hw.shape
+def cut_maps(maps_AHW: FloatArray, cells: int = HEAT_CELLS) -> FloatArray:
+    """Maps [A, H, W] at no more than cells x cells: means over equal areas; as they are where they are that small."""
+    _, height, width = maps_AHW.shape
     rows = area_weights(height, 0, height, min(height, cells))
     columns = area_weights(width, 0, width, min(width, cells))
-    return np.asarray(rows @ map_hw @ columns.T, np.float32)
+    return np.asarray(rows @ maps_AHW @ columns.T, np.float32)
 
 
 def quantise_maps(maps_nhw: FloatArray) -> tuple[list[str], float, float]:
@@ -262,21 +244,34 @@ def draw_pairs(
     positions: IntArray,
     progress: Progress = no_progress,
 ) -> dict[int, DrawnPair]:
-    """Some pairs (filters[p], images[p]), by position, reading each picture's maps once."""
+    """Some pairs (filters[p], images[p]), by position, reading each picture's maps once and drawing many together."""
     order = positions[np.argsort(images[positions], kind="stable")]
     if not len(order):
         return {}
-    ends = np.flatnonzero(np.diff(images[order], append=-1)) + 1
-    drawn = {}
+    ends = (np.flatnonzero(np.diff(images[order], append=-1)) + 1).tolist()
+    starts = [0, *ends[:-1]]
+    drawn: dict[int, DrawnPair] = {}
+    waiting: list[int] = []
+    maps: list[FloatArray] = []
     with progress("outlines", len(ends)) as bar:
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            maps_CHW = store.read_images([int(images[order[start]])])[0]
-            for position in order[start:end]:
-                own = maps_CHW[filters[position]].astype(np.float32)
-                threshold = float(thresholds_C[filters[position]])
-                drawn[int(position)] = DrawnPair(outline_region(own, threshold), cut_map(own))
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if number % _IMAGES_READ == 0:
+                block = images[order[starts[number : number + _IMAGES_READ]]]
+                maps_BCHW = store.read_images(block.tolist())
+            own = order[start:end]
+            waiting += own.tolist()
+            maps += list(maps_BCHW[number % _IMAGES_READ, filters[own]].astype(np.float32))
+            while len(waiting) >= BLOCK_MAPS or (waiting and end == len(order)):
+                block = np.array(waiting[:BLOCK_MAPS])
+                drawn |= _draw_block(block, np.stack(maps[:BLOCK_MAPS]), thresholds_C[filters[block]])
+                del waiting[:BLOCK_MAPS], maps[:BLOCK_MAPS]
             bar.advance()
     return drawn
+
+
+def _draw_block(positions: IntArray, maps_AHW: FloatArray, thresholds_A: FloatArray) -> dict[int, DrawnPair]:
+    drawn = zip(outline_regions(maps_AHW, thresholds_A), cut_maps(maps_AHW), strict=True)
+    return {number: DrawnPair(*own) for number, own in zip(positions.tolist(), drawn, strict=True)}
 
 
 # ---------------------------------------------------------------- overview.png
@@ -304,11 +299,11 @@ def draw_confident_filters(sources: Sequence[OverviewSource], pictures: ReportIm
         )
     )
     shown = []
+    positions = [{key: i for i, key in enumerate(source.store.keys)} for source in sources]
     for number, row in chosen[:_OVERVIEW_FILTERS]:
         source, unit = sources[number], row["filter"]
-        position = {key: i for i, key in enumerate(source.store.keys)}
         keys = row["top_images"][:_OVERVIEW_IMAGES]
-        maps = source.store.read_images([position[k] for k in keys])[:, unit].astype(np.float32)
+        maps = source.store.read_images([positions[number][k] for k in keys])[:, unit].astype(np.float32)
         title = f"{row['layer']}, filter {unit}, confidence {row['confidence']:.2f}"
         own = [pictures.load(role, key, _OVERVIEW_PX) for key in keys]
         heights = list(upsample_maps(maps - source.thresholds[unit], shape))

@@ -9,6 +9,7 @@ from typing import Any
 from lavise.configs.schema import Config, OpenMojiReference, OpenMojiTarget
 from lavise.storage.datasets.base import Dataset
 from lavise.tasks.inputs.scenes import OPENMOJI_ATTRIBUTION
+from lavise.tasks.report.verdict import list_sentences
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ def _describe_reading(*parts: Dataset) -> str:
     """What data sets note of how they were read and what they left out; empty where they were read as they stand."""
     said = []
     for part in parts:
-        reasons = sorted([*part.skipped.items(), *part.left_out.items()])
-        left_out = [f"{number:,} left out ({reason})" for reason, number in reasons]
+        left_out = [f"{number:,} left out ({reason})" for reason, number in sorted(part.list_left_out())]
         if notes := [*part.notes, *left_out]:
             said.append(f"{part.name}: {'; '.join(notes)}")
     return ". ".join(said)
@@ -61,11 +61,11 @@ def describe_run(by_layer: Mapping[str, Mapping[str, Any]], compared: Compared |
     Args:
         by_layer: of metrics.json.
     """
-    lines = [
-        f"- `{make_plain(layer)}`: **{found['num_explained']} of {found['num_filters']}** filters explained"
-        for layer, found in by_layer.items()
-    ]
-    lines += [f"  - {make_plain(found['advice'])}" for found in by_layer.values() if found.get("advice")]
+    lines = []
+    for layer, found in by_layer.items():
+        first, *others = list_sentences(found)
+        lines.append(f"- `{make_plain(layer)}`: **{_make_sentence_plain(first)}**")
+        lines += [f"  - {_make_sentence_plain(sentence)}" for sentence in others]
     if compared:
         lines.append(f"- compared with run `{compared.run_id}` ({make_plain(compared.title)}):")
         lines += [
@@ -76,6 +76,15 @@ def describe_run(by_layer: Mapping[str, Mapping[str, Any]], compared: Compared |
     return "\n".join([*lines, "- look at report.html, overview.png and tables/ among the artifacts"])
 
 
-def make_plain(text: str) -> str:
-    """Names from data, without what markdown would obey."""
-    return "".join(c if c.isalnum() or c in " .,-_/" else "\ufffd" for c in text)
+def make_plain(text: str, further: str = "") -> str:
+    """Names from data, without what markdown would obey.
+
+    Args:
+        further: characters that may stay.
+    """
+    return "".join(c if c.isalnum() or c in " .,-_/" or c in further else "\ufffd" for c in text)
+
+
+def _make_sentence_plain(text: str) -> str:
+    """A sentence of ours, which may hold names: without links and markup, but with what sentences are written with."""
+    return ": ".join(make_plain(part, "%;'()") for part in text.split(": "))

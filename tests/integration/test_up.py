@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ def test_deployment_completes_and_is_in_mlflow(services: Services) -> None:
     assert flow.returncode == 0, said
     from mlflow.tracking import MlflowClient
 
+    (done,) = services.find_flow_runs("COMPLETED")
+    assert re.match(r"bn2: \d+ of 1,280 filters explained", done["state"]["message"])
     client = MlflowClient(services.mlflow_url)
     experiment = client.get_experiment_by_name("lavise")
     assert experiment is not None
@@ -46,6 +49,7 @@ def test_deployment_completes_and_is_in_mlflow(services: Services) -> None:
     shown = services.ask("/artifacts/filter", {})
     assert {a["key"]: a["type"] for a in shown} == {
         "lavise-stages": "table",
+        "lavise-report": "markdown",
         "lavise-mlflow-run": "markdown",
         "lavise-filters": "image",
     }

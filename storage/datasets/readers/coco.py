@@ -30,7 +30,7 @@ from lavise.storage.datasets.readers.coco_file import (
     read_labelled_size,
 )
 from lavise.storage.datasets.readers.coco_frames import Frame, find_frames
-from lavise.storage.datasets.readers.coco_masks import MaskError, is_unit, make_rle, read_box
+from lavise.storage.datasets.readers.coco_masks import MaskError, is_unit, list_rings, make_rle, read_box
 from lavise.storage.datasets.readers.coco_names import ImageFinder
 from lavise.storage.state.text import printable
 
@@ -249,7 +249,9 @@ def _load(file: CocoFile, images: Path, name: str, options: CocoOptions, shared:
             by_image[entry["image_id"]].append(found)
     records = tuple(ImageRecord(opened.keys[i], opened.paths[i], tuple(by_image[i])) for i in taken)
     notes = (*opened.notes, *reader.describe())
-    return Dataset(name, records, tuple(concepts.values()), dict(reader.skipped), notes=notes)
+    return Dataset(
+        name, records, tuple(concepts.values()), dict(reader.skipped), notes=notes, noted=frozenset({"crowd"})
+    )
 
 
 class _AnnotationReader:
@@ -257,7 +259,7 @@ class _AnnotationReader:
 
     def __init__(self, file: CocoFile, options: CocoOptions, shared: _Shared, entries: Sequence[Entry]) -> None:
         self._file, self._options, self._shared = file, options, shared
-        self._unit_polygons = _are_units(p for e in entries for p in _list_polygons(e))
+        self._unit_polygons = _are_units(p for e in entries for p in list_rings(e.get("segmentation")))
         self._unit_boxes = _are_units(e["bbox"] for e in entries if isinstance(e.get("bbox"), list))
         self.skipped: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
@@ -285,7 +287,7 @@ class _AnnotationReader:
 
     def _read_mask(self, entry: Entry, concept: str, frame: Frame) -> Annotation | None:
         if self._options.masks != "box":
-            if not self._unit_polygons and any(is_unit(p) for p in _list_polygons(entry)):
+            if not self._unit_polygons and any(is_unit(p) for p in list_rings(entry.get("segmentation"))):
                 self._leave_unit(entry)
                 return None
             rle = make_rle(entry.get("segmentation"), frame, self._unit_polygons)
@@ -333,11 +335,6 @@ class _AnnotationReader:
             yield "coordinates are shares of the picture's size"
         for name in self._shared.left_out.values():
             yield f"the category {printable(name)!r} is the data set's name, with no object, and left out"
-
-
-def _list_polygons(entry: Entry) -> list[list[Any]]:
-    segmentation = entry.get("segmentation")
-    return [p for p in segmentation if isinstance(p, list)] if isinstance(segmentation, list) else []
 
 
 def _are_units(coordinates: Iterable[Iterable[Any]]) -> bool:

@@ -17,7 +17,7 @@ from lavise.configs.errors import UserError
 from lavise.storage.array_types import BoolArray
 from lavise.storage.datasets.readers.coco_file import CocoFile, Entry
 from lavise.storage.datasets.readers.coco_frames import Frame
-from lavise.storage.datasets.readers.coco_masks import MaskError, decode_mask, make_rle
+from lavise.storage.datasets.readers.coco_masks import MaskError, decode_mask, is_run_lengths, make_rle
 
 _LEAST_MARKED = 5
 _HABIT_SHARE = 0.2
@@ -59,8 +59,8 @@ def marks_are_habit(files: Sequence[CocoFile]) -> bool:
     with_mask = [e for _, e in plain if e.get("segmentation")]
     if (
         len(marked) < _LEAST_MARKED
-        or not all(isinstance(e.get("segmentation"), dict) for _, e in marked)
-        or any(isinstance(e["segmentation"], dict) for e in with_mask)
+        or not all(is_run_lengths(e.get("segmentation")) for _, e in marked)
+        or any(is_run_lengths(e["segmentation"]) for e in with_mask)
         or all(_has_coco_id(e) for _, e in marked)
     ):
         return False
@@ -71,7 +71,7 @@ def marks_are_habit(files: Sequence[CocoFile]) -> bool:
         return True
     return (
         len(with_mask) >= _LEAST_POLYGONS
-        and all(len(e["segmentation"]) == 1 for e in with_mask)
+        and all(isinstance(e["segmentation"], list) and len(e["segmentation"]) == 1 for e in with_mask)
         and _all_are_broken(e for _, e in marked)
     )
 

@@ -1,5 +1,8 @@
 """Masks and boxes of single annotations: checked here, before pycocotools sees them.
 
+A polygon is COCO's list of x, y, x, y, ..., or kwcoco's mapping with `exterior` and `interiors`, its holes, as lists of
+[x, y].
+
 Shape legend: H, W pixels of the picture.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,37 @@ class MaskError(ValueError):
     """What is wrong with a mask or a box."""
 
 
+@dataclass(frozen=True)
+class _Polygon:
+    """Corners x, y, x, y, ... of its outline and of its holes."""
+
+    outline: list[float]
+    holes: tuple[list[float], ...] = ()
+
+    @property
+    def rings(self) -> tuple[list[float], ...]:
+        return (self.outline, *self.holes)
+
+
+def is_run_lengths(segmentation: Any) -> bool:
+    """A mapping that is no polygon of kwcoco's."""
+    return isinstance(segmentation, Mapping) and "exterior" not in segmentation
+
+
+def list_rings(segmentation: Any) -> list[list[Any]]:
+    """Coordinates of each outline and hole, as they stand; whatever is none of these is passed over."""
+    found: list[list[Any]] = []
+    for polygon in _list_polygons(segmentation):
+        if isinstance(polygon, list):
+            found.append(polygon)
+        elif isinstance(polygon, Mapping):
+            holes = polygon.get("interiors")
+            rings = [polygon.get("exterior"), *(holes if isinstance(holes, list) else [])]
+            pairs = [r for r in rings if isinstance(r, list) and all(isinstance(p, list) for p in r)]
+            found += [[v for pair in ring for v in pair] for ring in pairs]
+    return found
+
+
 def make_rle(segmentation: Any, frame: Frame, unit: bool = False) -> dict[str, Any] | None:
     """Compressed run lengths on the picture; None where there is no mask at all.
 
@@ -40,17 +75,10 @@ def make_rle(segmentation: Any, frame: Frame, unit: bool = False) -> dict[str, A
     """
     if segmentation is None or (not segmentation and isinstance(segmentation, list | dict | str)):
         return None
-    if isinstance(segmentation, list):
-        polygons = [p for p in (_read_polygon(p) for p in segmentation) if len(p) >= _MIN_NUMBERS]
-        if not polygons:
-            return None
-        if unit:
-            polygons = [[v * frame.labelled[1 - i % 2] for i, v in enumerate(p)] for p in polygons]
-        for polygon in polygons:
-            check_near(polygon, frame.labelled)
-        if not frame.is_same:
-            polygons = [frame.move_points(np.reshape(p, (-1, 2))).ravel().tolist() for p in polygons]
-        return _draw_polygons(polygons, frame.shown)
+    if isinstance(segmentation, list) or (isinstance(segmentation, Mapping) and "exterior" in segmentation):
+        polygons = [_read_polygon(p) for p in _list_polygons(segmentation)]
+        placed = [_place_polygon(p, frame, unit) for p in polygons if len(p.outline) >= _MIN_NUMBERS]
+        return _draw_polygons(placed, frame.shown) if placed else None
     if isinstance(segmentation, Mapping):
         return _move_rle(_check_rle(segmentation), frame)
     raise MaskError(f"segmentation is neither polygons nor run lengths, found {str(segmentation)[:40]!r}")
@@ -137,7 +165,49 @@ def decode_mask(rle: Mapping[str, Any]) -> BoolArray:
     return np.asarray(coco_mask.decode(dict(rle)), dtype=bool)
 
 
-def _read_polygon(polygon: Any) -> list[float]:
+def _list_polygons(segmentation: Any) -> list[Any]:
+    """One polygon of kwcoco's stands by itself."""
+    if isinstance(segmentation, list):
+        return segmentation
+    return [segmentation] if isinstance(segmentation, Mapping) and "exterior" in segmentation else []
+
+
+def _read_polygon(polygon: Any) -> _Polygon:
+    if not isinstance(polygon, Mapping):
+        return _Polygon(_read_ring(polygon))
+    if "exterior" not in polygon:
+        raise MaskError("segmentation has a polygon without exterior; allowed: exterior and interiors")
+    holes = polygon.get("interiors")
+    rings = [_read_pairs(ring) for ring in (polygon["exterior"], *([] if holes is None else _as_list(holes)))]
+    return _Polygon(rings[0], tuple(ring for ring in rings[1:] if len(ring) >= _MIN_NUMBERS))
+
+
+def _as_list(holes: Any) -> list[Any]:
+    if not isinstance(holes, list):
+        raise MaskError("segmentation has interiors that are no list; allowed: a list of holes, each a list of [x, y]")
+    return holes
+
+
+def _read_pairs(ring: Any) -> list[float]:
+    """x, y, x, y, ... of [x, y], [x, y], ..."""
+    if not isinstance(ring, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in ring):
+        raise MaskError(f"segmentation has an outline or a hole {str(ring)[:40]!r}; allowed: a list of [x, y]")
+    return _read_ring([v for pair in ring for v in pair])
+
+
+def _place_polygon(polygon: _Polygon, frame: Frame, unit: bool) -> _Polygon:
+    """On the picture."""
+    rings = list(polygon.rings)
+    if unit:
+        rings = [[v * frame.labelled[1 - i % 2] for i, v in enumerate(p)] for p in rings]
+    for ring in rings:
+        check_near(ring, frame.labelled)
+    if not frame.is_same:
+        rings = [frame.move_points(np.reshape(p, (-1, 2))).ravel().tolist() for p in rings]
+    return _Polygon(rings[0], tuple(rings[1:]))
+
+
+def _read_ring(polygon: Any) -> list[float]:
     """x, y, x, y, ..."""
     try:
         if not isinstance(polygon, list):
@@ -150,10 +220,19 @@ def _read_polygon(polygon: Any) -> list[float]:
     return numbers
 
 
-def _draw_polygons(polygons: Sequence[list[float]], size: Size) -> dict[str, Any]:
+def _draw_polygons(polygons: Sequence[_Polygon], size: Size) -> dict[str, Any]:
     from pycocotools import mask as coco_mask
 
-    rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+    plain = [p.outline for p in polygons if not p.holes]
+    parts = list(coco_mask.frPyObjects(plain, *size)) if plain else []
+    for polygon in polygons:
+        if polygon.holes:
+            outline, holes = (
+                decode_mask(coco_mask.merge(coco_mask.frPyObjects(list(rings), *size)))
+                for rings in ([polygon.outline], polygon.holes)
+            )
+            parts.append(encode_mask(outline & ~holes))
+    rle = coco_mask.merge(parts)
     return {"size": list(rle["size"]), "counts": rle["counts"]}
 
 

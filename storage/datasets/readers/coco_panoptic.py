@@ -101,7 +101,7 @@ def load_coco_panoptic(
     if skipped["crowd"]:
         notes.append(f"{skipped['crowd']:,} segments are crowds and left out; reference.crowds=use reads them")
     left_out = {reason: number for reason, number in skipped.items() if number}
-    return Dataset(name, records, tuple(concepts.values()), left_out, notes=tuple(notes))
+    return Dataset(name, records, tuple(concepts.values()), left_out, notes=tuple(notes), noted=frozenset({"crowd"}))
 
 
 def find_segment_ids(path: Path) -> IntArray:

@@ -100,6 +100,7 @@ def _read_source(number: int, settings: SourceSettings, seed: int) -> Source:
             notes=tuple(f"{name}: {setting.sub(field, note)}" for note in part.notes),
             skipped={f"{name}: {reason}": count for reason, count in part.skipped.items()},
             left_out={f"{name}: {reason}": count for reason, count in part.left_out.items()},
+            noted=frozenset(f"{name}: {reason}" for reason in part.noted),
         )
         for part in (found.train, found.evaluation)
     ]
@@ -141,6 +142,7 @@ def _join(
         {reason: n for part in parts for reason, n in part.skipped.items()},
         {reason: n for part in parts for reason, n in part.left_out.items()},
         tuple(notes),
+        frozenset(reason for part in parts for reason in part.noted),
     )
 
 

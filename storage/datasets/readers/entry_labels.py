@@ -1,7 +1,9 @@
-"""Labels as they lie in the entries of tables and archives: indices or names of classes, and boxes in several forms."""
+"""Labels as they lie in the entries of tables and archives: indices or names of classes, boxes in several forms, and
+masks as in COCO."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +14,9 @@ from typing import Any
 from lavise.configs.container_formats import ObjectSettings
 from lavise.configs.errors import UserError
 from lavise.storage.datasets.base import Annotation
+from lavise.storage.datasets.readers.coco_frames import Frame
+from lavise.storage.datasets.readers.coco_masks import MaskError, is_unit, list_rings, make_rle
+from lavise.storage.state.text import printable
 
 NO_LABEL = "picture without a label"
 EMPTY_BOX = "box without area"
@@ -103,11 +108,17 @@ def read_classes(setting: Sequence[str] | Path | None, otherwise: Sequence[str] 
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text("utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as err:
+        text = path.read_text("utf-8-sig").rstrip()
+        if path.suffix.lower() != ".json":
+            return text.splitlines()
+        names = json.loads(text)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("no list of texts")
+        return names
+    except (OSError, ValueError, RecursionError) as err:
         raise UserError(
             f"reference.classes: cannot read {path} ({err}); allowed: a list of names, or a UTF-8 text file with a "
-            "name per line"
+            "name per line, or a .json file with a list of names"
         ) from None
 
 
@@ -122,23 +133,36 @@ def read_objects(
     place: str,
     skipped: Counter[str],
 ) -> tuple[Annotation, ...]:
-    """Boxes with categories, from a list of mappings or a mapping of lists.
+    """Boxes or masks with categories, from a list of mappings or a mapping of lists.
 
     Args:
-        find_size: (height, width) of the picture; asked for where boxes are shares of it.
+        find_size: (height, width) of the picture; asked for where boxes are shares of it, and for masks.
         place: opens the line of an error.
         skipped: boxes that are left out are counted here.
 
     Raises:
-        UserError: it is neither of both, or a box or category makes no sense.
+        UserError: it is neither of both, or a box, mask or category makes no sense.
         BrokenImageError: from `find_size`.
     """
     found = []
-    for box, category in _pair(value, fields, place):
+    size: tuple[int, int] | None = None
+    for box, category, segmentation in _list_entries(value, fields, place):
         concept = classes.find(category, f"{place}, {fields.category}")
         if concept is None:
             skipped["box without a category"] += 1
             continue
+        if fields.segmentation is not None:
+            size = size or find_size()
+            rle = _read_mask(segmentation, size, f"{place}, {fields.segmentation}")
+            if rle is not None and tuple(rle["size"]) != size:
+                skipped["mask of another size"] += 1
+                continue
+            if rle is not None:
+                found.append(Annotation(concept, rle=rle))
+                continue
+            if box is None:
+                skipped["object without a mask or a box"] += 1
+                continue
         x, y, width, height = _convert(_check_box(box, f"{place}, {fields.box}"), fields.box_format, find_size)
         if width <= 0 or height <= 0:
             skipped[EMPTY_BOX] += 1
@@ -147,25 +171,46 @@ def read_objects(
     return tuple(found)
 
 
-def _pair(value: Any, fields: ObjectSettings, place: str) -> list[tuple[Any, Any]]:
+def _list_entries(value: Any, fields: ObjectSettings, place: str) -> list[tuple[Any, Any, Any]]:
+    """(box, category, mask) of each object; None for what is not there and need not be."""
     if value is None:
         return []
     entries = [value] if isinstance(value, Mapping) else value if isinstance(value, list) else None
     if entries is None or not all(isinstance(entry, Mapping) for entry in entries):
         raise UserError(f"{place}: found {show(value)}; allowed: a list of mappings, or a mapping of lists")
+    needed = {"box": fields.box, "category": fields.category}
+    if fields.segmentation is not None:
+        needed = {"category": fields.category, "segmentation": fields.segmentation}
     for entry in entries:
-        for name in (fields.box, fields.category):
+        for name in needed.values():
             if name not in entry:
                 raise UserError(
                     f"{place}: found no {name!r}; allowed: {', '.join(show(k) for k in list(entry)[:10])}; set "
-                    "reference.object_fields.box and reference.object_fields.category"
+                    + " and ".join(f"reference.object_fields.{setting}" for setting in needed)
                 )
+    names = (fields.box, fields.category, fields.segmentation)
     if not isinstance(value, Mapping):
-        return [(entry[fields.box], entry[fields.category]) for entry in entries]
-    boxes, categories = value[fields.box], value[fields.category]
-    if not isinstance(boxes, list) or not isinstance(categories, list) or len(boxes) != len(categories):
+        return [(entry.get(names[0]), entry[names[1]], entry.get(names[2])) for entry in entries]
+    columns = [value[name] for name in names if name in value]
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         raise UserError(f"{place}: found boxes and categories of other numbers; allowed: lists of one length")
-    return list(zip(boxes, categories, strict=True))
+    nothing = [None] * len(columns[0])
+    box, category, segmentation = (value.get(name, nothing) for name in names)
+    return list(zip(box, category, segmentation, strict=True))
+
+
+def _read_mask(segmentation: Any, size: tuple[int, int], place: str) -> Mapping[str, Any] | None:
+    """Run lengths; None where there is no mask."""
+    if isinstance(segmentation, list) and segmentation and all(isinstance(v, int | float) for v in segmentation):
+        segmentation = [segmentation]  # of a single polygon
+    if isinstance(segmentation, Mapping) and isinstance(counts := segmentation.get("counts"), bytes):
+        segmentation = {**segmentation, "counts": counts.decode("latin-1")}
+    if any(is_unit(ring) for ring in list_rings(segmentation)):
+        raise UserError(f"{place}: found coordinates within the first pixel, as shares are; allowed: pixels")
+    try:
+        return make_rle(segmentation, Frame(size, size))
+    except MaskError as err:
+        raise UserError(f"{place}: {printable(str(err))}; allowed: polygons or run lengths, as in COCO") from None
 
 
 def _check_box(box: Any, place: str) -> Box:

@@ -1,4 +1,5 @@
-"""Pascal VOC: boxes in XML files, segmentations in PNG files, lists of pictures; and XML files beside the pictures.
+"""Pascal VOC: boxes in XML files, segmentations in PNG files, lists of pictures; and XML files beside the pictures,
+where tools also write polygons and turned boxes (voc_outlines.py).
 
 Of a segmentation an object is what has one number in SegmentationObject; its class is the one that most of its pixels
 have in SegmentationClass. Where there is only SegmentationClass, all of a class in a picture is one mask.
@@ -7,7 +8,6 @@ have in SegmentationClass. Where there is only SegmentationClass, all of a class
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +18,11 @@ import numpy as np
 
 from lavise.configs.errors import UserError
 from lavise.configs.reference_formats import PascalVocReference
+from lavise.storage.array_types import DoubleArray
 from lavise.storage.datasets.base import Annotation, ImageRecord, Reference, require_folder, resolve_inside
 from lavise.storage.datasets.formats import Format, register_format
+from lavise.storage.datasets.readers.coco_frames import Frame
+from lavise.storage.datasets.readers.coco_masks import MaskError, decode_mask, make_rle
 from lavise.storage.datasets.readers.label_maps import (
     IntArray,
     LabelPicture,
@@ -28,6 +31,7 @@ from lavise.storage.datasets.readers.label_maps import (
     split_labels,
 )
 from lavise.storage.datasets.readers.layout_files import find_size, list_by_stem, make_record, make_reference, read_text
+from lavise.storage.datasets.readers.voc_outlines import OutlineError, read_polygons, read_turned_box, to_number
 from lavise.storage.datasets.readers.xml_files import Element, XmlError, read_xml
 from lavise.storage.images.images import IMAGE_SUFFIXES, BrokenImageError
 from lavise.storage.images.picture_files import find_pictures
@@ -194,10 +198,18 @@ def _read_item(reader: _Reader, item: _Item) -> ImageRecord | None:
     segmentation = reader.root / "SegmentationClass" / f"{item.name.removeprefix('Annotations/')}.png"
     if masks != "box" and segmentation.is_file():
         return _read_segmentation(reader, item.picture, segmentation, size)
-    if masks == "segmentation" or item.xml is None:
-        reader.skipped["picture without a segmentation" if masks == "segmentation" else _WITHOUT_XML] += 1
+    if masks == "segmentation" and (item.xml is None or not _has_outlines(item.xml)):
+        reader.skipped["picture without a segmentation"] += 1
+        return None
+    if item.xml is None:
+        reader.skipped[_WITHOUT_XML] += 1
         return None
     return _read_boxes(reader, item.picture, item.xml, size)
+
+
+def _has_outlines(xml: Path) -> bool:
+    tree = _read_annotation(xml)
+    return any(tree.find(f"object/{name}") is not None for name in ("polygon", "robndbox"))
 
 
 def _read_segmentation(reader: _Reader, picture: Path, class_file: Path, size: tuple[int, int]) -> ImageRecord | None:
@@ -290,7 +302,7 @@ def _voc_colour(number: int) -> int:
 def _read_boxes(reader: _Reader, picture: Path, xml: Path, size: tuple[int, int]) -> ImageRecord | None:
     """Pairs of a picture's XML file."""
     tree = _read_annotation(xml)
-    said = [_to_number(tree.findtext(f"size/{side}")) for side in ("height", "width")]
+    said = [to_number(tree.findtext(f"size/{side}")) for side in ("height", "width")]
     # Some tools leave the size out, or write 0.
     if all(said) and tuple(said) != size:
         reader.skipped["picture of another size than its XML file says"] += 1
@@ -300,22 +312,74 @@ def _read_boxes(reader: _Reader, picture: Path, xml: Path, size: tuple[int, int]
         if reader.settings.difficult == "skip" and (thing.findtext("difficult") or "").strip() == "1":
             reader.skipped["difficult object"] += 1
             continue
-        _add_box(reader, annotations, thing, size)
+        if (thing.findtext("deleted") or "").strip() == "1":
+            reader.skipped["object that is marked as deleted"] += 1
+            continue
+        _add_object(reader, annotations, thing, size, xml)
         for part in thing.findall("part"):
             if reader.settings.parts == "skip":
                 reader.skipped["part of an object"] += 1
             else:
-                _add_box(reader, annotations, part, size)
+                _add_object(reader, annotations, part, size, xml)
     return make_record(reader.root, picture, annotations)
 
 
-def _add_box(reader: _Reader, annotations: list[Annotation], thing: Element, size: tuple[int, int]) -> None:
+def _add_object(
+    reader: _Reader, annotations: list[Annotation], thing: Element, size: tuple[int, int], xml: Path
+) -> None:
+    """Its outline or its box, as the settings ask."""
     name = (thing.findtext("name") or "").strip()
-    corners = [_to_number(thing.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
     if not name:
         reader.skipped["object without a name"] += 1
         return
-    left, top, right, bottom = corners
+    outlines = _read_outlines(reader, thing, xml)
+    masks = reader.settings.masks
+    if masks == "segmentation" and not outlines:
+        reader.skipped["object without an outline"] += 1
+    elif outlines and (masks != "box" or thing.find("bndbox") is None):
+        _add_outlines(reader, annotations, name, outlines, size)
+    else:
+        _add_box(reader, annotations, name, thing, size)
+
+
+def _read_outlines(reader: _Reader, thing: Element, xml: Path) -> list[DoubleArray]:
+    """Corners in pixels from 0 of its turned box or, else, its polygons."""
+    try:
+        turned = read_turned_box(thing)
+    except OutlineError as err:
+        raise UserError(f"{xml}: {err}") from None
+    if turned is not None:
+        return [turned]
+    try:
+        polygons = read_polygons(thing)
+    except OutlineError:
+        reader.skipped["polygon in a form that is not read (the box counts)"] += 1
+        return []
+    if polygons:
+        reader.num_at_zero += min(float(corners.min()) for corners in polygons) < 1
+    return [corners - 1 for corners in polygons] if reader.settings.coordinates == "voc" else polygons
+
+
+def _add_outlines(
+    reader: _Reader, annotations: list[Annotation], name: str, outlines: list[DoubleArray], size: tuple[int, int]
+) -> None:
+    try:
+        rle = make_rle([corners.ravel().tolist() for corners in outlines], Frame(size, size))
+    except MaskError:
+        reader.skipped["outline far outside its picture"] += 1
+        return
+    if rle is None or not (mask_HW := decode_mask(rle)).any():
+        reader.skipped["outline without a pixel"] += 1
+    elif reader.settings.masks == "box":
+        rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+        left, top, right, bottom = (float(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        annotations.append(Annotation(name, boxes=((left, top, right - left, bottom - top),)))
+    else:
+        annotations.append(Annotation(name, rle=rle))
+
+
+def _add_box(reader: _Reader, annotations: list[Annotation], name: str, thing: Element, size: tuple[int, int]) -> None:
+    left, top, right, bottom = (to_number(thing.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
     if left is None or top is None or right is None or bottom is None:
         reader.skipped["object without a box"] += 1
         return
@@ -338,15 +402,6 @@ def _read_annotation(path: Path) -> Element:
     if tree.tag != "annotation":
         raise UserError(f"{path}: found <{tree.tag}>; allowed: an XML file of Pascal VOC, which begins <annotation>")
     return tree
-
-
-def _to_number(text: str | None) -> float | None:
-    """None where it is none, or not finite."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 register_format("pascal_voc", Format(load_pascal_voc))

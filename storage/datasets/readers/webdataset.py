@@ -20,6 +20,7 @@ from lavise.configs.errors import UserError
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, require_folder, split_by_image
 from lavise.storage.datasets.formats import Format, TargetFormat, register_format, register_target_format
 from lavise.storage.datasets.readers.entry_labels import NO_LABEL, Classes, read_classes, read_objects, show
+from lavise.storage.datasets.readers.index_masks import read_index_masks
 from lavise.storage.datasets.readers.name_patterns import find_files, list_missing
 from lavise.storage.images.images import BrokenImageError, read_size
 from lavise.storage.images.inner_files import TarMember
@@ -50,6 +51,8 @@ def load_webdataset_reference(settings: WebDatasetReference, seed: int) -> Refer
     """
     root = require_folder(settings.root, "reference.root")
     classes = read_classes(settings.classes)
+    if classes.names is None and _find_kind(settings) == "png":
+        raise UserError("reference.classes: missing; a mask needs the names of its values; give a list or a text file")
     shards = find_files(root, settings.shards, "reference.shards")
     if settings.evaluation_shards is None:
         train, skipped = _read_records(root, shards, settings, classes, "reference.shards")
@@ -67,7 +70,10 @@ def load_webdataset_reference(settings: WebDatasetReference, seed: int) -> Refer
         ]
     annotations = [a for records, _ in parts for r in records for a in r.annotations]
     if not annotations:
-        raise UserError(f"reference.labels: no picture of {root} has a label .{settings.labels}; set reference.labels")
+        left_out = ", ".join(f"{n} {reason}" for reason, n in sorted((parts[0][1] + parts[1][1]).items()))
+        raise UserError(
+            f"reference.labels: no picture of {root} has a label .{settings.labels} ({left_out}); set reference.labels"
+        )
     concepts = classes.list_concepts(annotations)
     names = (f"{root.name}/train", f"{root.name}/evaluation")
     return Reference(*(Dataset(n, tuple(r), concepts, dict(s)) for n, (r, s) in zip(names, parts, strict=True)))
@@ -228,8 +234,14 @@ def _read_labels(
     if labels is None:
         return ()
     place = f"{place}, .{settings.labels}"
+    kind = _find_kind(settings)
+    if kind == "png":
+        try:
+            return read_index_masks(labels, classes, settings.mask_ignored, place)
+        except BrokenImageError:
+            skipped["mask that cannot be read"] += 1
+            return ()
     text = _read_text(labels, place)
-    kind = settings.labels.rpartition(".")[2]
     if kind == "txt":
         return classes.find_all(text, place)
     if kind == "cls":
@@ -252,6 +264,11 @@ def _read_labels(
     except BrokenImageError:
         skipped["boxes of a picture that cannot be read"] += 1
         return ()
+
+
+def _find_kind(settings: WebDatasetReference) -> str:
+    """cls, txt, json or png."""
+    return settings.labels.rpartition(".")[2]
 
 
 def _read_text(labels: TarMember, place: str) -> str:

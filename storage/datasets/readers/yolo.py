@@ -1,15 +1,17 @@
 """YOLO: a text file for each picture with a row for each object, all of it as shares of the picture's sides.
 
 A row is a class and a box (middle, width, height), or a class and the corners of a polygon, of which four are an
-oriented box. Where data.yaml says that there are keypoints, they stand behind the box and are left out.
+oriented box. Where data.yaml says that there are keypoints, they stand behind the box and are left out. Predictions may
+have their confidence, and the number of a track, at the end of each row.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -52,11 +54,30 @@ class _Data:
     num_keypoint_values: int = 0
 
 
+class _Extra(Enum):
+    """What stands behind the object in every row."""
+
+    NOTHING = "nothing"
+    CONFIDENCE = "a confidence"
+    TRACK = "the number of a track"
+    BOTH = "a confidence and the number of a track"
+
+    @property
+    def has_track(self) -> bool:
+        return self in (_Extra.TRACK, _Extra.BOTH)
+
+    @property
+    def length(self) -> int:
+        return {_Extra.NOTHING: 0, _Extra.BOTH: 2}.get(self, 1)
+
+
 @dataclass
 class _Reader:
     root: Path
     settings: YoloReference
     data: _Data
+    extra: _Extra = _Extra.NOTHING
+    num_rows: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -78,11 +99,16 @@ def load_yolo(settings: YoloReference, seed: int) -> Reference:
             "others like it; allowed: labels in place of the folder images, or beside the pictures"
         )
     reader.skipped.update(_count_strays(pictures, labels))
+    reader.extra = _find_extra(labels.values(), reader.data.num_keypoint_values)
     records: dict[str, list[ImageRecord]] = {}
     for name, paths in parts.items():
         taken = sorted(paths, key=lambda p: p.relative_to(root).as_posix())[: settings.max_images]
         records[name] = [make_record(root, path, _read_labels(reader, path, labels[path])) for path in taken]
-    return make_reference(root, records, reader.skipped, settings.evaluation_share, seed)
+    found = make_reference(root, records, reader.skipped, settings.evaluation_share, seed)
+    if reader.extra is _Extra.NOTHING:
+        return found
+    note = f"all {reader.num_rows:,} rows end with {reader.extra.value}, as of predictions; all are taken"
+    return replace(found, train=replace(found.train, notes=(note,)))
 
 
 def _read_data(root: Path, settings: YoloReference) -> _Data:
@@ -279,6 +305,41 @@ def _count_strays(pictures: set[Path], labels: Mapping[Path, Path]) -> Counter[s
     return Counter({"file of labels without a picture": number} if number else {})
 
 
+def _find_extra(paths: Iterable[Path], num_keypoint_values: int) -> _Extra:
+    """What stands behind the object in every row of all files, as in predictions: its confidence, its track, or both.
+
+    A row has an odd number of them more than an object takes, or its last is the number of a track, which is no share.
+    A polygon that lost a number stands among rows that did not.
+    """
+    fitting = [extra for extra in _Extra if extra.length]
+    past_first_track = False
+    for path in paths:
+        rows = [line.split() for line in read_text(path).splitlines()] if path.is_file() else []
+        for row in filter(None, rows):
+            fitting = [extra for extra in fitting if _may_end_with(extra, row, num_keypoint_values)]
+            if not fitting:
+                return _Extra.NOTHING
+            past_first_track = past_first_track or float(row[-1]) > 1
+    if not past_first_track:  # 1 may be a confidence or a share, too
+        fitting = [extra for extra in fitting if extra is _Extra.CONFIDENCE]
+    return fitting[0] if fitting else _Extra.NOTHING
+
+
+def _may_end_with(extra: _Extra, row: Sequence[str], num_keypoint_values: int) -> bool:
+    number = len(row) - 1 - extra.length
+    if number != 4 + num_keypoint_values if num_keypoint_values else number < 4 or number % 2:
+        return False
+    try:
+        last = [float(text) for text in row[-extra.length :]]
+    except ValueError:
+        return False
+    if extra.has_track:
+        track = last.pop()
+        if track < 1 or track % 1:
+            return False
+    return all(0 <= confidence <= 1 for confidence in last)
+
+
 def _read_labels(reader: _Reader, picture: Path, path: Path) -> list[Annotation]:
     """Pairs of a picture; none where it has no file of labels."""
     if not path.is_file():
@@ -298,6 +359,8 @@ def _read_labels(reader: _Reader, picture: Path, path: Path) -> list[Annotation]
         seen.add(tuple(row))
         where = f"{path}: line {number}"
         concept, values = _read_row(reader.data, where, row)
+        reader.num_rows += 1
+        values = values[: len(values) - reader.extra.length]
         if len(values) == 4 + reader.data.num_keypoint_values and reader.data.num_keypoint_values:
             reader.skipped["keypoints of an object (its box is taken)"] += 1
             values = values[:4]
@@ -351,7 +414,8 @@ def _to_annotation(
     else:
         raise UserError(
             f"{where}: found {len(values)} numbers behind the class; allowed: 4 (a box), 6 or more in pairs (a "
-            "polygon); keypoints behind a box need kpt_shape in data.yaml"
+            "polygon); keypoints behind a box need kpt_shape in data.yaml; what predictions have behind "
+            "it has to end every row of the data set"
         )
     if is_outside:
         reader.skipped["object outside its picture (numbers are not shares of 0 to 1)"] += 1

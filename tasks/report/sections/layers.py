@@ -6,7 +6,10 @@ import json
 from dataclasses import dataclass
 
 from lavise.storage.state import file_names
-from lavise.tasks.report.filter_entries import LayerTables
+from lavise.tasks.classifier import ablation
+from lavise.tasks.evaluation import layer_panel
+from lavise.tasks.report.filter_entries import LayerPart, LayerTables
+from lavise.tasks.report.verdict import describe_trust
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class LayerCard:
         num_never: above their threshold on no picture; num_saturated: at their clip.
         advice: what would help where few are explained.
         num_supervised, num_held_out: categories of the explainer.
+        verdict: how right the words are, and how far the network's own answers hold here.
     """
 
     name: str
@@ -32,6 +36,7 @@ class LayerCard:
     advice: str
     num_supervised: int
     num_held_out: int
+    verdict: tuple[str, ...] = ()
 
 
 def describe_layer(tables: LayerTables) -> LayerCard:
@@ -52,4 +57,15 @@ def describe_layer(tables: LayerTables) -> LayerCard:
         advice=part.advice,
         num_supervised=len(facts["supervised"]),
         num_held_out=len(facts["held_out"]),
+        verdict=tuple(_list_verdict(part)),
     )
+
+
+def _list_verdict(part: LayerPart) -> list[str]:
+    causes = part.analyses.get(ablation.STAGE.name)
+    facts = json.loads((causes / ablation.SUMMARY_FILE).read_text("utf-8")) if causes else {}
+    accuracy = facts.get("accuracy")
+    measured = {"panel": layer_panel.load_panel(part.panel)["rows"], "causes": {}}
+    if accuracy:
+        measured["causes"] = {"accuracy": accuracy["before"]}
+    return describe_trust(measured)

@@ -270,7 +270,7 @@ const close = () => {
   hide();
   if (placeOf(location.hash) < 0) return;
   if (cameFromPage) history.back();
-  else record("replaceState", null, location.pathname + location.search);
+  else record("replaceState", null, describeView() || location.pathname + location.search);
 };
 const step = (by) => {
   const order = shown.includes(current) ? shown : filters.map((_, place) => place);
@@ -279,21 +279,24 @@ const step = (by) => {
 };
 addButton("\u2190", "Previous filter (left arrow or k)", () => step(-1));
 addButton("\u2192", "Next filter (right arrow or j)", () => step(1));
-const copy = addButton("Copy link", "Copy the address of this filter", async () => {
-  const address = location.href.split("#")[0] + anchorOf(filters[current]);
+// To the clipboard, or into a field to copy from where a page may not write there.
+const offerAddress = async (button, anchor, put) => {
+  const address = location.href.split("#")[0] + anchor;
+  const label = button.textContent;
   try {
     await navigator.clipboard.writeText(address);
-    copy.textContent = "Copied";
+    button.textContent = "Copied";
   } catch {
     const field = make("input");
     field.readOnly = true;
     field.value = address;
-    field.setAttribute("aria-label", "Address of this filter");
-    body.prepend(field);
+    field.setAttribute("aria-label", "Address to copy");
+    put(field);
     field.select();
   }
-  setTimeout(() => { copy.textContent = "Copy link"; }, 1500);
-});
+  setTimeout(() => { button.textContent = label; }, 1500);
+};
+const copy = addButton("Copy link", "Copy the address of this filter", () => offerAddress(copy, anchorOf(filters[current]), (field) => body.prepend(field)));
 addButton("\u00d7", "Close (Escape)", close).classList.add("close");
 
 dialog.addEventListener("cancel", (event) => {

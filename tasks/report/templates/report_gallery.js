@@ -3,6 +3,15 @@
 const controls = ["query", "sort", "show", "layer"].map(byId).filter(Boolean);
 const cards = byId("cards");
 const texts = filters.map((filter) => filter.w.map((word) => word[0].toLowerCase()));
+// What is searched: parts of words, and in quotes whole words.
+const terms = () => [...byId("query").value.toLowerCase().matchAll(/"([^"]+)"|\S+/g)].map(([text, whole]) => ({ text: whole ?? text, isWhole: whole !== undefined }));
+const fits = (word, { text, isWhole }) => (isWhole ? word === text : word.includes(text));
+// Every term has to be found, in whatever order: in a word, as the filter's number, or in its layer's name.
+const isTermFound = (place, term) => {
+  if (/^\d+$/.test(term.text)) return String(filters[place].f) === term.text || texts[place].includes(term.text);
+  return texts[place].some((word) => fits(word, term)) || (data.layers.length > 1 && fits(layerOf(filters[place]).toLowerCase(), term));
+};
+const isFound = (place, wanted) => wanted.every((term) => isTermFound(place, term));
 const firstWord = (filter) => (!filter.r && filter.w.length ? filter.w[0][0] : "\uffff");
 const byPlace = (a, b) => filters[a].l - filters[b].l || filters[a].f - filters[b].f;
 const falling = (key) => (a, b) => (filters[b][key] ?? -Infinity) - (filters[a][key] ?? -Infinity) || byPlace(a, b);
@@ -54,10 +63,10 @@ const drawCard = (place) => {
     head.append(confidence);
   }
   card.append(head);
-  const query = byId("query").value.trim().toLowerCase();
+  const wanted = terms();
   const list = make("ul", undefined, "chips");
   filter.w.forEach((word, i) => {
-    const isMatch = Boolean(query) && texts[place][i].includes(query);
+    const isMatch = wanted.some((term) => fits(texts[place][i], term));
     if ((i < CARD_WORDS && (filter.r ? !filter.g : word[4])) || isMatch) list.append(drawChip(word, isMatch));
   });
   card.append(list);
@@ -88,12 +97,11 @@ const drawMore = (upTo) => {
 };
 const update = () => {
   const value = Object.fromEntries(controls.map((control) => [control.id, control.value]));
-  const query = value.query.trim().toLowerCase();
+  const wanted = terms();
   const isOfLayer = (filter) => !value.layer || filter.l === Number(value.layer);
-  const isFound = (place) => !query || String(filters[place].f) === query || texts[place].some((word) => word.includes(query));
   shown = [];
   filters.forEach((filter, place) => {
-    if (kinds[value.show](filter) && isOfLayer(filter) && isFound(place)) shown.push(place);
+    if (kinds[value.show](filter) && isOfLayer(filter) && isFound(place, wanted)) shown.push(place);
   });
   shown.sort(orders[value.sort]);
   cards.replaceChildren();
@@ -107,6 +115,64 @@ const update = () => {
       ? `Printed: the first ${MOST_PRINTED} of ${number.format(shown.length)} filters shown.`
       : `Printed: all ${number.format(shown.length)} filters shown.`;
 };
+
+// ---- the view: what is searched, sorted and shown, in the address, so that it can be sent
+
+const VIEW = "#view?";
+const describeView = () => {
+  const view = new URLSearchParams();
+  for (const control of controls) if (control.value && control.value !== (control.options ? control.options[0].value : "")) view.set(control.id, control.value);
+  return String(view) && VIEW + view;
+};
+const readView = (hash) => {
+  if (!hash.startsWith(VIEW)) return false;
+  const view = new URLSearchParams(hash.slice(VIEW.length));
+  for (const control of controls) {
+    const wanted = view.get(control.id) ?? (control.options ? control.options[0].value : "");
+    if (!control.options || [...control.options].some((option) => option.value === wanted)) control.value = wanted;
+  }
+  return true;
+};
+const changed = () => {
+  update();
+  record("replaceState", null, describeView() || location.pathname + location.search);
+};
+
+// ---- the index: which words there are, and of how many filters each is the first
+
+const MOST_WORDS = 40;
+const countWords = () => {
+  const counts = new Map();
+  for (const filter of filters) if (!filter.r && filter.w.length) counts.set(filter.w[0][0], (counts.get(filter.w[0][0]) ?? 0) + 1);
+  return [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0]));
+};
+const drawIndex = (counts, most) => {
+  const list = byId("words").querySelector("ul");
+  list.replaceChildren(...counts.slice(0, most).map(([word, count]) => {
+    const item = make("li");
+    const button = make("button", undefined, "chip");
+    button.type = "button";
+    button.append(fromData("span", word), make("small", number.format(count)));
+    button.addEventListener("click", () => {
+      byId("controls").reset();
+      byId("query").value = word.includes('"') ? word : `"${word}"`;
+      byId("show").value = "explained";
+      changed();
+      byId("controls").scrollIntoView({ block: "nearest" });
+    });
+    item.append(button);
+    return item;
+  }));
+};
+const allWords = countWords();
+byId("words").hidden = !allWords.length;
+byId("all-words").hidden = allWords.length <= MOST_WORDS;
+byId("all-words").textContent = `all ${number.format(allWords.length)} words`;
+byId("all-words").addEventListener("click", () => {
+  drawIndex(allWords, allWords.length);
+  byId("all-words").hidden = true;
+});
+drawIndex(allWords, MOST_WORDS);
 
 // ---- downloads: the filters as they are shown
 

@@ -21,11 +21,12 @@ byId("print").addEventListener("click", async () => {
 // ---- start
 
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
-for (const control of controls) control.addEventListener("input", update);
+for (const control of controls) control.addEventListener("input", changed);
 byId("reset").addEventListener("click", () => {
   byId("controls").reset();
-  update();
+  changed();
 });
+byId("link").addEventListener("click", () => offerAddress(byId("link"), describeView() || "#filters", (field) => byId("controls").append(field)));
 for (const [key, id] of [["j", "recall"], ["d", "f1"]]) {
   const option = byId("sort").querySelector(`[value=${id}]`);
   if (filters.some((filter) => filter[key] !== null)) option.hidden = false;
@@ -39,5 +40,11 @@ const late = new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" });
 for (const holder of document.querySelectorAll("[data-picture]")) late.observe(holder);
 sheet.tabIndex = -1;
+readView(location.hash);
 update();
 route();
+window.addEventListener("hashchange", () => {
+  const before = describeView();
+  // Closing a filter leads back to the same view, which stays as it is.
+  if (readView(location.hash) && describeView() !== before) update();
+});

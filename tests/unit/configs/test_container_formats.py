@@ -20,7 +20,7 @@ def set_reference(text: str) -> str:
     [
         ("kind: webdataset, root: r, shards: ../*.tar", "reference.shards: must be names below root, found '../*.tar'"),
         ("kind: webdataset, root: r, shards: /a.tar", "reference.shards: must be names below root, found '/a.tar'"),
-        ("kind: webdataset, root: r, labels: jpg", "reference: labels must end in cls, txt or json, found 'jpg'"),
+        ("kind: webdataset, root: r, labels: jpg", "reference: labels must end in cls, txt, json or png, found 'jpg'"),
         (
             "kind: webdataset, root: r, json_objects: o",
             "reference: json_objects needs labels that end in json, found 'cls'",

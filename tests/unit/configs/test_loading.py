@@ -139,9 +139,9 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
 def test_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     text = MINIMAL.replace("reference: {kind: openmoji}", "reference: {kind: cocoo}")
     assert fault_lines(tmp_path, text) == [
-        "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'visual_genome', 'image_folder', "
-        "'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface', "
-        "'openmoji', 'patterns', 'combined'"
+        "reference.kind: found 'cocoo'; allowed: 'coco', 'coco_panoptic', 'coco_stuff_maps', 'visual_genome', "
+        "'image_folder', 'csv_labels', 'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', "
+        "'huggingface', 'openmoji', 'patterns', 'combined'"
     ]
 
 
@@ -157,7 +157,7 @@ COMBINED = MINIMAL.replace(
         ("root: b", "rot: b", "reference.sources.1.root: missing; give a value, in the file or with --set "
          "reference.sources.1.root=..."),
         ("kind: coco,", "kind: combined,", "reference.sources.0.kind: found 'combined'; allowed: 'coco', "
-         "'coco_panoptic', 'visual_genome', 'image_folder', 'csv_labels', "
+         "'coco_panoptic', 'coco_stuff_maps', 'visual_genome', 'image_folder', 'csv_labels', "
             "'pascal_voc', 'yolo', 'open_images', 'ade20k', 'broden', 'webdataset', 'huggingface'"),
         ("{kind: coco, root: a}, ", "", "reference.sources: found [{'kind': 'image_folder', 'root': 'b'}]; allowed: "
          "tuple should have at least 2 items after validation, not 1"),

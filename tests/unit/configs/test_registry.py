@@ -86,3 +86,13 @@ def test_known_names_are_checked_without_heavy_imports() -> None:
 def test_a_form_offers_the_names_of_this_version() -> None:
     schema = TrainSettings.model_json_schema()["properties"]["objective"]
     assert (schema["enum"], schema["type"]) == (["hinge", "cosine", "softmax"], "string")
+
+
+def test_a_revision_is_stated_where_the_name_is_used_and_nowhere_else() -> None:
+    registry: Registry[int] = Registry("a.setting", (), ("old", "mended"), revisions={"mended": 2})
+    assert registry.describe_code("old") == {}
+    assert registry.describe_code("old", "mended") == {"code of a.setting": {"mended": "2"}}
+    registry.register("mended")(1)
+    assert registry.describe_code("mended") == {"code of a.setting": {"mended": "2"}}
+    assert ATTENTION.describe_code("filter_attention", "original") == {}
+    assert ATTENTION.describe_code("image_masking") == {"code of explain.method": {"image_masking": "2"}}

@@ -130,6 +130,8 @@ def test_deep_link_opens_when_the_page_loads(browser: Any, address: str) -> None
 
 def test_back_and_closing_leave_the_address_as_it_was(page: Watched, address: str) -> None:
     page.select_option("#sort", "filter")
+    view = f"{address}#view?sort=filter"
+    assert page.url == view
     page.locator("#cards a.open").nth(1).click()
     wait_opened(page, "Filter 1")
     assert page.url == address + ANCHOR + "1"
@@ -138,12 +140,67 @@ def test_back_and_closing_leave_the_address_as_it_was(page: Watched, address: st
     assert page.url.endswith("-2")
     page.go_back()
     page.wait_for_selector("dialog[open]", state="detached")
-    assert page.url == address
+    assert page.url == view
     page.locator("#cards a.open").nth(1).click()
     wait_opened(page, "Filter 1")
     page.get_by_label("Close").click()
     page.wait_for_selector("dialog[open]", state="detached")
-    page.wait_for_url(address)
+    page.wait_for_url(view)
+    page.click("#reset", force=True) if page.is_visible("#reset") else page.select_option("#sort", "confidence")
+    assert page.url == address
+
+
+def test_a_view_can_be_sent(browser: Any, page: Watched, address: str) -> None:
+    page.fill("#query", 'kettle "dog"')
+    page.select_option("#show", "explained")
+    page.select_option("#layer", "1")
+    found, url = page.numbers(), page.url
+    assert "#view?" in url
+    for other in open_context(browser):
+        other.goto(url)
+        assert other.input_value("#query") == 'kettle "dog"'
+        assert other.numbers() == found
+        assert [other.input_value(f"#{name}") for name in ("sort", "show", "layer")] == ["confidence", "explained", "1"]
+        other.goto(address + "#view?sort=nonsense&layer=7&query=%3Cb%3E")
+        other.wait_until("document.querySelector('#query').value === '<b>'")
+        assert other.input_value("#sort") == "confidence"
+
+
+def test_the_link_to_the_view_is_offered(page: Watched) -> None:
+    page.fill("#query", "dog")
+    page.click("#link")
+    page.wait_until(
+        "document.querySelector('#link').textContent === 'Copied' "
+        "|| document.querySelector('[aria-label=\"Address to copy\"]')?.value.endsWith('#view?query=dog')"
+    )
+
+
+def test_several_words_in_any_order(page: Watched) -> None:
+    page.fill("#query", "dog window")
+    both = page.numbers()
+    assert both
+    for card in page.locator("#cards .card").all():
+        said = (card.text_content() or "").lower()
+        assert "dog" in said
+        assert "window" in said
+    page.fill("#query", "window dog")
+    assert page.numbers() == both
+    page.fill("#query", "body.1 1")
+    assert page.numbers() == [1]
+    page.fill("#query", '"wind"')
+    assert page.count() == 0
+
+
+def test_the_index_of_words(page: Watched) -> None:
+    entries = json.loads(page.evaluate("document.getElementById('data').textContent"))["filters"]
+    firsts = [e["w"][0][0] for e in entries if not e["r"] and e["w"]]
+    labels = page.locator("#words .chip").all_text_contents()
+    assert sorted(labels) == sorted(f"{word}{firsts.count(word)}" for word in set(firsts))
+    page.locator("#words .chip", has_text="sea").first.click()
+    assert page.input_value("#query") == '"sea"'
+    expected = [e["f"] for e in entries if not e["r"] and any(w[0] == "sea" for w in e["w"])]
+    assert sorted(page.numbers()) == sorted(expected)[: len(page.numbers())]
+    assert page.count() == len(expected)
 
 
 def test_keyboard(page: Watched) -> None:

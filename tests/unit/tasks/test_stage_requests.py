@@ -295,6 +295,7 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
             **EvaluateSettings().model_dump(mode="json", exclude={"panel_at", "baselines", "baseline_images"}),
             "top_images": 25,
             "concept_counts": digest_of({"cat": 1, "dog": 2}),
+            "code of explain.method": {"image_masking": "2"},
             **ARITHMETIC,
         },
         {"activations": "a", "thresholds": "t", "overlaps": "o", "explainer": "e", "vocabulary": "vocabulary"},

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,10 @@ from lavise.storage.tracking import MlflowTracker
 from tests.unit.flows.helpers import UNKNOWN_RUN, make_config, make_tracker, write_run_folder
 from tests.unit.tasks.helpers import write_image
 
-COMMANDS = ("run", "demo", "bias", "layers", "presets", "up", "reaudit", "diff", "gate", "rerun", "doctor", "gc")
+COMMANDS = (
+    *("run", "demo", "bias", "layers", "presets", "init", "config", "runs", "open", "up"),
+    *("reaudit", "diff", "gate", "rerun", "doctor", "gc"),
+)
 UNTRACKED = ("--set", "tracking.enabled=false")
 # Arguments, and a part of the answer; how click words its own is not tested.
 MISTAKES = [
@@ -37,6 +41,12 @@ MISTAKES = [
     (["bias", "demo", "--groups", "folder", "--images", "test"], "--images"),
     (["layers", "tests.unit.tasks.helpers:NoNetwork"], "NoNetwork"),
     (["layers", "other.yaml"], "cannot read 'other.yaml'"),
+    (["init", "none"], "folder: found 'none', which is no folder"),
+    (["config", "trian"], "key: found 'trian'; allowed: a section (model, reference"),
+    (["runs", "--limit", "-1"], "--limit"),
+    (["open"], "found 'latest', but there is no audit in"),
+    (["open", "abcd"], "run: found 'abcd'; none in"),
+    (["gate", "abcd", "--policy", "default"], "run: found 'abcd'; none in"),
     (["up", "--prefect-port", "0"], "--prefect-port"),
     (["up", "--watch", ".", "--every", "1"], "--every"),
     (["reaudit", "demo"], "--folder, --model, --source: give one of them"),
@@ -100,7 +110,64 @@ def test_each_argument_and_option_is_explained(command: str) -> None:
 
 def test_json_is_offered_by_whatever_answers_a_question() -> None:
     offering = {command for command in COMMANDS if "--json" in invoke(command, "--help").stdout}
-    assert offering == set(COMMANDS) - {"presets", "up"}
+    assert offering == set(COMMANDS) - {"presets", "init", "open", "up"}
+
+
+def test_no_summary_is_cut() -> None:
+    assert "..." not in invoke("--help").stdout.partition("Commands:")[2]
+
+
+def test_the_version() -> None:
+    done = invoke("--version")
+    assert (done.exit_code, done.stdout) == (0, f"lavise {metadata.version('lavise')}\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("run de", "demo"), ("config train.obj", "train.objective"), ("open la", "latest")]
+)
+def test_the_shell_completes(typed: str, offered: str) -> None:
+    """As bash asks: through the environment."""
+    words = ["lavise", *typed.split()]
+    asked = {"_LAVISE_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    script = Path(sys.executable).with_name("lavise")
+    done = subprocess.run([script], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert offered in done.stdout.split()
+
+
+# Looking things up
+
+
+def test_a_setting_is_explained() -> None:
+    said = " ".join(invoke("config", "train.objective").stdout.split())
+    assert "cross entropy over the vocabulary" in said
+    assert 'default "softmax" allowed hinge, cosine, softmax set it --set train.objective=softmax' in said
+
+
+def test_sections_are_listed() -> None:
+    said = invoke("config").stdout
+    assert "openmoji" in said
+    assert "From filters to words." in said
+    every = json.loads(invoke("config", "--json").stdout)["sections"]
+    assert len(every) > 30
+
+
+def test_audits_are_listed_and_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run_folder(tmp_path / "state" / "runs" / UNKNOWN_RUN, make_config(tmp_path))
+    assert f"{UNKNOWN_RUN[:8]}" in invoke("runs").stdout
+    assert json.loads(invoke("runs", "--json").stdout)["runs"][0]["run_id"] == UNKNOWN_RUN
+    assert "has no report.html" in invoke("open").stderr
+    page = folder / "report.html"
+    page.write_text("<p>", "utf-8")
+    shown = invoke("open", UNKNOWN_RUN[:6], "--path")
+    assert (shown.exit_code, shown.stdout) == (0, f"{page}\n")
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', "utf-8")
+    browser.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "lavise", "open"], env={**os.environ, "BROWSER": f"{browser} %s"}, check=True
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "opened").read_text("utf-8").strip() == page.as_uri()
 
 
 # The user's mistakes

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
+import pytest
 from rich.console import Console
 from rich.text import Text
 
-from lavise.flows.command_line.tables import _analyses_tables
+from lavise.flows.command_line.tables import _analyses_tables, show_result
 from lavise.flows.shared.console import escape
+from lavise.flows.shared.results import RunResult, StageFacts
+from tests.unit.flows.helpers import make_config, write_run_folder
 
 
 def test_names_are_neither_markup_nor_escape_sequences() -> None:
@@ -85,3 +88,26 @@ def test_classes_and_causes_are_shown(tmp_path: Path) -> None:
 
 def test_nothing_that_was_not_asked_for_is_shown(tmp_path: Path) -> None:
     assert list(_analyses_tables(tmp_path)) == []
+
+
+def show_run(folder: Path, capsys: pytest.CaptureFixture[str], everything: bool) -> str:
+    stages: dict[str, StageFacts] = {
+        "extract train": {"digest": "a" * 64, "cached": False, "seconds": 31.7},
+        "scenes": {"digest": "b" * 64, "cached": True, "seconds": 0.0},
+    }
+    show_result(RunResult("0" * 32, None, folder, {}, stages, 3177), everything)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_verdict_stands_first_and_paths_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"tail": ["dog", "dog", None, "[red]cat"]}
+    folder = write_run_folder(tmp_path / "run", make_config(tmp_path), words)
+    said = show_run(folder, capsys, everything=False)
+    assert said.startswith("tail: 3 of 4 filters explained (75%).")
+    assert "2 words, each with its most confident filter" in said
+    assert "dog 2 0" in said
+    assert "[red]cat" in said
+    assert "2 stages in 32 s, 1 of them known from before, 3,177 pictures decoded; the longest: extract" in said
+    assert "aaaaaaaaaaaa" not in said
+    assert said.index("report") < said.index("run 0")
+    assert "aaaaaaaaaaaa" in show_run(folder, capsys, everything=True)

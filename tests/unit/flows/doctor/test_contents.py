@@ -228,3 +228,31 @@ def test_masks_and_hostile_names_on_the_sheet(tmp_path: Path) -> None:
     assert seen[middle, 8 + 30].tolist() == [158, 66, 88]  # 0.55 of 100 and 0.45 of (230, 25, 75), rounded down
     assert seen[middle, 8 + 190].tolist() == [100, 100, 100]
     assert seen[middle, 8 + 248 + 120].tolist() == [200, 200, 200]
+
+
+def test_crowds_are_named_once(tmp_path: Path) -> None:
+    make_folders(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "ref" / "class_2").iterdir())
+    entries = [
+        {"id": n, "image_id": n // 2, "category_id": 1, "bbox": [n, 1, 9, 9], "iscrowd": int(n == 3), "area": 81}
+        for n in range(2 * len(names))
+    ]
+    content = {
+        "images": [{"id": i, "file_name": name, "width": 60, "height": 40} for i, name in enumerate(names)],
+        "annotations": [*entries, {**entries[0], "id": 99, "bbox": [0, 0, 0, 4]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    reference = CocoReference(
+        kind="coco",
+        root=tmp_path,
+        train_images="ref/class_2",
+        train_annotations="labels.json",
+        evaluation_annotations=None,
+    )
+    config = config_of(tmp_path).model_copy(update={"reference": reference})
+    notes = [c.found for c in run_check("c", partial(check_contents, config)) if c.name == "reference notes"]
+    assert [note for note in notes if "crowd" in note] == [
+        "1 annotations are marked iscrowd=1 and left out; reference.crowds=use reads them"
+    ]
+    assert "left out 1 x box of size 0" in notes

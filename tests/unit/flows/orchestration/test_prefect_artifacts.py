@@ -80,6 +80,8 @@ def test_the_picture_travels_in_its_address(sent: Sent, tmp_path: Path) -> None:
 def test_a_run_with_a_page_is_a_link(sent: Sent, tmp_path: Path) -> None:
     publish_audit(make_result(tmp_path), Linked(), "demo")
     assert sent.found["lavise-mlflow-run"]["link"] == f"http://127.0.0.1:5000/#/runs/{RUN}"
+    assert sent.found["lavise-report"]["link"] == f"http://127.0.0.1:5000/#/runs/{RUN}/artifacts/report.html"
+    assert next(iter(sent.found)) == "lavise-report"
     assert "lavise-run-folder" not in sent.found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lavise.configs.errors import UserError
+from lavise.configs.loading import dump_config
 from lavise.flows.audit.results import Occasion
 from lavise.flows.orchestration import prefect_runs
 from lavise.flows.orchestration.prefect_runs import _LogToPrefect, audit_here, name_model, to_prefect_log
@@ -30,6 +31,12 @@ from tests.unit.flows.helpers import make_config
 )
 def test_runs_are_named_by_config_and_checkpoint(config: str, weights: str | None, expected: str) -> None:
     assert name_model(config, weights) == expected
+
+
+def test_the_name_is_that_of_the_audit(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(dump_config(make_config(tmp_path)), "utf-8")
+    assert name_model(str(path), None) == make_config(tmp_path).name != "file"
 
 
 # The log

@@ -317,8 +317,8 @@ def test_the_result_is_one_line(tmp_path: Path) -> None:
 def test_the_runs_description(pair: tuple[Audit, Audit], cluster: StatisticsCluster) -> None:
     by_layer = {"tail": {"num_explained": 4, "num_filters": 5}, "body.0": {"num_explained": 6, "num_filters": 8}}
     assert describe_run(by_layer, None).splitlines() == [
-        "- `tail`: **4 of 5** filters explained",
-        "- `body.0`: **6 of 8** filters explained",
+        "- `tail`: **4 of 5 filters explained (80%).**",
+        "- `body.0`: **6 of 8 filters explained (75%).**",
         "- look at report.html, overview.png and tables/ among the artifacts",
     ]
     found, _ = compare(pair[0], pair[0], cluster)
@@ -336,6 +336,6 @@ def test_names_from_data_are_no_markup_in_the_description(tmp_path: Path) -> Non
     said = describe_run({hostile: {"num_explained": 1, "num_filters": 1}}, comparison.compared)
     plain = "a???javascript?x??? ?img src?x????"
     assert said.replace("\ufffd", "?").splitlines()[:-1] == [
-        f"- `{plain}`: **1 of 1** filters explained",
+        f"- `{plain}`: **1 of 1 filters explained (100%).**",
         f"- compared with run `hostile` (tiny, {plain}):",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from lavise.configs.registry import ATTENTION
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.datasets.input_images import ImageSource
-from lavise.storage.images.geometry import Geometry
+from lavise.storage.images.geometry import Geometry, Size, find_regions
 from lavise.storage.models.layers import ActivationTap
 from lavise.tasks.activations.attention import (
+    AskedImage,
     AttentionMethod,
     describe_unfit_maps,
+    find_regions_there,
+    look_at_masked_images,
     pool_features,
     pool_maps,
     pool_pairs,
@@ -162,6 +166,70 @@ def test_image_masking_vs_separate_forward_passes(tmp_path: Path, size: tuple[in
     assert len(pairs) == 7
     plain = collect(store, pairs, "original", thresholds)
     assert np.abs(found - plain).max() > 0.05
+
+
+def count_batches(
+    tmp_path: Path, batch_size: int, per_image: list[int]
+) -> tuple[list[tuple[int, ...]], AnyArray, AnyArray]:
+    """Shapes that the network gets where pictures have so many filters each, the last batch, and the features."""
+    torch.manual_seed(0)
+    model = make_model(size_px=16)
+    paths = [write_image(tmp_path / f"{i}.png", 20, 20, seed=i) for i in range(len(per_image))]
+    maps = np.random.default_rng(0).normal(size=(len(per_image), 5, 4, 4)).astype(np.float16)
+    store = write_store(tmp_path / "s", maps)
+    filters = np.concatenate([np.arange(n) for n in per_image])
+    pairs = Pairs(filters, np.repeat(np.arange(len(per_image)), per_image), np.ones(len(filters), np.float32))
+    seen: list[torch.Tensor] = []
+    model.find_layer("tail")  # looks for layers with pictures of its own
+    hook = model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    forward = MaskedForward(model, "tail", paths, batch_size, device="cpu")
+    found = collect(store, pairs, "image_masking", np.zeros(5, np.float32), forward)
+    hook.remove()
+    return [tuple(batch.shape) for batch in seen], seen[-1].numpy(), found
+
+
+def test_image_masking_shows_batches_of_one_size(tmp_path: Path) -> None:
+    """Whichever pictures they are of; the last one is filled up with zeros."""
+    (tmp_path / "a").mkdir()
+    shapes, last, found = count_batches(tmp_path / "a", 4, [3, 1, 5, 2, 3])
+    assert shapes == [(4, 3, 16, 16)] * 4  # 14 pairs
+    assert last[:2].any(axis=(1, 2, 3)).all()
+    assert not last[2:].any()
+    assert np.isfinite(found).all()
+    for size in (1, 3, 64):
+        (tmp_path / str(size)).mkdir()
+        others, _, again = count_batches(tmp_path / str(size), size, [3, 1, 5, 2, 3])
+        assert others == [(size, 3, 16, 16)] * -(-14 // size)
+        np.testing.assert_allclose(again, found, rtol=1e-5, atol=1e-6)
+
+
+def test_image_masking_reads_only_few_pictures_ahead(tmp_path: Path) -> None:
+    model = make_model(size_px=16)
+    paths = [write_image(tmp_path / f"{i}.png", 20, 20, seed=i) for i in range(30)]
+    read: list[int] = []
+
+    def list_asked() -> Iterator[AskedImage]:
+        for image in range(30):
+            read.append(image)
+            yield AskedImage(np.array([image]), np.array([0]), np.ones((5, 4, 4), np.float32), image)
+
+    forward = MaskedForward(model, "tail", paths, batch_size=2, device="cpu")
+    rows = []
+    for positions, features in look_at_masked_images(list_asked(), np.zeros(5, np.float32), forward):
+        rows += positions.tolist()
+        assert features.shape == (2, 5)
+        assert len(read) - len(rows) <= 5
+    assert rows == list(range(30))
+
+
+@pytest.mark.parametrize("size", [32, (40, 24)], ids=str)
+def test_regions_on_a_device_are_those_of_the_geometry(size: Size) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((30, 7, 5), (4, 1, 1), (0, 3, 3)):
+        maps = rng.normal(size=shape).astype(np.float16).astype(np.float32)
+        thresholds = maps[:, 0, 0].copy()  # a cell lies exactly on it
+        found = find_regions_there(maps, thresholds, size, "cpu").numpy()
+        np.testing.assert_array_equal(found, find_regions(maps, thresholds, size))
 
 
 def test_image_masking_crops_as_extraction_does(tmp_path: Path) -> None:

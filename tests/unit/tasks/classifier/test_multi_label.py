@@ -16,10 +16,20 @@ from torch import nn
 from lavise.configs.schema import CauseSettings, ClassSettings
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.models.class_names import ClassNames
-from lavise.storage.models.classifier_head import NO_LOGIT_SCALE, AnswerRule, LinearHead
+from lavise.storage.models.classifier_head import (
+    NO_LOGIT_SCALE,
+    NO_LOGIT_SCALE_OF_ONE,
+    SOFTMAX,
+    AnswerRule,
+    LinearHead,
+    OutputRange,
+)
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.classifier.ablation import CauseInputs, measure_causes
+from lavise.tasks.classifier.ablation_runs import Baseline, ablate_pooled
 from lavise.tasks.classifier.ablation_tables import compute_p_value
+from lavise.tasks.classifier.ablation_truth import Truth
+from lavise.tasks.classifier.answer_changes import AnswerSums, find_answers, find_given
 from lavise.tasks.classifier.attribution import ContributionInputs, measure_contributions
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
@@ -384,10 +394,8 @@ class _Probabilities(nn.Module):
         return found
 
 
-def test_probabilities_are_no_logits(tmp_path: Path) -> None:
-    """All of them are above 0: every class would be an answer to every picture."""
-    model = make_colours(torch.eye(3), torch.eye(3), torch.full((3,), -5.0))
-    model = TargetModel(
+def with_sigmoid(model: TargetModel) -> TargetModel:
+    return TargetModel(
         model.arch,
         _Probabilities(model.network).eval(),
         model.digest,
@@ -396,11 +404,67 @@ def test_probabilities_are_no_logits(tmp_path: Path) -> None:
         model.mean,
         model.std,
     )
+
+
+def test_probabilities_are_no_logits(tmp_path: Path) -> None:
+    """All of them are above 0: every class would be an answer to every picture."""
+    model = with_sigmoid(make_colours(torch.eye(3), torch.eye(3), torch.full((3,), -5.0)))
     records = make_plain(tmp_path / "p", [(255, 0, 0)] * 2, ["apple"] * 2)
     _, summary, _ = ablate(model, "network.act", records, tmp_path / "o", [["apple"], [], []])
     assert summary["notes"] == [NO_LOGIT_SCALE]
     classes, _, _ = attribute(model, "network.act", records, tmp_path / "c", num_filters=3)
     assert (classes["reason"], classes["num_images"]) == (NO_LOGIT_SCALE, 0)
+
+
+def test_one_probability_is_no_logit_of_two_classes(tmp_path: Path) -> None:
+    """As a logit it would say yes to the picture that the network says no to."""
+    bare = make_colours(torch.eye(3), torch.tensor([[6.0, 0, 0]]), torch.tensor([-2.0]))
+    model = with_sigmoid(bare)
+    records = make_plain(tmp_path / "p", [(255, 0, 0), (0, 255, 0)], ["red", "green"])
+    with torch.inference_mode():
+        said = model.network(load_images(model, records))[:, 0]
+    assert said[0] > 0.9
+    assert said[1] < 0.2
+    two, words = names("no", "yes"), [["red"], ["green"], []]
+    facts, summary, tables = ablate(
+        model, "network.act", records, tmp_path / "o", words, class_names=two, concepts=("red", "green"), rule=SOFTMAX
+    )
+    assert summary["notes"] == [NO_LOGIT_SCALE_OF_ONE]
+    assert facts["num_words"] == 0
+    assert tables["causes"] == []
+    classes, rows, _ = attribute(
+        model, "network.act", records, tmp_path / "c", class_names=two, rule=SOFTMAX, num_filters=3
+    )
+    assert (classes["reason"], classes["num_images"], classes["classes"], rows) == (NO_LOGIT_SCALE_OF_ONE, 0, [], [])
+    # Without its sigmoid the same network is a classifier of two classes.
+    classes, _, _ = attribute(bare, "act", records, tmp_path / "b", class_names=two, rule=SOFTMAX, num_filters=3)
+    assert [(c["name"], c["num_images"]) for c in classes["classes"]] == [("no", 1), ("yes", 1)]
+    _, summary, tables = ablate(
+        bare, "act", records, tmp_path / "d", words, class_names=two, concepts=("red", "green"), rule=SOFTMAX
+    )
+    assert NO_LOGIT_SCALE_OF_ONE not in summary["notes"]
+    assert tables["causes"]
+
+
+@pytest.mark.parametrize(
+    ("batches", "fault_softmax", "fault_sigmoid"),
+    [
+        ([[[0.0], [1.0]]], NO_LOGIT_SCALE_OF_ONE, NO_LOGIT_SCALE),
+        ([[[0.5]], [[0.2]]], NO_LOGIT_SCALE_OF_ONE, NO_LOGIT_SCALE),
+        ([[[0.5]], [[-0.01]]], None, None),
+        ([[[0.5]], [[1.01]]], None, None),
+        ([[[0.5, 0.5]]], None, NO_LOGIT_SCALE),  # a softmax inside: the highest is the same
+        ([], None, None),
+    ],
+)
+def test_outputs_of_a_probability(
+    batches: list[list[list[float]]], fault_softmax: str | None, fault_sigmoid: str | None
+) -> None:
+    outputs = OutputRange()
+    for batch in batches:
+        outputs = outputs.include(torch.tensor(batch))
+    assert SOFTMAX.find_scale_fault(outputs) == fault_softmax
+    assert SIGMOID.find_scale_fault(outputs) == fault_sigmoid
 
 
 def test_one_logit_is_one_class(tmp_path: Path) -> None:
@@ -427,3 +491,84 @@ def test_rule_of_answers() -> None:
     assert AnswerRule().read_logits(one).tolist() == [[-1, 1]]  # type: ignore[union-attr]
     assert AnswerRule("sigmoid").read_logits({"out": one}) is None
     assert AnswerRule("sigmoid").read_logits(torch.zeros(1, 2, 3)) is None
+
+
+# ---------------------------------------------------------------- many classes
+
+
+@pytest.mark.parametrize("num_classes", [1, 63, 64, 65, 300])
+def test_sums_of_many_answers_vs_loops(num_classes: int) -> None:
+    """Half of all classes are answers to each picture; by the weights of the head, picture by picture."""
+    rng = np.random.default_rng(num_classes)
+    weight = rng.normal(size=(num_classes, 7)).astype(np.float32)
+    pooled = rng.gamma(1, size=(9, 7)).astype(np.float32)
+    logits = pooled @ weight.T
+    logits -= np.quantile(logits, 0.5, axis=1, keepdims=True).astype(np.float32)
+    baseline = Baseline(np.arange(9), logits, pooled, np.arange(7), SIGMOID)
+    concepts = ("a", "b")
+    truth = Truth(concepts, rng.random((9, 2)) < 0.5, rng.random((num_classes, 2)) < 0.5)
+    answers = find_answers(baseline, truth)
+    fill = pooled.mean(axis=0)
+    groups = np.stack([np.arange(9) % 2 == 0, np.arange(9) % 2 == 1])
+    head = LinearHead(torch.from_numpy(weight), torch.zeros(num_classes))
+    for filters in (np.array([3]), np.array([0, 2, 5]), np.arange(7)):
+        sums = [AnswerSums(groups, baseline, answers, detail) for detail in range(3)]
+        (block,) = ablate_pooled(head, baseline, fill)
+        given = find_given(answers, baseline, block.rows)
+        for own in sums:
+            own.add(given, block.ablate(filters))
+        after = logits.astype(np.float64) + (fill - pooled).astype(np.float64)[:, filters] @ weight[:, filters].T
+        assert np.abs(after).min() > 1e-5  # far from the threshold, where float32 could decide otherwise
+        before_of, after_of = logits > 0, after > 0
+        for group, chosen in enumerate(groups):
+            change = (after - logits)[chosen][before_of[chosen]].sum()
+            lost = (before_of & ~after_of)[chosen]
+            gained = (after_of & ~before_of)[chosen]
+            for own in sums:
+                assert own.own[group] == pytest.approx(change, rel=1e-5, abs=1e-5)
+                assert own.kept[group] == (before_of & after_of)[chosen].sum()
+                assert own.gained[group] == gained.sum()
+                assert own.changed[group] == (lost | gained).any(axis=1).sum()
+        detailed = sums[2]
+        assert detailed.lost_of_class.tolist() == (before_of & ~after_of).sum(axis=0).tolist()
+        assert [(i.position, i.num_lost, i.num_gained) for i in detailed.images] == [
+            (n, int((b & ~a).sum()), int((a & ~b).sum()))
+            for n, (b, a) in enumerate(zip(before_of, after_of, strict=True))
+            if (b != a).any()
+        ]
+        for image in detailed.images:
+            lost_there = np.flatnonzero(before_of[image.position] & ~after_of[image.position]).tolist()
+            assert image.lost == lost_there[:20]
+
+
+def test_a_random_set_of_the_same_filters_has_the_very_same_effect() -> None:
+    """Else a word whose filters are all that there are would be held to beat its random sets, or not, by rounding."""
+    rng = np.random.default_rng(0)
+    weight, pooled = rng.normal(size=(90, 6)).astype(np.float32), rng.gamma(1, size=(8, 6)).astype(np.float32)
+    baseline = Baseline(np.arange(8), pooled @ weight.T, pooled, np.arange(6), SIGMOID)
+    answers = find_answers(baseline, Truth((), np.zeros((8, 0), bool), np.zeros((90, 0), bool)))
+    groups = np.ones((1, 8), dtype=bool)
+    (block,) = ablate_pooled(LinearHead(torch.from_numpy(weight), torch.zeros(90)), baseline, pooled.mean(axis=0))
+    given = find_given(answers, baseline, block.rows)
+    found = [AnswerSums(groups, baseline, answers, detail) for detail in range(3)]
+    for own in found:
+        own.add(given, block.ablate(np.array([1, 2, 4])))
+    assert found[0].own[0] == found[1].own[0] == found[2].own[0] != 0
+
+
+def test_the_digest_of_a_multi_label_classifier_says_how_answers_are_added_up(tmp_path: Path) -> None:
+    records = make_records(tmp_path / "p", 3)
+    model, _, head = make_multi_label(records)
+    requests = [
+        CauseInputs(
+            network=AuditedClassifier(model, "last", head, "", CLASSES, 4, rule),
+            data=Given(Dataset("pictures", tuple(records), CONCEPTS), "d" * 64),
+            activations=publish_means(tmp_path / "state", np.full(2, 0.5)),
+            words=[[], []],
+            settings=CauseSettings(),
+            computing=Computing(0),
+        ).request()
+        for rule in (SIGMOID, SOFTMAX)
+    ]
+    assert requests[0].settings["answer_sums"] == 2
+    assert "answer_sums" not in requests[1].settings

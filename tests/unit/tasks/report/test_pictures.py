@@ -13,65 +13,21 @@ import tifffile
 from PIL import Image
 
 from lavise.storage.activations import ActivationStore, ShardGrid, finish_store, write_shard
-from lavise.storage.images.geometry import Geometry
+from lavise.storage.images.geometry import Geometry, area_weights
+from lavise.tasks.report.outlines import BLOCK_MAPS, outline_region
 from lavise.tasks.report.pictures import (
     ImageBook,
     ReportImages,
-    cut_map,
+    cut_maps,
     describe_bands,
     draw_filter,
     draw_pairs,
     encode_images,
-    outline_region,
     quantise_maps,
 )
-from tests.unit.tasks.helpers import MEAN, STD, upsample_with_torch, write_image, write_store
-from tests.unit.tasks.report_fixtures import fill_outline, points_of
+from tests.unit.tasks.helpers import MEAN, STD, write_image, write_store
 
 GEOMETRY = Geometry(32, "squash", interpolation="bilinear")
-
-
-# ---------------------------------------------------------------- outlines
-
-
-def test_outline_of_a_known_square() -> None:
-    """Cells 2..3 x 1..2 of an 8 x 8 map; half way between the centres of cells lies on the cells' borders."""
-    map_hw = np.zeros((8, 8), np.float32)
-    map_hw[2:4, 1:3] = 1
-    (stroke,) = points_of(outline_region(map_hw, 0.5))
-    x, y = np.array(stroke).T
-    assert (x.min(), x.max()) == pytest.approx((8, 24), abs=1)
-    assert (y.min(), y.max()) == pytest.approx((16, 32), abs=1)
-
-
-def test_outline_of_a_square_at_the_border_is_closed_there() -> None:
-    map_hw = np.zeros((8, 8), np.float32)
-    map_hw[:2, 6:] = 1
-    (stroke,) = points_of(outline_region(map_hw, 0.5))
-    x, y = np.array(stroke).T
-    assert (x.min(), x.max(), y.min(), y.max()) == pytest.approx((48, 64, 0, 16), abs=1)
-
-
-def test_outline_of_the_whole_map_is_its_frame() -> None:
-    (stroke,) = points_of(outline_region(np.full((4, 4), 5, np.float32), 1.0))
-    x, y = np.array(stroke).T
-    assert (x.min(), x.max(), y.min(), y.max()) == (0, 64, 0, 64)
-    assert fill_outline(outline_region(np.full((4, 4), 5, np.float32), 1.0)).mean() > 0.97
-
-
-@pytest.mark.parametrize("threshold", [1.0, 2.0, 0.0])
-def test_outline_of_no_region_is_empty(threshold: float) -> None:
-    assert outline_region(np.zeros((4, 4), np.float32), threshold) == ""
-    assert outline_region(np.full((4, 4), threshold, np.float32), threshold) == ""
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_outline_encloses_the_upsampled_region(seed: int) -> None:
-    """Signed maps, holes and several parts."""
-    map_hw = np.random.default_rng(seed).normal(size=(6, 7)).astype(np.float32)
-    for threshold in (-0.7, 0.0, 0.8):
-        region = upsample_with_torch(map_hw, 64) > threshold
-        assert np.mean(fill_outline(outline_region(map_hw, threshold)) == region) > 0.96
 
 
 # ---------------------------------------------------------------- maps
@@ -80,12 +36,12 @@ def test_outline_encloses_the_upsampled_region(seed: int) -> None:
 def test_small_map_is_as_it_is_and_large_one_is_means() -> None:
     rng = np.random.default_rng(0)
     small = rng.normal(size=(7, 7)).astype(np.float32)
-    np.testing.assert_allclose(cut_map(small), small, rtol=1e-6)
+    np.testing.assert_allclose(cut_maps(small[None])[0], small, rtol=1e-6)
     large = rng.normal(size=(16, 24)).astype(np.float32)
-    np.testing.assert_allclose(cut_map(large), large.reshape(8, 2, 8, 3).mean(axis=(1, 3)), atol=1e-6)
+    np.testing.assert_allclose(cut_maps(large[None])[0], large.reshape(8, 2, 8, 3).mean(axis=(1, 3)), atol=1e-6)
     uneven = rng.normal(size=(14, 5)).astype(np.float32)
     fine = np.repeat(uneven, 8, axis=0)  # each of 8 cells is 14 of these 112 rows
-    np.testing.assert_allclose(cut_map(uneven), fine.reshape(8, 14, 5).mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(cut_maps(uneven[None])[0], fine.reshape(8, 14, 5).mean(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [0.0, -2.0], ids=["plain", "signed"])
@@ -115,6 +71,22 @@ def test_pairs_are_drawn_from_their_own_maps(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pair.cells, own)
         assert pair.outline == outline_region(own, float(thresholds[filters[position]]))
     assert draw_pairs(store, thresholds, filters, images, np.zeros(0, np.int64)) == {}
+
+
+def test_pairs_in_blocks_are_those_drawn_one_by_one(tmp_path: Path) -> None:
+    """More pairs than a block holds, some of which go on into the next picture."""
+    maps = np.random.default_rng(1).normal(size=(6, 50, 11, 9))
+    store = write_store(tmp_path, maps, shard_images=4)
+    filters, images = (a.ravel() for a in np.meshgrid(np.arange(50), np.arange(6)))
+    thresholds = np.linspace(-0.5, 2.5, 50, dtype=np.float32)
+    drawn = draw_pairs(store, thresholds, filters, images, np.arange(len(filters)))
+    assert len(drawn) == 300 > 4 * BLOCK_MAPS
+    for position, pair in drawn.items():
+        own = maps[images[position], filters[position]].astype(np.float16).astype(np.float32)
+        assert pair.outline == outline_region(own, float(thresholds[filters[position]]))
+        np.testing.assert_array_equal(pair.cells, cut_maps(own[None])[0])
+        rows, columns = area_weights(11, 0, 11, 8), area_weights(9, 0, 9, 8)
+        np.testing.assert_array_equal(pair.cells, rows @ own @ columns.T)
 
 
 # ---------------------------------------------------------------- size
@@ -178,24 +150,26 @@ def test_page_that_cannot_be_that_small_says_so(tmp_path: Path) -> None:
     assert found.small_px == 24
 
 
+def test_contents_are_those_of_their_own_pictures(tmp_path: Path) -> None:
+    """Encoded in threads and in the order of the data set, which is not that of the page."""
+    book, paths = ImageBook(), {}
+    for i in range(300):
+        Image.new("RGB", (8, 8), (i % 256, 40 * (i // 256), 128)).save(tmp_path / f"{i}.png")
+        paths[str(i)] = tmp_path / f"{i}.png"
+    for i in reversed(range(300)):
+        book.add("target", str(i))
+    found = encode_images(book, ReportImages(GEOMETRY, {"target": paths}), 32, 1e9)
+    for (_, key), content in zip(book.addresses, found.contents, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+            colour = np.asarray(picture.convert("RGB")).astype(int).mean(axis=(0, 1))
+        number = int(key)
+        np.testing.assert_allclose(colour, (number % 256, 40 * (number // 256), 128), atol=6)
+
+
 def test_equal_pictures_have_one_number() -> None:
     book = ImageBook()
     assert [book.add("target", "a"), book.add("train", "a"), book.add("target", "a")] == [0, 1, 0]
     assert book.addresses == [("target", "a"), ("train", "a")]
-
-
-def test_a_single_cell_at_the_clip_has_an_outline() -> None:
-    """Upsampled, a lone cell that is just above the threshold is above it nowhere, or on a point."""
-    below = float(np.nextafter(np.float16(6), np.float16(0)))
-    for height, width in ((7, 7), (5, 8), (14, 14), (28, 28)):
-        map_hw = np.zeros((height, width), np.float32)
-        map_hw[2, 3] = 6
-        inside = fill_outline(outline_region(map_hw, below), 64)
-        rows, columns = np.nonzero(inside)
-        assert len(rows), (height, width)
-        assert abs(rows.mean() - (2.5 * 64 / height - 0.5)) < 1.5
-        assert abs(columns.mean() - (3.5 * 64 / width - 0.5)) < 1.5
-    assert outline_region(np.full((7, 7), 6, np.float32), 6.0) == ""
 
 
 # ---------------------------------------------------------------- other inputs

@@ -16,7 +16,9 @@ from lavise.storage.datasets.readers.coco_masks import (
     MaskError,
     decode_mask,
     encode_mask,
+    is_run_lengths,
     is_unit,
+    list_rings,
     make_rle,
     read_box,
     read_counts,
@@ -174,3 +176,98 @@ def test_no_box(box: Any) -> None:
 def test_senseless_boxes(box: Any, message: str) -> None:
     with pytest.raises(MaskError, match=message):
         read_box(box, HERE)
+
+
+def is_in_ring(x: float, y: float, ring: list[list[float]]) -> bool:
+    """Whether a ray to the right crosses the ring an odd number of times."""
+    inside = False
+    for (x0, y0), (x1, y1) in zip(ring, [*ring[1:], ring[0]], strict=True):
+        if (y0 > y) != (y1 > y) and x < x0 + (y - y0) * (x1 - x0) / (y1 - y0):
+            inside = not inside
+    return inside
+
+
+def fill_slowly(polygons: list[dict[str, Any]]) -> BoolArray:
+    """bool [H, W]: middles of pixels in an outline of which no hole has them."""
+    mask = np.zeros((H, W), dtype=bool)
+    for y in range(H):
+        for x in range(W):
+            for polygon in polygons:
+                if is_in_ring(x + 0.5, y + 0.5, polygon["exterior"]):
+                    holes = polygon.get("interiors") or []
+                    mask[y, x] |= not any(is_in_ring(x + 0.5, y + 0.5, hole) for hole in holes)
+    return mask
+
+
+def make_ring(left: int, top: int, width: int, height: int) -> list[list[float]]:
+    """An L: a rectangle whose lower right quarter is missing."""
+    x, y, middle, centre = left + width, top + height, left + width // 2, top + height // 2
+    corners = [(left, top), (x, top), (x, centre), (middle, centre), (middle, y), (left, y)]
+    return [[float(a), float(b)] for a, b in corners]
+
+
+OUTLINE, HOLE, ISLAND = make_ring(2, 1, 28, 18), make_ring(4, 3, 10, 10), make_ring(5, 5, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        [{"exterior": OUTLINE, "interiors": []}],
+        [{"exterior": OUTLINE}],
+        [{"exterior": OUTLINE, "interiors": None}],
+        [{"exterior": OUTLINE, "interiors": [HOLE]}],
+        [{"exterior": OUTLINE, "interiors": [HOLE, make_ring(20, 2, 6, 4)]}, {"exterior": ISLAND}],
+        [{"exterior": OUTLINE, "interiors": [HOLE, make_ring(8, 3, 12, 6)]}],  # holes that overlap
+        [{"exterior": OUTLINE, "interiors": [[[5.0, 5.0], [6.0, 5.0]]]}],  # a hole of two corners is none
+    ],
+)
+def test_polygons_of_kwcoco_keep_their_holes(polygons: list[dict[str, Any]]) -> None:
+    expected = fill_slowly([{**p, "interiors": [h for h in p.get("interiors") or [] if len(h) > 2]} for p in polygons])
+    rle = make_rle(polygons, HERE)
+    assert rle is not None
+    np.testing.assert_array_equal(decode_mask(rle), expected)
+    if len(polygons) == 1:
+        assert make_rle(polygons[0], HERE) == rle
+    shares = [
+        {
+            key: [[[x / W, y / H] for x, y in r] for r in rings]
+            for key, rings in (("interiors", p.get("interiors") or []),)
+        }
+        | {"exterior": [[x / W, y / H] for x, y in p["exterior"]]}
+        for p in polygons
+    ]
+    assert is_unit(list_rings(shares)[0])
+    assert len(list_rings(shares)) == sum(1 + len(p.get("interiors") or []) for p in polygons)
+    assert make_rle(shares, HERE, unit=True) == rle
+    doubled = make_rle(polygons, Frame((H, W), (2 * H, 2 * W)))
+    assert doubled is not None
+    np.testing.assert_array_equal(decode_mask(doubled), expected.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_polygon_of_kwcoco_without_holes_is_the_same_as_cocos() -> None:
+    flat = [v for pair in OUTLINE for v in pair]
+    assert make_rle([{"exterior": OUTLINE, "interiors": []}], HERE) == make_rle([flat], HERE)
+    assert make_rle({"exterior": [[1, 1], [2, 2]], "interiors": []}, HERE) is None
+    assert not is_run_lengths({"exterior": []})
+    assert is_run_lengths({"counts": [], "size": [1, 1]})
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "line"),
+    [
+        ({"exterior": 7}, "outline or a hole '7'"),
+        ({"exterior": [[1, 2, 3]]}, "outline or a hole '[[1, 2, 3]]'"),
+        ({"exterior": [1, 2, 3, 4, 5, 6]}, "outline or a hole"),
+        ({"exterior": OUTLINE, "interiors": 3}, "interiors that are no list"),
+        ({"exterior": OUTLINE, "interiors": [OUTLINE[0]]}, "outline or a hole"),
+        ({"exterior": [["a", 1], [2, 2], [3, 3]]}, "neither polygons nor run lengths"),
+        ([{"interiors": []}], "without exterior"),
+        ({"exterior": OUTLINE, "interiors": [[[0, 0], [9, 0], [9, 1e9]]]}, "far outside"),
+        ({"exterior": OUTLINE, "interiors": [[[0, 0], [9, 0], [9, float("nan")]]]}, "not finite"),
+    ],
+)
+def test_polygons_of_kwcoco_that_are_none(segmentation: Any, line: str) -> None:
+    with pytest.raises(MaskError) as caught:
+        make_rle(segmentation, HERE)
+    assert line in str(caught.value)
+    list_rings(segmentation)  # asked before they are checked

@@ -113,6 +113,7 @@ def test_crowds_are_skipped_or_used(tmp_path: Path) -> None:
     root = write(tmp_path, segments_info=make_segments(crowd=1))
     read = load(root)
     assert read.train.skipped == {"crowd": 1}
+    assert read.train.list_left_out() == [], "the note below tells it"
     assert read.train.notes == ("1 segments are crowds and left out; reference.crowds=use reads them",)
     assert [a.concept for a in find_record(read, "1.jpg").annotations] == ["grass-merged", "person"]
     assert len(find_record(load(root, crowds="use"), "1.jpg").annotations) == 3

@@ -294,6 +294,7 @@ def test_notes_and_counts_name_their_source(tmp_path: Path) -> None:
     coco = {"kind": "coco", "root": tmp_path / "c", "train_images": ".", "train_annotations": "x.json"}
     both = load([first, {**coco, "evaluation_annotations": None, "crowd_marks": "believe"}])
     assert both.train.skipped == {"1-coco: crowd": 1}
+    assert both.train.list_left_out() == [], "the note below tells it"
     assert any(
         note.startswith("1-coco: 1 annotations are marked") and "reference.sources.1.crowds=use" in note
         for note in both.train.notes

@@ -4,7 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from lavise.configs.container_formats import ObjectSettings
 from lavise.configs.errors import UserError
@@ -104,3 +106,97 @@ def test_boxes_that_are_left_out_are_counted() -> None:
 def test_boxes_that_make_no_sense(value: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}" if message.startswith("here") else message):
         read_objects(value, ObjectSettings(), CLASSES, lambda: (9, 9), "here", Counter())
+
+
+def test_names_of_a_json_list(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    path.write_text('["dog", "hot_dog"]')
+    assert read_classes(path) == CLASSES
+    for content in ('{"0": "dog"}', '["dog", 1]', "[", '"dog"'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"^reference\.classes: cannot read .*names\.json \(.*a \.json file with"):
+            read_classes(path)
+
+
+# ---------------------------------------------------------------- masks
+
+SIZE = (12, 20)
+MASKS = ObjectSettings(segmentation="segmentation")
+BLOCK = np.zeros(SIZE, dtype=bool)
+BLOCK[2:7, 3:11] = True
+CORNERS = [3, 2, 11, 2, 11, 7, 3, 7]
+
+
+def count_runs(mask: Any) -> list[int]:
+    """Run lengths, column by column, of what is not and what is the mask in turn."""
+    counts, value, run = [], False, 0
+    for pixel in mask.T.ravel().tolist():
+        if pixel != value:
+            counts.append(run)
+            value, run = pixel, 0
+        run += 1
+    return [*counts, run]
+
+
+def find(value: Any, fields: ObjectSettings = MASKS, skipped: Counter[str] | None = None) -> tuple[Annotation, ...]:
+    return read_objects(value, fields, CLASSES, lambda: SIZE, "here", Counter() if skipped is None else skipped)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [CORNERS],
+        CORNERS,
+        {"exterior": [[3, 2], [11, 2], [11, 7], [3, 7]], "interiors": []},
+        {"size": list(SIZE), "counts": count_runs(BLOCK)},
+        {"size": list(SIZE), "counts": coco_mask.encode(np.asfortranarray(BLOCK.astype(np.uint8)))["counts"]},
+        {"size": list(SIZE), "counts": coco_mask.encode(np.asfortranarray(BLOCK.astype(np.uint8)))["counts"].decode()},
+    ],
+)
+@pytest.mark.parametrize("box", [{"bbox": [0, 0, 5, 5]}, {"bbox": None}, {}])
+def test_masks_of_objects(segmentation: Any, box: dict[str, Any]) -> None:
+    entry = {"category": 1, "segmentation": segmentation, **box}
+    for value in ([entry], {name: [one] for name, one in entry.items()}):
+        (found,) = find(value)
+        assert (found.concept, found.boxes) == ("hot dog", ())
+        np.testing.assert_array_equal(found.make_mask(*SIZE), BLOCK)
+
+
+def test_objects_without_a_mask_have_their_box() -> None:
+    skipped: Counter[str] = Counter()
+    entries = [
+        {"category": 0, "segmentation": None, "bbox": [1, 2, 3, 4]},
+        {"category": 0, "segmentation": [], "bbox": [1, 2, 3, 5]},
+        {"category": 0, "segmentation": [], "bbox": None},
+        {"category": 0, "segmentation": None},
+        {"category": 0, "segmentation": {"size": [2, 2], "counts": [0, 4]}},
+    ]
+    assert [a.boxes for a in find(entries, skipped=skipped)] == [((1, 2, 3, 4),), ((1, 2, 3, 5),)]
+    assert skipped == {"object without a mask or a box": 2, "mask of another size": 1}
+    # Without the setting boxes alone are read, as before.
+    assert [a.boxes for a in find(entries[:1], ObjectSettings())] == [((1, 2, 3, 4),)]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[0.1, 0.2, 0.5, 0.2, 0.5, 0.9]], "coordinates within the first pixel, as shares are; allowed: pixels"),
+        ([[1, 2, 3, 4, 5]], "a polygon of 5 numbers; .*; allowed: polygons or run lengths, as in COCO"),
+        ([[1, 2, 3, 4, 1e9, 6]], "far outside"),
+        ({"size": [12, 20], "counts": [3]}, "add up to 3 pixels"),
+        ({"size": [12, 20], "counts": b"\xff\x00"}, "neither polygons nor run lengths"),
+        ("x", "neither polygons nor run lengths"),
+        (7, "neither polygons nor run lengths"),
+    ],
+)
+def test_masks_that_are_none(segmentation: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^here, segmentation: .*{message}") as caught:
+        find([{"category": 0, "segmentation": segmentation}])
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_of_masks_that_are_not_there() -> None:
+    with pytest.raises(UserError, match=r"found no 'segmentation'; .*set reference\.object_fields\.category and refer"):
+        find([{"category": 0, "bbox": [1, 2, 3, 4]}])
+    with pytest.raises(UserError, match="of other numbers"):
+        find({"category": [0], "segmentation": []})

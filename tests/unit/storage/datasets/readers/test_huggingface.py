@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import ipc
+from pycocotools import mask as coco_mask
 
 from lavise.configs.errors import UserError
 from lavise.storage.datasets.base import Annotation, Reference
@@ -289,3 +290,37 @@ def test_no_data_set(tmp_path: Path) -> None:
         UserError, match=r"^reference\.root: found no data set in .*; allowed: a folder of save_to_disk"
     ):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("as_lists", [True, False])
+def test_polygons_and_run_lengths_of_objects(tmp_path: Path, as_lists: bool) -> None:
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[2:7, 3:11] = True
+    counts = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    for name, segmentation, kind in (
+        ("polygons", [[3.0, 2.0, 11.0, 2.0, 11.0, 7.0, 3.0, 7.0]], pyarrow.list_(pyarrow.list_(pyarrow.float64()))),
+        (
+            "rle",
+            {"size": [20, 30], "counts": counts},
+            pyarrow.struct([("size", pyarrow.list_(pyarrow.int64())), ("counts", pyarrow.binary())]),
+        ),
+    ):
+        fields = {"category": pyarrow.int64(), "segmentation": kind}
+        entry = {"category": 1, "segmentation": segmentation}
+        if as_lists:
+            column = pyarrow.struct([(key, pyarrow.list_(value)) for key, value in fields.items()])
+            objects: Any = {key: [value] for key, value in entry.items()}
+        else:
+            column, objects = pyarrow.list_(pyarrow.struct(list(fields.items()))), [entry]
+        rows = [{"image": r["image"], "annotations": objects} for r in make_rows(0, 0)]
+        save_to_disk(tmp_path / name, make_table({"image": IMAGE, "annotations": column}, rows))
+        both = read(
+            tmp_path / name,
+            objects="annotations",
+            object_fields={"segmentation": "segmentation"},
+            classes=["sky", "dog"],
+        )
+        for (found,) in labels_of(both).values():
+            assert found.concept == "dog"
+            np.testing.assert_array_equal(found.make_mask(20, 30), mask)
+        assert both.train.skipped == {}

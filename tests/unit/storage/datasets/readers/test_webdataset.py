@@ -7,7 +7,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lavise.configs.errors import UserError
 from lavise.configs.groups import FolderGroups
@@ -133,7 +135,8 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
     ):
         read(tmp_path)
     with pytest.raises(
-        UserError, match=r"^reference\.labels: no picture of .* has a label \.json; set reference\.labels"
+        UserError,
+        match=r"^reference\.labels: no picture of .* has a label \.json \(2 member .*, 2 picture without a label\)",
     ):
         read(tmp_path, labels="json", classes=CLASSES)
     write_tar(tmp_path / "a.tar", [*sample("x", json=b"[" * 100_000), *sample("y", json=b"{")])
@@ -255,3 +258,59 @@ def test_no_archives_and_no_pictures(tmp_path: Path) -> None:
         read_target(kind="webdataset", root=tmp_path)
     with pytest.raises(UserError, match=r"^target\.shards: found no file 'b1\.tar'"):
         read_target(kind="webdataset", root=tmp_path, shards="{a,b1}.tar")
+
+
+def encode_mask(values: Any, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.asarray(values, np.uint8))
+    if mode == "P":
+        picture.putpalette(list(range(255, -1, -1)) * 3)
+    elif mode is not None:
+        picture = picture.convert(mode)
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", [None, "P"])
+def test_masks_beside_the_pictures(tmp_path: Path, mode: str | None) -> None:
+    values = np.zeros((20, 30), np.uint8)
+    values[2:5, 3:9], values[10:, :] = 1, 255
+    members = [
+        *sample("a", seg__png=encode_mask(values, mode)),
+        *sample("n/b.x", seg__png=encode_mask(values, mode))[:1],
+        *sample("c", seg__png=encode_mask(values, "RGB")),
+        *sample("d", seg__png=b"no picture"),
+        *sample("e"),
+        ("f.seg.png", encode_mask(values)),
+    ]
+    write_tar(tmp_path / "0.tar", members)
+    (tmp_path / "names.json").write_text('["sky", "dog", "cat"]')
+    settings = {"kind": "webdataset", "root": tmp_path, "labels": "seg.png", "classes": tmp_path / "names.json"}
+    both = read_reference(**settings)
+    found = {r.key: r.annotations for part in (both.train, both.evaluation) for r in part.records}
+    sky, dog = found["a.jpg"]
+    assert (sky.concept, dog.concept) == ("sky", "dog")
+    np.testing.assert_array_equal(sky.make_mask(20, 30), values == 0)
+    np.testing.assert_array_equal(dog.make_mask(20, 30), values == 1)
+    assert both.train.concepts == ("sky", "dog", "cat")
+    assert [found[key] for key in ("c.jpg", "d.jpg", "e.jpg")] == [()] * 3
+    assert both.train.skipped == {
+        "mask that cannot be read": 2,
+        "labels without a picture": 1,
+        "picture without a label": 3,
+        "member without an ending that is read": 1,
+    }
+    without = read_reference(**settings, mask_ignored=(0, 255)).train
+    assert {a.concept for r in without.records for a in r.annotations} <= {"dog"}
+    with pytest.raises(UserError, match=r"0\.tar: 'a\.jpg', \.seg\.png: found value 255 in a mask; allowed: 0 to 2"):
+        read_reference(**settings, mask_ignored=())
+
+
+def test_settings_of_masks(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [*sample("a", png=encode_mask(np.ones((20, 30)))), *sample("b")])
+    with pytest.raises(UserError, match=r"^reference\.classes: missing; a mask needs the names of its values"):
+        read_reference(kind="webdataset", root=tmp_path, labels="mask.png")
+    with pytest.raises(ValueError, match="labels 'png' must not be among images"):
+        read_reference(kind="webdataset", root=tmp_path, labels="png", classes=("sky",))
+    found = read(tmp_path, labels="png", images=("jpg",), classes=("sky", "dog"))
+    assert [a.concept for a in found["a.jpg"]] == ["dog"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,88 @@ def test_places_that_are_wrong(tmp_path: Path) -> None:
         load(tmp_path, data="a.yaml", names=["dog", "cup"])
     with pytest.raises(ValueError, match="names must be different and not empty"):
         load(tmp_path, names=["dog", "dog"])
+
+
+SQUARE = "0.1 0.25 0.3 0.25 0.3 0.75 0.1 0.75"
+ROWS = [f"0 {BOX}", f"1 {SQUARE}", "1 0.5 0.0 0.75 0.0 0.75 0.5 0.625 0.5 0.5 0.5"]
+
+
+def write_predictions(root: Path, rows: list[str], confidences: list[str], data: str = "names: [dog, cup]") -> None:
+    data = f"{data}\ntrain: images/train\nval: images/val\n"
+    write_set(root, *(f"{row} {c}" for row, c in zip(rows, confidences, strict=True)), data=data)
+    write_labels(root / "labels" / "val" / "val.txt", f"{rows[0]} 1")
+
+
+def test_confidences_of_predictions_are_left_out(tmp_path: Path) -> None:
+    write_set(tmp_path / "plain", *ROWS)
+    write_labels(tmp_path / "plain" / "labels" / "val" / "val.txt", ROWS[0])
+    write_predictions(tmp_path / "predicted", ROWS, ["0.25", "0.9", "0"])
+    plain, predicted = load(tmp_path / "plain"), load(tmp_path / "predicted")
+    for one, other in ((plain.train, predicted.train), (plain.evaluation, predicted.evaluation)):
+        assert one.compute_digest() == other.compute_digest()
+        assert one.skipped == other.skipped == {}
+    assert plain.train.notes == ()
+    assert predicted.train.notes == ("all 4 rows end with a confidence, as of predictions; all are taken",)
+
+
+def test_confidences_behind_keypoints(tmp_path: Path) -> None:
+    rows = [f"0 {BOX} 0.1 0.1 2", f"1 {BOX} 0.2 0.2 2"]
+    write_predictions(tmp_path, rows, ["0.5", "0.6"], data="names: [dog, cup]\nkpt_shape: [1, 3]")
+    part = load(tmp_path).train
+    assert [a.concept for a in part.records[0].annotations] == ["dog", "cup"]
+    np.testing.assert_array_equal(part.records[0].annotations[0].make_mask(H, W), draw(5, 15, 4, 12))
+    assert part.skipped == {"keypoints of an object (its box is taken)": 3}
+    assert len(part.notes) == 1
+    # Without a confidence the last keypoint is none.
+    write_set(tmp_path, *rows, data="names: [dog, cup]\ntrain: images/train\nval: images/val\nkpt_shape: [1, 3]\n")
+    assert load(tmp_path).train.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "confidences", "message"),
+    [
+        (ROWS, ["0.5", "", "0.5"], "line 1: found 5 numbers behind the class"),  # a row without one
+        (ROWS, ["", "0.5", ""], "line 2: found 9 numbers behind the class"),  # a polygon that has one number too many
+        (ROWS, ["0.5", "0.5", "1.5"], "line 1: found 5 numbers behind the class"),
+        (ROWS, ["0.5", "0.5", "high"], "line 1: found 5 numbers behind the class"),
+        (ROWS, ["0.5", "0.5", "nan"], "line 1: found 5 numbers behind the class"),
+        (ROWS, ["0", "2", "3"], "line 1: found 5 numbers behind the class"),  # neither shares nor tracks
+        ([f"0 {SQUARE.rpartition(' ')[0]}", *ROWS[1:]], ["", "", ""], "line 1: found 7 numbers"),  # one is lost
+    ],
+)
+def test_rows_are_not_shortened_unless_all_end_so(
+    tmp_path: Path, rows: list[str], confidences: list[str], message: str
+) -> None:
+    write_predictions(tmp_path, rows, confidences)
+    if "" in confidences:
+        write_labels(tmp_path / "labels" / "val" / "val.txt", f"1 {BOX}")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (["1", "2", "1"], "the number of a track"),
+        (["0.5 1", "0.25 2", "1 3"], "a confidence and the number of a track"),
+        (["1", "1", "1"], "a confidence"),  # or tracks; the object is the same
+    ],
+)
+def test_tracks_are_left_out(tmp_path: Path, ends: list[str], said: str) -> None:
+    write_set(tmp_path / "plain", *ROWS)
+    write_predictions(tmp_path / "tracked", ROWS, ends)
+    write_labels(tmp_path / "tracked" / "labels" / "val" / "val.txt", f"{ROWS[0]} {ends[0]}")
+    plain, tracked = load(tmp_path / "plain").train, load(tmp_path / "tracked").train
+    assert plain.records == tuple(replace(r, path=p.path) for r, p in zip(tracked.records, plain.records, strict=True))
+    assert tracked.notes == (f"all 4 rows end with {said}, as of predictions; all are taken",)
+
+
+def test_corners_on_the_edge_are_no_tracks(tmp_path: Path) -> None:
+    """Whole numbers, but all are shares: triangles and a quadrangle whose last corner lies at the bottom."""
+    rows = ["0 0.1 0.1 0.9 0.1 0.5 1", "1 0.2 0.2 0.8 0.2 0.8 0.9 0.5 1"]
+    write_set(tmp_path, *rows)
+    write_labels(tmp_path / "labels" / "val" / "val.txt", rows[0])
+    part = load(tmp_path).train
+    assert part.notes == ()
+    assert all(a.rle is not None for a in part.records[0].annotations)
+    assert len(part.records[0].annotations) == 2
