@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class NoRoomError(UserError):
+    """The disk has too little room for what an audit would write; nothing was begun."""
+
+
 class CheckpointError(UserError):
     """The fault lies in the checkpoint itself: damaged, of another architecture, or with activations that overflow."""
 

@@ -137,6 +137,9 @@ class WordSettings(Settings):
         return self
 
 
+Compression = Literal["auto", "none", "gzip", "blosc2"]
+
+
 class ExtractSettings(Settings):
     """Activation extraction."""
 
@@ -144,7 +147,7 @@ class ExtractSettings(Settings):
     """Pictures in one forward pass."""
     shard_images: int = Field(default=128, ge=1)
     """Pictures in one HDF5 shard at most; the unit of resuming."""
-    shard_bytes: Annotated[int, NOT_IDENTITY] = Field(default=256 << 20, ge=1)
+    shard_bytes: Annotated[int, NOT_IDENTITY] = Field(default=128 << 20, ge=1)
     """Bytes of maps in one shard at most, for each layer: where shard_images pictures have more, the layer gets shards
     of fewer (of one at least). Two shards of each layer are in memory at once. The maps do not depend on it."""
     precision: Annotated[Literal["float32", "bfloat16", "float16"], SINCE_DEFAULT] = "float32"
@@ -154,6 +157,10 @@ class ExtractSettings(Settings):
     decode_threads: Annotated[int, NOT_IDENTITY] = Field(default=2, ge=1)
     max_broken_share: float = Field(default=0.05, ge=0, le=1)
     """A larger share of pictures that cannot be read stops the run."""
+    compression: Annotated[Compression, NOT_IDENTITY] = "auto"
+    """Of the maps on the disk; those that are read are the same, to the bit. auto: gzip for a shard whose first maps it
+    makes smaller than half, none for others and on a GPU. none: the fastest. gzip: level 1, read by whatever reads
+    HDF5. blosc2: faster, needs the package hdf5plugin wherever lavise runs (`pip install 'lavise[compression]'`)."""
 
     @model_validator(mode="after")
     def _whole_batches(self) -> ExtractSettings:

@@ -10,10 +10,10 @@ Shape legend: N pictures, C filters, H x W cells. Maps are float16 [N, C, H, W],
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +22,18 @@ from typing import Any, Literal, NotRequired, TypedDict
 import h5py
 import numpy as np
 
-from lavise.configs.errors import CheckpointError
+from lavise.configs.errors import CheckpointError, UserError
+from lavise.configs.schema import Compression
 from lavise.storage.array_files import ColumnFile
 from lavise.storage.array_types import FloatArray, HalfArray, IntArray
 from lavise.storage.map_summaries import MapSummary, summarise_maps
-from lavise.storage.state.files import write_json
+from lavise.storage.state.files import write_bytes, write_json
 
 INDEX_FILE = "index.json"
 VIRTUAL_FILE = "activations.h5"
+_PLAIN = "plain_sha256"
+# `auto` compresses what gets smaller than this share, on so many pictures of a shard.
+_WORTH, _NUM_TRIED = 0.5, 4
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def write_shard(
     provenance: Mapping[str, str],
     flat: Sequence[str] = (),
     summary: MapSummary | None = None,
+    compression: Compression = "none",
 ) -> None:
     """Write one shard, whole or not at all.
 
@@ -73,9 +78,12 @@ def write_shard(
         broken: pictures of this shard that could not be read, with the reason.
         flat: of the keys, those of pictures that are nearly of one shade.
         summary: of the maps, where it is known already.
+        compression: of the maps. A shard that is compressed holds the sha256 of the file that it would be without.
 
     Raises:
         CheckpointError: a value that is not finite (float16 ends at 65,504).
+        UserError: the package is not installed that compresses.
+        OSError: the file cannot be written; nothing is left of it.
     """
     if maps_NCHW.shape[0] != len(keys):
         raise ValueError(f"expected one key for each picture, found {maps_NCHW.shape=} and {len(keys)=}")
@@ -88,27 +96,93 @@ def write_shard(
             f"{keys[0]!r} to {keys[-1]!r}); check the weights and the preprocessing, or choose another layer"
         )
     final = folder / shard_name(shard)
-    temporary = final.with_suffix(".tmp")
+    attributes = {**provenance, "broken": json.dumps(dict(sorted(broken.items())))}
+    if flat:
+        attributes["flat"] = json.dumps(sorted(flat))
+    options = find_filter(choose_compression(maps_NCHW, compression))
+    content = _make_shard(maps_NCHW, summary, keys, attributes, {})
+    if options:
+        attributes[_PLAIN] = hashlib.sha256(content).hexdigest()
+        content = _make_shard(maps_NCHW, summary, keys, attributes, options)
+    # HDF5 itself never meets a full disk: it would leave objects open that end the process at its exit.
+    write_bytes(final, content)
+
+
+def _make_shard(
+    maps_NCHW: HalfArray,
+    summary: MapSummary,
+    keys: Sequence[str],
+    attributes: Mapping[str, str],
+    options: Mapping[str, Any],
+) -> bytes:
+    """The bytes of a shard's file, made in memory."""
     num, *chw = maps_NCHW.shape
-    with h5py.File(temporary, "w") as file:
+    with h5py.File("shard", "w", driver="core", backing_store=False) as file:
         file.create_dataset(
-            "maps", data=maps_NCHW, chunks=(1, *chw), maxshape=(None, *chw), fletcher32=True, track_times=False
+            *("maps", maps_NCHW.shape, maps_NCHW.dtype, maps_NCHW),
+            **{"chunks": (1, *chw), "maxshape": (None, *chw), "fletcher32": True, "track_times": False, **options},
         )
-        peaks, means = summary.peaks_NC, summary.means_NC
-        file.create_dataset("peaks", data=peaks, chunks=(max(num, 1), chw[0]), maxshape=(None, chw[0]), fletcher32=True)
-        file.create_dataset("means", data=means, chunks=(max(num, 1), chw[0]), maxshape=(None, chw[0]), fletcher32=True)
-        file.create_dataset(
-            "keys", data=np.array(list(keys), dtype=object), dtype=h5py.string_dtype(), maxshape=(None,)
-        )
-        file.attrs["broken"] = json.dumps(dict(sorted(broken.items())))
-        if flat:
-            file.attrs["flat"] = json.dumps(sorted(flat))
-        for name, value in provenance.items():
-            file.attrs[name] = value
+        for name, own in (("peaks", summary.peaks_NC), ("means", summary.means_NC)):
+            shapes = {"chunks": (max(num, 1), chw[0]), "maxshape": (None, chw[0])}
+            file.create_dataset(name, data=own, fletcher32=True, **shapes)
+        texts = np.array(list(keys), dtype=object)
+        file.create_dataset("keys", data=texts, dtype=h5py.string_dtype(), maxshape=(None,))
+        # In the order in which they always were: it is part of the bytes.
+        for name in ("broken", "flat", *(n for n in attributes if n not in ("broken", "flat"))):
+            if name in attributes:
+                file.attrs[name] = attributes[name]
         file.flush()
-    with temporary.open("rb+") as written:
-        os.fsync(written.fileno())
-    os.replace(temporary, final)
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def choose_compression(maps_NCHW: HalfArray, compression: Compression) -> Compression:
+    """What is done with these maps; `auto` hangs on the first of them alone."""
+    if compression != "auto":
+        return compression
+    if not len(maps_NCHW):
+        return "none"
+    some = maps_NCHW[:_NUM_TRIED]
+    return "gzip" if measure_compressed(some, "gzip") < _WORTH * some.nbytes else "none"
+
+
+def measure_compressed(maps_NCHW: HalfArray, compression: Compression) -> int:
+    """Bytes that HDF5 keeps of maps."""
+    chunks, compression = (1, *maps_NCHW.shape[1:]), choose_compression(maps_NCHW, compression)
+    with h5py.File("maps", "w", driver="core", backing_store=False) as file:
+        made = file.create_dataset("maps", data=maps_NCHW, chunks=chunks, **find_filter(compression))
+        stored: int = made.id.get_storage_size()
+    return stored
+
+
+def find_filter(compression: Compression) -> dict[str, Any]:
+    """What h5py is told of how maps are compressed; nothing for `none`, and for `auto`, of which nothing is known yet.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    if compression in ("none", "auto"):
+        return {}
+    if compression == "gzip":
+        return {"compression": "gzip", "compression_opts": 1}
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise UserError(
+            f"extract.compression: found {compression!r}, which needs the package hdf5plugin; "
+            "`pip install 'lavise[compression]'`, or set it to gzip or none"
+        ) from None
+    return dict(hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.SHUFFLE))
+
+
+def read_plain_digests(folder: Path, num_shards: int) -> dict[str, str]:
+    """By file name, of the shards that are compressed: sha256 of what they would be without."""
+    found = {}
+    for shard in range(num_shards):
+        with h5py.File(folder / shard_name(shard), "r") as file:
+            if _PLAIN in file.attrs:
+                found[shard_name(shard)] = str(file.attrs[_PLAIN])
+    return found
 
 
 def has_shard(folder: Path, shard: int) -> bool:
@@ -171,10 +245,11 @@ def _write_virtual(path: Path, counts: Sequence[int], chw: tuple[int, ...]) -> N
             layout.set_virtual(space, shard_name(shard).encode(), b"maps", source)
         start += count
     space.select_all()
-    temporary = path.with_name(path.name + ".tmp")
-    with h5py.File(temporary, "w") as file:
+    with h5py.File("virtual", "w", driver="core", backing_store=False) as file:
         h5py.h5d.create(file.id, b"maps", h5py.h5t.IEEE_F16LE, space, layout)
-    os.replace(temporary, path)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    write_bytes(path, image)
 
 
 class ActivationStore:
@@ -254,7 +329,7 @@ class ActivationStore:
     def read_provenance(self) -> dict[str, str]:
         """What the shards say of themselves: model, arch, layer, preprocessing (JSON)."""
         with _open_shard(self.shard_path(0)) as file:
-            return {name: str(value) for name, value in file.attrs.items() if name not in ("broken", "flat")}
+            return {name: str(value) for name, value in file.attrs.items() if name not in ("broken", "flat", _PLAIN)}
 
     def _read(self, shard: int, name: str) -> Any:
         with _open_shard(self.shard_path(shard)) as file:
@@ -284,8 +359,30 @@ def read_shard_maps(path: Path) -> HalfArray:
 def _open_shard(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
+            _require_filters(file, path)
             yield file
     except OSError as err:
         # Large shards are not hashed again in every run: their checksums speak when they are read.
         reason = " ".join(str(err).split())[:120]
         raise OSError(f"{path} is damaged ({reason}); delete {path.parent} and run again") from err
+
+
+def _require_filters(file: Any, path: Path) -> None:
+    """Have what decompresses the maps.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    properties = file["maps"].id.get_create_plist()
+    filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
+    if all(h5py.h5z.filter_avail(code) for code, *_ in filters):
+        return
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401 - being imported, it makes its filters known
+
+    lacking = [name.decode("utf-8", "replace") for code, _, _, name in filters if not h5py.h5z.filter_avail(code)]
+    if lacking:
+        raise UserError(
+            f"extract.compression: the maps in {path} are compressed by {', '.join(lacking)}, which cannot be read "
+            "here; `pip install 'lavise[compression]'` wherever lavise runs, or make them anew without"
+        )

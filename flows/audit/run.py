@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import pyarrow.parquet as parquet
 
-from lavise.configs.errors import UserError
+from lavise.configs.errors import NoRoomError, UserError
 from lavise.configs.loading import describe_identity, make_absolute
 from lavise.configs.policy import Policy
 from lavise.configs.roles import Role
@@ -27,7 +27,16 @@ from lavise.flows.past_audits.gate import GATE_TAG, record_verdict
 from lavise.flows.shared.extraction import extract_layers
 from lavise.flows.shared.inputs import Inputs, check_bands, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
-from lavise.storage.activations import INDEX_FILE
+from lavise.flows.shared.room import (
+    check_room,
+    choose_some,
+    describe_lack,
+    look_into,
+    measure_network,
+    measure_part,
+    reckon_room,
+)
+from lavise.storage.activations import INDEX_FILE, find_filter
 from lavise.storage.images.images import num_decoded
 from lavise.storage.models.layers import Layer
 from lavise.storage.models.target_model import TargetModel, load_target_model
@@ -39,7 +48,8 @@ from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
 from lavise.storage.tracking import Run, Tracker, without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, load_word_vectors
-from lavise.tasks.activations.extract import ExtractionInputs
+from lavise.tasks.activations.extract import ExtractionInputs, find_compression
+from lavise.tasks.activations.extraction_probe import measure_stored_shares
 from lavise.tasks.activations.forward import check_precision
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -91,10 +101,30 @@ def run_audit(
                 is_missing = occasion.comparison_expected and ended.comparison is None
                 result = replace(result, gate=_apply_policy(occasion.policy, result, run, name, is_missing))
             run.end()
+        except NoRoomError as err:
+            _discard(tracker, run, err)
+            raise
         except BaseException as err:
             end_after(run, err)
             raise
     return result
+
+
+def _discard(tracker: Tracker, run: Run, error: NoRoomError) -> None:
+    """Delete the run in MLflow, with those below it: nothing was begun, so that none of them says that it failed."""
+    try:
+        end_after(run, error)
+        if tracker.uri is not None:
+            from mlflow.tracking import MlflowClient
+            from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+            client = MlflowClient(tracking_uri=tracker.uri)
+            experiment = client.get_run(run.run_id).info.experiment_id
+            below = client.search_runs([experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.run_id}'")
+            for run_id in (*(own.info.run_id for own in below), run.run_id):
+                client.delete_run(run_id)
+    except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
+        log.warning("  the run could not be deleted: %s", lost)
 
 
 def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_missing: bool) -> str:
@@ -137,16 +167,19 @@ class _Audit:
         vectors = digest_vectors(config.words)
         check_analyses(config)
         check_transfer(config)
+        find_filter(config.extract.compression)
         model = load_target_model(config.model, config.seed)
         check_bands(config, model.channels)
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
         layers = model.select_layers(config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
         check_analyses(config, inputs)
+        subjects = self._list_subjects(model, inputs)
+        self._check_room(subjects, layers)
         notes = inputs.collect_notes()
         for facts in inputs.describe(describe_sources(config, runner)):
             run.log_dataset(facts)
-        results = self.explain_layers(model, layers, inputs, vectors)
+        results = self.explain_layers(subjects, layers, vectors)
         comparison = self._compare(model, inputs, results)
         words = runner.find(vocabulary.STAGE).handles[0]
         known = vocabulary.load_vocabulary(words)
@@ -196,13 +229,12 @@ class _Audit:
             runner.parent.set_tags({"lavise.diff_error": str(err)})
             return None
 
-    def explain_layers(
-        self, model: TargetModel, layers: list[Layer], inputs: Inputs, vectors: str
-    ) -> list[LayerResult]:
-        words, config = self._make_vocabulary(inputs, vectors), self.config
+    def explain_layers(self, subjects: list[Subject], layers: list[Layer], vectors: str) -> list[LayerResult]:
+        subject, baselines = subjects[0], {}
+        words, config = self._make_vocabulary(subject.inputs, vectors), self.config
         context = Context(config, self.device, self.runner, self.cluster, self.progress, words, vectors)
-        subject = Subject(model, inputs)
-        baselines = self._audit_random_network(context, model, layers, inputs)
+        while len(subjects) > 1:  # a network that was looked at is not kept
+            baselines["random_network"] = self._audit_random_network(context, subjects.pop(), layers)
         results = []
         for position, result in enumerate(self._extract(subject, layers)):
             audit = LayerAudit(context, subject, result)
@@ -220,40 +252,60 @@ class _Audit:
     def _extract(self, subject: Subject, layers: Sequence[Layer]) -> list[LayerResult]:
         stores = {}
         for role in Role:
-            inputs = ExtractionInputs(
-                model=subject.model,
-                layers=tuple(layer.name for layer in layers),
-                pictures=subject.inputs.pictures(role),
-                settings=self.config.extract,
-                device=self.device,
-                progress=self.progress,
-            )
-            title = subject.name(f"extract {role}")
+            inputs, title = self._declare_extraction(subject, layers, role), subject.name(f"extract {role}")
             stores[role] = extract_layers(self.runner, title, inputs, role=role, subject=subject.title)
         return [
             LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
             for position, layer in enumerate(layers)
         ]
 
-    def _audit_random_network(
-        self, context: Context, model: TargetModel, layers: Sequence[Layer], inputs: Inputs
-    ) -> dict[str, list[LayerResult]]:
-        """The same architecture with random weights, on at most so many pictures of each part."""
+    def _declare_extraction(self, subject: Subject, layers: Sequence[Layer], role: Role) -> ExtractionInputs:
+        return ExtractionInputs(
+            model=subject.model,
+            layers=tuple(layer.name for layer in layers),
+            pictures=subject.inputs.pictures(role),
+            settings=self.config.extract,
+            device=self.device,
+            progress=self.progress,
+        )
+
+    def _check_room(self, subjects: Sequence[Subject], layers: Sequence[Layer]) -> None:
+        """That the disk has room for all that is to be written.
+
+        Raises:
+            NoRoomError: it has not.
+        """
+        store = self.runner.store
+        declared = {(s.title, role): self._declare_extraction(s, layers, role) for s in subjects for role in Role}
+        parts = {s.title: {role: measure_part(s.inputs.of(role)) for role in Role} for s in subjects}
+        model, compression = subjects[0].model, find_compression(self.config.extract, self.device)
+        room = reckon_room(self.config, layers, parts, measure_network(model), look_into(store, declared))
+        if compression != "none" and describe_lack(room, store.root):
+            some = choose_some([record for role in Role for record in subjects[0].inputs.of(role).records])
+            room = room.with_shares(measure_stored_shares(some, model, layers, self.device, compression))
+        check_room(room, store.root)
+
+    def _list_subjects(self, model: TargetModel, inputs: Inputs) -> list[Subject]:
+        """The audit itself, and where it is asked for, the same architecture with random weights, which is shown at
+        most so many pictures of each part."""
+        subject = Subject(model, inputs)
         if "random_network" not in self.config.evaluate.baselines:
-            return {}
+            return [subject]
         settings = self.config.model.model_copy(update={"weights": "random"})
         network = load_target_model(settings, self.config.seed)
         # Where the audited network is itself random, its twin must be another one.
         if network.digest == model.digest:
             network = load_target_model(settings, self.config.seed + 1)
         shown = take_images(inputs, self.config.evaluate.baseline_images, self.progress)
-        subject = Subject(network, shown, "random network")
+        return [subject, Subject(network, shown, "random network")]
+
+    def _audit_random_network(self, context: Context, subject: Subject, layers: Sequence[Layer]) -> list[LayerResult]:
         results = self._extract(subject, layers)
         for result in results:
             audit = LayerAudit(context, subject, result)
             audit.measure()
             audit.explain()
-        return {"random_network": results}
+        return results
 
     def _make_vocabulary(self, inputs: Inputs, vectors: str) -> Given[Vocabulary]:
         words = self.config.words

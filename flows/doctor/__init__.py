@@ -15,6 +15,7 @@ from functools import partial
 from lavise.configs.schema import Config, StorageSettings, TrackingSettings, WordSettings
 from lavise.flows.doctor.check import Check, Report, Status, run_check
 from lavise.flows.doctor.contents import check_contents
+from lavise.flows.doctor.extraction import check_extraction
 from lavise.flows.doctor.inputs import check_data, check_demo, check_model, check_word_vectors
 from lavise.flows.doctor.machine import (
     check_device,
@@ -76,6 +77,7 @@ def examine(config: Config | None) -> list[Check]:
     if config:
         looks += [("target model", partial(check_model, config)), ("data", partial(check_data, config))]
         looks.append(("contents of the data", partial(check_contents, config)))
+        looks.append(("extraction", partial(check_extraction, config)))
     looks += [
         ("Prefect", check_prefect),
         ("MLflow", partial(check_mlflow, config.tracking if config else TrackingSettings(), root)),

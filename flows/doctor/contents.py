@@ -41,7 +41,7 @@ def check_contents(config: Config) -> Iterator[Check]:
         if isinstance(settings, Drawn) or find_data_faults(role, settings):
             continue  # nothing to read, or said already
         try:
-            parts = _read_within(_READ_SECONDS, lambda role=role: _read(role, config))  # type: ignore[misc]
+            parts = read_within(_READ_SECONDS, lambda role=role: _read(role, config))  # type: ignore[misc]
         except UserError as err:
             what, _, advice = str(err).partition("; ")
             yield Check(f"{role} contents", "failed", what, advice or "set it right in the settings")
@@ -67,7 +67,7 @@ def _read(role: str, config: Config) -> dict[str, Dataset]:
     return {"reference, to train on": both.train, "reference, to evaluate on": both.evaluation}
 
 
-def _read_within(seconds: float, read: Callable[[], _T]) -> _T | None:
+def read_within(seconds: float, read: Callable[[], _T]) -> _T | None:
     """What `read` gives, or raises; None where it takes longer, which it may then do by itself."""
     answers: queue.Queue[tuple[_T | None, BaseException | None]] = queue.Queue()
 

@@ -114,13 +114,18 @@ def _ask_nvidia_smi() -> str:
 
 def check_memory() -> Iterator[Check]:
     """Memory that can be had, also in a container or a batch job."""
+    advice = "close other programs, or lower extract.batch_size and statistics.num_workers"
+    yield check_room("memory", find_free_memory(), "can be had", (0, _LOW_MEMORY), advice)
+
+
+def find_free_memory() -> int:
+    """Bytes that this process can have."""
     import psutil
 
     limits = [psutil.virtual_memory().available]
     with contextlib.suppress(OSError, ValueError):  # no Linux, or another layout
         limits += find_group_memory(Path("/proc/self/cgroup").read_text("utf-8"), Path("/sys/fs/cgroup"))
-    advice = "close other programs, or lower extract.batch_size and statistics.num_workers"
-    yield check_room("memory", min(limits), "can be had", (0, _LOW_MEMORY), advice)
+    return min(limits)
 
 
 def find_group_memory(own: str, mount: Path) -> list[int]:

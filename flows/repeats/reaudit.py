@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
+from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, NoRoomError, UserError
 from lavise.configs.loading import describe_faults, load_config, read_overrides
 from lavise.configs.policy import Policy, load_policy
 from lavise.configs.schema import Config
@@ -189,6 +189,8 @@ class Reaudit:
             failed = self._find({_file_tag(found): "seen"})
             self.tracker.resume(failed[-1].run_id).set_tags({STATE_TAG: "broken", ERROR_TAG: str(err)})
             return CheckpointOutcome(found.name, "broken", failed[-1].run_id, detail=str(err))
+        except NoRoomError:
+            raise  # for all checkpoints alike; it has left no run
         except UserError as err:
             # A mistake in the settings, or data that are away: the same for all checkpoints, and none is at fault.
             for run in self._find({_file_tag(found): "seen"})[-1:]:

@@ -92,6 +92,11 @@ class ArtefactStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
 
+    def measure_partial(self, stage: str, digest: str) -> int:
+        """Bytes of the files that an attempt that was stopped has left; 0 where there was none."""
+        folder = self._folder(stage, digest).with_suffix(".partial")
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
     def publish(
         self,
         stage: str,

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import PIL
 
 from lavise.configs.errors import UserError
-from lavise.configs.schema import ExtractSettings
-from lavise.storage.activations import ShardGrid, finish_store, has_shard
+from lavise.configs.schema import Compression, ExtractSettings
+from lavise.storage.activations import ShardGrid, finish_store, has_shard, read_plain_digests
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.models.layers import ActivationTap, Layer
 from lavise.storage.models.target_model import TargetModel
@@ -27,7 +27,7 @@ from lavise.tasks.activations.decoding import decode_batches
 from lavise.tasks.activations.forward import check_precision, normalise_images, run_network
 from lavise.tasks.activations.shard_filling import LayerShards, ShardFiller, open_writer, plan_shards
 from lavise.tasks.engine.computing import describe_arithmetic
-from lavise.tasks.engine.stage import Info, Stage
+from lavise.tasks.engine.stage import PLAIN_FILES, Info, Stage
 from lavise.tasks.engine.stage_inputs import HOW, Given, Request, Spread, StageInputs, Unstated
 
 STAGE = Stage("extract", version=2, resumable=True, uses_device=True, libraries=("pillow",))
@@ -118,12 +118,19 @@ class Block:
         return [(at, own) for at, own in batches if any(s.find_open(range(at, at + len(own))) for s in self.shards)]
 
 
-def plan_grid(inputs: ExtractionInputs, layer: Layer) -> ShardGrid:
+def plan_layer(num_images: int, layer: Layer, settings: ExtractSettings) -> ShardGrid:
     """Which pictures are in which shard of a layer."""
-    settings = inputs.settings
-    return plan_shards(
-        len(inputs.pictures.value.records), layer, settings.batch_size, settings.shard_images, settings.shard_bytes
-    )
+    return plan_shards(num_images, layer, settings.batch_size, settings.shard_images, settings.shard_bytes)
+
+
+def plan_grid(inputs: ExtractionInputs, layer: Layer) -> ShardGrid:
+    """The same of what is asked for."""
+    return plan_layer(len(inputs.pictures.value.records), layer, inputs.settings)
+
+
+def find_compression(settings: ExtractSettings, device: str) -> Compression:
+    """What is asked for; on a GPU `auto` is none: one processor that compresses would keep it waiting."""
+    return "none" if settings.compression == "auto" and device == "cuda" else settings.compression
 
 
 def plan_blocks(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> list[Block]:
@@ -140,7 +147,7 @@ def plan_blocks(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> list[B
         grid = plan_grid(inputs, layer)
         missing = frozenset(s for s in range(grid.num_shards) if not has_shard(folder, s))
         provenance = {"model": model.digest, **describe_provenance(model, name)}
-        stores.append(LayerShards(folder, layer, grid, missing, provenance))
+        stores.append(LayerShards(folder, layer, grid, missing, provenance, find_compression(settings, inputs.device)))
     blocks = []
     for start in range(0, len(records), settings.shard_images):
         own = range(start, min(start + settings.shard_images, len(records)))
@@ -221,10 +228,13 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
             check_broken(broken, len(dataset.records), settings.max_broken_share, dataset.name)
     infos: dict[str, Info] = {}
     for name, folder in folders.items():
-        index = finish_store(folder, plan_grid(inputs, model.find_layer(name)))
+        grid = plan_grid(inputs, model.find_layer(name))
+        index = finish_store(folder, grid)
         flat_of = {"num_flat": len(index["flat"])} if "flat" in index else {}
         num_broken = len(index["broken"])
         infos[name] = {"num_images": index["num_images"], "shape": index["shape"], "num_broken": num_broken, **flat_of}
+        if plain := read_plain_digests(folder, grid.num_shards):
+            infos[name] = {**infos[name], PLAIN_FILES: plain}
     return infos
 
 

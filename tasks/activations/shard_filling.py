@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lavise.configs.schema import Compression
 from lavise.storage.activations import ShardGrid, write_shard
 from lavise.storage.map_summaries import MapSummary
 from lavise.storage.models.layers import Layer
@@ -49,6 +50,7 @@ class LayerShards:
         grid: of the whole store.
         numbers: of those that are to be made.
         provenance: what a shard says of itself.
+        compression: of the maps.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class LayerShards:
     grid: ShardGrid
     numbers: frozenset[int]
     provenance: Mapping[str, str]
+    compression: Compression = "none"
 
     def find_open(self, positions: range) -> list[int]:
         """Those with pictures at these positions."""
@@ -219,6 +222,5 @@ def _write(shards: LayerShards, shard: _Shard, arrived: torch.cuda.Event | None)
     if buffer.peaks_NC is not None and buffer.means_NC is not None:
         summary = MapSummary(buffer.peaks_NC[:num].numpy(), buffer.means_NC[:num].numpy())
     maps_NCHW = buffer.maps_NCHW[:num].numpy()
-    write_shard(
-        shards.folder, shard.number, maps_NCHW, shard.keys, shard.broken, shards.provenance, shard.flat, summary
-    )
+    facts = (shard.keys, shard.broken, shards.provenance, shard.flat)
+    write_shard(shards.folder, shard.number, maps_NCHW, *facts, summary, shards.compression)

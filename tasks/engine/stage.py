@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
 
+from lavise.configs.errors import UserError
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.digest import digest_of, short
+from lavise.storage.state.free_space import FULL, find_full_error, format_bytes, measure_free_bytes
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
 from lavise.tasks.engine.stage_inputs import Request, StageInputs
@@ -25,6 +27,8 @@ from lavise.tasks.engine.stage_inputs import Request, StageInputs
 log = logging.getLogger("lavise")
 # An artefact's file of this name holds [metric, value, step] rows: the curves of its run.
 HISTORY_FILE = "history.json"
+# A fact of an artefact: by name, of files that are compressed, the sha256 of what they would be without.
+PLAIN_FILES = "plain_files"
 # Attributes of the log records that say what became of a stage: `started`, `done` or `cached`, and its title.
 STAGE_EVENT, STAGE_TITLE = "lavise_event", "lavise_stage"
 
@@ -51,6 +55,10 @@ class Stage:
         if not self.libraries:
             return settings
         return {**settings, "libraries": {name: metadata.version(name) for name in self.libraries}}
+
+    def find_digest(self, request: Request) -> str:
+        """The content address of what is asked for."""
+        return compute_stage_digest(self.name, self.version, self.complete(request.settings), request.inputs)
 
 
 @dataclass(frozen=True)
@@ -160,8 +168,8 @@ class StageRunner:
 
     def _materialise(self, stage: Stage, title: str, requests: Sequence[Request], compute: Compute) -> StageOutcome:
         start = time.monotonic()
+        digests = [stage.find_digest(request) for request in requests]
         requests = [replace(request, settings=stage.complete(request.settings)) for request in requests]
-        digests = [compute_stage_digest(stage.name, stage.version, r.settings, r.inputs) for r in requests]
         found = {i: h for i, d in enumerate(digests) if (h := self.store.find(stage.name, d))}
         combined = digests[0] if len(digests) == 1 else digest_of(digests)
         run = self.tracker.start(title, {"lavise.stage": stage.name, "lavise.digest": combined}, self.parent.run_id)
@@ -198,12 +206,13 @@ class StageRunner:
                 if i not in found and i == digests.index(d)
             }
             if folders:
-                infos = compute(folders)
-                for i in folders:
-                    request = requests[i]
-                    found[i] = self.store.publish(
-                        stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
-                    )
+                with _tell_full_disk(stage, self.store):
+                    infos = compute(folders)
+                    for i in folders:
+                        request = requests[i]
+                        found[i] = self.store.publish(
+                            stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
+                        )
         return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}
 
     def _record(
@@ -222,12 +231,36 @@ class StageRunner:
         run.log_metrics(metrics)
 
 
+@contextmanager
+def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
+    """That there is no room is the user's to mend.
+
+    Raises:
+        UserError: the disk, or the quota, is full, or a file would be larger than is allowed.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as err:
+        number = find_full_error(err)
+        if number is None:
+            raise
+        free = format_bytes(measure_free_bytes(store.root))
+        raise UserError(
+            f"storage.root: {FULL[number]} while {stage.name} was written to {store.root} ({free} free); make room "
+            "(`lavise gc` removes what no kept run needs), or set storage.root to another disk, and run it again: it "
+            "goes on from what was finished there"
+        ) from err
+
+
 def _mark(title: str, event: str) -> dict[str, str]:
     return {STAGE_TITLE: title, STAGE_EVENT: event}
 
 
 class DescribedArtefact(TypedDict):
-    """What a stage made, and the sha256 of every file; stage, role and subject as in StageOutcome."""
+    """What a stage made, and the sha256 of every file (of one that is compressed, of what it would be without); stage,
+    role and subject as in StageOutcome."""
 
     stage: str
     role: str
@@ -243,7 +276,11 @@ class DescribedArtefacts(TypedDict):
 
 
 def describe_artefacts(outcomes: Mapping[str, StageOutcome]) -> DescribedArtefacts:
-    """Of each stage, in the order of execution: what it made, and the sha256 of every file."""
+    """Of each stage, in the order of execution: what it made, and the sha256 of every file.
+
+    Of a file that is compressed, it is that of what the file would be without: how an artefact is kept is no part of
+    what it is.
+    """
     return {
         "stages": {
             title: [
@@ -252,7 +289,7 @@ def describe_artefacts(outcomes: Mapping[str, StageOutcome]) -> DescribedArtefac
                     "role": outcome.role,
                     "subject": outcome.subject,
                     "digest": h.digest,
-                    "files": {n: e.sha256 for n, e in h.files.items()},
+                    "files": {n: h.info.get(PLAIN_FILES, {}).get(n, e.sha256) for n, e in h.files.items()},
                 }
                 for h in outcome.handles
             ]

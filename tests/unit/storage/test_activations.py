@@ -1,24 +1,33 @@
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import h5py
 import numpy as np
 import pytest
 
 from lavise.configs.errors import UserError
+from lavise.configs.schema import Compression
 from lavise.storage.activations import (
     ActivationStore,
     ShardGrid,
     finish_store,
     has_shard,
+    measure_compressed,
+    read_plain_digests,
     read_shard_maps,
     shard_name,
     write_shard,
 )
 from lavise.storage.array_types import HalfArray
+from tests.file_limits import limit_files
 
 CHW = (5, 3, 4)
 
@@ -97,7 +106,7 @@ def test_means_do_not_overflow_in_half_precision(tmp_path: Path) -> None:
 
 def test_shard_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not has_shard(tmp_path, 0)
-    (tmp_path / "shard-000000.tmp").write_bytes(b"half of a shard")
+    (tmp_path / "shard-000000.h5.tmp").write_bytes(b"half of a shard")
     assert not has_shard(tmp_path, 0)
     write_shard(tmp_path, 0, make_maps(2), ["a", "b"], {}, {})
     assert has_shard(tmp_path, 0)
@@ -293,3 +302,122 @@ def test_parts_of_peaks_and_means_are_the_whole(tmp_path: Path, rows: int) -> No
         positions = np.array(chosen, np.int64)
         np.testing.assert_array_equal(store.read_peaks_of(positions), store.read_peaks()[positions])
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".h5") == ["index.json"]
+
+
+# Compression
+
+_NEEDS_PLUGIN = pytest.mark.skipif(not importlib.util.find_spec("hdf5plugin"), reason="hdf5plugin is not installed")
+
+
+@pytest.mark.parametrize("compression", ["gzip", pytest.param("blosc2", marks=_NEEDS_PLUGIN)])
+def test_compressed_maps_are_the_same_and_know_the_file_without(tmp_path: Path, compression: Compression) -> None:
+    maps = np.maximum(make_maps(9), 0).repeat(20, axis=1)
+    keys = [f"{i}.png" for i in range(9)]
+    stores = {}
+    kinds: tuple[Compression, ...] = ("none", compression)
+    for kind in kinds:
+        folder = tmp_path / kind
+        folder.mkdir()
+        for shard, rows in enumerate((slice(0, 5), slice(5, 9))):
+            found = {"x.png": "no"}, {"layer": "l", "arch": "a"}, keys[:1]
+            write_shard(folder, shard, maps[rows], keys[rows], *found, compression=kind)
+        finish_store(folder, ShardGrid(9, 5))
+        stores[kind] = ActivationStore(folder)
+    plain, packed = stores["none"], stores[compression]
+    for shard in range(2):
+        one, other = plain.shard_path(shard), packed.shard_path(shard)
+        assert other.stat().st_size < 0.8 * one.stat().st_size
+        assert read_shard_maps(other).tobytes() == read_shard_maps(one).tobytes()
+    assert packed.read_images([8, 2]).tobytes() == maps[[8, 2]].tobytes()
+    assert packed.read_provenance() == plain.read_provenance() == {"layer": "l", "arch": "a"}
+    for name in ("index.json", "activations.h5"):
+        assert (packed.folder / name).read_bytes() == (plain.folder / name).read_bytes()
+    with h5py.File(packed.folder / "activations.h5", "r") as file:
+        assert file["maps"][:].tobytes() == maps.tobytes()
+    digests = {shard_name(s): hashlib.sha256(plain.shard_path(s).read_bytes()).hexdigest() for s in range(2)}
+    assert read_plain_digests(packed.folder, 2) == digests
+    assert read_plain_digests(plain.folder, 2) == {}
+    assert measure_compressed(maps, compression) < 0.8 * maps.nbytes == 0.8 * measure_compressed(maps, "none")
+
+
+def test_auto_compresses_what_it_makes_half(tmp_path: Path) -> None:
+    dense = np.random.default_rng(0).normal(size=(6, 100, 3, 4)).astype(np.float16)
+    sparse = np.where(dense > 1, dense, np.float16(0))
+    sizes = {}
+    for name, maps in (("dense", dense), ("sparse", sparse)):
+        for compression in get_args(Compression)[:3]:
+            folder = tmp_path / name / compression
+            folder.mkdir(parents=True)
+            write_shard(folder, 0, maps, list("abcdef"), {}, {}, compression=compression)
+            sizes[name, compression] = (folder / shard_name(0)).read_bytes()
+            assert read_shard_maps(folder / shard_name(0)).tobytes() == maps.tobytes()
+    assert sizes["dense", "auto"] == sizes["dense", "none"]
+    assert get_args(Compression)[:3] == ("auto", "none", "gzip")
+    assert sizes["sparse", "auto"] == sizes["sparse", "gzip"]
+    assert len(sizes["sparse", "gzip"]) < len(sizes["sparse", "none"])
+    write_shard(tmp_path, 0, sparse[:0], [], {}, {}, compression="auto")
+    assert read_shard_maps(tmp_path / shard_name(0)).shape == sparse[:0].shape
+
+
+def test_compressed_maps_that_are_damaged_are_noticed(tmp_path: Path) -> None:
+    maps = make_maps(3).repeat(20, axis=1)
+    write_shard(tmp_path, 0, maps, list("abc"), {}, {}, compression="gzip")
+    path = tmp_path / shard_name(0)
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) // 4, len(data) * 3 // 4, 97):
+        data[at] ^= 0x10
+    path.write_bytes(bytes(data))
+    with pytest.raises(OSError, match=f"{path} is damaged"):
+        read_shard_maps(path)
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("hdf5plugin")), reason="hdf5plugin is installed")
+def test_without_the_package_one_line_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"extract\.compression: found 'blosc2'.*hdf5plugin.*gzip or none"):
+        write_shard(tmp_path, 0, make_maps(1), ["a"], {}, {}, compression="blosc2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_maps_of_an_unknown_filter_are_told_from_damage(tmp_path: Path) -> None:
+    """A number that HDF5 has set aside for trying things out, which nobody has registered here."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((1, *CHW))
+    properties.set_filter(300, h5py.h5z.FLAG_OPTIONAL, (1,))
+    path = tmp_path / shard_name(0)
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple((2, *CHW))
+        h5py.h5d.create(file.id, b"maps", h5py.h5t.IEEE_F16LE, space, properties)
+    with pytest.raises(UserError, match=r"extract\.compression: the maps in .*lavise\[compression\]"):
+        read_shard_maps(path)
+
+
+# No room
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_shard_without_room_leaves_nothing(tmp_path: Path, compression: Compression) -> None:
+    write_shard(tmp_path, 0, make_maps(2), ["a", "b"], {}, {}, compression=compression)
+    keys = [str(i) for i in range(400)]
+    with limit_files(20_000), pytest.raises(OSError, match="File too large"):
+        write_shard(tmp_path, 1, make_maps(400), keys, {}, {}, compression=compression)
+    assert [p.name for p in tmp_path.iterdir()] == [shard_name(0)]
+
+
+def test_a_process_whose_disk_is_full_ends_as_it_wants(tmp_path: Path) -> None:
+    """HDF5 that writes to a full disk by itself leaves objects open, and the process dies when it ends."""
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from lavise.storage.activations import write_shard
+from tests.file_limits import limit_files
+with limit_files(20_000):
+    try:
+        keys = [str(i) for i in range(20)]
+        write_shard(Path({str(tmp_path)!r}), 0, np.ones((20, 640, 7, 7), np.float16), keys, {{}}, {{}})
+    except OSError as err:
+        print(err.errno)
+sys.exit(5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "27\n", "")

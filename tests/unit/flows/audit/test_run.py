@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lavise.configs.errors import UserError
+from lavise.configs.errors import NoRoomError, UserError
 from lavise.configs.policy import Policy
 from lavise.configs.roles import Role
 from lavise.configs.schema import Config
@@ -129,6 +130,29 @@ def test_what_was_finished_before_the_failure_is_kept(tracker: MlflowTracker, tm
     assert [(r.status, r.tags["lavise.cached"]) for r in stages] == [("FINISHED", "false"), ("FINISHED", "true")]
     parents = [r.run_id for r in runs_of(tracker, config)]
     assert [r.tags["mlflow.parentRunId"] for r in stages] == parents
+
+
+def test_a_disk_that_is_too_small_leaves_no_run_and_nothing_begun(
+    tracker: MlflowTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scenes were drawn before their masks could be counted; their run is taken back as well."""
+    write_image(tmp_path / "target" / "a.png", 20, 20, 0)
+    config = make_openmoji_config(tmp_path)
+    monkeypatch.setattr("lavise.flows.shared.room.measure_free_bytes", lambda folder: 1_000_000)
+    with pytest.raises(NoRoomError, match=r"storage\.root: needs .*found 1\.0 MB free at .*artefacts;"):
+        run_audit(config, tracker, no_progress)
+    assert tracker.find({"lavise.config": config.name}) == tracker.find({"lavise.stage": "scenes"}) == []
+    assert [f.name for f in (tmp_path / "artefacts").iterdir()] == ["scenes"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_compression_that_is_not_installed_is_told_first(
+    tracker: MlflowTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)  # as if it were not installed
+    config = make_config(tmp_path, extract={"compression": "blosc2"})
+    with pytest.raises(UserError, match=r"extract\.compression: found 'blosc2'.*pip install"):
+        run_audit(config, tracker, no_progress)
 
 
 # What a run says of itself from the start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -245,8 +246,14 @@ def guarded(error: BaseException) -> Result:
         (KeyboardInterrupt(), 130, "lavise: stopped; what was finished is kept, the same command goes on from there"),
         (ZeroDivisionError("by zero"), 1, "lavise: failed: ZeroDivisionError: by zero"),
         (typer.Exit(3), 3, ""),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a\x1bb"),
+            2,
+            "lavise: no space is left on the disk ([Errno 28] No space left on device: 'a\\x1bb'); make room, or set "
+            "storage.root or LAVISE_HOME to another disk, and run it again: what was finished is kept",
+        ),
     ],
-    ids=["user's mistake", "Ctrl-C", "fault", "no"],
+    ids=["user's mistake", "Ctrl-C", "fault", "no", "full disk"],
 )
 def test_each_way_to_end_has_its_code(error: BaseException, code: int, last: str) -> None:
     done = guarded(error)
