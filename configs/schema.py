@@ -155,6 +155,11 @@ class ExtractSettings(Settings):
     float16 are faster on a GPU, and other maps: docs/results.md. Classes, causes and masked pictures are computed as
     the network was built, whatever is set here."""
     decode_threads: Annotated[int, NOT_IDENTITY] = Field(default=2, ge=1)
+    """Threads that decode pictures; the bits do not depend on it."""
+    scheduler: Annotated[str | None, NOT_IDENTITY] = Field(default=None, min_length=1)
+    """Who extracts. None: the workers of statistics.scheduler where that is set, else this process. here: this process.
+    local: statistics.num_workers processes of one thread each. Or the address of a Dask scheduler (tcp://host:port),
+    whose workers have pictures, checkpoint and state folder at the same paths. The bits do not depend on it."""
     max_broken_share: float = Field(default=0.05, ge=0, le=1)
     """A larger share of pictures that cannot be read stops the run."""
     compression: Annotated[Compression, NOT_IDENTITY] = "auto"
@@ -442,6 +447,15 @@ class Config(Settings):
     report: Annotated[ReportSettings, NOT_IDENTITY] = ReportSettings()
     tracking: Annotated[TrackingSettings, NOT_IDENTITY] = TrackingSettings()
     storage: Annotated[StorageSettings, NOT_IDENTITY] = StorageSettings()
+
+    @model_validator(mode="after")
+    def _workers_are_here(self) -> Config:
+        if self.extract.scheduler == "local" and self.statistics.scheduler:
+            raise ValueError(
+                f"extract.scheduler: found 'local' with statistics.scheduler {self.statistics.scheduler!r}; allowed: "
+                "here, that address or another one, or leave statistics.scheduler empty"
+            )
+        return self
 
     @model_validator(mode="after")
     def _head_can_name(self) -> Config:

@@ -24,7 +24,7 @@ from lavise.flows.audit.results import EndedAudit, Occasion
 from lavise.flows.audit.run_folder import write_run_folder
 from lavise.flows.past_audits.compare import Comparison, TargetImages, compare_audits
 from lavise.flows.past_audits.gate import GATE_TAG, record_verdict
-from lavise.flows.shared.extraction import extract_layers
+from lavise.flows.shared.extraction import extract_layers, open_workers
 from lavise.flows.shared.inputs import Inputs, check_bands, describe_sources, open_inputs, take_images
 from lavise.flows.shared.results import RunResult
 from lavise.flows.shared.room import (
@@ -94,8 +94,12 @@ def run_audit(
         runner = StageRunner(store, tracker, run, progress, execute)
         try:
             watch = run.watch_system() if config.tracking.system_metrics else nullcontext()
-            with watch, StatisticsCluster(config.statistics, progress) as cluster:
-                ended = _Audit(config, device, runner, cluster, progress, occasion).run()
+            with (
+                watch,
+                StatisticsCluster(config.statistics, progress) as cluster,
+                open_workers(config, cluster, progress) as workers,
+            ):
+                ended = _Audit(config, device, runner, cluster, workers, progress, occasion).run()
             result = write_run_folder(ended, root, run, tracker)
             if occasion.policy:
                 is_missing = occasion.comparison_expected and ended.comparison is None
@@ -149,12 +153,17 @@ def digest_identity(config: Config) -> str:
 
 @dataclass
 class _Audit:
-    """The stages of one audit, in the order of the data."""
+    """The stages of one audit, in the order of the data.
+
+    Attributes:
+        workers: who extracts; None: this process.
+    """
 
     config: Config
     device: str
     runner: StageRunner
     cluster: StatisticsCluster
+    workers: StatisticsCluster | None
     progress: Progress
     occasion: Occasion
 
@@ -253,7 +262,9 @@ class _Audit:
         stores = {}
         for role in Role:
             inputs, title = self._declare_extraction(subject, layers, role), subject.name(f"extract {role}")
-            stores[role] = extract_layers(self.runner, title, inputs, role=role, subject=subject.title)
+            stores[role] = extract_layers(
+                *(self.runner, title, inputs), role=role, subject=subject.title, workers=self.workers
+            )
         return [
             LayerResult(layer, {role: handles[position] for role, handles in stores.items()})
             for position, layer in enumerate(layers)

@@ -182,7 +182,7 @@ def _check_memory(room: Room) -> Check:
     need, free = max(estimate_writing_memory(room.list_sizes(role)) for role in Role), find_free_memory()
     found = f"about {format_bytes(need)} beside the network and its batch (largest shard: {format_bytes(most)})"
     if need > free:
-        advice = "lower extract.shard_images (and extract.batch_size), or name fewer layers"
+        advice = "lower extract.shard_bytes, or name fewer layers"
         return Check("memory of extraction", "failed", f"{found}; {format_bytes(free)} can be had", advice)
     return ok("memory of extraction", found)
 

@@ -40,6 +40,7 @@ class TargetModel:
         geometry: from a picture to the input.
         mean, std: of the normalisation, per channel on the scale 0..1.
         options: keyword arguments that the architecture was built with.
+        settings, seed: what it was loaded from, for other processes; None where it was made otherwise.
     """
 
     arch: str
@@ -50,6 +51,8 @@ class TargetModel:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: ModelSettings | None = None
+    seed: int = 0
 
     @property
     def channels(self) -> int:
@@ -159,4 +162,6 @@ def load_target_model(settings: ModelSettings, seed: int) -> TargetModel:
         mean=chosen.mean or architecture.mean,
         std=chosen.std or architecture.std,
         options=settings.options,
+        settings=settings,
+        seed=seed,
     )

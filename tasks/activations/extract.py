@@ -117,6 +117,11 @@ class Block:
         ]
         return [(at, own) for at, own in batches if any(s.find_open(range(at, at + len(own))) for s in self.shards)]
 
+    @property
+    def num_open(self) -> int:
+        """Pictures that are to be looked at."""
+        return sum(len(own) for _, own in self.list_batches())
+
 
 def plan_layer(num_images: int, layer: Layer, settings: ExtractSettings) -> ShardGrid:
     """Which pictures are in which shard of a layer."""
@@ -201,11 +206,25 @@ def extract_blocks(
             yield broken
 
 
-def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> dict[str, Info]:
+def extract_here(
+    inputs: ExtractionInputs, blocks: Sequence[Block], advance: Callable[[int], None]
+) -> Generator[dict[str, str]]:
+    """`extract_blocks` of what is asked for, in this process."""
+    return extract_blocks(inputs.model, blocks, inputs.settings, inputs.device, advance)
+
+
+# Makes blocks in their order, tells of pictures that are done, and yields those of each that cannot be read.
+MakeBlocks = Callable[[ExtractionInputs, Sequence[Block], Callable[[int], None]], Generator[dict[str, str]]]
+
+
+def extract_activations(
+    inputs: ExtractionInputs, folders: Mapping[str, Path], make_blocks: MakeBlocks = extract_here
+) -> dict[str, Info]:
     """Write the activation stores of several layers in one pass; finished shards are kept.
 
     Args:
         folders: layer name -> folder of its store; of those layers that are not there yet.
+        make_blocks: who does it; the bits are the same.
 
     Returns:
         layer name -> facts: num_images, shape [C, H, W], num_broken, and where there are any, num_flat: pictures that
@@ -217,11 +236,11 @@ def extract_activations(inputs: ExtractionInputs, folders: Mapping[str, Path]) -
     model, dataset, settings = inputs.model, inputs.pictures.value, inputs.settings
     check_precision(settings.precision, inputs.device)
     blocks = plan_blocks(inputs, folders)
-    num_open = sum(len(own) for block in blocks for _, own in block.list_batches())
+    num_open = sum(block.num_open for block in blocks)
     broken: dict[str, str] = {}
     with (
         inputs.progress("extract", num_open) as bar,
-        closing(extract_blocks(model, blocks, settings, inputs.device, bar.advance)) as made,
+        closing(make_blocks(inputs, blocks, bar.advance)) as made,
     ):
         for found in made:
             broken |= found

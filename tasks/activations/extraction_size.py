@@ -55,9 +55,10 @@ class StoreSize:
 
 
 def estimate_writing_memory(sizes: Sequence[StoreSize]) -> int:
-    """Bytes of memory while a shard is written, beside the network and its batch: the maps of all layers are there,
-    and of the largest one three more copies (in one piece, as a file, and the bytes of that)."""
-    return sum(size.num_shard_bytes for size in sizes) + 3 * max((size.num_shard_bytes for size in sizes), default=0)
+    """Bytes of memory while a shard is written, beside the network and its batch: of every layer one shard that is
+    filled and one that is written, and of the largest one two more copies (as a file, and the bytes of that)."""
+    own = [size.num_shard_bytes for size in sizes]
+    return 2 * sum(own) + 2 * max(own, default=0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The Dask cluster that statistics run on: a local one by default, an existing scheduler by address."""
+"""The Dask cluster that statistics, and if asked for extraction, run on: a local one, or a scheduler by address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -29,8 +29,10 @@ class StatisticsCluster:
     Use as a context manager; what it started is stopped on leaving.
     """
 
-    def __init__(self, settings: StatisticsSettings, progress: Progress = no_progress) -> None:
-        self._settings, self._progress = settings, progress
+    def __init__(
+        self, settings: StatisticsSettings, progress: Progress = no_progress, setting: str = "statistics.scheduler"
+    ) -> None:
+        self._settings, self._progress, self._setting = settings, progress, setting
         self._client: Any = None
         self._cluster: Any = None
 
@@ -46,7 +48,14 @@ class StatisticsCluster:
         """All results of `stream` at once: for those that are small."""
         return list(self.stream(title, function, items))
 
-    def stream(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    def stream(
+        self,
+        title: str,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        resources: Mapping[str, float] | None = None,
+        shown: bool = True,
+    ) -> Iterator[R]:
         """function(item) for every item on the workers; results in the order of the items, one after the other.
 
         A few items more than there are workers are given out ahead of the result that is taken, and a result is
@@ -54,36 +63,58 @@ class StatisticsCluster:
         early, what was given out is forgotten with its futures.
 
         `function` must be importable by the workers, pure, and give the same bits wherever it runs.
+
+        Args:
+            resources: that a worker has to offer, and what of them an item takes.
+            shown: with progress of its own.
         """
         try:
-            yield from self._stream(title, function, items)
+            with self._progress(title, len(items)) if shown else no_progress(title, len(items)) as bar:
+                for result in self._stream(function, items, resources):
+                    bar.advance()
+                    yield result
+                    del result
         except Exception:
             # A lost connection or worker heals only with a new client; what is broken must not be used again.
             self._close()
             raise
 
-    def _stream(self, title: str, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    def require_resource(self, name: str, setting: str) -> None:
+        """Some worker offers the resource: what asks for one that nobody has would wait for ever.
+
+        Raises:
+            UserError: none does.
+        """
+        workers = self._start().scheduler_info(n_workers=-1)["workers"]
+        if not any(worker["resources"].get(name, 0) >= 1 for worker in workers.values()):
+            raise UserError(
+                f"{setting}: device is cuda, and of {len(workers)} workers none offers the resource {name}; start one "
+                f"for each GPU with `dask worker ADDRESS --nthreads 1 --resources {name}=1`, or set device: cpu or "
+                f"{setting}: here"
+            )
+
+    def _stream(
+        self, function: Callable[[T], R], items: Sequence[T], resources: Mapping[str, float] | None
+    ) -> Iterator[R]:
         client = self._start()
         ahead: deque[Any] = deque()
         given = 0
-        with self._progress(title, len(items)) as bar:
-            for _ in range(len(items)):
-                # Asked anew each time, since workers come and go.
-                most = _AHEAD * max(sum(client.nthreads().values()), 1)
-                while given < len(items) and len(ahead) < most:
-                    ahead.append(client.submit(function, items[given], pure=False))
-                    given += 1
-                result: R = ahead.popleft().result()
-                bar.advance()
-                yield result
-                del result
+        for _ in range(len(items)):
+            # Asked anew each time, since workers come and go.
+            most = _AHEAD * max(sum(client.nthreads().values()), 1)
+            while given < len(items) and len(ahead) < most:
+                ahead.append(client.submit(function, items[given], pure=False, resources=resources))
+                given += 1
+            result: R = ahead.popleft().result()
+            yield result
+            del result
 
     def _start(self) -> Any:
         if self._client is not None:
             return self._client
         address = self._settings.scheduler
         if address:
-            _require_scheduler(address)
+            _require_scheduler(address, self._setting)
         # Read when distributed is first imported, here and in the workers: no chatter about reconnecting workers.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
         from distributed import Client, LocalCluster
@@ -91,7 +122,7 @@ class StatisticsCluster:
         if address:
             self._client = Client(address, timeout="30s", set_as_default=False)
             return self._client
-        log.info("  starting %d statistics workers", self._settings.num_workers)
+        log.info("  starting %d workers", self._settings.num_workers)
         with _environment_restored():
             self._cluster = LocalCluster(
                 n_workers=self._settings.num_workers,
@@ -123,7 +154,7 @@ def _environment_restored() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _require_scheduler(address: str) -> None:
+def _require_scheduler(address: str, setting: str) -> None:
     """A connection first: a Client that fails to connect leaves threads behind that wait for ever."""
     found = re.fullmatch(r"(?:tcp|tls)://(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d{1,5})", address)
     reason = "no such address"
@@ -134,6 +165,6 @@ def _require_scheduler(address: str) -> None:
         except (OSError, OverflowError) as err:
             reason = str(err)
     raise UserError(
-        f"statistics.scheduler: found {address!r}, which does not answer ({reason}); allowed: tcp://HOST:PORT or "
+        f"{setting}: found {address!r}, which does not answer ({reason}); allowed: tcp://HOST:PORT or "
         "tls://HOST:PORT of a Dask scheduler; start it, or leave it empty for a local cluster"
     )

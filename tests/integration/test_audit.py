@@ -151,7 +151,7 @@ def test_other_top_images_runs_explain_and_what_follows(home: Path, first: Finis
 
 
 def test_number_of_workers_and_threads_changes_no_bit(home: Path, first: Finished, tmp_path: Path) -> None:
-    other = run_tiny(tmp_path, statistics__num_workers=1, extract__decode_threads=1).result
+    other = run_tiny(tmp_path, statistics__num_workers=1, extract__decode_threads=1, extract__scheduler="local").result
     assert {n: s["digest"] for n, s in other["stages"].items()} == {
         n: s["digest"] for n, s in first.result["stages"].items()
     }

@@ -87,13 +87,13 @@ def test_a_disk_that_is_too_small_fails(config: Config, monkeypatch: pytest.Monk
 def test_a_shard_that_the_memory_cannot_hold_fails(config: Config) -> None:
     pictures = find_free_memory() // 100
     scenes = make_config(
-        extract=ExtractSettings(batch_size=1, shard_images=pictures),
+        extract=ExtractSettings(batch_size=1, shard_images=pictures, shard_bytes=1 << 62),
         model=ModelSettings(arch="torchvision:squeezenet1_1"),
     )
     scenes = scenes.model_copy(update={"target": scenes.target.model_copy(update={"scenes": pictures})})
     found = look(scenes)
     assert found["memory of extraction"].status == "failed"
-    assert found["memory of extraction"].advice.startswith("lower extract.shard_images")
+    assert found["memory of extraction"].advice.startswith("lower extract.shard_bytes")
     assert found["room"].status == "failed"
 
 

@@ -50,9 +50,9 @@ def test_maps_of_nothing() -> None:
     assert estimate_writing_memory([]) == 0
 
 
-def test_memory_is_of_all_layers_and_three_times_the_largest() -> None:
+def test_memory_is_two_shards_of_each_layer_and_two_copies_of_the_largest() -> None:
     small, large = StoreSize((8, 2, 2), 100, 50, 0), StoreSize((64, 7, 7), 100, 50, 0)
-    expected = small.num_shard_bytes + 4 * large.num_shard_bytes
+    expected = 2 * small.num_shard_bytes + 4 * large.num_shard_bytes
     assert estimate_writing_memory([small, large]) == expected
 
 
