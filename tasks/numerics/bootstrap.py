@@ -18,7 +18,8 @@ RESAMPLINGS = 2000
 _INTERVAL = (0.025, 0.975)
 _BLOCK_ENTRIES = 1 << 22
 _DRAWS = 64
-_WEIGHTINGS = 32  # in memory at a time
+# Weightings in memory at a time: as many as have so many entries, but at least so many.
+_WEIGHT_ENTRIES, _LEAST_WEIGHTINGS = 1 << 20, 32
 
 
 class Estimate(TypedDict):
@@ -54,14 +55,19 @@ class ImageWeights:
         num: of the weightings, B.
     """
 
-    def __init__(self, num_images: int, samples: int, seed: int) -> None:
+    def __init__(self, num_images: int, samples: int, seed: int, num_entries: int = _WEIGHT_ENTRIES) -> None:
+        """
+        Args:
+            num_entries: in memory at a time, where these are of enough weightings.
+        """
         self.num_images, self.num = num_images, samples + 1
-        self._file = ColumnFile(None, np.uint8, (-(-self.num // _WEIGHTINGS), num_images, _WEIGHTINGS))
+        self._size = size = min(max(num_entries // max(num_images, 1), _LEAST_WEIGHTINGS), self.num)
+        self._file = ColumnFile(None, np.uint8, (-(-self.num // size), num_images, size))
         rng, left = make_rng(seed, Stream.BOOTSTRAP_IMAGES), samples
         for block in range(self._file.shape[0]):
-            drawn = min(_WEIGHTINGS - (block == 0), left)
+            drawn = min(size - (block == 0), left)
             weights = draw_weights(num_images, drawn, rng)
-            held = np.zeros((num_images, _WEIGHTINGS), np.uint8)
+            held = np.zeros((num_images, size), np.uint8)
             held[:, 0] = 1  # of the first block; else it is written over
             held[:, int(block == 0) : drawn + int(block == 0)] = _hold_counts(weights).T
             self._file.write_rows(block, held[None])
@@ -78,11 +84,11 @@ class ImageWeights:
     def list_blocks(self, num: int | None = None) -> list[slice]:
         """The weightings that `read` gives at a time; of all, or of the first `num`."""
         num = self.num if num is None else num
-        return [slice(start, min(start + _WEIGHTINGS, num)) for start in range(0, num, _WEIGHTINGS)]
+        return [slice(start, min(start + self._size, num)) for start in range(0, num, self._size)]
 
     def read(self, block: slice, images: IntArray | slice = slice(None)) -> DoubleArray:
         """One of `list_blocks`, for some pictures: float64 [images, b]."""
-        row = block.start // _WEIGHTINGS
+        row = block.start // self._size
         if isinstance(images, slice):
             start, stop, _ = images.indices(self.num_images)
             held = self._file.read_columns(row, start, stop)

@@ -63,13 +63,19 @@ def test_bootstrap_of_one_picture_and_of_none() -> None:
     assert ImageBootstrap(np.zeros(0, np.int64), 100, 0).sample_means(np.zeros(0)).shape == (0,)
 
 
+@pytest.mark.parametrize("entries", [1, 9 * 40, 1 << 20])
 @pytest.mark.parametrize("samples", [0, 1, 31, 32, 100])
-def test_weightings_on_the_disk_are_those_drawn_at_once(samples: int) -> None:
+def test_weightings_on_the_disk_are_those_drawn_at_once(samples: int, entries: int) -> None:
     expected = np.concatenate([np.ones((9, 1)), draw_image_weights(9, samples, 3)], axis=1)
-    with ImageWeights(9, samples, 3) as held:
+    with ImageWeights(9, samples, 3, entries) as held:
         assert held.num == samples + 1
-        found = np.concatenate([held.read(block) for block in held.list_blocks()], axis=1)
+        assert [b.stop - b.start for b in held.list_blocks()][:-1] == [max(entries // 9, 32)] * (
+            len(held.list_blocks()) - 1
+        )
+        found = np.concatenate([held.read(block) for block in blocks], axis=1)
         np.testing.assert_array_equal(found, expected)
         assert [block.stop for block in held.list_blocks(1)] == [1]
         for images in (slice(2, 5), np.array([0, 4, 8])):
-            np.testing.assert_array_equal(held.read(held.list_blocks()[0], images), expected[images, :32])
+            np.testing.assert_array_equal(
+                held.read(held.list_blocks()[0], images), expected[images, : held.list_blocks()[0].stop]
+            )
