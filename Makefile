@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 # Two tests at a time: threads of each that wait for the other's cost more than they give.
 test fast numeric coverage: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test fast numeric coverage lint types setup stages settings clean
+.PHONY: demo test fast numeric coverage lint types setup stages settings picture clean
 
 demo: setup  ## set up, then explain every filter of a real ImageNet network on pictures made here
 	$(RUN)/lavise demo
@@ -56,6 +56,9 @@ stages: setup  ## which stages rest on code that changed; SAME="NAME ..." (or al
 
 settings: setup  ## docs/settings.md anew, from the schema
 	$(RUN)/python -m tests.settings_page
+
+picture: setup  ## the README's picture of the demo's report; AUDIT=.lavise/runs/RUN_ID
+	$(RUN)/python -m tests.report_picture $(AUDIT)
 
 clean:  ## remove the environment; keeps .lavise
 	rm -rf .venv .uv .types
