@@ -1,4 +1,4 @@
-"""Takes the picture of a report that stands in the README: `make picture AUDIT=.lavise/runs/RUN_ID`, after `make demo`."""
+"""Takes the picture of a report for the README: `make picture AUDIT=.lavise/runs/RUN_ID`, after `make demo`."""
 
 from __future__ import annotations
 
