@@ -62,7 +62,7 @@ from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated
 
-STAGE = Stage("causes", version=1, uses_device=True, libraries=("simplemma",))
+STAGE = Stage("causes", version=2, uses_device=True, libraries=("simplemma",))
 SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "causes_filters.parquet"
 CLASSES_FILE, IMAGES_FILE = "causes_classes.parquet", "causes_pictures.parquet"
 
@@ -70,11 +70,6 @@ CLASSES_FILE, IMAGES_FILE = "causes_classes.parquet", "causes_pictures.parquet"
 def _state_language(language: str) -> dict[str, str]:
     """Nothing for English, which was the only one before."""
     return {} if language == "en" else {"language": language}
-
-
-def _describe_network(network: AuditedClassifier) -> dict[str, Any]:
-    """Of a multi-label classifier also how the changes of its answers are added up: by filter since 2."""
-    return {**network.describe(), **({"answer_sums": 2} if network.rule.is_multi_label else {})}
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class CauseInputs(StageInputs):
         language: of the words.
     """
 
-    network: Annotated[AuditedClassifier, Spread(_describe_network)]
+    network: Annotated[AuditedClassifier, Spread(AuditedClassifier.describe)]
     data: Given[Dataset]
     activations: Handle
     words: Annotated[Sequence[Sequence[str]], Stated(by=digest_of)]

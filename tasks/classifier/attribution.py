@@ -39,7 +39,7 @@ from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated
 from lavise.tasks.numerics.bootstrap import bootstrap_means
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
-STAGE = Stage("classes", version=2, uses_device=True)
+STAGE = Stage("classes", version=3, uses_device=True)
 SUMMARY_FILE, TABLE_FILE, ARRAYS_FILE = "classes.json", "classes.parquet", "contributions.npz"
 
 

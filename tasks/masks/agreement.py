@@ -126,22 +126,6 @@ class MaskAgreement:
     overlap_concept: IntArray
     overlap_px: IntArray
 
-    def take_images(self, images: IntArray) -> MaskAgreement:
-        """Of some pictures, by rising position, which are counted anew."""
-        rows = np.isin(self.masks.image, images)
-        chosen = np.isin(self.overlap_image, images)
-        return MaskAgreement(
-            self.masks.take_images(images),
-            self.activation_sum[images],
-            self.activation_squares[images],
-            self.activation_mask[rows],
-            self.region_px[images],
-            np.searchsorted(images, self.overlap_image[chosen]),
-            self.overlap_filter[chosen],
-            self.overlap_concept[chosen],
-            self.overlap_px[chosen],
-        )
-
     @property
     def num_images(self) -> int:
         return self.masks.presence.shape[0]

@@ -554,21 +554,3 @@ def test_a_random_set_of_the_same_filters_has_the_very_same_effect() -> None:
     for own in found:
         own.add(given, block.ablate(np.array([1, 2, 4])))
     assert found[0].own[0] == found[1].own[0] == found[2].own[0] != 0
-
-
-def test_the_digest_of_a_multi_label_classifier_says_how_answers_are_added_up(tmp_path: Path) -> None:
-    records = make_records(tmp_path / "p", 3)
-    model, _, head = make_multi_label(records)
-    requests = [
-        CauseInputs(
-            network=AuditedClassifier(model, "last", head, "", CLASSES, 4, rule),
-            data=Given(Dataset("pictures", tuple(records), CONCEPTS), "d" * 64),
-            activations=publish_means(tmp_path / "state", np.full(2, 0.5)),
-            words=[[], []],
-            settings=CauseSettings(),
-            computing=Computing(0),
-        ).request()
-        for rule in (SIGMOID, SOFTMAX)
-    ]
-    assert requests[0].settings["answer_sums"] == 2
-    assert "answer_sums" not in requests[1].settings
