@@ -190,6 +190,13 @@ def has_shard(folder: Path, shard: int) -> bool:
     return (folder / shard_name(shard)).is_file()
 
 
+def read_broken(folder: Path, shard: int) -> dict[str, str]:
+    """Of a finished shard: pictures that could not be read, with the reason."""
+    with _open_shard(folder / shard_name(shard)) as file:
+        broken: dict[str, str] = json.loads(file.attrs["broken"])
+    return broken
+
+
 class StoreIndex(TypedDict):
     """index.json of a store: its pictures in their order, [C, H, W] of the maps, pictures in each shard, by key why a
     picture could not be read, and where there are any, the keys of pictures that are nearly of one shade."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import typer
 import yaml
 
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.configs.loading import validate_config
 from lavise.configs.schema import Config
-from lavise.flows.shared.console import make_console
+from lavise.flows.shared.console import escape, make_console
 from lavise.storage.datasets.base import Reference
 from lavise.storage.datasets.formats import find_format
 from lavise.storage.datasets.recognised_layouts import guess_layouts
@@ -24,6 +25,7 @@ from lavise.storage.images.picture_files import has_picture
 from lavise.storage.models.recognised_networks import RecognisedNetwork, recognise_network
 from lavise.storage.models.weight_files import WEIGHT_SUFFIXES, is_companion_name, is_weights_name, read_weights
 from lavise.storage.state.files import write_atomically
+from lavise.storage.state.text import printable
 
 log = logging.getLogger("lavise")
 _DRAWN = ("openmoji", "patterns")
@@ -89,8 +91,8 @@ def _ask(option: str, question: str, why: str) -> str:
         UserError: there is none to ask on.
     """
     if not sys.stdin.isatty():
-        raise UserError(f"--{option}: {why}")
-    typer.echo(why)
+        raise UserError(f"--{option}: {printable(why)}")
+    typer.echo(printable(why))
     answer: str = typer.prompt(question)
     return answer.strip()
 
@@ -108,7 +110,7 @@ def _describe_model(named: Named) -> _Part:
         return _Part({"arch": f"transformers:{shown}", "weights": "pretrained"}, "a folder of transformers")
     found: list[RecognisedNetwork] = []
     if weights not in ("random", "pretrained"):
-        with make_console().status(f"holding {Path(weights).name} against known architectures"):
+        with make_console().status(f"holding {escape(Path(weights).name)} against known architectures"):
             found = recognise_network(*read_weights(weights))
     if not found:
         why = (
@@ -138,7 +140,8 @@ def _choose_key(keys: Sequence[str], listed: str) -> str:
     if not sys.stdin.isatty():
         log.warning("%s; %s is taken", why, keys[0])
         return keys[0]
-    answer: str = typer.prompt(f"{why}\nwhich one", default=keys[0])
+    typer.echo(printable(why))
+    answer: str = typer.prompt("which one", type=click.Choice(list(keys)), default=keys[0])
     return answer
 
 
@@ -147,7 +150,7 @@ def _find_weights(folder: Path) -> str:
         path
         for pattern in ("*", "*/*")
         for path in folder.glob(pattern)
-        if path.is_file() and is_weights_name(path.name) and not is_companion_name(path.name)
+        if is_weights_name(path.name) and not is_companion_name(path.name) and path.is_file()
     )
     if len(found) == 1:
         return str(found[0])
@@ -175,7 +178,7 @@ def _describe_reference(named: Named, model: _Part) -> _Part:
                 what = (
                     f"{len(read.train.records):,} pictures to train on, {len(read.evaluation.records):,} to evaluate on"
                 )
-                own = {**settings, "root": str(root.absolute())}
+                own = {**settings, "root": str(Path(settings["root"]).absolute())}
                 return _Part(own, f"{what}, {len(read.train.concepts):,} categories")
     reasons = "; ".join(f"as {kind}: {reason}" for kind, reason in list(failures.items())[:_NUM_SHOWN])
     where = str(roots[0]) if labels else f"{named.folder} and the folders in it"
@@ -184,7 +187,7 @@ def _describe_reference(named: Named, model: _Part) -> _Part:
         "(layouts: docs/data.md), or `openmoji` (drawn scenes, which teach no words for photographs)"
     )
     if labels:
-        raise UserError(f"--labels: {why}")
+        raise UserError(f"--labels: {printable(why)}")
     return _describe_reference(replace(named, labels=_ask("labels", "labelled pictures", why)), model)
 
 

@@ -22,6 +22,7 @@ from rich.progress import Progress as Display
 
 from lavise.flows.shared.console import escape
 from lavise.storage.state.progress import Bar, Progress, default_progress
+from lavise.storage.state.text import printable
 from lavise.tasks.engine.stage import STAGE_EVENT, STAGE_TITLE
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class _LinesAbove(logging.Handler):
     def emit(self, record: LogRecord) -> None:
         event = getattr(record, STAGE_EVENT, None)
         if event is None:
-            self._display.console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+            text = "\n".join(printable(line) for line in self.format(record).splitlines())
+            self._display.console.print(text, markup=False, highlight=False, soft_wrap=True)
             return
         if self._stage is not None:
             self._display.remove_task(self._stage)

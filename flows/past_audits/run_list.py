@@ -70,13 +70,14 @@ def resolve_run(run: str, root: Path | None = None) -> str:
         return run
     if Path(run).is_dir():  # a run folder with such a name, in the current folder
         return run
-    runs = list_runs(root or find_state_root(None))
+    listed = list_runs(root or find_state_root(None))
+    runs = [own for own in listed if not own.damage]
     where = (root or find_state_root(None)) / _RUNS
     if run == LATEST:
         if not runs:
             raise UserError(f"run: found 'latest', but there is no audit in {where}; make one with `lavise run CONFIG`")
         return runs[0].run_id
-    found = [listed.run_id for listed in runs if listed.run_id.startswith(run)]
+    found = [own.run_id for own in listed if own.run_id.startswith(run)]
     if len(found) != 1:
         problem = f"{len(found)} audits in {where} begin with {run!r}" if found else f"none in {where} begins so"
         raise UserError(f"run: found {run!r}; {problem}; allowed: an id, or enough of its start (see `lavise runs`)")

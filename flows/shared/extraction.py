@@ -31,7 +31,7 @@ def open_workers(config: Config, cluster: StatisticsCluster, progress: Progress)
         cluster: that statistics run on.
     """
     chosen, shared = config.extract.scheduler, config.statistics.scheduler
-    if chosen == "here" or (chosen is None and shared is None):
+    if chosen == "here" or (chosen is None and not shared):
         yield None
     elif chosen in (None, "local", shared):
         yield cluster

@@ -1,18 +1,25 @@
-"""Which kinds of labelled data sets a folder may be, by the files that lie in it; nothing is decoded.
+"""Which kinds of labelled data sets a folder may be, by the names of what lies in it; no picture is decoded.
 
-These are guesses: whoever asks reads the data set with each of them and keeps what can be read.
+These are guesses, one after the other: whoever asks reads the data set with each of them and keeps the first that can
+be read. Names are listed once, to some depth and so many at most; JSON files of COCO's form are parsed once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lavise.configs.errors import UserError
 from lavise.storage.datasets.readers.coco_file import name_image
-from lavise.storage.images.picture_files import walk
+from lavise.storage.images.images import IMAGE_SUFFIXES
 
 Settings = dict[str, Any]
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -21,11 +28,12 @@ _LAYOUT_WORDS = frozenset(
     "images annotations labels masks jpegimages imagesets segmentationclass segmentationobject".split()
 )
 _TRAIN, _EVALUATION = ("train",), ("val", "test")
-_MAX_ENTRIES = 5000
-_MAX_JSON_BYTES = 3 * 10**9
+_MAX_DEPTH, _MAX_ENTRIES, _PICTURES_KEPT = 4, 500_000, 20
+_MAX_JSONS, _MAX_JSON_BYTES = 32, 2 * 10**9
+_LIKELY_JSON = ("instances", "coco", "train", "val", "annotations", "panoptic", "lvis")
 
 
-def guess_layouts(root: Path) -> list[Settings]:
+def guess_layouts(root: Path) -> Iterator[Settings]:
     """Settings of a reference, each with its `kind` and `root`, the surest guess first.
 
     Raises:
@@ -33,158 +41,216 @@ def guess_layouts(root: Path) -> list[Settings]:
     """
     if not root.is_dir():
         raise UserError(f"labels: found {str(root)!r}, which is no folder; give the folder of the labelled data set")
-    found = [(kind, settings) for kind, guess in _GUESSES.items() for settings in guess(root)]
-    # Folders of pictures are classes only where nothing else says what is in them.
-    found = found or [("image_folder", settings) for settings in _guess_image_folder(root)]
-    return [{"kind": kind, "root": str(root), **settings} for kind, settings in found]
+    folder, found = _Folder(root), False
+    for kind, guess in _GUESSES.items():
+        for settings in guess(folder):
+            found = True
+            yield {"kind": kind, "root": str(root), **settings}
+    if not found:  # folders of pictures are classes only where nothing else says what is in them
+        for settings in _guess_image_folder(folder):
+            yield {"kind": "image_folder", "root": str(root), **settings}
 
 
-def list_json_pairs(root: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """(file, content) of the JSON files of COCO's form, at the top of root and one folder below."""
-    for path in _list(root, "*.json"):
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            continue
-        try:
-            content = json.loads(path.read_text("utf-8-sig"))
-        except (ValueError, OSError, RecursionError):
-            continue
-        if isinstance(content, dict) and isinstance(content.get("images"), list) and content["images"]:
-            yield path, content
+@dataclass(frozen=True)
+class _CocoFile:
+    """Of a JSON file of COCO's form: its first picture and its first annotation."""
+
+    path: str
+    image: Any
+    annotation: Mapping[str, Any]
 
 
-def _list(root: Path, *patterns: str) -> list[Path]:
-    """Files of such names at the top of root and one folder below, in the order of their paths."""
-    found = [p for pattern in patterns for prefix in ("", "*/") for p in root.glob(f"{prefix}{pattern}") if p.is_file()]
-    return sorted(set(found))[:_MAX_ENTRIES]
+class _Folder:
+    """Names below a folder, as paths with slashes: all files but pictures, and a few pictures of each folder.
+
+    What cannot be looked into is left out.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[str] = []
+        self.pictures: list[str] = []
+        self.folders: list[str] = []
+        waiting, num = deque([("", 0)]), 0
+        while waiting and num < _MAX_ENTRIES:
+            inside, depth = waiting.popleft()
+            pictures = 0
+            try:
+                with os.scandir(root / inside) as entries:
+                    for entry in entries:
+                        num += 1
+                        name = f"{inside}{entry.name}"
+                        if entry.name.startswith((".", "__MACOSX")):
+                            continue
+                        if entry.is_dir():
+                            self.folders.append(name)
+                            if depth < _MAX_DEPTH:
+                                waiting.append((f"{name}/", depth + 1))
+                        elif Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
+                            self.files.append(name)
+                        elif entry.name.endswith("_seg.png") or pictures < _PICTURES_KEPT:
+                            pictures += 1
+                            self.pictures.append(name)
+                        if num >= _MAX_ENTRIES:
+                            break
+            except OSError:
+                continue
+        for names in (self.files, self.pictures, self.folders):
+            names.sort()
+        self._known = frozenset(self.files)
+        self._known_folders = frozenset(self.folders)
+
+    def has(self, name: str) -> bool:
+        return name in self._known
+
+    def has_folder(self, name: str) -> bool:
+        return name in self._known_folders
+
+    def match(self, *patterns: str, depth: int = 2) -> list[str]:
+        """Files whose own name is like one of the patterns, in so many folders at most."""
+        near = (name for name in self.files if name.count("/") < depth)
+        return [name for name in near if any(fnmatchcase(name.rpartition("/")[2], p) for p in patterns)]
+
+    @cached_property
+    def coco_files(self) -> list[_CocoFile]:
+        """At the top and one folder below; those with a likely name first, of many only so many."""
+        names = self.match("*.json")
+        names.sort(key=lambda name: (not any(word in name.lower() for word in _LIKELY_JSON), name))
+        found = []
+        for name in names[:_MAX_JSONS]:
+            path = self.root / name
+            try:
+                if path.stat().st_size > _MAX_JSON_BYTES:
+                    continue
+                content = json.loads(path.read_text("utf-8-sig"))
+                image, annotation = content["images"][0], content["annotations"][0]
+            except (ValueError, OSError, RecursionError, LookupError, TypeError):
+                continue
+            if isinstance(annotation, dict):
+                found.append(_CocoFile(name, image, annotation))
+        return sorted(found, key=lambda file: file.path)
 
 
-def _guess_coco(root: Path, is_panoptic: bool = False) -> Iterator[Settings]:
+def _guess_coco(folder: _Folder, is_panoptic: bool = False) -> Iterator[Settings]:
     files = {}
-    for path, content in list_json_pairs(root):
-        annotations = content.get("annotations")
-        first = annotations[0] if isinstance(annotations, list) and annotations else None
-        if isinstance(first, dict) and ("segments_info" in first) == is_panoptic:
-            folder = _find_images(root, path, content["images"])
-            if folder is not None and (is_panoptic or "category_id" in first):
-                files[path] = folder
+    for file in folder.coco_files:
+        if ("segments_info" in file.annotation) == is_panoptic and (is_panoptic or "category_id" in file.annotation):
+            images = _find_images(folder, file)
+            if images is not None:
+                files[file.path] = images
     if not files:
         return
-    train = _choose(files, _TRAIN) or next(iter(files))
-    evaluation = _choose({p: f for p, f in files.items() if p != train}, _EVALUATION)
-    own: Settings = {
-        "train_annotations": train.relative_to(root).as_posix(),
+    train = _choose(list(files), _TRAIN) or next(iter(files))
+    evaluation = _choose([name for name in files if name != train], _EVALUATION)
+    yield {
+        "train_annotations": train,
         "train_images": files[train],
-        "evaluation_annotations": evaluation.relative_to(root).as_posix() if evaluation else None,
+        "evaluation_annotations": evaluation,
         "evaluation_images": files[evaluation] if evaluation else None,
     }
-    yield own
 
 
-def _choose(files: Mapping[Path, str], words: tuple[str, ...]) -> Path | None:
+def _choose(files: Sequence[str], words: tuple[str, ...]) -> str | None:
     """The first file that has one of the words in its name, or its folder's."""
-    for word in words:
-        for path in files:
-            if word in path.name.lower() or word in path.parent.name.lower():
-                return path
-    return None
+    return next((name for word in words for name in files if word in "/".join(name.lower().split("/")[-2:])), None)
 
 
-def _find_images(root: Path, path: Path, images: list[Any]) -> str | None:
+def _find_images(folder: _Folder, file: _CocoFile) -> str | None:
     """Folder, below root, in which the first picture of a JSON file lies."""
     try:
-        name = name_image(images[0])
+        name = name_image(file.image)
     except (KeyError, TypeError, AttributeError):
         return None
-    near = [path.parent, root, *(p for p in sorted(root.iterdir()) if p.is_dir())]
-    near += [q for p in near[2:] for q in sorted(p.iterdir()) if q.is_dir()]
-    for folder in near[:_MAX_ENTRIES]:
-        if ".." not in Path(name).parts and (folder / name).is_file():
-            return folder.relative_to(root).as_posix() if folder != root else "."
+    if ".." in name.replace("\\", "/").split("/"):
+        return None
+    near = [file.path.rpartition("/")[0], "", *(f for f in folder.folders if f.count("/") < 2)]
+    for inside in dict.fromkeys(near):
+        with suppress(OSError):  # a name that no file can have
+            if (folder.root / inside / name).is_file():
+                return inside or "."
     return None
 
 
-def _guess_coco_stuff_maps(root: Path) -> Iterator[Settings]:
+def _guess_coco_stuff_maps(folder: _Folder) -> Iterator[Settings]:
     names = ("labels.txt", "annotations/labels.txt", "annotations/stuff_train2017.json", "stuff_train2017.json")
-    categories = [name for name in names if (root / name).is_file()]
+    categories = [name for name in names if folder.has(name)]
     for masks in ("stuffthingmaps/{}", "annotations/stuff_{}_pixelmaps", "stuff_{}_pixelmaps", "annotations/{}"):
         own: Settings = {}
         for part, split in (("train", "train2017"), ("evaluation", "val2017")):
-            images = [f for f in (split, f"images/{split}") if (root / f).is_dir()]
-            if images and next((root / masks.format(split)).glob("*.png"), None) is not None:
+            images = [f for f in (split, f"images/{split}") if folder.has_folder(f)]
+            inside = f"{masks.format(split)}/"
+            if images and any(name.startswith(inside) and name.endswith(".png") for name in folder.pictures):
                 own |= {f"{part}_images": images[0], f"{part}_masks": masks.format(split)}
         if categories and "train_images" in own:
             yield {"evaluation_images": None, **own, "categories": categories[0]}
             return
 
 
-def _guess_visual_genome(root: Path) -> Iterator[Settings]:
-    if (root / "objects.json").is_file():
-        yield {name: f"{name}.json" for name in ("image_data",) if (root / f"{name}.json").is_file()}
+def _guess_visual_genome(folder: _Folder) -> Iterator[Settings]:
+    if folder.has("objects.json"):
+        yield {name: f"{name}.json" for name in ("image_data",) if folder.has(f"{name}.json")}
 
 
-def _guess_broden(root: Path) -> Iterator[Settings]:
-    if (root / "index.csv").is_file() and (root / "label.csv").is_file():
+def _guess_broden(folder: _Folder) -> Iterator[Settings]:
+    if folder.has("index.csv") and folder.has("label.csv"):
         yield {}
 
 
-def _guess_ade20k(root: Path) -> Iterator[Settings]:
+def _guess_ade20k(folder: _Folder) -> Iterator[Settings]:
     named = ("objectInfo150.txt", "sceneCategories.txt", "index_ade20k.mat", "index_ade20k.pkl")
-    if any((root / name).is_file() for name in named) or any(root.glob("**/*_seg.png")):
+    if any(map(folder.has, named)) or any(name.endswith("_seg.png") for name in folder.pictures):
         yield {}
 
 
-def _guess_open_images(root: Path) -> Iterator[Settings]:
-    classes = _list(root, "*class-descriptions*.csv")
-    if not classes or not _list(root, "*train-annotations-bbox.csv"):
+def _guess_open_images(folder: _Folder) -> Iterator[Settings]:
+    classes = folder.match("*class-descriptions*.csv")
+    if not classes or not folder.match("*train-annotations-bbox.csv"):
         return
-    own: Settings = {"classes": classes[0].relative_to(root).as_posix()}
+    own: Settings = {"classes": classes[0]}
     for setting, words in (("train", ("train",)), ("evaluation", ("validation", "val"))):
         for file, ending in (("boxes", "annotations-bbox"), ("masks", "annotations-object-segmentation")):
-            found = [p for word in words for p in _list(root, f"*{word}-{ending}.csv")]
-            own[f"{setting}_{file}"] = found[0].relative_to(root).as_posix() if found else None
-        folders = [f for word in words for f in (word, f"images/{word}") if (root / f).is_dir()]
+            found = [name for word in words for name in folder.match(f"*{word}-{ending}.csv")]
+            own[f"{setting}_{file}"] = found[0] if found else None
+        folders = [f for word in words for f in (word, f"images/{word}") if folder.has_folder(f)]
         own[f"{setting}_images"] = folders[0] if folders and own[f"{setting}_boxes"] else None
     if own["train_images"]:
         yield own
 
 
-def _guess_pascal_voc(root: Path) -> Iterator[Settings]:
-    devkits = [p for pattern in ("", "VOC*/", "*/VOC*/") for p in sorted(root.glob(f"{pattern}JPEGImages"))]
+def _guess_pascal_voc(folder: _Folder) -> Iterator[Settings]:
+    devkits = [f for f in folder.folders if f.rpartition("/")[2] == "JPEGImages"]
     if devkits:
-        yield {"root": str(devkits[0].parent)}
-    elif _list(root, "*.xml") or any(root.glob("*/*/*.xml")):
+        yield {"root": str(folder.root / devkits[0].rpartition("/")[0])}
+    elif folder.match("*.xml", depth=3):
         yield {}
 
 
-def _guess_yolo(root: Path) -> Iterator[Settings]:
-    described = _list(root, "data.yaml", "dataset.yaml", "*.yaml", "*.yml", "*.data")
-    if (described or (root / "classes.txt").is_file()) and any(root.glob("**/*.txt")):
+def _guess_yolo(folder: _Folder) -> Iterator[Settings]:
+    if folder.match("*.yaml", "*.yml", "*.data", "classes.txt") and folder.match("*.txt", depth=_MAX_DEPTH):
         yield {}
 
 
-def _guess_huggingface(root: Path) -> Iterator[Settings]:
-    if _list(root, "dataset_dict.json", "state.json", "dataset_info.json") or _list(root, "*.parquet"):
+def _guess_huggingface(folder: _Folder) -> Iterator[Settings]:
+    if folder.match("dataset_dict.json", "state.json", "dataset_info.json", "*.parquet"):
         yield from ({}, {"label": "labels"}, {"objects": "objects"}, {"mask": "annotation"}, {"mask": "mask"})
 
 
-def _guess_webdataset(root: Path) -> Iterator[Settings]:
-    if any(root.glob("*.tar")):
+def _guess_webdataset(folder: _Folder) -> Iterator[Settings]:
+    if folder.match("*.tar", depth=1):
         yield from ({"labels": ending} for ending in ("cls", "txt", "json"))
 
 
-def _guess_csv(root: Path) -> Iterator[Settings]:
-    for path in sorted(root.glob("*.csv"))[:1]:
-        yield {"file": str(path)}
+def _guess_csv(folder: _Folder) -> Iterator[Settings]:
+    for name in folder.match("*.csv", depth=1)[:1]:
+        yield {"file": str((folder.root / name).absolute())}
 
 
-def _guess_image_folder(root: Path) -> Iterator[Settings]:
+def _guess_image_folder(folder: _Folder) -> Iterator[Settings]:
     classes = set()
-    for number, (path, reason) in enumerate(walk(root, follow_links=False)):
-        below = path.relative_to(root).parts
-        if len(below) > 1 and not reason:
+    for name in folder.pictures:
+        below = name.split("/")
+        if len(below) > 1:
             classes.add(below[1] if _is_split(below[0]) and len(below) > 2 else below[0])
-        if len(classes) > 1 or number > _MAX_ENTRIES:
-            break
     if len({name for name in classes if name.lower() not in _LAYOUT_WORDS and not _is_split(name)}) > 1:
         yield {}
 
@@ -194,9 +260,9 @@ def _is_split(name: str) -> bool:
     return name.lower().rstrip("0123456789_-") in _SPLITS
 
 
-_GUESSES: dict[str, Callable[[Path], Iterator[Settings]]] = {
+_GUESSES: dict[str, Callable[[_Folder], Iterator[Settings]]] = {
     "coco": _guess_coco,
-    "coco_panoptic": lambda root: _guess_coco(root, is_panoptic=True),
+    "coco_panoptic": lambda folder: _guess_coco(folder, is_panoptic=True),
     "coco_stuff_maps": _guess_coco_stuff_maps,
     "visual_genome": _guess_visual_genome,
     "broden": _guess_broden,

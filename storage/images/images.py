@@ -58,13 +58,13 @@ class _DecodeCounter:
 
 
 def num_decoded() -> int:
-    """Pictures decoded by this process so far."""
+    """Pictures decoded by this process, or for it, so far."""
     return _DecodeCounter.count
 
 
-def count_decoded() -> None:
-    """One more picture is decoded."""
-    _DecodeCounter.count += 1
+def count_decoded(num: int = 1) -> None:
+    """So many more pictures are decoded; also those that other processes decoded for this one."""
+    _DecodeCounter.count += num
 
 
 @contextmanager

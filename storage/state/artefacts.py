@@ -10,14 +10,14 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from lavise.storage.state.digest import digest_file, digest_of, short
-from lavise.storage.state.files import make_private_folder, sync, write_atomically
+from lavise.storage.state.files import TEMPORARY_SUFFIX, make_private_folder, sync, write_atomically
 from lavise.storage.state.locks import hold_lock
 
 HANDLE_FILE = "handle.json"
@@ -95,7 +95,11 @@ class ArtefactStore:
     def measure_partial(self, stage: str, digest: str) -> int:
         """Bytes of the files that an attempt that was stopped has left; 0 where there was none."""
         folder = self._folder(stage, digest).with_suffix(".partial")
-        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        num = 0
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):  # another run is at it
+                num += path.stat().st_size if path.is_file() else 0
+        return num
 
     def publish(
         self,
@@ -110,7 +114,8 @@ class ArtefactStore:
         partial = self.partial_folder(stage, digest, keep=True)
         final = self._folder(stage, digest)
         files = {}
-        for path in sorted(p for p in partial.rglob("*") if p.is_file() and p.name != HANDLE_FILE):
+        kept = (p for p in partial.rglob("*") if p.suffix != TEMPORARY_SUFFIX and p.name != HANDLE_FILE)
+        for path in sorted(p for p in kept if p.is_file()):
             sync(path)
             files[path.relative_to(partial).as_posix()] = FileEntry(size=path.stat().st_size, sha256=digest_file(path))
         handle = Handle(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lavise.configs.errors import UserError
+
+TEMPORARY_SUFFIX = ".tmp"
 
 
 def make_private_folder(folder: Path) -> Path:
@@ -36,8 +39,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Temporary name, flush, rename; where that fails, nothing is left that takes up room."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Temporary name of its own, flush, rename; where that fails, nothing is left that takes up room.
+
+    Of two that write the same file at once, each writes its own, and the last rename counts.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -17,8 +17,17 @@ import PIL
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import Compression, ExtractSettings
-from lavise.storage.activations import ShardGrid, finish_store, has_shard, read_plain_digests
+from lavise.storage.activations import (
+    ShardGrid,
+    finish_store,
+    has_shard,
+    read_broken,
+    read_plain_digests,
+    shard_name,
+)
 from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.input_images import load_input
+from lavise.storage.images.images import BrokenImageError
 from lavise.storage.models.layers import ActivationTap, Layer
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.digest import canonical_json
@@ -44,7 +53,7 @@ def _describe_batches(settings: ExtractSettings) -> dict[str, int | str]:
     return batches if settings.precision == "float32" else {**batches, "precision": settings.precision}
 
 
-def _describe_device(device: str) -> dict[str, str]:
+def describe_device(device: str) -> dict[str, str]:
     """A GPU adds up the means by itself."""
     summaries = {} if device == "cpu" else {"summaries": "by the device"}
     return {**describe_arithmetic(device), "pillow": PIL.__version__, **summaries}
@@ -62,7 +71,7 @@ class ExtractionInputs(StageInputs):
     layers: Annotated[tuple[str, ...], Unstated("an artefact is of one layer: see `list_requests`")]
     pictures: Given[Dataset]
     settings: Annotated[ExtractSettings, Spread(_describe_batches)]
-    device: Annotated[str, Spread(_describe_device)]
+    device: Annotated[str, Spread(describe_device)]
     progress: Annotated[Progress, HOW] = no_progress
 
     def list_requests(self) -> list[Request]:
@@ -150,6 +159,7 @@ def plan_blocks(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> list[B
     for name, folder in folders.items():
         layer = model.find_layer(name)
         grid = plan_grid(inputs, layer)
+        _drop_mended(folder, grid, records, model)
         missing = frozenset(s for s in range(grid.num_shards) if not has_shard(folder, s))
         provenance = {"model": model.digest, **describe_provenance(model, name)}
         stores.append(LayerShards(folder, layer, grid, missing, provenance, find_compression(settings, inputs.device)))
@@ -160,6 +170,24 @@ def plan_blocks(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> list[B
         if any(s.numbers for s in shards):
             blocks.append(Block(start, tuple(records[own.start : own.stop]), shards, settings.batch_size))
     return blocks
+
+
+def _drop_mended(folder: Path, grid: ShardGrid, records: Sequence[ImageRecord], model: TargetModel) -> None:
+    """Remove finished shards of an earlier attempt that lack a picture which can be read now: the file was mended, the
+    disk answered again, or only a worker did not see it."""
+    for shard in (s for s in range(grid.num_shards) if has_shard(folder, s)):
+        if not (broken := read_broken(folder, shard)):
+            continue
+        if any(_can_be_read(records[i], model) for i in grid.images_of(shard) if records[i].key in broken):
+            (folder / shard_name(shard)).unlink()
+
+
+def _can_be_read(record: ImageRecord, model: TargetModel) -> bool:
+    try:
+        load_input(record, model.geometry, model.channels)
+    except BrokenImageError:
+        return False
+    return True
 
 
 def extract_blocks(

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,13 @@ def plan_shards(num_images: int, layer: Layer, batch_size: int, shard_images: in
     """
     image_bytes = layer.channels * layer.height * layer.width * _MAP_BYTES
     fitting = max(1, shard_bytes // image_bytes)
-    sizes = [shard_images // n for n in range(1, shard_images // batch_size + 1) if not shard_images % (n * batch_size)]
-    sizes += [batch_size // n for n in range(2, batch_size + 1) if not batch_size % n]
-    return ShardGrid(num_images, next(size for size in sizes if size <= fitting))
+    sizes = {batch_size * n for n in _list_divisors(shard_images // batch_size)} | set(_list_divisors(batch_size))
+    return ShardGrid(num_images, max(size for size in sizes if size <= fitting))
+
+
+def _list_divisors(number: int) -> list[int]:
+    small = [n for n in range(1, isqrt(number) + 1) if not number % n]
+    return small + [number // n for n in small]
 
 
 @dataclass(frozen=True)

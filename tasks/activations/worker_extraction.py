@@ -8,21 +8,24 @@ same paths for all. A worker that dies loses the shards that it was at; another 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ExtractSettings, ModelSettings
+from lavise.storage.activations import has_shard
 from lavise.storage.datasets.input_images import load_input
-from lavise.storage.images.images import BrokenImageError
+from lavise.storage.images.images import BrokenImageError, count_decoded, num_decoded
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
-from lavise.tasks.activations.extract import Block, ExtractionInputs, extract_blocks
+from lavise.tasks.activations.extract import Block, ExtractionInputs, describe_device, extract_blocks
 from lavise.tasks.engine.cluster import StatisticsCluster
 
 GPU = "GPU"
 """The resource that workers with a GPU offer, one for each: `dask worker ADDRESS --resources GPU=1`."""
+_SHOWN_SECONDS, _LOOK_SECONDS = 90.0, 0.5
 _MODELS = 2  # the audited network and the one with random weights
 # Taps are hooks on the network, which the threads of a worker share.
 _one_at_a_time = threading.Lock()
@@ -33,12 +36,13 @@ class WorkerBlock:
     """A block, and what a worker needs to make it.
 
     Attributes:
-        model, seed, digest: what the network is loaded from, and what its weights have to be.
+        model, seed: what the network is loaded from.
+        expected: what it has to be there, and what it is computed with: weights, code, versions.
     """
 
     model: ModelSettings
     seed: int
-    digest: str
+    expected: Mapping[str, str]
     block: Block
     settings: ExtractSettings
     device: str
@@ -46,10 +50,12 @@ class WorkerBlock:
 
 @dataclass(frozen=True)
 class MadeBlock:
-    """What a worker says of a block: its address, and the pictures that cannot be read there, key -> reason."""
+    """What a worker says of a block: its address, the pictures that cannot be read there, key -> reason, and how many
+    it has decoded."""
 
     worker: str
     broken: dict[str, str]
+    num_decoded: int = 0
 
 
 def extract_on_workers(
@@ -70,16 +76,25 @@ def extract_on_workers(
     model = inputs.model
     if model.settings is None:
         raise ValueError(f"the network {model.arch} was not loaded from settings, so that no worker can load it")
+    if not blocks:
+        return
     on_gpu = inputs.device == "cuda"
     if on_gpu:
         cluster.require_resource(GPU, "extract.scheduler")
-    shared = (model.settings, model.seed, model.digest)
+    shared = (model.settings, model.seed, _describe(model, inputs.device))
     items = [WorkerBlock(*shared, block, inputs.settings, inputs.device) for block in blocks]
     made = cluster.stream("extract", make_block, items, resources={GPU: 1} if on_gpu else None, shown=False)
     for block, found in zip(blocks, made, strict=True):
         _check_broken_there(found, block, model)
+        _wait_for_shards(block)
+        count_decoded(found.num_decoded)
         advance(block.num_open)
         yield found.broken
+
+
+def _describe(model: TargetModel, device: str) -> dict[str, str]:
+    """What maps depend on besides the pictures, as far as it can differ between machines."""
+    return {"weights": model.digest, "code": model.code, **describe_device(device)}
 
 
 def make_block(item: WorkerBlock) -> MadeBlock:
@@ -92,22 +107,41 @@ def make_block(item: WorkerBlock) -> MadeBlock:
     with _one_at_a_time:
         if item.device == "cpu":
             torch.set_num_threads(worker.state.nthreads)
-        model = _load(item.model.model_dump_json(), item.seed)
-        if model.digest != item.digest:
+        model = _load(item.model.model_dump_json(), item.seed, item.expected["weights"])
+        own = _describe(model, item.device)
+        if other := [name for name, value in item.expected.items() if own.get(name) != value]:
             raise UserError(
-                f"model.weights: the worker {worker.address} loads other weights from {item.model.weights} (sha256 "
-                f"{short(model.digest)}, here {short(item.digest)}); give all machines the same file, or set "
-                "extract.scheduler to here"
+                f"extract.scheduler: the worker {worker.address} has another {other[0]} "
+                f"({short(own.get(other[0], ''))}, here {short(item.expected[other[0]])}) for {item.model.arch} with "
+                f"{item.model.weights}; give all machines the same files and versions and start the workers anew, or "
+                "set extract.scheduler to here"
             )
-        broken: dict[str, str] = {}
-        for found in extract_blocks(model, [item.block], item.settings, item.device):
+        before, broken = num_decoded(), dict[str, str]()
+        for found in extract_blocks(model, [_leave_out_made(item.block)], item.settings, item.device):
             broken |= found
-    return MadeBlock(worker.address, broken)
+        return MadeBlock(worker.address, broken, num_decoded() - before)
 
 
 @lru_cache(maxsize=_MODELS)
-def _load(settings: str, seed: int) -> TargetModel:
+def _load(settings: str, seed: int, digest: str) -> TargetModel:
+    """Anew where the weights are to be other ones: a file may have been written over."""
     return load_target_model(ModelSettings.model_validate_json(settings), seed)
+
+
+def _leave_out_made(block: Block) -> Block:
+    """Without shards that are there by now: a block may be given out twice where a worker was thought lost."""
+    shards = [replace(s, numbers=frozenset(n for n in s.numbers if not has_shard(s.folder, n))) for s in block.shards]
+    return replace(block, shards=tuple(shards))
+
+
+def _wait_for_shards(block: Block) -> None:
+    """A shared file system may show what another machine has written only after a while."""
+    end = time.monotonic() + _SHOWN_SECONDS
+    for shards in block.shards:
+        for number in sorted(shards.numbers):
+            while not has_shard(shards.folder, number) and time.monotonic() < end:
+                list(shards.folder.iterdir())  # has names looked up anew
+                time.sleep(_LOOK_SECONDS)
 
 
 def _check_folders(item: WorkerBlock, worker: str) -> None:

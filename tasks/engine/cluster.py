@@ -20,6 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger("lavise")
 _CONNECT_SECONDS = 10.0
+_ASK_SECONDS = 30.0
 _AHEAD = 2  # items for each thread of a worker: one that it computes and one that waits
 
 
@@ -105,9 +106,18 @@ class StatisticsCluster:
             while given < len(items) and len(ahead) < most:
                 ahead.append(client.submit(function, items[given], pure=False, resources=resources))
                 given += 1
-            result: R = ahead.popleft().result()
+            result: R = self._wait(ahead.popleft(), resources)
             yield result
             del result
+
+    def _wait(self, future: Any, resources: Mapping[str, float] | None) -> Any:
+        """Its result; says so where nobody is left who offers what it asks for."""
+        while True:
+            try:
+                return future.result(timeout=_ASK_SECONDS if resources else None)
+            except TimeoutError:
+                for name in resources or ():
+                    self.require_resource(name, self._setting)
 
     def _start(self) -> Any:
         if self._client is not None:

@@ -229,7 +229,7 @@ def summarise_panel(
     num_position = min(samples, POSITION_SAMPLES)
     num_images, num_pairs = agreement.num_images, dict[str, int]()
     # The first weighting is the data set as it is, so that value and interval come from the same sums.
-    with ImageWeights(num_images, samples, seed) as weights:
+    with ImageWeights(num_images, samples, seed, folder=store.folder) as weights:
         facts, means = _average_statements(store, agreement, rows, weights, num_position + 1, progress)
         for name, statements in rows.items():
             pairs, values = score_word_sets(statements, truth, at, agreement.masks.looked_for)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict
 
@@ -55,14 +56,22 @@ class ImageWeights:
         num: of the weightings, B.
     """
 
-    def __init__(self, num_images: int, samples: int, seed: int, num_entries: int = _WEIGHT_ENTRIES) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        samples: int,
+        seed: int,
+        num_entries: int = _WEIGHT_ENTRIES,
+        folder: Path | None = None,
+    ) -> None:
         """
         Args:
+            folder: on whose disk they are, without a name; None: the system's own.
             num_entries: in memory at a time, where these are of enough weightings.
         """
         self.num_images, self.num = num_images, samples + 1
         self._size = size = min(max(num_entries // max(num_images, 1), _LEAST_WEIGHTINGS), self.num)
-        self._file = ColumnFile(None, np.uint8, (-(-self.num // size), num_images, size))
+        self._file = ColumnFile(folder, np.uint8, (-(-self.num // size), num_images, size))
         rng, left = make_rng(seed, Stream.BOOTSTRAP_IMAGES), samples
         for block in range(self._file.shape[0]):
             drawn = min(size - (block == 0), left)

@@ -205,7 +205,8 @@ def _read_mask(segmentation: Any, size: tuple[int, int], place: str) -> Mapping[
         segmentation = [segmentation]  # of a single polygon
     if isinstance(segmentation, Mapping) and isinstance(counts := segmentation.get("counts"), bytes):
         segmentation = {**segmentation, "counts": counts.decode("latin-1")}
-    if any(is_unit(ring) for ring in list_rings(segmentation)):
+    rings = list_rings(segmentation)
+    if rings and all(is_unit(ring) for ring in rings):
         raise UserError(f"{place}: found coordinates within the first pixel, as shares are; allowed: pixels")
     try:
         return make_rle(segmentation, Frame(size, size))

@@ -282,19 +282,21 @@ addButton("\u2192", "Next filter (right arrow or j)", () => step(1));
 // To the clipboard, or into a field to copy from where a page may not write there.
 const offerAddress = async (button, anchor, put) => {
   const address = location.href.split("#")[0] + anchor;
-  const label = button.textContent;
+  button.dataset.label ??= button.textContent;
   try {
     await navigator.clipboard.writeText(address);
     button.textContent = "Copied";
   } catch {
-    const field = make("input");
+    const own = button.id || "opened";
+    const field = document.querySelector(`input[data-of="${own}"]`) ?? make("input");
+    field.dataset.of = own;
     field.readOnly = true;
     field.value = address;
     field.setAttribute("aria-label", "Address to copy");
     put(field);
     field.select();
   }
-  setTimeout(() => { button.textContent = label; }, 1500);
+  setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
 };
 const copy = addButton("Copy link", "Copy the address of this filter", () => offerAddress(copy, anchorOf(filters[current]), (field) => body.prepend(field)));
 addButton("\u00d7", "Close (Escape)", close).classList.add("close");

@@ -4,7 +4,7 @@ const controls = ["query", "sort", "show", "layer"].map(byId).filter(Boolean);
 const cards = byId("cards");
 const texts = filters.map((filter) => filter.w.map((word) => word[0].toLowerCase()));
 // What is searched: parts of words, and in quotes whole words.
-const terms = () => [...byId("query").value.toLowerCase().matchAll(/"([^"]+)"|\S+/g)].map(([text, whole]) => ({ text: whole ?? text, isWhole: whole !== undefined }));
+const terms = () => [...byId("query").value.toLowerCase().matchAll(/"([^"]+)("?)|\S+/g)].map(([text, quoted, end]) => ({ text: quoted ?? text, isWhole: end === '"' }));
 const fits = (word, { text, isWhole }) => (isWhole ? word === text : word.includes(text));
 // Every term has to be found, in whatever order: in a word, as the filter's number, or in its layer's name.
 const isTermFound = (place, term) => {

@@ -46,5 +46,5 @@ route();
 window.addEventListener("hashchange", () => {
   const before = describeView();
   // Closing a filter leads back to the same view, which stays as it is.
-  if (readView(location.hash) && describeView() !== before) update();
+  if (readView(location.hash || VIEW) && describeView() !== before) update();
 });

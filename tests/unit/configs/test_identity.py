@@ -24,6 +24,7 @@ _WITHOUT_INFLUENCE = (
     "model.weights",
     "extract.decode_threads",
     "extract.shard_bytes",
+    "extract.scheduler",
     "extract.compression",
     "statistics.scheduler",
     "statistics.num_workers",

@@ -110,7 +110,8 @@ def test_shard_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not has_shard(tmp_path, 0)
     write_shard(tmp_path, 0, make_maps(2), ["a", "b"], {}, {})
     assert has_shard(tmp_path, 0)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["shard-000000.h5"]
+    finish_store(tmp_path, ShardGrid(2, 2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["activations.h5", "index.json", "shard-000000.h5"]
 
 
 def test_folder_with_the_name_of_a_shard_is_no_shard(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torchvision.models as models
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.configs.loading import load_config
 from lavise.flows.command_line.first_config import Named, write_first_config
-from tests.unit.storage.datasets.test_recognised_layouts import write_classes, write_coco
+from tests.unit.storage.datasets.test_recognised_layouts import write_classes, write_coco, write_devkit
 from tests.unit.tasks.helpers import write_image
 
 
@@ -53,6 +53,21 @@ def test_what_is_named_is_taken(folder: Path, tmp_path: Path) -> None:
     assert config.reference.kind == "image_folder"
     assert config.target.kind == "image_folder"
     assert config.target.root == folder / "labelled" / "train2017"
+
+
+def test_a_devkit_below_the_folder_that_is_named(folder: Path, tmp_path: Path) -> None:
+    write_devkit(tmp_path / "sets")
+    out = tmp_path / "a.yaml"
+    config = write_first_config(Named(folder, labels=str(tmp_path / "sets")), out, force=False)
+    assert config.reference.kind == "pascal_voc"
+    assert config.reference.root == tmp_path / "sets" / "VOCdevkit" / "VOC2012"
+
+
+def test_a_checkpoint_with_a_name_like_markup(folder: Path, tmp_path: Path) -> None:
+    odd = folder / "a[red][b].pth"
+    (folder / "best.pth").rename(odd)
+    config = write_first_config(Named(folder, labels="openmoji"), tmp_path / "a.yaml", force=False)
+    assert config.model.weights == str(odd)
 
 
 def test_drawn_scenes_instead_of_labels(folder: Path, tmp_path: Path) -> None:

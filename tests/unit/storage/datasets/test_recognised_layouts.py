@@ -103,7 +103,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 def test_the_first_guess_is_read(tmp_path: Path, name: str) -> None:
     kind, write = WRITERS[name]
     write(tmp_path)
-    guesses = guess_layouts(tmp_path)
+    guesses = list(guess_layouts(tmp_path))
     assert guesses[0]["kind"] == kind
     found = read(guesses[0])
     assert found.train.records
@@ -115,7 +115,7 @@ def test_the_parts_of_coco_are_told_apart(tmp_path: Path) -> None:
     for write in (write_coco, write_roboflow):
         root = tmp_path / write.__name__
         write(root)
-        found = read(guess_layouts(root)[0])
+        found = read(next(guess_layouts(root)))
         assert [len(part.records) for part in (found.train, found.evaluation)] == [1, 1]
         assert [r.key for r in found.train.records] == ["000000000001.jpg"]
 
@@ -124,13 +124,13 @@ def test_folders_of_a_layout_are_no_classes(tmp_path: Path) -> None:
     for name in ("images", "masks", "train2017", "val2017"):
         (tmp_path / name).mkdir()
         write_image(tmp_path / name / "a.png", 20, 20)
-    assert guess_layouts(tmp_path) == []
+    assert list(guess_layouts(tmp_path)) == []
 
 
 def test_pictures_alone_are_no_layout(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", 20, 20)
     (tmp_path / "other.json").write_text("[1, 2", "utf-8")
-    assert guess_layouts(tmp_path) == []
+    assert list(guess_layouts(tmp_path)) == []
 
 
 def test_a_name_that_leads_out_is_not_looked_for(tmp_path: Path) -> None:
@@ -138,9 +138,19 @@ def test_a_name_that_leads_out_is_not_looked_for(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     test_coco.write_split(root, "train2017", [test_coco.image(1, "../../000000000001.jpg")], [])
-    assert guess_layouts(root) == []
+    assert list(guess_layouts(root)) == []
 
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"labels: found .* which is no folder; give the folder"):
-        guess_layouts(tmp_path / "none")
+        next(guess_layouts(tmp_path / "none"))
+
+
+def test_a_name_that_no_file_can_have_and_a_folder_that_is_closed(tmp_path: Path) -> None:
+    test_coco.write_split(tmp_path, "train2017", [test_coco.image(1, "a" * 300)], [test_coco.annotation(1, 1, SQUARE)])
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    try:
+        assert list(guess_layouts(tmp_path)) == []
+    finally:
+        closed.chmod(0o700)

@@ -17,6 +17,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import Config, ExtractSettings, ModelSettings, StatisticsSettings
 from lavise.flows.shared.extraction import open_workers
 from lavise.storage.datasets.base import Dataset
+from lavise.storage.images.images import num_decoded
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.progress import no_progress
 from lavise.tasks.activations.extract import Block, ExtractionInputs, extract_activations, extract_here, plan_blocks
@@ -116,7 +117,9 @@ def test_other_weights_are_told(
     model: TargetModel, dataset: Dataset, cluster: StatisticsCluster, tmp_path: Path
 ) -> None:
     other = replace(model, digest="0" * 64)
-    with pytest.raises(UserError, match=r"model\.weights: the worker .* loads other weights from random") as caught:
+    with pytest.raises(
+        UserError, match=r"extract\.scheduler: the worker .* has another weights .* with random"
+    ) as caught:
         extract_activations(make_inputs(other, dataset), make_folders(tmp_path), partial(extract_on_workers, cluster))
     assert "extract.scheduler to here" in str(caught.value)
 
@@ -163,3 +166,34 @@ def test_who_extracts(cluster: StatisticsCluster, scheduler_address: str, tmp_pa
 def test_local_beside_a_scheduler_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"extract\.scheduler: found 'local' with statistics\.scheduler 'tcp://a:1'"):
         make_config(tmp_path, extract={"scheduler": "local"}, statistics={"scheduler": "tcp://a:1"})
+
+
+def test_other_code_is_told(model: TargetModel, dataset: Dataset, cluster: StatisticsCluster, tmp_path: Path) -> None:
+    other = replace(model, code="other")
+    with pytest.raises(UserError, match=r"extract\.scheduler: the worker .* has another code"):
+        extract_activations(make_inputs(other, dataset), make_folders(tmp_path), partial(extract_on_workers, cluster))
+
+
+def test_a_picture_that_can_be_read_again_is_read_again(model: TargetModel, dataset: Dataset, tmp_path: Path) -> None:
+    """What only a worker, or only for a moment, could not be read must not stay out for good."""
+    mended = Path(str(dataset.records[5].path))
+    inputs, folders = make_inputs(model, dataset), make_folders(tmp_path)
+    before = mended.read_bytes()
+    for found in extract_here(inputs, plan_blocks(inputs, folders)[:4], lambda _: None):
+        del found
+    assert [block.start for block in plan_blocks(inputs, folders)] == [8, 10]
+    try:
+        mended.write_bytes(Path(str(dataset.records[4].path)).read_bytes())
+        assert [block.start for block in plan_blocks(inputs, folders)] == [4, 8, 10]
+    finally:
+        mended.write_bytes(before)
+
+
+def test_pictures_that_workers_decode_are_counted(
+    model: TargetModel, dataset: Dataset, process_cluster: StatisticsCluster, tmp_path: Path
+) -> None:
+    before = num_decoded()
+    extract_activations(
+        make_inputs(model, dataset), make_folders(tmp_path), partial(extract_on_workers, process_cluster)
+    )
+    assert num_decoded() - before >= 10
