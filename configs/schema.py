@@ -62,6 +62,7 @@ class ModelSettings(Settings):
     """Of the classifier's outputs, in their order: `auto` (ImageNet's, where the library's head is of such a size),
     `none`, a list, or a text file with a class per line. Synonyms of a class are separated by commas, primary first."""
     preprocessing: PreprocessingSettings = PreprocessingSettings()
+    """From a picture to the network's input."""
 
     @field_validator("class_names", mode="before")
     @classmethod
@@ -199,14 +200,18 @@ class TrainSettings(Settings):
     temperature: float = Field(default=0.05, gt=0)
     """Of the softmax."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the hidden numbers that a step leaves out."""
     learning_rate: float = Field(default=3e-3, gt=0, le=1e30)
+    """Of Adam."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of Adam: pull of the weights towards 0 (L2)."""
     batch_images: int = Field(default=16, ge=1)
     """Pictures in one step; all their regions are in it. A large set takes more: see max_steps."""
     max_steps: Annotated[int | None, SINCE_DEFAULT] = Field(default=None, ge=1)
     """Steps of an epoch, at most: where batch_images would need more, a step gets as many pictures as it takes, and the
     learning rate grows with the root of that. None: 512, so that 16 in a step are so up to 8,192 pictures."""
     max_epochs: int = Field(default=60, ge=1)
+    """Passes over the training pictures at most."""
     patience_epochs: int = Field(default=8, ge=1)
     """Stop after so many epochs without a better held-out loss; the best epoch is kept."""
     early_stopping_share: float = Field(default=0.1, gt=0, lt=1)
@@ -277,6 +282,7 @@ class EvaluateSettings(Settings):
     """Recall against the reference masks, on evaluation pictures."""
 
     methods: tuple[Method, ...] = ("original", "image_masking", "activation_masking", "filter_attention")
+    """Region features whose recall is measured; image_masking runs the network again for each region."""
     recall_at: tuple[int, ...] = (5, 10, 20)
     """s of recall@s."""
     min_iou: float = Field(default=0.04, ge=0, lt=1)
@@ -348,6 +354,7 @@ class ClassSettings(Settings):
     """Which classes lean on which filters, where the target model is a classifier."""
 
     enabled: bool = True
+    """Whether this is looked at."""
     max_images: int = Field(default=1000, ge=1)
     """Take only the first so many pictures of the target."""
     num_filters: int = Field(default=10, ge=1)
@@ -361,6 +368,7 @@ class CauseSettings(Settings):
     """What happens to a classifier's answers when filters are taken away (ablation)."""
 
     enabled: bool = True
+    """Whether this is looked at."""
     fill: Literal["mean", "zero"] = "mean"
     """What a filter's map is replaced with: its mean over the pictures, or zero."""
     max_images: int = Field(default=500, ge=2)
@@ -378,6 +386,7 @@ class ReportSettings(Settings):
     """report.html"""
 
     images_per_filter: int = Field(default=10, ge=1, le=100)
+    """Top pictures of a filter that the page shows when it is opened."""
     thumbnail_px: int = Field(default=144, ge=32, le=512)
     """At most; less where the page would grow too large."""
     max_size_mb: float = Field(default=50.0, ge=5)
@@ -398,9 +407,11 @@ class TrackingSettings(Settings):
     """MLflow."""
 
     enabled: bool = True
+    """Whether audits are tracked; without it there is the run folder alone."""
     uri: str | None = None
     """Tracking URI; None takes MLFLOW_TRACKING_URI, else a SQLite file in the state folder."""
     experiment: str = Field(default="lavise", min_length=1)
+    """Name of the MLflow experiment; it is made where it is not there."""
     system_metrics: bool = True
     """Log the use of processor, memory, disk and GPU while the audit runs."""
     pack_network: bool = True
@@ -426,7 +437,9 @@ class Config(Settings):
     """One audit."""
 
     name: Annotated[str, NOT_IDENTITY] = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the audit, in lists, on the page and in MLflow; names of files are made of it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything that is drawn."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU when there is one."""
     model: ModelSettings

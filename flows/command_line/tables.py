@@ -31,7 +31,7 @@ _NUM_FILTERS = 10
 _NUM_WORDS = 5
 _NUM_CHANGES = 20
 _NUM_LONGEST = 3
-_ASKED_FOR = ("bias",)  # an analysis that is made only where somebody wants it
+_IN_DETAILS = ("classes", "causes")  # analyses that every audit makes; others were asked for
 
 
 def show_result(result: RunResult, everything: bool = False) -> None:
@@ -54,7 +54,7 @@ def show_result(result: RunResult, everything: bool = False) -> None:
         console.print(_filters_table(layer, [r for r in rows if r["layer"] == layer]))
         for vocabulary, methods in found["recall"].items() if everything else ():
             console.print(_recall_table(layer, vocabulary, found["evaluation"], methods))
-    for table in _analyses_tables(result.run_dir, None if everything else _ASKED_FOR):
+    for table in _analyses_tables(result.run_dir, () if everything else _IN_DETAILS):
         console.print(table)
     if everything:
         console.print(_stages_table(result))
@@ -245,18 +245,18 @@ def _recall_table(
     return table
 
 
-def _analyses_tables(folder: Path, names: Collection[str] | None = None) -> Iterator[Table]:
+def _analyses_tables(folder: Path, left_out: Collection[str] = ()) -> Iterator[Table]:
     """Of every kind of analysis that left its tables in the run folder.
 
     Args:
-        names: of analyses; None: all.
+        left_out: names of analyses.
     """
     import pyarrow.parquet as parquet
 
     from lavise.tasks.analyses.analysis import list_analyses
 
     for analysis in list_analyses():
-        if names is not None and analysis.name not in names:
+        if analysis.name in left_out:
             continue
         paths = [folder / table.file for table in analysis.tables]
         rows = {p.name: parquet.read_table(p).to_pylist() if p.is_file() else [] for p in paths}
