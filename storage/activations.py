@@ -104,7 +104,7 @@ def write_shard(
     if options:
         attributes[_PLAIN] = hashlib.sha256(content).hexdigest()
         content = _make_shard(maps_NCHW, summary, keys, attributes, options)
-    # HDF5 itself never meets a full disk: it would leave objects open that end the process at its exit.
+    # HDF5 writes to memory alone: what an error of the disk does to it ends the process (docs/layers.md).
     write_bytes(final, content)
 
 

@@ -6,17 +6,12 @@ whatever thread or process the orchestrator likes.
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 import logging
 import os
 import re
 import socket
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,19 +22,18 @@ from typing import Any, Protocol
 import psutil
 
 from lavise.configs.errors import UserError
-from lavise.configs.schema import Config, TrackingSettings
+from lavise.configs.schema import TrackingSettings
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.files import make_private_folder
+from lavise.storage.state.text import one_line
+from lavise.storage.tracking_addresses import hide_credentials, is_server, pass_credentials, require_answer
 
 _MAX_PARAM_CHARS = 500
-_ANSWER_SECONDS = 10.0
 _CLOCK_SECONDS = 2.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
 # What MLflow takes in no name of a metric; reasons for leaving something out become one.
 _NO_METRIC = re.compile(r"[^/\w.\- :]")
-# What stands before the @ of an address; a password that was not percent-encoded may hold @ or /.
-_USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/:@\s]*:(?!\d*[/?#])[^@\s]*)@")
 
 
 @dataclass(frozen=True)
@@ -92,6 +86,7 @@ class Tracker(Protocol):
     def resume(self, run_id: str) -> Run: ...
     def find(self, tags: Mapping[str, str]) -> list[RunRecord]: ...
     def get(self, run_id: str) -> RunRecord | None: ...
+    def discard(self, run_id: str) -> None: ...
     def download(self, run_id: str, destination: Path) -> None: ...
     def link(self, run_id: str) -> str | None: ...
 
@@ -152,6 +147,9 @@ class NullTracker:
 
     def get(self, run_id: str) -> RunRecord | None:
         return None
+
+    def discard(self, run_id: str) -> None:
+        pass
 
     def download(self, run_id: str, destination: Path) -> None:
         raise FileNotFoundError(f"nothing is tracked, so there are no files of run {run_id}")
@@ -296,7 +294,7 @@ class MlflowTracker:
                 self._experiment_id = found.experiment_id
         except MlflowException as err:
             raise UserError(
-                f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(_one_line(err))[:200]}); "
+                f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(one_line(err))[:200]}); "
                 "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
             ) from None
         self._mark_killed()
@@ -339,6 +337,13 @@ class MlflowTracker:
             raise
         return _make_record(run) if run.info.lifecycle_stage == "active" else None
 
+    def discard(self, run_id: str) -> None:
+        """Delete a run of this experiment with those below it, which MLflow itself would leave."""
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        for run in (*(r.run_id for r in self.find({MLFLOW_PARENT_RUN_ID: run_id})), run_id):
+            self._client.delete_run(run)
+
     def download(self, run_id: str, destination: Path) -> None:
         """The files at the top of a run's artifacts; folders in it (models, tables) are left out."""
         for entry in self._client.list_artifacts(run_id):
@@ -347,7 +352,7 @@ class MlflowTracker:
 
     def link(self, run_id: str) -> str | None:
         """The run's page; None for a store without a server."""
-        if not _is_server(str(self.uri)):
+        if not is_server(str(self.uri)):
             return None
         experiment = self._client.get_run(run_id).info.experiment_id
         return f"{str(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
@@ -403,73 +408,6 @@ def _is_alive(pid: str, started: str) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (ValueError, psutil.Error):
         return False
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def hide_credentials(text: str) -> str:
-    """An address, or a text with addresses in it, without user and password."""
-    return _USER_INFO.sub("", text)
-
-
-def without_credentials(config: Config) -> Config:
-    """Settings that may be written down: the tracking server's address without user and password."""
-    uri = config.tracking.uri
-    tracking = config.tracking.model_copy(update={"uri": uri and hide_credentials(uri)})
-    return config.model_copy(update={"tracking": tracking})
-
-
-def pass_credentials(uri: str) -> str:
-    """The address that MLflow's client is to be given.
-
-    User and password of a server go where that client looks for them, the environment of this process; in the address
-    they would be told with every error. A database is only opened by its whole address.
-    """
-    if not _is_server(uri):
-        return uri
-    user, password = _find_credentials(uri)
-    if user:
-        os.environ.update(MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=password)
-    return hide_credentials(uri)
-
-
-def require_answer(uri: str) -> None:
-    """One quick request first: MLflow's own client would go on trying for minutes.
-
-    Raises:
-        UserError: a server does not answer; whether it lets us in shows with the first real request.
-    """
-    if not _is_server(uri):
-        return
-    address = hide_credentials(uri)
-    try:
-        request = urllib.request.Request(address)  # noqa: S310 - http and https only
-        user, password = _find_credentials(uri)
-        if user:  # not for others, should the server point to them
-            token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-            request.add_unredirected_header("Authorization", f"Basic {token}")
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS):  # noqa: S310 - as above
-            pass
-    except urllib.error.HTTPError:
-        pass
-    except (OSError, ValueError, http.client.HTTPException) as err:
-        raise UserError(
-            f"tracking.uri: {address} does not answer ({_one_line(err)[:120]}); "
-            "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
-        ) from None
-
-
-def _is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
-def _find_credentials(uri: str) -> tuple[str, str]:
-    """(user, password) that an address holds, decoded; empty where it holds none."""
-    found = _USER_INFO.search(uri)
-    user, _, password = found[0][:-1].partition(":") if found else ("", "", "")
-    return urllib.parse.unquote(user), urllib.parse.unquote(password)
 
 
 _LOCAL_FOLDER = "mlflow"

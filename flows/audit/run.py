@@ -46,7 +46,8 @@ from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.environment import choose_device, describe_environment, find_state_root
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
-from lavise.storage.tracking import Run, Tracker, without_credentials
+from lavise.storage.tracking import Run, Tracker
+from lavise.storage.tracking_addresses import without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, load_word_vectors
 from lavise.tasks.activations.extract import ExtractionInputs, find_compression
 from lavise.tasks.activations.extraction_probe import measure_stored_shares
@@ -115,18 +116,10 @@ def run_audit(
 
 
 def _discard(tracker: Tracker, run: Run, error: NoRoomError) -> None:
-    """Delete the run in MLflow, with those below it: nothing was begun, so that none of them says that it failed."""
+    """Nothing was begun, so that no run says that it failed."""
     try:
         end_after(run, error)
-        if tracker.uri is not None:
-            from mlflow.tracking import MlflowClient
-            from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-
-            client = MlflowClient(tracking_uri=tracker.uri)
-            experiment = client.get_run(run.run_id).info.experiment_id
-            below = client.search_runs([experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.run_id}'")
-            for run_id in (*(own.info.run_id for own in below), run.run_id):
-                client.delete_run(run_id)
+        tracker.discard(run.run_id)
     except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
         log.warning("  the run could not be deleted: %s", lost)
 

@@ -22,7 +22,8 @@ from lavise.flows.shared.results import RunResult, StageFacts
 from lavise.storage.models.packed_network import PackedNetwork
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_atomically, write_json
-from lavise.storage.tracking import NullRun, Run, Tracker, hide_credentials
+from lavise.storage.tracking import NullRun, Run, Tracker
+from lavise.storage.tracking_addresses import hide_credentials
 from lavise.tasks.analyses.analysis import Rows, list_analyses
 from lavise.tasks.engine.stage import Info, describe_artefacts
 from lavise.tasks.evaluation import layer_panel, recall

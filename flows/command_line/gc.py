@@ -35,7 +35,8 @@ from lavise.storage.state.housekeeping import (
     measure_disk_use,
     plan_collection,
 )
-from lavise.storage.tracking import find_tracking_uri, hide_credentials, pass_credentials, require_answer
+from lavise.storage.tracking import find_tracking_uri
+from lavise.storage.tracking_addresses import hide_credentials, pass_credentials, require_answer
 
 log = logging.getLogger("lavise")
 _SECONDS_PER_HOUR = 3600.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavise.configs.errors import UserError
-from lavise.storage.tracking import hide_credentials
+from lavise.storage.tracking_addresses import hide_credentials
 
 Status = Literal["ok", "warning", "failed"]
 CHECKOUT = Path(__file__).resolve().parents[2]

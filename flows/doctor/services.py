@@ -20,7 +20,8 @@ from lavise.configs.schema import TrackingSettings
 from lavise.flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, describe_error, ok
 from lavise.flows.orchestration.local_services import WORK_POOL, find_deployments_file
 from lavise.storage.state.environment import find_state_root, read_git_state
-from lavise.storage.tracking import find_tracking_uri, pass_credentials, require_answer
+from lavise.storage.tracking import find_tracking_uri
+from lavise.storage.tracking_addresses import pass_credentials, require_answer
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

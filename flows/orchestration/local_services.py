@@ -36,7 +36,8 @@ from lavise.flows.orchestration.service_guard import ServiceGuard
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.state.locks import is_locked, try_lock
-from lavise.storage.tracking import hide_credentials, local_tracking_uri
+from lavise.storage.tracking import local_tracking_uri
+from lavise.storage.tracking_addresses import hide_credentials
 
 HOST = "127.0.0.1"
 WORK_POOL = "local"

@@ -22,7 +22,8 @@ from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder
-from lavise.storage.tracking import Tracker, hide_credentials, open_tracker
+from lavise.storage.tracking import Tracker, open_tracker
+from lavise.storage.tracking_addresses import hide_credentials
 from lavise.tasks.engine.stage import Stage
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")

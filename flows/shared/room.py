@@ -219,7 +219,8 @@ def describe_lack(room: Room, folder: Path) -> str | None:
     if limit is not None and limit < largest:
         return (
             f"storage.root: the largest file needs {format_bytes(largest)}, and a file of this process "
-            f"may have {format_bytes(limit)} (`ulimit -f`); raise that limit, or lower extract.shard_images"
+            f"may have {format_bytes(limit)} (`ulimit -f`); raise that limit, or lower extract.shard_bytes or "
+            "extract.shard_images"
         )
     return None
 

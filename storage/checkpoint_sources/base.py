@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lavise.configs.errors import UserError
 from lavise.storage.state.progress import Progress
 from lavise.storage.state.text import printable
-from lavise.storage.tracking import hide_credentials
+from lavise.storage.tracking_addresses import hide_credentials
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

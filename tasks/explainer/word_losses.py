@@ -86,6 +86,17 @@ def find_word_losses_in_blocks(
     return found
 
 
+def _find_logs(
+    scaled_BE: torch.Tensor, vocabulary_VE: torch.Tensor, logits: torch.Tensor, logs: torch.Tensor
+) -> torch.Tensor:
+    """Logarithms of the softmax of V v̂, [B, V] of `logs`; `logits` is memory of as many numbers."""
+    shape = len(scaled_BE), len(vocabulary_VE)
+    logits_BV, logs_BV = _shape(logits, *shape), _shape(logs, *shape)
+    torch.mm(scaled_BE, vocabulary_VE.T, out=logits_BV)
+    torch.ops.aten._log_softmax.out(logits_BV, 1, False, out=logs_BV)
+    return logs_BV
+
+
 def _needs_gradient(tensor: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and tensor.requires_grad
 
@@ -106,11 +117,9 @@ class _WordLosses(torch.autograd.Function):
         workspace: Workspace,
         wanted: bool,
     ) -> torch.Tensor:
-        rows, columns = len(scaled_RE), len(vocabulary_VE)
-        logits, logs = (workspace.lend(scaled_RE, rows * columns) for _ in range(2))
-        torch.mm(scaled_RE, vocabulary_VE.T, out=_shape(logits, rows, columns))
-        logs_RV = _shape(logs, rows, columns)
-        torch.ops.aten._log_softmax.out(_shape(logits, rows, columns), 1, False, out=logs_RV)
+        num = len(scaled_RE) * len(vocabulary_VE)
+        logits, logs = workspace.lend(scaled_RE, num), workspace.lend(scaled_RE, num)
+        logs_RV = _find_logs(scaled_RE, vocabulary_VE, logits, logs)
         losses = -logs_RV.gather(1, word_R[:, None])[:, 0]
         workspace.give_back(logits)
         if wanted:
@@ -160,9 +169,7 @@ class _BlockedLosses(torch.autograd.Function):
         for start in range(0, len(scaled_RE), block_rows):
             block = slice(start, start + block_rows)
             scaled_BE, word_B = scaled_RE[block], word_R[block]
-            logits_BV, logs_BV = (_shape(part, len(word_B), columns) for part in (logits, logs))
-            torch.mm(scaled_BE, vocabulary_VE.T, out=logits_BV)
-            torch.ops.aten._log_softmax.out(logits_BV, 1, False, out=logs_BV)
+            logs_BV = _find_logs(scaled_BE, vocabulary_VE, logits, logs)
             losses_R[block] = -logs_BV.gather(1, word_B[:, None])[:, 0]
             if gradient_RE is not None:
                 gradient_RE[block] = torch.mm(logs_BV.exp_(), vocabulary_VE) - vocabulary_VE[word_B]

@@ -17,7 +17,8 @@ WINGS = {
         {"map_summaries", "words", "images"},
         {"datasets"},
         {"models"},
-        {"activations", "tracking"},
+        {"activations", "tracking_addresses"},
+        {"tracking"},
         {"checkpoint_sources"},
     ],
     "tasks": [

@@ -127,7 +127,9 @@ def load_coco_stuff_maps(settings: CocoStuffMapsReference, seed: int) -> Referen
         if images is not None:
             pictures = require_folder(resolve_inside(root, images), f"reference.{part}_images")
             name = images if images not in maps else f"{images} for evaluation"
-            maps[name] = reader.read_part(pictures, require_folder(root / masks, f"reference.{part}_masks"))
+            maps[name] = reader.read_part(
+                pictures, require_folder(resolve_inside(root, masks), f"reference.{part}_masks")
+            )
     values = {value for part in maps.values() for own in part for value in own.masks or ()}
     notes = []
     form: Form = "ids"  # of no maps, which is refused below

@@ -490,3 +490,12 @@ def test_runs_need_no_process_wide_state(tracker: MlflowTracker) -> None:
     assert isinstance(run, MlflowRun)
     assert mlflow.active_run() is None
     run.end()
+
+
+def test_a_run_is_discarded_with_those_below_it(tracker: MlflowTracker) -> None:
+    kept, parent = tracker.start("kept", {}), tracker.start("parent", {})
+    child = tracker.start("child", {}, parent.run_id)
+    tracker.discard(parent.run_id)
+    assert tracker.get(parent.run_id) is None
+    assert tracker.get(child.run_id) is None
+    assert tracker.get(kept.run_id) is not None

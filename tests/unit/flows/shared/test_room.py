@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,10 +184,8 @@ def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(tmp_path: Pat
                 limits.append(limit_files(2_000))
                 limits[-1].__enter__()
 
-    from contextlib import contextmanager
-
     @contextmanager
-    def progress(title: str, total: int):  # type: ignore[no-untyped-def]
+    def progress(title: str, total: int) -> Iterator[Bar]:
         bar: Bar = FillsUp()
         yield bar
 

@@ -19,13 +19,8 @@ import pytest
 from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.schema import TrackingSettings
-from lavise.storage.tracking import (
-    hide_credentials,
-    open_tracker,
-    pass_credentials,
-    require_answer,
-    without_credentials,
-)
+from lavise.storage.tracking import open_tracker
+from lavise.storage.tracking_addresses import hide_credentials, pass_credentials, require_answer, without_credentials
 
 pytestmark = pytest.mark.usefixtures("no_tracking_uri")
 
