@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _SELDOM_RIGHT = 0.5
+_MOSTLY_NOVEL = 0.5
 _BASELINES = {
     "random_words": "words drawn at random",
     "dealt_words": "the same words dealt to other filters",
@@ -27,15 +28,17 @@ def list_sentences(found: Mapping[str, Any]) -> list[str]:
 
 def describe_trust(found: Mapping[str, Any]) -> list[str]:
     """How right the words are, and how far the network's own answers hold on these pictures."""
-    return [*_describe_right(found.get("panel", {})), *_describe_answers(found)]
+    return [*_describe_right(found.get("panel", {})), *_describe_novel(found), *_describe_answers(found)]
 
 
 def summarise(by_layer: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line for all layers: `bn2: 556 of 1,280 filters explained, 67 % right`."""
+    """One line for all layers: `bn2: 556 of 1,280 filters explained, 67 % right`; nothing is said of how right words
+    are where most of them are none that masks judge."""
     lines = []
     for layer, found in by_layer.items():
         right = found.get("panel", {}).get("explained", {}).get("share_right")
-        judged = "" if right is None else f", {right:.0%} of the first words right by the masks"
+        is_judged = right is not None and found.get("share_novel", 0) <= _MOSTLY_NOVEL
+        judged = f", {right:.0%} right of those that masks can judge" if is_judged else ""
         lines.append(f"{layer}: {found['num_explained']:,} of {found['num_filters']:,} filters explained{judged}")
     return "; ".join(lines)
 
@@ -48,6 +51,7 @@ def list_headlines(found: Mapping[str, Any]) -> dict[str, float]:
         "num_explained": explained,
         "share_explained": explained / num if num else None,
         "num_words": found.get("num_distinct_first_words"),
+        "share_novel": found.get("share_novel"),
         "share_right": panel.get("explained", {}).get("share_right"),
         "share_right_of_dealt_words": panel.get("dealt_words", {}).get("share_right"),
         "share_right_of_random_network": panel.get("random_network", {}).get("share_right"),
@@ -67,20 +71,30 @@ def _describe_explained(found: Mapping[str, Any]) -> str:
 
 
 def _describe_right(panel: Mapping[str, Any]) -> list[str]:
-    """How many of the words the masks bear out, beside what chance gives."""
+    """What the masks bear out, beside what chance gives: of each filter its first word that is a category."""
     own = panel.get("explained", {})
     if own.get("share_right") is None:
-        return ["How right the words are cannot be judged: no first word is a category that the masks have."] * bool(
-            own
-        )
+        unknown = "How right the words are cannot be judged: none is a category that the masks have."
+        return [unknown] if own else []
     others = [
         f"{text} {panel[row]['share_right']:.0%}"
         for row, text in _BASELINES.items()
         if panel.get(row, {}).get("share_right") is not None
     ]
     beside = f"; {', '.join(others)}" if others else ""
+    judged = f"{own['num_judged']:,} filters that masks can judge, each by its first word that is a category"
+    return [f"{own['share_right']:.0%} of the {judged}, are named rightly{beside}."]
+
+
+def _describe_novel(found: Mapping[str, Any]) -> list[str]:
+    """That most words lie beyond what masks judge, where they do."""
+    novel = found.get("share_novel", 0)
+    right = found.get("panel", {}).get("explained", {}).get("share_right")
+    if right is None or novel <= _MOSTLY_NOVEL:
+        return []
     return [
-        f"{own['share_right']:.0%} of the {own['num_judged']:,} first words that masks can judge are right{beside}."
+        f"{novel:.0%} of the words found are none of these categories, and no mask judges them: look at the pictures. "
+        "The share above is then of words further down."
     ]
 
 

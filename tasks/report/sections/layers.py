@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lavise.storage.state import file_names
 from lavise.tasks.classifier import ablation
@@ -57,15 +59,20 @@ def describe_layer(tables: LayerTables) -> LayerCard:
         advice=part.advice,
         num_supervised=len(facts["supervised"]),
         num_held_out=len(facts["held_out"]),
-        verdict=tuple(_list_verdict(part)),
+        verdict=tuple(_list_verdict(part, _measure_novel(tables, explained))),
     )
 
 
-def _list_verdict(part: LayerPart) -> list[str]:
+def _measure_novel(tables: LayerTables, explained: Sequence[Mapping[str, Any]]) -> float:
+    """Share of the words found that are none of the explainer's categories."""
+    words = [w["novel"] for f in explained for w in tables.words_of.get(f["filter"], []) if w["significant"]]
+    return sum(words) / len(words) if words else 0.0
+
+
+def _list_verdict(part: LayerPart, share_novel: float) -> list[str]:
     causes = part.analyses.get(ablation.STAGE.name)
     facts = json.loads((causes / ablation.SUMMARY_FILE).read_text("utf-8")) if causes else {}
     accuracy = facts.get("accuracy")
-    measured = {"panel": layer_panel.load_panel(part.panel)["rows"], "causes": {}}
-    if accuracy:
-        measured["causes"] = {"accuracy": accuracy["before"]}
-    return describe_trust(measured)
+    measured = {"accuracy": accuracy["before"]} if accuracy else {}
+    panel = layer_panel.load_panel(part.panel)["rows"]
+    return describe_trust({"panel": panel, "share_novel": share_novel, "causes": measured})

@@ -20,14 +20,14 @@ def make_layer(**changes: Any) -> dict[str, Any]:
 def test_how_many_and_how_right_beside_chance() -> None:
     assert list_sentences(make_layer()) == [
         "1,600 of 2,000 filters explained (80%), by 53 different first words.",
-        "67% of the 1,482 first words that masks can judge are right; words drawn at random 5%, a network with random "
-        "weights 3%.",
+        "67% of the 1,482 filters that masks can judge, each by its first word that is a category, are named rightly; "
+        "words drawn at random 5%, a network with random weights 3%.",
     ]
 
 
 def test_what_cannot_be_judged_is_said() -> None:
     said = list_sentences(make_layer(panel={"explained": {"share_right": None, "num_judged": 0}}))
-    assert said[1] == "How right the words are cannot be judged: no first word is a category that the masks have."
+    assert said[1] == "How right the words are cannot be judged: none is a category that the masks have."
 
 
 def test_older_audits_say_what_they_know() -> None:
@@ -57,5 +57,13 @@ def test_headlines_are_what_was_measured() -> None:
 def test_one_line_for_all_layers() -> None:
     two = {"a": make_layer(), "b": {"num_filters": 8, "num_explained": 0}}
     assert summarise(two) == (
-        "a: 1,600 of 2,000 filters explained, 67% of the first words right by the masks; b: 0 of 8 filters explained"
+        "a: 1,600 of 2,000 filters explained, 67% right of those that masks can judge; b: 0 of 8 filters explained"
     )
+
+
+def test_words_that_no_mask_judges_are_not_called_wrong() -> None:
+    """On other pictures than the reference's, most words lie beyond its categories."""
+    found = make_layer(share_novel=0.98)
+    assert list_sentences(found)[2].startswith("98% of the words found are none of these categories, and no mask")
+    assert summarise({"a": found}) == "a: 1,600 of 2,000 filters explained"
+    assert not any("no mask judges" in s for s in list_sentences(make_layer(share_novel=0.3)))
