@@ -215,9 +215,8 @@ def _draw_images(past: PastRun, layer: str, row: dict[str, Any]) -> bytes:
             f"audit: the activations of run {past.run_id} are not in {root} any more; audit again with its config.yaml"
         )
     target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
-    records = {r.key: r for r in target.records}
     return draw_filter(
-        ActivationStore(handle.folder), row, records, _IMAGES, _IMAGE_PX, past.title, past.config.report.bands
+        ActivationStore(handle.folder), row, target.by_key, _IMAGES, _IMAGE_PX, past.title, past.config.report.bands
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import numpy as np
 from lavise.configs.errors import UserError
 from lavise.storage.array_types import BoolArray
 from lavise.storage.images.inner_files import PictureFile
-from lavise.storage.state.digest import digest_files, digest_of
+from lavise.storage.packed_list import PackedList
+from lavise.storage.state.digest import digest_files, digest_of, digest_of_each
 from lavise.storage.state.progress import Progress, no_progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One pair (concept, mask). The mask is kept small and made when asked for.
 
@@ -54,7 +56,7 @@ class Annotation:
         return mask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One picture.
 
@@ -86,7 +88,7 @@ class Dataset:
 
     Attributes:
         name: for people, for example `coco/train2017`.
-        records: in the data set's own order.
+        records: in the data set's own order; whatever is given is kept packed.
         concepts: the category names, in the data set's own order; empty where there are no labels.
         skipped: masks and labels that were left out while reading, by reason.
         left_out: files that were left out while reading, by reason.
@@ -95,12 +97,21 @@ class Dataset:
     """
 
     name: str
-    records: tuple[ImageRecord, ...]
+    records: Sequence[ImageRecord]
     concepts: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     noted: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.records, PackedList):
+            object.__setattr__(self, "records", PackedList(self.records))
+
+    @cached_property
+    def by_key(self) -> Mapping[str, ImageRecord]:
+        """The records by their keys, each made when it is asked for."""
+        return _RecordsByKey(self.records)
 
     def list_left_out(self) -> list[tuple[str, int]]:
         """Files, masks and labels that were left out: reason and number, without those that notes tell."""
@@ -116,11 +127,11 @@ class Dataset:
 
     def compute_digest(self, pictures: str | None = None) -> str:
         """sha256 over the pictures (their digest, where it is known already), the pairs and the concepts."""
-        pairs = [[r.key, [_describe(a) for a in r.annotations]] for r in self.records]
+        pairs = ([r.key, [_describe(a) for a in r.annotations]] for r in self.records)
         return digest_of(
             {
                 "pictures": pictures or self.digest_images(),
-                "pairs": digest_of(pairs),
+                "pairs": digest_of_each(pairs),
                 "concepts": list(self.concepts),
                 "looked_for": self._describe_looked_for(),
             }
@@ -138,8 +149,25 @@ class Dataset:
 
     def without_labels(self) -> Dataset:
         """The same pictures, with no pairs and no concepts: what a target domain is."""
-        records = tuple(replace(r, annotations=(), looked_for=None) for r in self.records)
+        records = PackedList(replace(r, annotations=(), looked_for=None) for r in self.records)
         return Dataset(self.name, records, left_out=self.left_out, notes=self.notes)
+
+
+class _RecordsByKey(Mapping[str, ImageRecord]):
+    """Positions by key are kept, records are not."""
+
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        self._records = records
+        self._position = {record.key: at for at, record in enumerate(records)}
+
+    def __getitem__(self, key: str) -> ImageRecord:
+        return self._records[self._position[key]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._position)
+
+    def __len__(self) -> int:
+        return len(self._position)
 
 
 def mark_looked_for(records: Sequence[ImageRecord], concepts: Sequence[str]) -> BoolArray | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lavise.storage.datasets import readers
 from lavise.storage.datasets.base import Dataset, Reference
+from lavise.storage.packed_list import PackedList
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _set_range(dataset: Dataset, settings: Any) -> Dataset:
     value_range = getattr(settings, "value_range", None)
     if value_range is None:
         return dataset
-    return replace(dataset, records=tuple(replace(r, value_range=value_range) for r in dataset.records))
+    return replace(dataset, records=PackedList(replace(r, value_range=value_range) for r in dataset.records))
 
 
 def find_format(kind: str) -> Format:

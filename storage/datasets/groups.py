@@ -13,7 +13,7 @@ import numpy as np
 from lavise.configs.errors import UserError
 from lavise.configs.groups import AnnotationGroups, CsvGroups, FolderGroups
 from lavise.storage.array_types import IntArray
-from lavise.storage.datasets.base import Dataset, ImageRecord
+from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.csv_tables import MAX_NAME, PictureNames, clean, clean_name, read_table, shorten
 from lavise.storage.datasets.predicates import parse_predicate
 
@@ -119,9 +119,8 @@ def _group_by_predicate(predicate: str, field: str, dataset: Dataset, keys: Sequ
             "allowed: annotated pictures; set bias.images=evaluation or bias.images=train"
         )
     fulfils = parse_predicate(predicate, dataset.concepts, field)
-    records: dict[str, ImageRecord] = {record.key: record for record in dataset.records}
     number = {True: 0, False: 1, None: -1}
-    of_image = np.array([number[fulfils(records[key])] for key in keys], dtype=np.int64)
+    of_image = np.array([number[fulfils(dataset.by_key[key])] for key in keys], dtype=np.int64)
     text = clean(predicate)
     names = (shorten(text), f"not ({shorten(text, MAX_NAME - len('not ()'))})")
     grouping = Grouping(shorten(text), names, of_image)
@@ -138,7 +137,7 @@ def _read_values(settings: CsvGroups, field: str, dataset: Dataset, keys: Sequen
     table = read_table(path, field)
     if len(set(settings.columns)) < len(settings.columns):
         raise UserError(f"{field}: found column {settings.columns[0]!r} twice; allowed: one column, or two different")
-    names = PictureNames([*(record.key for record in dataset.records), *keys])
+    names = PictureNames([*dataset.by_key, *keys])
     chosen = settings.image_column
     image = table.find_column(chosen, field) if chosen else table.find_image_column(names)
     columns = [table.find_column(name, field) for name in settings.columns]

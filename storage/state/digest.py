@@ -35,6 +35,15 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
+def digest_of_each(values: Iterable[Any]) -> str:
+    """`digest_of` of a list, whose values are made one after the other."""
+    sha = hashlib.sha256(b"[")
+    for position, value in enumerate(values):
+        sha.update((("," if position else "") + canonical_json(value)).encode("ascii"))
+    sha.update(b"]")
+    return sha.hexdigest()
+
+
 def digest_file(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -6,7 +6,7 @@ Shape legend: B pictures, Y x X input pixels, N channels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ class _Waiting:
 
 
 def decode_batches(
-    batches: Sequence[Sequence[ImageRecord]], model: TargetModel, num_threads: int, device: str = "cpu"
+    batches: Iterable[Sequence[ImageRecord]], model: TargetModel, num_threads: int, device: str = "cpu"
 ) -> Generator[DecodedBatch, None, None]:
     """The batches in their order; those after the one that is handed out are decoded meanwhile.
 

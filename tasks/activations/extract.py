@@ -30,6 +30,7 @@ from lavise.storage.datasets.input_images import load_input
 from lavise.storage.images.images import BrokenImageError
 from lavise.storage.models.layers import ActivationTap, Layer
 from lavise.storage.models.target_model import TargetModel
+from lavise.storage.packed_list import PackedList
 from lavise.storage.state.digest import canonical_json
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.activations.decoding import decode_batches
@@ -114,11 +115,11 @@ class Block:
     """
 
     start: int
-    records: tuple[ImageRecord, ...]
+    records: Sequence[ImageRecord]
     shards: tuple[LayerShards, ...]
     batch_size: int
 
-    def list_batches(self) -> list[tuple[int, tuple[ImageRecord, ...]]]:
+    def list_batches(self) -> list[tuple[int, Sequence[ImageRecord]]]:
         """Positions of the first pictures, and the pictures, of those batches that a shard needs."""
         batches = [
             (self.start + at, self.records[at : at + self.batch_size])
@@ -154,7 +155,7 @@ def plan_blocks(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> list[B
         folders: layer name -> folder of its store.
     """
     model, settings = inputs.model, inputs.settings
-    records = [replace(r, annotations=(), looked_for=None) for r in inputs.pictures.value.records]
+    records = inputs.pictures.value.without_labels().records
     stores = []
     for name, folder in folders.items():
         layer = model.find_layer(name)
@@ -168,7 +169,7 @@ def plan_blocks(inputs: ExtractionInputs, folders: Mapping[str, Path]) -> list[B
         own = range(start, min(start + settings.shard_images, len(records)))
         shards = tuple(replace(store, numbers=frozenset(store.find_open(own))) for store in stores)
         if any(s.numbers for s in shards):
-            blocks.append(Block(start, tuple(records[own.start : own.stop]), shards, settings.batch_size))
+            blocks.append(Block(start, PackedList(records[own.start : own.stop]), shards, settings.batch_size))
     return blocks
 
 
@@ -212,7 +213,7 @@ def extract_blocks(
         CheckpointError: activations that are not finite.
     """
     layers = [shards.layer for shards in blocks[0].shards] if blocks else []
-    batches = [own for block in blocks for _, own in block.list_batches()]
+    batches = (own for block in blocks for _, own in block.list_batches())
     network = model.place(device)
     with (
         ActivationTap(network, layers) as tap,

@@ -37,7 +37,7 @@ def read_batches(
     records: Sequence[ImageRecord], model: TargetModel, batch_size: int, device: str
 ) -> Iterator[ImageBatch]:
     """Batches of `batch_size` records each; pictures that cannot be read are left out of theirs."""
-    batches = [records[start : start + batch_size] for start in range(0, len(records), batch_size)]
+    batches = (records[start : start + batch_size] for start in range(0, len(records), batch_size))
     start = 0
     with closing(decode_batches(batches, model, _THREADS, device)) as decoded:
         for batch in decoded:

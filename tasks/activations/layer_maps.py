@@ -12,6 +12,7 @@ from lavise.storage.array_types import BoolArray, FloatArray
 from lavise.storage.datasets.base import Dataset
 from lavise.storage.datasets.input_images import ImageSource
 from lavise.storage.models.target_model import TargetModel
+from lavise.storage.packed_list import PackedList
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
 from lavise.tasks.activations.thresholds import load_thresholds
@@ -72,8 +73,7 @@ def open_maps(
         pictures: that the activations are of, and maybe others.
     """
     store = ActivationStore(activations.folder)
-    record_of = {record.key: record for record in pictures.records}
-    records = [record_of[key] for key in store.keys]
+    records = PackedList(pictures.by_key[key] for key in store.keys)
     forward = MaskedForward(network.model, network.layer, records, network.batch_size, device)
     saturated = np.load(thresholds.path(file_names.SATURATED), allow_pickle=False)
     return LayerMaps(store, load_thresholds(thresholds), forward, saturated)

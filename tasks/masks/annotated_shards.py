@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lavise.storage.datasets.base import Dataset, ImageRecord, mark_looked_for
 from lavise.storage.datasets.input_images import read_input_size
 from lavise.storage.images.geometry import Geometry
 from lavise.storage.images.images import BrokenImageError
+from lavise.storage.packed_list import PackedList
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class AnnotatedShard:
     """A shard and the records of its pictures, in its order."""
 
     path: Path
-    records: tuple[ImageRecord, ...]
+    records: Sequence[ImageRecord]
     concepts: tuple[str, ...]
     geometry: Geometry
 
@@ -30,14 +32,13 @@ def annotate_shards(store: ActivationStore, dataset: Dataset, geometry: Geometry
     Raises:
         ValueError: the store holds a picture that the data set does not know.
     """
-    by_key = {r.key: r for r in dataset.records}
-    unknown = [k for k in store.keys if k not in by_key]
+    unknown = [k for k in store.keys if k not in dataset.by_key]
     if unknown:
         raise ValueError(f"the activation store {store.folder} is of other pictures: {unknown[:3]}")
     return [
         AnnotatedShard(
             store.shard_path(s),
-            tuple(by_key[k] for k in store.keys[store.starts[s] : store.starts[s + 1]]),
+            PackedList(dataset.by_key[k] for k in store.keys[store.starts[s] : store.starts[s + 1]]),
             dataset.concepts,
             geometry,
         )
@@ -47,8 +48,7 @@ def annotate_shards(store: ActivationStore, dataset: Dataset, geometry: Geometry
 
 def find_looked_for(store: ActivationStore, dataset: Dataset) -> BoolArray | None:
     """bool [N, K]: of which concepts it is known whether the pictures of a store have them; None: of all."""
-    record_of = {r.key: r for r in dataset.records}
-    return mark_looked_for([record_of[key] for key in store.keys], dataset.concepts)
+    return mark_looked_for(PackedList(dataset.by_key[key] for key in store.keys), dataset.concepts)
 
 
 def make_masks(record: ImageRecord, skipped: Counter[str]) -> list[tuple[str, BoolArray]]:

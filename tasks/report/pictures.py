@@ -100,7 +100,7 @@ class ReportImages:
         bands: tuple[int, ...] | None = None,
     ) -> ReportImages:
         """Of data sets by their role."""
-        images = {role: {r.key: r for r in own.records} for role, own in data.items()}
+        images = {role: own.by_key for role, own in data.items()}
         return cls(geometry, images, channels, bands)
 
     def load(self, role: str, key: str, longest_px: int) -> npt.NDArray[np.uint8]:

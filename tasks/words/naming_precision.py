@@ -144,10 +144,9 @@ STEPS = 1024
 def find_truth(store: ActivationStore, dataset: Dataset) -> BoolArray:
     """bool [N, T]: which concepts are annotated on the pictures of a store."""
     number = {c: t for t, c in enumerate(dataset.concepts)}
-    concepts_of = {r.key: {number[a.concept] for a in r.annotations} for r in dataset.records}
     truth = np.zeros((len(store.keys), len(dataset.concepts)), dtype=bool)
     for position, key in enumerate(store.keys):
-        truth[position, sorted(concepts_of[key])] = True
+        truth[position, [number[a.concept] for a in dataset.by_key[key].annotations]] = True
     return truth
 
 

@@ -13,7 +13,7 @@ ROOMS = ["configs", "storage", "tasks", "flows"]
 # Wings of a room, by level: those of one level know nothing of each other, nor of any later one.
 WINGS = {
     "storage": [
-        {"array_files", "array_types", "state", "table_rows"},
+        {"array_files", "array_types", "packed_list", "state", "table_rows"},
         {"map_summaries", "words", "images"},
         {"datasets"},
         {"models"},

@@ -29,9 +29,10 @@ from lavise.storage.datasets.readers.coco_file import (
     read_coco_file,
     read_labelled_size,
 )
-from lavise.storage.datasets.readers.coco_frames import Frame, find_frames
+from lavise.storage.datasets.readers.coco_frames import Frame, Size, find_frames
 from lavise.storage.datasets.readers.coco_masks import MaskError, is_unit, list_rings, make_rle, read_box
 from lavise.storage.datasets.readers.coco_names import ImageFinder
+from lavise.storage.packed_list import PackedList
 from lavise.storage.state.text import printable
 
 _DEFAULT_SHARE = 0.2
@@ -176,8 +177,12 @@ def open_pictures(file: CocoFile, images: Path, ids: Sequence[Any], labelled: fr
             than its labels.
     """
     finder = ImageFinder(images)
-    by_id = {i["id"]: i for i in file.images}
-    found = {i: finder.find(name_image(by_id[i])) for i in ids}
+    asked_for, found, sizes = set(ids), dict[Any, tuple[str, Path]](), dict[Any, Size | None]()
+    for image in file.images:
+        if image["id"] in asked_for:
+            found[image["id"]] = finder.find(name_image(image))
+        if image["id"] in labelled:
+            sizes[image["id"]] = read_labelled_size(image, file.path)
     keys = {i: key for i, (key, _) in found.items()}
     if twice := [n for n, k in Counter(keys.values()).items() if k > 1]:
         raise UserError(f"{file.path}: {twice[0]!r} stands under two image ids; allowed: a file once")
@@ -187,9 +192,8 @@ def open_pictures(file: CocoFile, images: Path, ids: Sequence[Any], labelled: fr
             f"{printable(finder.missing[0])!r}; set the folder of the pictures (reference.train_images, "
             "reference.evaluation_images) to the one that this is below"
         )
-    asked = [i for i in ids if i in labelled]
-    sizes = [read_labelled_size(by_id[i], file.path) for i in asked]
-    frames = dict(zip(asked, find_frames([found[i][1] for i in asked], sizes, file.path), strict=True))
+    paths = [found[i][1] for i in sizes]
+    frames = dict(zip(sizes, find_frames(paths, list(sizes.values()), file.path), strict=True))
     known = {i: frame for i, frame in frames.items() if frame is not None}
     return Opened(keys, {i: path for i, (_, path) in found.items()}, known, tuple(_describe(finder, known, keys)))
 
@@ -238,20 +242,27 @@ def _load(file: CocoFile, images: Path, name: str, options: CocoOptions, shared:
                     f"{file.path}: annotation {entry['id']} points to {pointer!r}, which is no image or category of "
                     "the file"
                 )
-    entries = [e for e in file.annotations if e["image_id"] in kept]
+    entries = file.annotations if len(kept) == len(known) else [e for e in file.annotations if e["image_id"] in kept]
     opened = open_pictures(file, images, taken, frozenset(e["image_id"] for e in entries))
     reader = _AnnotationReader(file, options, shared, entries)
-    by_image: dict[Any, list[Annotation]] = defaultdict(list)
+    by_image: dict[Any, list[tuple[Any, Annotation]]] = defaultdict(list)
     for entry in entries:
         if (
             found := reader.read(entry, concepts[entry["category_id"]], opened.frames.get(entry["image_id"]))
         ) is not None:
-            by_image[entry["image_id"]].append(found)
-    records = tuple(ImageRecord(opened.keys[i], opened.paths[i], tuple(by_image[i])) for i in taken)
+            by_image[entry["image_id"]].append((entry["id"], found))
+    records = PackedList(
+        ImageRecord(opened.keys[i], opened.paths[i], tuple(a for _, a in sorted(by_image.pop(i, ()), key=_get_id)))
+        for i in taken
+    )
     notes = (*opened.notes, *reader.describe())
     return Dataset(
         name, records, tuple(concepts.values()), dict(reader.skipped), notes=notes, noted=frozenset({"crowd"})
     )
+
+
+def _get_id(found: tuple[Any, Annotation]) -> Any:
+    return found[0]
 
 
 class _AnnotationReader:

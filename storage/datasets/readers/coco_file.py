@@ -1,8 +1,7 @@
-"""A file of COCO's form: JSON with images, annotations and categories, checked, each sorted by id."""
+"""A file of COCO's form: JSON with images, annotations and categories, checked."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lavise.configs.errors import UserError
+from lavise.storage.datasets.readers.json_lists import read_json_lists
+from lavise.storage.packed_list import PackedList
 from lavise.storage.state.text import one_line, printable
 
 INSTANCES = "COCO instances"
@@ -20,19 +21,19 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What a file says, sorted by id.
+    """What a file says.
 
     Attributes:
         path: of the file; messages begin with it.
-        images: with id, and a name (`name_image`).
-        annotations: those of all images.
-        categories: with id and name.
+        images: with id, and a name (`name_image`); by id.
+        annotations: those of all images, as they stand in the file.
+        categories: with id and name; by id.
     """
 
     path: Path
-    images: tuple[Entry, ...]
-    annotations: tuple[Entry, ...]
-    categories: tuple[Entry, ...]
+    images: Sequence[Entry]
+    annotations: Sequence[Entry]
+    categories: Sequence[Entry]
 
     def name_categories(self, left_out: frozenset[Any] = frozenset()) -> dict[Any, str]:
         """Their names by id.
@@ -57,17 +58,16 @@ def read_coco_file(path: Path, what: str = INSTANCES) -> CocoFile:
     """
     needed = ("id", "image_id", "category_id") if what == INSTANCES else ("image_id",)
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
-        if not isinstance(content, dict):
-            raise TypeError(f"found {type(content).__name__}")
+        content = read_json_lists(path)
         found = {}
         for key, required in (("images", ("id",)), ("annotations", needed), ("categories", ("id", "name"))):
             entries = content[key]
-            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            if not isinstance(entries, PackedList) or not all(isinstance(e, dict) for e in entries):
                 raise TypeError(f"{key} is no list of objects")
             if lacking := next((k for e in entries for k in required if k not in e), None):
                 raise KeyError(f"{lacking} in {key}")
-            found[key] = _sort_by_id(entries, required[0], key, path)
+            order = _order_by_id([e[required[0]] for e in entries], required[0], key, path)
+            found[key] = entries if order is None or key == "annotations" else _take(entries, order)
         for image in found["images"]:
             name_image(image)
         for pointer in set(needed) - {"id"}:
@@ -135,10 +135,16 @@ def find_root_categories(files: Sequence[CocoFile]) -> dict[Any, str]:
     return found
 
 
-def _sort_by_id(entries: list[dict[str, Any]], by: str, key: str, path: Path) -> tuple[Entry, ...]:
-    ids = [e[by] for e in entries]
+def _order_by_id(ids: list[Any], by: str, key: str, path: Path) -> list[int] | None:
+    """Positions in the order of the ids; None where they lie so."""
     if len({type(i) for i in ids}) > 1 and not all(isinstance(i, int | float) for i in ids):
         raise TypeError(f"ids of several types in {key}")
     if by == "id" and len(set(ids)) != len(ids):
         raise UserError(f"{path}: an id stands twice in {key}")
-    return tuple(sorted(entries, key=lambda e: e[by]))
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    return None if order == list(range(len(ids))) else order
+
+
+def _take(entries: Sequence[Entry], order: Sequence[int]) -> Sequence[Entry]:
+    found = list(entries)
+    return PackedList(found[i] for i in order)

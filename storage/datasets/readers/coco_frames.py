@@ -5,8 +5,8 @@ Shape legend: H, W pixels that the labels are for, K corners of a polygon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from lavise.storage.state.progress import log_progress
 from lavise.storage.state.text import printable
 
 _THREADS = 8
+_WAITING = 1024
 _UPRIGHT = 1
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 Pixel = TypeVar("Pixel", bound=np.generic)
@@ -99,7 +100,7 @@ def find_frames(paths: Sequence[Path], labelled: Sequence[Size | None], where: P
     """
     frames, wrong = [], []
     with log_progress("sizes of pictures", len(paths)) as bar, ThreadPoolExecutor(_THREADS) as pool:
-        for path, size, stored in zip(paths, labelled, pool.map(_read_size, paths), strict=True):
+        for path, size, stored in zip(paths, labelled, _read_sizes(pool, paths), strict=True):
             bar.advance()
             if stored is None:
                 frames.append(None if size is None else Frame(size, size))
@@ -117,6 +118,12 @@ def find_frames(paths: Sequence[Path], labelled: Sequence[Size | None], where: P
             "the pictures as they are, or take those that were labelled"
         )
     return frames
+
+
+def _read_sizes(pool: Executor, paths: Sequence[Path]) -> Iterator[tuple[Size, int] | None]:
+    """Some at a time: what waits in a pool takes more memory than what comes out."""
+    for start in range(0, len(paths), _WAITING):
+        yield from pool.map(_read_size, paths[start : start + _WAITING])
 
 
 def _read_size(path: Path) -> tuple[Size, int] | None:

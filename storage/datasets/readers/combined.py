@@ -21,6 +21,7 @@ from lavise.configs.schema import CombinedReference, SourceSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord, Reference
 from lavise.storage.datasets.formats import Format, find_format, register_format
 from lavise.storage.images.inner_files import PictureFile
+from lavise.storage.packed_list import PackedList
 from lavise.storage.state.digest import digest_file
 from lavise.storage.state.text import printable
 from lavise.storage.words.lemmas import lemmatise
@@ -62,7 +63,7 @@ def load_combined_reference(settings: CombinedReference, seed: int) -> Reference
     names = merge_categories([source.list_concepts() for source in sources], settings.merge_by)
     shared = find_shared_pictures(sources)
     train = [
-        replace(s.train, records=tuple(r for i, r in enumerate(s.train.records) if i not in leaked))
+        replace(s.train, records=PackedList(r for i, r in enumerate(s.train.records) if i not in leaked))
         for s, leaked in zip(sources, shared.leaked, strict=True)
     ]
     if not any(part.records for part in train):

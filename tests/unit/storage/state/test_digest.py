@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from lavise.storage.state.digest import canonical_json, digest_file, digest_files, digest_of, digest_tensors, short
+from lavise.storage.state.digest import (
+    canonical_json,
+    digest_file,
+    digest_files,
+    digest_of,
+    digest_of_each,
+    digest_tensors,
+    short,
+)
 from lavise.storage.state.progress import Bar
 
 
@@ -147,3 +155,8 @@ def test_digest_tensors_does_not_see_how_a_tensor_is_held() -> None:
 
 def test_short() -> None:
     assert short("0123456789abcdef") == "0123456789ab"
+
+
+@pytest.mark.parametrize("values", [[], [1], [["a", None], {"b": None, "c": [0.5]}, "é"]])
+def test_a_list_has_the_same_digest_value_by_value(values: list[object]) -> None:
+    assert digest_of_each(iter(values)) == digest_of(values)
