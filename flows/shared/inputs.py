@@ -24,6 +24,7 @@ from lavise.storage.datasets.formats import find_format, find_target_format
 from lavise.storage.datasets.input_images import COLOUR_CHANNELS
 from lavise.storage.images.picture_files import describe_left_out
 from lavise.storage.state.digest import short
+from lavise.storage.state.memory import give_memory_back
 from lavise.storage.state.progress import Progress
 from lavise.storage.state.text import printable
 from lavise.storage.tracking import DatasetFacts
@@ -115,7 +116,10 @@ def open_inputs(config: Config, runner: StageRunner, progress: Progress) -> Inpu
     target = open_target(config, runner, progress)
     for role, part in (("reference", reference.train), ("reference", reference.evaluation), ("target", target)):
         log_reading(role, part)
-    return _digest({Role.TRAIN: reference.train, Role.EVALUATION: reference.evaluation, Role.TARGET: target}, progress)
+    parts = {Role.TRAIN: reference.train, Role.EVALUATION: reference.evaluation, Role.TARGET: target}
+    inputs = _digest(parts, progress)
+    give_memory_back()
+    return inputs
 
 
 def log_reading(role: str, dataset: Dataset) -> None:

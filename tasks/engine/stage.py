@@ -20,6 +20,7 @@ from lavise.configs.errors import UserError
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.free_space import FULL, find_full_error, format_bytes, measure_free_bytes
+from lavise.storage.state.memory import give_memory_back
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
 from lavise.tasks.engine.stage_inputs import Request, StageInputs
@@ -180,6 +181,7 @@ class StageRunner:
             else:
                 log.info("%-28s started  %s", title, short(combined), extra=_mark(title, "started"))
                 found = self._compute_missing(stage, requests, digests, compute)
+                give_memory_back()
                 seconds = time.monotonic() - start
                 log.info("%-28s done     %s  %.1f s", title, short(combined), seconds, extra=_mark(title, "done"))
             handles = tuple(found[i] for i in range(len(requests)))
