@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 import pytest
 
+from lavise.tasks.history import review_notes
 from tests.browser import HOW_TO_GET_ONE, Watched, find_browser, open_browser, open_context, wait_opened
 from tests.unit.tasks.report_fixtures import MARKUP, RICH_LAYER, write_rich_report
 
@@ -127,7 +129,9 @@ def test_notes_are_on_the_cards_and_in_the_search_and_stay(browser: Any, page: W
         assert apart.inner_text("#num-reviewed") == "0 of 36 filters"
 
 
-def test_what_is_saved_can_be_read_again_and_holds_no_formulas(browser: Any, page: Watched, address: str) -> None:
+def test_what_is_saved_can_be_read_again_and_holds_no_formulas(
+    browser: Any, page: Watched, address: str, tmp_path: Path
+) -> None:
     written = {3: FORMULA, 0: '+1, "two"\nlines', 8: "'=kept", 10: "plain"}
     for number, note in written.items():
         open_filter(page, number)
@@ -147,6 +151,13 @@ def test_what_is_saved_can_be_read_again_and_holds_no_formulas(browser: Any, pag
     assert [r["word"] for r in rows[:2]] == [MARKUP, "'=1+1"]
     assert {r["reviewer"] for r in rows} == {"'@ann"}
     assert [r["note"] for r in rows] == ["'" + written[0], "'" + FORMULA, "''=kept", "plain"]
+    # The command line reads the same of it, and writes the same.
+    path = tmp_path / "notes.csv"
+    path.write_bytes(content.encode("utf-8"))
+    explained = Path(address.removeprefix("file://")).parent / "first" / "explained" / "filters.parquet"
+    notes = review_notes.read_notes([path], parquet.read_table(explained).to_pylist())
+    assert [note.note for note in notes] == [written[number] for number in sorted(written)]
+    assert list(csv.DictReader(io.StringIO(review_notes.write_notes(notes), newline=""))) == rows
     for apart in open_context(browser):
         apart.goto(address)
         assert read_notes(apart, "\ufeff" + content) == "4 notes read."
