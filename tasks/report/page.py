@@ -151,7 +151,7 @@ def write_page(
     entries = [entry for d in described for entry in d.entries]
     data = {
         "audit": facts["Audit"],
-        "review": _name_review(facts, [layer.name for layer in sections["layers"]], entries),
+        "review": name_review(facts, [layer.name for layer in sections["layers"]], entries),
         "grid": OUTLINE_GRID,
         "shape": list(pictures.geometry.shape),
         "layers": [layer.name for layer in sections["layers"]],
@@ -182,7 +182,7 @@ def write_page(
     return path.stat().st_size
 
 
-def _name_review(facts: Mapping[str, str], layers: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str:
+def name_review(facts: Mapping[str, str], layers: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str:
     """What a browser keeps a reviewer's notes under: the same page again has them, and no page with other words."""
     said = [[entry["l"], entry["f"], entry["c"], entry.get("g"), [word[0] for word in entry["w"]]] for entry in entries]
     return short(digest_of([facts["Audit"], facts.get("Target model"), list(layers), said]))

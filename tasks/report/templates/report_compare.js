@@ -49,7 +49,9 @@ const addSimilar = (parent, filter, rest) => {
 
 // ---- the second filter is chosen by the same search as in the gallery, or from those that are similar
 
-const picker = make("form", undefined, "picker");
+// No form: a frame that may run scripts and nothing else, as MLflow's, does not submit one.
+const picker = make("div", undefined, "picker");
+picker.setAttribute("role", "search");
 picker.hidden = true;
 const wantedFilter = make("input");
 wantedFilter.type = "search";
@@ -96,7 +98,8 @@ const comparing = addButton("Compare", "Compare this filter with another one", (
 comparing.setAttribute("aria-expanded", "false");
 copy.before(comparing);
 wantedFilter.addEventListener("input", drawSuggested);
-picker.addEventListener("submit", (event) => {
+wantedFilter.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
   event.preventDefault();
   const [first] = suggest();
   if (first !== undefined) openPair([current, first]);
@@ -172,7 +175,7 @@ const drawPair = (both, rests) => {
   const figures = both.map(listFigures);
   const rows = figures[0].map(([name, value], i) => [name, value, figures[1][i][1]]).filter((row) => row[1] || row[2]);
   const tables = make("div", undefined, "tables");
-  addPart(tables, "Numbers", drawTable(["", ...heads], rows));
+  addPart(tables, "Numbers", drawTable(["Figure", ...heads], rows));
   const words = [...new Set([...one.w, ...other.w].map((word) => word[0]))];
   const say = (filter, name) => {
     const word = filter.w.find((own) => own[0] === name);

@@ -155,8 +155,8 @@ const drawRest = (filter, rest) => {
   const left = make("div");
   const right = make("div");
   if (pictures.length) {
-    const drawn = drawPictures(pictures, rest);
-    left.append(drawViews([drawn]), drawn.grid, drawn.scale, make("p", `Below each picture: the filter's highest activation on it; the threshold is ${filter.t}.`, "note"));
+    const own = drawPictures(pictures, rest);
+    left.append(drawViews([own]), own.grid, own.scale, make("p", `Below each picture: the filter's highest activation on it; the threshold is ${filter.t}.`, "note"));
   } else left.append(make("p", "No picture rises above the threshold.", "note"));
   if (rest.m.length > 1) {
     const list = make("ol", undefined, "meanings");
@@ -320,7 +320,7 @@ const offerAddress = async (button, anchor, put) => {
   }
   setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
 };
-const copy = addButton("Copy link", "Copy the address of what is shown here", () => offerAddress(copy, pair ? anchorOfPair(pair) : anchorOf(filters[current]), (field) => body.prepend(field)));
+const copy = addButton("Copy link", "Copy link to what is shown here", () => offerAddress(copy, pair ? anchorOfPair(pair) : anchorOf(filters[current]), (field) => body.prepend(field)));
 addButton("\u00d7", "Close (Escape)", close).classList.add("close");
 
 dialog.addEventListener("cancel", (event) => {

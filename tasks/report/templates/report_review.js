@@ -79,7 +79,7 @@ const verdictChoice = drawChoice("Your verdict", "verdict", VERDICTS, "", (verdi
 verdictChoice.setAttribute("aria-describedby", asked.id);
 const undecide = make("button", "Clear");
 undecide.type = "button";
-undecide.setAttribute("aria-label", "Take the verdict back");
+undecide.setAttribute("aria-label", "Clear the verdict");
 const noteField = make("textarea");
 noteField.rows = 1;
 noteField.maxLength = 2000;
@@ -153,8 +153,9 @@ const checkNotes = (text) => {
   if (lacking.length) throw new RangeError(`the column ${lacking[0]} is missing; the first line has to be ${NOTE_COLUMNS.join(",")}, separated by commas`);
   const names = new Set();
   const seen = new Set();
-  const found = rows.map((cells, i) => {
-    const [layer, number, word, verdict, note, reviewer] = NOTE_COLUMNS.map((name) => bare(cells[header.indexOf(name)] ?? ""));
+  const read = rows.map((cells, i) => {
+    const [layer, word, ...others] = ["layer", "word", "filter", "verdict", "note", "reviewer"].map((name) => bare(cells[header.indexOf(name)] ?? ""));
+    const [number, verdict, note, reviewer] = others.map((text) => text.trim());
     const where = `row ${i + 2}`;
     if (cells.length > header.length) throw new RangeError(`${where} has ${cells.length} cells, the first line has ${header.length}`);
     const place = /^\d+$/.test(number) ? places.get(layer + "\n" + Number(number)) : undefined;
@@ -162,11 +163,11 @@ const checkNotes = (text) => {
     if (seen.has(place)) throw new RangeError(`${where}: filter ${number} of layer ${layer} is there twice`);
     seen.add(place);
     if (verdict ? !VERDICTS.includes(verdict) : !note) throw new RangeError(`${where}: the verdict is ${verdict ? `"${verdict.slice(0, 20)}"` : "empty, and so is the note"}; allowed: ${VERDICTS.join(", ")}`);
-    names.add(reviewer.trim());
-    return [place, verdict, note.trim(), word];
+    names.add(reviewer);
+    return [place, verdict, note, word];
   });
   if (names.size > 1) throw new RangeError("these are notes of several reviewers; read those of one");
-  return [found, [...names][0] ?? ""];
+  return [read, [...names][0] ?? ""];
 };
 byId("save-notes").addEventListener("click", () => save(writeNotes(), "text/csv;charset=utf-8", "notes.csv"));
 byId("reviewer").addEventListener("input", keepNotes);

@@ -88,7 +88,7 @@ def test_a_verdict_is_given_by_key_by_mouse_and_taken_back(page: Watched) -> Non
     assert (verdict(page), page.opened().split("\n")[0]) == ("partly", "Filter 3")
     page.get_by_role("textbox", name="Note", exact=True).fill("3 of 10, see 1")
     assert verdict(page) == "partly"
-    page.get_by_role("button", name="Take the verdict back").click()
+    page.get_by_role("button", name="Clear the verdict").click()
     assert (verdict(page), page.evaluate("document.activeElement.value")) == ("", "fits")
     page.keyboard.press("1")
     page.keyboard.press("j")  # the focus stays, so that one can go on
@@ -205,6 +205,9 @@ def test_without_storage_notes_last_until_the_page_is_closed(browser: Any, addre
         inner.wait_for_selector("#sheet .similar")
         inner.locator("#sheet").press("1")
         inner.locator(NOTE).fill("seen in a frame")
+        inner.get_by_role("button", name="Compare this filter").click()
+        inner.get_by_role("search").get_by_role("searchbox").last.press("Enter")
+        inner.wait_for_selector(".versus .tables")
         inner.locator("#sheet").press("Escape")
         inner.locator("#review summary").click()
         assert "only until this page is closed" in inner.locator("#kept").inner_text()

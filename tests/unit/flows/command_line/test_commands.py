@@ -49,7 +49,7 @@ MISTAKES = [
     (["open", "abcd"], "run: found 'abcd'; none in"),
     (["gate", "abcd", "--policy", "default"], "run: found 'abcd'; none in"),
     (["review", "abcd", "notes.csv"], "run: found 'abcd'; none in"),
-    (["review", "latest"], "Missing argument 'NOTES...'"),
+    (["review", "latest"], "Missing argument"),
     (["up", "--prefect-port", "0"], "--prefect-port"),
     (["up", "--watch", ".", "--every", "1"], "--every"),
     (["reaudit", "demo"], "--folder, --model, --source: give one of them"),
