@@ -176,7 +176,9 @@ const drawPair = (both, rests) => {
   const rows = figures[0].map(([name, value], i) => [name, value, figures[1][i][1]]).filter((row) => row[1] || row[2]);
   const tables = make("div", undefined, "tables");
   addPart(tables, "Numbers", drawTable(["Figure", ...heads], rows));
-  const words = [...new Set([...one.w, ...other.w].map((word) => word[0]))];
+  // Words of either, its guess, and what is on both lists though it is a word of neither.
+  const listed = [one, other].map((filter) => filter.w.map((word) => word[0]));
+  const words = [...new Set([...wordsOf(one), ...wordsOf(other), ...[one.g, other.g].filter(Boolean), ...listed[0].filter((word) => listed[1].includes(word))])];
   const say = (filter, name) => {
     const word = filter.w.find((own) => own[0] === name);
     if (!word) return "";
