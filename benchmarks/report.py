@@ -119,14 +119,15 @@ def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, ImageBook]:
         ]
         words = [[word, 0.52, 0.61, 0, int(n < 6)] for n, word in enumerate(named)]
         entries.append(
-            {"l": 0, "f": unit, "t": 1.234, "c": round(float(rng.random()), 3), "n": 400, "r": "", "w": words, "m": 1,
-             "j": None, "d": None, "i": shown[:LARGE_PER_FILTER]}
+            {"l": 0, "f": unit, "t": 1.234, "c": round(float(rng.random()), 3), "g": "", "n": 400, "r": "", "w": words,
+             "m": 1, "j": None, "d": None, "i": shown[:LARGE_PER_FILTER]}
         )  # fmt: skip
         heat = [base64.b64encode(rng.bytes(49)).decode("ascii") for _ in shown]
         rest.append(
             {"w": [[13, 0.31, 0.72, 0.004, 1.2e-05, 0.00031]] * WORDS, "m": [], "i": shown[LARGE_PER_FILTER:],
              "h": heat, "z": [7, 7, 0, 6.5], "g": [0, 6.5, rng.integers(0, 100_000, size=48).tolist()],
-             "c": [[f"class {n}", 0.41, 0.3, 0.5, 3] for n in range(CLASSES)], "a": None, "u": [], "b": [], "j": None}
+             "c": [[f"class {n}", 0.41, 0.3, 0.5, 3] for n in range(CLASSES)], "a": None, "u": [], "b": [], "j": None,
+             "near": [[(unit + n) % FILTERS, 0.9 - n / 10] for n in range(1, 6)]}
         )  # fmt: skip
     return DescribedFilters(entries, rest), book
 

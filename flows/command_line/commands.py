@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
-import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +12,8 @@ from typing import Annotated, Literal, ParamSpec
 
 import typer
 
-from lavise.configs.errors import UserError
-
-EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED, EXIT_NO_READER = 1, 2, 3, 130, 141
+from lavise.flows.command_line.guard import EXIT_FAILURE, EXIT_NO
+from lavise.flows.command_line.guard import guard as _guarded
 
 app = typer.Typer(
     name="lavise",
@@ -29,42 +26,6 @@ app = typer.Typer(
 P = ParamSpec("P")
 
 
-def _guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turns what a command raises into a line on standard error and an exit code."""
-
-    @functools.wraps(command)
-    def run_it(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except UserError as err:
-            print("\n".join(f"lavise: {line}" for line in str(err).splitlines()), file=sys.stderr)
-            raise typer.Exit(EXIT_USER_ERROR) from None
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            print("lavise: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-            raise typer.Exit(EXIT_STOPPED) from None
-        except Exception as err:
-            if isinstance(err, BrokenPipeError) and _has_lost_reader():
-                raise typer.Exit(EXIT_NO_READER) from None  # as a shell says of what SIGPIPE has ended
-            from lavise.storage.state.free_space import FULL, find_full_error
-            from lavise.storage.state.text import one_line, printable
-
-            if (number := find_full_error(err)) is not None:
-                where = f"{FULL[number]} ({printable(one_line(err))[:200]})"
-                line = f"{where}; make room, or set storage.root or LAVISE_HOME to another disk"
-                print(f"lavise: {line}, and run it again: what was finished is kept", file=sys.stderr)
-                raise typer.Exit(EXIT_USER_ERROR) from None
-            import traceback
-
-            traceback.print_exc()
-            print(f"lavise: failed: {type(err).__name__}: {err}", file=sys.stderr)
-            raise typer.Exit(EXIT_FAILURE) from err
-
-    return run_it
-
-
 def _command(name: str | None = None) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """A command under its function's name, listed with the whole first line of its docstring."""
 
@@ -74,20 +35,6 @@ def _command(name: str | None = None) -> Callable[[Callable[P, None]], Callable[
         return command
 
     return put
-
-
-def _has_lost_reader() -> bool:
-    """Whether nobody reads standard output any more (`lavise layers X | head -1`); what comes yet is thrown away."""
-    try:
-        number = sys.stdout.fileno()
-    except OSError:  # no real file, as in tests
-        return False
-    poll = select.poll()
-    poll.register(number, 0)
-    if not any(event & select.POLLERR for _, event in poll.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # Python itself writes what is left, at the end
-    return True
 
 
 def _complete_presets(incomplete: str) -> list[str]:
@@ -394,6 +341,28 @@ def gate(
         print(result.to_json(), flush=True)
     if result.outcome != "passed":
         raise typer.Exit(EXIT_NO)
+
+
+@_command()
+def review(
+    run: RunArgument,
+    notes: Annotated[
+        list[Path], typer.Argument(help="What reviewers saved from the report's page as CSV; a file for each of them.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Keep reviewers' verdicts with an audit: how many words fit, and how far its confidence agrees with them."""
+    from lavise.flows.command_line.review_tables import show_review
+    from lavise.flows.past_audits.past_runs import open_stores
+    from lavise.flows.past_audits.review import review_run
+    from lavise.flows.past_audits.run_list import resolve_run
+
+    run = resolve_run(run)
+    tracker, root = open_stores(run)
+    result = review_run(run, notes, tracker, root)
+    show_review(result)
+    if as_json:
+        print(result.to_json(), flush=True)
 
 
 @_command()

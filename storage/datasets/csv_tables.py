@@ -75,11 +75,12 @@ class CsvTable:
         return named.index(max(named)) if any(named) else 1
 
 
-def read_table(path: Path, setting: str) -> CsvTable:
+def read_table(path: Path, setting: str, thing: str = "picture") -> CsvTable:
     """Read a CSV file.
 
     Args:
         setting: that names it; opens the lines of an error.
+        thing: what a line is about.
 
     Raises:
         UserError: no CSV in UTF-8 with a header line, or a line with more cells than that.
@@ -88,7 +89,7 @@ def read_table(path: Path, setting: str) -> CsvTable:
     _, found = next(lines, (0, []))
     header = tuple(cell.strip() for cell in found)
     if not any(header):
-        raise UserError(f"{setting}: {path} is empty; allowed: a header line and a line for each picture")
+        raise UserError(f"{setting}: {path} is empty; allowed: a header line and a line for each {thing}")
     twice = [clean(name) for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise UserError(

@@ -30,6 +30,7 @@ class Stream(IntEnum):
     PREFERENCE_HALVES = 31
     GROUP_PERMUTATIONS = 33
     COMPARED_IMAGES = 34
+    REVIEWED_FILTERS = 35
 
 
 def make_rng(seed: int, stream: Stream, *parts: int) -> np.random.Generator:

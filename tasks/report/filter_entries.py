@@ -32,6 +32,7 @@ from lavise.tasks.classifier import ablation, attribution
 from lavise.tasks.evaluation.layer_panel import FILTER_SCORES_FILE
 from lavise.tasks.group_bias import analysis
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, DrawnPair, ImageBook, draw_pairs, quantise_maps
+from lavise.tasks.report.similar_filters import find_similar_filters
 from lavise.tasks.words.explain import load_pairs
 
 TARGET = "target"
@@ -167,6 +168,7 @@ def describe_filters(
     uses = _read_uses(part)
     differences = _read_differences(part)
     histograms = _read_histograms(part)
+    similar = find_similar_filters(tables.store)
     entries, rest = [], []
     for unit, row in enumerate(tables.filters):
         words = tables.words_of.get(unit, [])
@@ -208,6 +210,7 @@ def describe_filters(
                 "a": _describe_ablation(ablated.get(unit)),
                 "u": uses.get(unit, []),
                 "b": differences.get(unit, []),
+                "near": [list(own) for own in similar[unit]],
                 "j": [shorten(found[k], 3) for k in ("num_pairs", "recall", "f1")] if found else None,
             }
         )
@@ -226,7 +229,8 @@ def _describe_rest(
 
     Joined by: g histogram [low, high, counts]; c classes [name, contribution, low, high, rank]; a ablation [changed,
     own logit, [[class, change]]], of a multi-label classifier also the share of answers kept; u its words' ablation
-    [word, used]; b differences [group, other, share, share, difference, low, high, q, verdict]; j [pairs, recall, F1].
+    [word, used]; b differences [group, other, share, share, difference, low, high, q, verdict]; near the filters of the
+    layer that answer the same pictures [filter, correlation]; j [pairs, recall, F1].
     """
     keys = {key: place for place, key in enumerate(tables.keys_of(unit))}
     maps = np.stack([d.cells for d in drawn]) if drawn else np.zeros((0, 1, 1), np.float32)

@@ -17,6 +17,7 @@ from typing import Any
 
 from lavise.configs.schema import ReportSettings
 from lavise.storage.state import file_names
+from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.report.chart_files import write_figures
@@ -49,8 +50,12 @@ from lavise.tasks.words.ranking import find_ranking
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
-STAGE = Stage("report", version=8)
-_SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
+STAGE = Stage("report", version=9)
+_SCRIPTS = (
+    *("report_pictures.js", "report_gallery.js", "report_filter.js"),
+    *("report_compare.js", "report_review.js", "report_start.js"),
+)
+_STYLES = ("report.css", "report_review.css")
 _REST_FILTERS = 32
 _IMAGES_MARK = "<!--pictures-->"
 _MB = 1_000_000
@@ -143,15 +148,17 @@ def write_page(
     Returns:
         its size in bytes.
     """
+    entries = [entry for d in described for entry in d.entries]
     data = {
         "audit": facts["Audit"],
+        "review": name_review(facts, [layer.name for layer in sections["layers"]], entries),
         "grid": OUTLINE_GRID,
         "shape": list(pictures.geometry.shape),
         "layers": [layer.name for layer in sections["layers"]],
         "chunk": CHUNK_IMAGES,
         "part": _REST_FILTERS,
         "large": book.num_large,
-        "filters": [entry for d in described for entry in d.entries],
+        "filters": entries,
     }
     packed = list(pack_rest([entry for d in described for entry in d.rest]))
     asked = {
@@ -173,6 +180,12 @@ def write_page(
             file.write(_to_bytes(chunk))
         file.write(_to_bytes(after))
     return path.stat().st_size
+
+
+def name_review(facts: Mapping[str, str], layers: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str:
+    """What a browser keeps a reviewer's notes under: the same page again has them, and no page with other words."""
+    said = [[entry["l"], entry["f"], entry["c"], entry.get("g"), [word[0] for word in entry["w"]]] for entry in entries]
+    return short(digest_of([facts["Audit"], facts.get("Target model"), list(layers), said]))
 
 
 def pack_rest(rest: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -221,7 +234,7 @@ def _render(name: str, **values: Any) -> str:
     import jinja2
 
     folder = resources.files("lavise.tasks.report") / "templates"
-    style = folder.joinpath("report.css").read_text("utf-8")
+    style = "".join(folder.joinpath(name).read_text("utf-8") for name in _STYLES)
     script = (
         '"use strict";\n(() => {\n' + "\n".join(folder.joinpath(n).read_text("utf-8") for n in _SCRIPTS) + "})();\n"
     )

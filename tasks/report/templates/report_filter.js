@@ -109,45 +109,54 @@ const drawHistogram = ([low, high, counts], threshold) => {
   return chart;
 };
 
+// A filter's pictures; `turn` shows them as `view` says.
+const drawPictures = (pictures, rest, describe = (entry) => String(entry[1])) => {
+  const grid = make("div", undefined, "shots");
+  const [rows, columns, low, high] = rest.z;
+  const scale = make("p", `Heatmap: from ${low} (dark) to ${high} (bright), the same for all its pictures; the map has ${rows} x ${columns} cells here.`, "note scale");
+  for (const entry of pictures) {
+    const item = make("div", undefined, "item");
+    item.append(drawShot(entry), make("small", describe(entry)));
+    grid.append(item);
+  }
+  const turn = () => {
+    grid.className = "shots view-" + view;
+    scale.hidden = view !== "heatmap";
+    if (view !== "heatmap" || grid.querySelector("canvas")) return;
+    [...grid.children].forEach((item, i) => item.firstChild.append(drawHeat(rest.h[i], rows, columns)));
+  };
+  turn();
+  return { grid, scale, turn };
+};
+// Radio buttons in one frame; `choose` gets the name of the one that is taken.
+const drawChoice = (heading, group, names, chosen, choose) => {
+  const choice = make("fieldset", undefined, "choice");
+  choice.append(make("legend", heading, "sr"));
+  for (const name of names) {
+    const label = make("label");
+    const radio = make("input");
+    radio.type = "radio";
+    radio.name = group;
+    radio.value = name;
+    radio.checked = name === chosen;
+    radio.addEventListener("change", () => choose(name));
+    label.append(radio, make("span", name));
+    choice.append(label);
+  }
+  return choice;
+};
+const drawViews = (grids) => drawChoice("Show regions as", "view", ["outline", "heatmap", "plain"], view, (name) => {
+  view = name;
+  for (const { turn } of grids) turn();
+});
+
 const drawRest = (filter, rest) => {
   const pictures = [...filter.i, ...rest.i];
   const left = make("div");
   const right = make("div");
   if (pictures.length) {
-    const choice = make("fieldset", undefined, "choice");
-    choice.append(make("legend", "Show regions as", "sr"));
-    const grid = make("div", undefined, "shots view-" + view);
-    const [rows, columns, low, high] = rest.z;
-    const addHeat = () => {
-      if (view !== "heatmap" || grid.querySelector("canvas")) return;
-      [...grid.children].forEach((item, i) => item.firstChild.append(drawHeat(rest.h[i], rows, columns)));
-    };
-    const scale = make("p", `Heatmap: from ${low} (dark) to ${high} (bright), the same for all its pictures; the map has ${rows} x ${columns} cells here.`, "note scale");
-    scale.hidden = view !== "heatmap";
-    for (const name of ["outline", "heatmap", "plain"]) {
-      const label = make("label");
-      const radio = make("input");
-      radio.type = "radio";
-      radio.name = "view";
-      radio.value = name;
-      radio.checked = view === name;
-      radio.addEventListener("change", () => {
-        view = name;
-        grid.className = "shots view-" + view;
-        scale.hidden = view !== "heatmap";
-        addHeat();
-      });
-      label.append(radio, make("span", name));
-      choice.append(label);
-    }
-    for (const entry of pictures) {
-      const item = make("div", undefined, "item");
-      const shot = drawShot(entry);
-      item.append(shot, make("small", String(entry[1])));
-      grid.append(item);
-    }
-    addHeat();
-    left.append(choice, grid, scale, make("p", `Below each picture: the filter's highest activation on it; the threshold is ${filter.t}.`, "note"));
+    const own = drawPictures(pictures, rest);
+    left.append(drawViews([own]), own.grid, own.scale, make("p", `Below each picture: the filter's highest activation on it; the threshold is ${filter.t}.`, "note"));
   } else left.append(make("p", "No picture rises above the threshold.", "note"));
   if (rest.m.length > 1) {
     const list = make("ol", undefined, "meanings");
@@ -161,6 +170,7 @@ const drawRest = (filter, rest) => {
     }
     addPart(left, "Meanings", make("p", "Its top pictures fall into groups that exclude each other.", "note"), list);
   }
+  addSimilar(left, filter, rest);
   if (filter.w.length) {
     const measured = rest.w.some((word) => word[6] !== null);
     const rows = filter.w.map(([word, share, confidence, novel, significant], i) => {
@@ -206,8 +216,19 @@ const drawRest = (filter, rest) => {
   body.replaceChildren(...body.querySelectorAll(".summary"), left, right);
 };
 
+// Whatever stands around a filter hears of each that is opened; of a comparison, with nothing.
+const onShow = [];
+const showWindow = () => {
+  if (!dialog.open) {
+    opener = document.activeElement;
+    dialog.showModal();
+    sheet.focus();
+  } else if (!sheet.contains(document.activeElement)) sheet.focus();
+  sheet.scrollTop = 0;
+};
 const show = async (place) => {
   current = place;
+  for (const hear of onShow) hear(place);
   const filter = filters[place];
   title.replaceChildren(make("span", `Filter ${filter.f}`), fromData("small", layerOf(filter)));
   const summary = make("div", undefined, "summary");
@@ -220,22 +241,17 @@ const show = async (place) => {
   summary.append(make("p", `${confidence}${number.format(filter.n)} pictures above its threshold of ${filter.t}`, "soft"));
   const wait = make("p", "Loading\u2026", "note");
   body.replaceChildren(summary, wait);
-  const isNew = !dialog.open;
-  if (isNew) {
-    opener = document.activeElement;
-    dialog.showModal();
-    sheet.focus();
-  }
-  sheet.scrollTop = 0;
+  showWindow();
   try {
     const rest = await loadRest(place);
-    if (current === place && dialog.open) drawRest(filter, rest);
+    if (current === place && !pair && dialog.open) drawRest(filter, rest);
   } catch (error) {
     wait.textContent = `The rest of this filter cannot be unpacked (${error.name}); a browser from 2023 or later can.`;
   }
 };
 const hide = () => {
   current = -1;
+  pair = null;
   if (dialog.open) dialog.close();
   body.replaceChildren();
 };
@@ -258,8 +274,11 @@ const record = (how, state, address) => {
 };
 const route = () => {
   const place = placeOf(location.hash);
-  if (place < 0) hide();
-  else if (place !== current) show(place);
+  const both = pairOf(location.hash);
+  if (both) {
+    if (!pair || anchorOfPair(pair) !== anchorOfPair(both)) showPair(both);
+  } else if (place < 0) hide();
+  else if (place !== current || pair) show(place);
 };
 const open = (place) => {
   record(dialog.open ? "replaceState" : "pushState", dialog.open ? history.state : { opened: true }, anchorOf(filters[place]));
@@ -268,17 +287,20 @@ const open = (place) => {
 const close = () => {
   const cameFromPage = history.state && history.state.opened;
   hide();
-  if (placeOf(location.hash) < 0) return;
+  if (placeOf(location.hash) < 0 && !pairOf(location.hash)) return;
   if (cameFromPage) history.back();
   else record("replaceState", null, describeView() || location.pathname + location.search);
 };
 const step = (by) => {
+  if (pair) return;
   const order = shown.includes(current) ? shown : filters.map((_, place) => place);
   const next = order[order.indexOf(current) + by];
   if (next !== undefined) open(next);
 };
-addButton("\u2190", "Previous filter (left arrow or k)", () => step(-1));
-addButton("\u2192", "Next filter (right arrow or j)", () => step(1));
+const steps = [
+  addButton("\u2190", "Previous filter (left arrow or k)", () => step(-1)),
+  addButton("\u2192", "Next filter (right arrow or j)", () => step(1)),
+];
 // To the clipboard, or into a field to copy from where a page may not write there.
 const offerAddress = async (button, anchor, put) => {
   const address = location.href.split("#")[0] + anchor;
@@ -298,7 +320,7 @@ const offerAddress = async (button, anchor, put) => {
   }
   setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
 };
-const copy = addButton("Copy link", "Copy the address of this filter", () => offerAddress(copy, anchorOf(filters[current]), (field) => body.prepend(field)));
+const copy = addButton("Copy link", "Copy link to what is shown here", () => offerAddress(copy, pair ? anchorOfPair(pair) : anchorOf(filters[current]), (field) => body.prepend(field)));
 addButton("\u00d7", "Close (Escape)", close).classList.add("close");
 
 dialog.addEventListener("cancel", (event) => {

@@ -1,10 +1,10 @@
 // ---- gallery
 
-const controls = ["query", "sort", "show", "layer"].map(byId).filter(Boolean);
+const controls = ["query", "sort", "show", "reviewed", "layer"].map(byId).filter(Boolean);
 const cards = byId("cards");
 const texts = filters.map((filter) => filter.w.map((word) => word[0].toLowerCase()));
 // What is searched: parts of words, and in quotes whole words.
-const terms = () => [...byId("query").value.toLowerCase().matchAll(/"([^"]+)("?)|\S+/g)].map(([text, quoted, end]) => ({ text: quoted ?? text, isWhole: end === '"' }));
+const terms = (text = byId("query").value) => [...text.toLowerCase().matchAll(/"([^"]+)("?)|\S+/g)].map(([text, quoted, end]) => ({ text: quoted ?? text, isWhole: end === '"' }));
 const fits = (word, { text, isWhole }) => (isWhole ? word === text : word.includes(text));
 // Every term has to be found, in whatever order: in a word, as the filter's number, or in its layer's name.
 const isTermFound = (place, term) => {
@@ -48,6 +48,7 @@ const drawGuess = (filter) => {
 const drawCard = (place) => {
   const filter = filters[place];
   const card = make("article", undefined, filter.r ? "card unexplained" : "card");
+  card.dataset.place = place;
   const head = make("h3");
   const link = make("a", undefined, "open");
   link.href = anchorOf(filter);
@@ -77,6 +78,7 @@ const drawCard = (place) => {
   const strip = make("div", undefined, "strip");
   for (const entry of filter.i) strip.append(drawShot(entry));
   card.append(strip);
+  drawMark(card, place);
   return card;
 };
 const end = new IntersectionObserver((entries) => {
@@ -101,7 +103,7 @@ const update = () => {
   const isOfLayer = (filter) => !value.layer || filter.l === Number(value.layer);
   shown = [];
   filters.forEach((filter, place) => {
-    if (kinds[value.show](filter) && isOfLayer(filter) && isFound(place, wanted)) shown.push(place);
+    if (kinds[value.show](filter) && hasVerdict[value.reviewed](place) && isOfLayer(filter) && isFound(place, wanted)) shown.push(place);
   });
   shown.sort(orders[value.sort]);
   cards.replaceChildren();
@@ -195,8 +197,9 @@ const toRecord = (place) => {
     words: found(filter).map(([word, share, confidence, novel]) => ({ word, share, confidence, novel: Boolean(novel) })),
   };
 };
-// A spreadsheet would read text that begins like this as a formula.
-const defuse = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : value);
+// A spreadsheet would read text that begins like this as a formula. What is guarded already is guarded once more, so
+// that text which is read again is what it was.
+const defuse = (value) => (typeof value === "string" && /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(value) ? "'" + value : value);
 const quote = (value) => {
   const text = String(defuse(value) ?? "");
   return /[",;\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;

@@ -40,6 +40,7 @@ const late = new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" });
 for (const holder of document.querySelectorAll("[data-picture]")) late.observe(holder);
 sheet.tabIndex = -1;
+readNotes();
 readView(location.hash);
 update();
 route();

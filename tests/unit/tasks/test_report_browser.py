@@ -233,7 +233,7 @@ def test_an_opened_filter_shows_all_there_is(page: Watched, address: str) -> Non
     wait_opened(page, "Filter 3")
     text = page.inner_text("#sheet")
     headings = page.locator("#sheet section h3").all_text_contents()
-    assert headings == ["Meanings", "Words", "Activations", "Classes that lean on it", "Without it"]
+    assert headings == ["Meanings", "Similar filters", "Words", "Activations", "Classes that lean on it", "Without it"]
     assert page.locator("#sheet .shots .shot").count() == 10
     assert page.locator("#sheet .meanings > li").count() == 2
     assert "=1+1" in text

@@ -18,14 +18,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner, Result
 
 from lavise.configs.errors import UserError
-from lavise.flows.command_line.commands import _guarded, app
+from lavise.flows.command_line.commands import app
+from lavise.flows.command_line.guard import guard
 from lavise.storage.tracking import MlflowTracker
 from tests.unit.flows.helpers import UNKNOWN_RUN, make_config, make_tracker, write_run_folder
 from tests.unit.tasks.helpers import write_image
 
 COMMANDS = (
     *("run", "demo", "bias", "layers", "presets", "init", "config", "runs", "open", "up"),
-    *("reaudit", "diff", "gate", "rerun", "doctor", "gc"),
+    *("reaudit", "diff", "gate", "review", "rerun", "doctor", "gc"),
 )
 UNTRACKED = ("--set", "tracking.enabled=false")
 # Arguments, and a part of the answer; how click words its own is not tested.
@@ -47,6 +48,8 @@ MISTAKES = [
     (["open"], "found 'latest', but there is no audit in"),
     (["open", "abcd"], "run: found 'abcd'; none in"),
     (["gate", "abcd", "--policy", "default"], "run: found 'abcd'; none in"),
+    (["review", "abcd", "notes.csv"], "run: found 'abcd'; none in"),
+    (["review", "latest"], "Missing argument"),
     (["up", "--prefect-port", "0"], "--prefect-port"),
     (["up", "--watch", ".", "--every", "1"], "--every"),
     (["reaudit", "demo"], "--folder, --model, --source: give one of them"),
@@ -235,7 +238,7 @@ def guarded(error: BaseException) -> Result:
         print("half of it")
         raise error
 
-    own.command()(_guarded(command))
+    own.command()(guard(command))
     return CliRunner().invoke(own, [])
 
 
@@ -328,7 +331,7 @@ def toy_commands() -> Iterator[None]:
 
 def test_a_new_command_is_one_function(toy_commands: None) -> None:
     @app.command()
-    @_guarded
+    @guard
     def count(words: list[str], most: Annotated[int, typer.Option(min=1)] = 3) -> None:
         """Count words."""
         if len(words) > most:
@@ -346,8 +349,8 @@ def test_a_new_command_is_one_function(toy_commands: None) -> None:
 
 @pytest.mark.parametrize("command", app.registered_commands, ids=lambda c: c.callback.__name__)
 def test_every_command_ends_as_the_others_do(command: Any) -> None:
-    guard = _guarded(lambda: None).__code__
-    assert command.callback.__code__ is guard
+    guarded_code = guard(lambda: None).__code__
+    assert command.callback.__code__ is guarded_code
 
 
 # Nobody reads

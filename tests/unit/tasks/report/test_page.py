@@ -38,7 +38,15 @@ from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts, save_explainer
 from lavise.tasks.explainer.validation import VALIDATION_FILE
 from lavise.tasks.report import chart_files
-from lavise.tasks.report.page import DiffPart, LayerPart, escape_json, render_diff_page, render_page, write_report
+from lavise.tasks.report.page import (
+    DiffPart,
+    LayerPart,
+    escape_json,
+    name_review,
+    render_diff_page,
+    render_page,
+    write_report,
+)
 from lavise.tasks.report.pictures import ReportImages
 from lavise.tasks.report.sections import diff, quality
 from lavise.tasks.words.explain import explain_filters
@@ -295,6 +303,35 @@ def test_every_filter_is_in_the_page(tmp_path: Path, page: str) -> None:
         assert len(entry["i"] + more["i"]) == len(more["h"]) == min(5, entry["n"])
         assert len(more["w"]) == len(entry["w"])
     assert data["large"] == len({i[0] for f in data["filters"] for i in f["i"]})
+
+
+def test_similar_filters_are_those_of_the_layer(page: str) -> None:
+    peaks = np.random.default_rng(0).normal(size=(6, 4, 4, 5)).astype(np.float16).max(axis=(2, 3)).astype(np.float64)
+    for unit, own in enumerate(rest_of(parse(page))):
+        others = [u for u in (0, 2, 3) if u != unit and unit != 1]
+        expected = {u: np.corrcoef(peaks[:, unit], peaks[:, u])[0, 1] for u in others}
+        assert dict(own["near"]) == pytest.approx({u: r for u, r in expected.items() if r > 0}, abs=1e-3)
+
+
+def test_notes_are_kept_for_the_same_words_and_for_no_others() -> None:
+    facts = {"Audit": "a", "Target model": "m", "Explanation": "seed 0"}
+    entry = {"l": 0, "f": 3, "c": 0.5, "g": "", "w": [["dog", 0.3], ["cat", 0.2]], "t": 1}
+    name = name_review(facts, ["tail"], [entry])
+    same = [
+        name_review({**facts, "Explanation": "x"}, ["tail"], [entry]),
+        name_review(facts, ["tail"], [{**entry, "t": 2}]),
+    ]
+    assert same == [name, name]
+    others = [
+        name_review({**facts, "Audit": "b"}, ["tail"], [entry]),
+        name_review({**facts, "Target model": "n"}, ["tail"], [entry]),
+        name_review(facts, ["body"], [entry]),
+        *(
+            name_review(facts, ["tail"], [{**entry, **own}])
+            for own in ({"c": 0.4}, {"g": "cow"}, {"w": [["cat", 0.3]]})
+        ),
+    ]
+    assert len({name, *others}) == 1 + len(others)
 
 
 def test_pictures_and_outlines_are_those_of_the_filter(page: str) -> None:
