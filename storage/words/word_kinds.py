@@ -33,6 +33,8 @@ _ROOTS = {7846: PERSON, 7942152: PERSON, 8182379: PERSON, 15388: ANIMAL, 17222: 
 _BODY_PART, _COLOUR = 5220461, 4956594
 # Rooms, buildings, roads, geological formations, bodies of water, forests, land, sky: what one can be in.
 _SCENES = frozenset({4105893, 2913152, 4096066, 9287968, 9225146, 9284015, 9334396, 9436708})
+_COUNTED_UNUSED = frozenset({ANIMAL, FOOD, OBJECT})
+_PERSON_WEIGHT = 10
 _BEFORE_OTHERS = (FOOD, ANIMAL, PLANT, PART, COLOUR, MATERIAL, OBJECT, SCENE, PERSON, OTHER)
 
 
@@ -41,10 +43,11 @@ def find_word_kind(word: str, language: str = ENGLISH) -> str:
     """One of WORD_KINDS.
 
     The sense as a noun that WordNet's tagged texts have most often decides, of those that are a thing, a part, a
-    material, a colour or a place; of equally frequent ones food goes first (a banana is the fruit, not the tree) and
-    people last (a hot dog is no show-off). Senses that these texts never have do not count beside one that they have,
-    nor do single things with names of their own (a river called Red). A word that WordNet has not is looked up by its
-    lemma. What has no such sense is OTHER, and so is every word of another language than English.
+    material, a colour or a place; of equally frequent ones food goes first (a banana is the fruit, not the tree), then
+    animals. People count only where they are the only such sense, or by far the commonest (a pitcher is a jug). Senses
+    that these texts never have do not count beside one that they have, but for objects, animals and food (a basketball
+    is also a ball); nor do single things with names of their own (a river called Red). A word that WordNet has not is
+    looked up by its lemma. What has no such sense is OTHER, and so is every word of another language than English.
     """
     if language != ENGLISH:
         return OTHER
@@ -57,11 +60,12 @@ def _find_commonest(wordnet: WordNet, word: str) -> str | None:
     senses = [sense for sense in wordnet.senses_of(word) if sense.pos == "noun"]
     is_used = any(sense.uses for sense in senses)
     plain = word.lower().replace("_", " ")
-    told = [
-        (-sense.uses, _BEFORE_OTHERS.index(kind), kind)
-        for sense in senses
-        if (sense.uses or not is_used) and (kind := _find_kind(wordnet, sense.offset, plain)) != OTHER
-    ]
+    told = []
+    for sense in senses:
+        kind = _find_kind(wordnet, sense.offset, plain)
+        if kind != OTHER and (sense.uses or not is_used or kind in _COUNTED_UNUSED):
+            weight = sense.uses // _PERSON_WEIGHT if kind == PERSON else sense.uses
+            told.append((-weight, _BEFORE_OTHERS.index(kind), kind))
     return min(told)[2] if told else (OTHER if senses else None)
 
 
