@@ -56,7 +56,7 @@ _SCRIPTS = (
     "report_gallery.js",
     "report_filter.js",
     "report_why.js",
-    "report_concepts.js",
+    "report_sections.js",
     "report_start.js",
 )
 _REST_FILTERS = 32

@@ -10,7 +10,7 @@ const addButton = (text, label, action) => {
   const button = make("button", text);
   button.type = "button";
   button.title = label;
-  button.setAttribute("aria-label", label);
+  if (!/\w/.test(text)) button.setAttribute("aria-label", label);
   button.addEventListener("click", action);
   bar.append(button);
   return button;

@@ -1,6 +1,6 @@
 // ---- an opened filter: its words, what was near, which pictures speak for and against, the classes that it serves
 
-const withSmall = (text, small) => (small ? [text, make("small", small)] : [text]);
+const withSmall = (text, small) => [make("span", text, "whole"), ...(small ? [make("small", small)] : [])];
 const addWords = (parent, filter, rest) => {
   if (!filter.w.length) return;
   const measured = rest.w.some((word) => word[6] !== null);
@@ -9,7 +9,7 @@ const addWords = (parent, filter, rest) => {
     const [votes, low, high, background, p, q, auroc, least, most] = rest.w[i];
     const interval = low === null ? "" : `${percent(low)} to ${percent(high)}`;
     const figures = [
-      withSmall(`${percent(share)}, ${votes} of them`, interval),
+      withSmall(`${percent(share)} (${votes})`, interval),
       background === null ? "\u2013" : `${(100 * background).toFixed(1)} %`,
       withSmall(probability(p), `q ${probability(q)}`),
     ];
@@ -57,10 +57,11 @@ const addWhy = (parent, filter, rest, pictures) => {
     part.append(strip);
   };
   addStrip(`For it: ${numHave} of the ${number.format(numTop)} top pictures have it`, pictures.filter((_, i) => flags[i]));
-  addStrip(`Against it: ${numTop - numHave} of them do not, though they excite the filter most`, pictures.filter((_, i) => flags[i] === 0));
+  const against = numTop - numHave;
+  addStrip(against ? `Against it: ${against} of them ${against === 1 ? "does" : "do"} not` : "Against it: no top picture is without it", pictures.filter((_, i) => flags[i] === 0));
   if (!isWhole) return;
   const numSilent = numWith - numAbove;
-  const stays = `Against it: ${number.format(numSilent)} of all ${number.format(numWith)} pictures that have it leave the filter below its threshold`;
+  const stays = `Against it: on ${number.format(numSilent)} of all ${number.format(numWith)} pictures that have it, the filter stays below its threshold`;
   addStrip(stays, silent.map(([place, peak]) => [place, peak, ""]), true);
   if (silent.length) part.append(make("p", "Shown are those with the lowest peak (below the picture) that this page has.", "note"));
 };

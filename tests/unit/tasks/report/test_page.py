@@ -469,7 +469,7 @@ def test_page_repeats_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_missing_value_in_the_template_is_an_error() -> None:
-    sections = {"layers": [{"name": "x"}], "qualities": [], "analyses": [], "diff": None}
+    sections = {"layers": [{"name": "x"}], "concepts": None, "qualities": [], "analyses": [], "diff": None}
     with pytest.raises(UndefinedError, match="Audit"):
         render_page({}, sections, {}, [], {"encoded": None})
 
