@@ -92,10 +92,10 @@ def test_middle_layer_vs_loops(tmp_path: Path) -> None:
     assert arrays["class"].tolist() == order
     with torch.inference_mode():
         logits = network(load_images(model, records)).numpy()
-    for found in summary["classes"]:
-        own = [i for i in range(len(records)) if logits[i].argmax() == found["class"]]
-        surest = sorted(own, key=lambda i: -logits[i, found["class"]])[:8]
-        assert found["examples"] == [records[i].key for i in surest]
+    for listed in summary["classes"]:
+        mine = [i for i in range(len(records)) if logits[i].argmax() == listed["class"]]
+        surest = sorted(mine, key=lambda i: -logits[i, listed["class"]])[:8]
+        assert listed["examples"] == [records[i].key for i in surest]
     assert arrays["contribution"].dtype == np.float32
     assert (summary["direct"], summary["reason"], summary["max_abs_difference"]) == (False, "not direct", None)
     highest = max(abs(v) for pictures in expected.values() for p in pictures for v in p)

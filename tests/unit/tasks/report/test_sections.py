@@ -33,7 +33,6 @@ from lavise.tasks.report.filter_entries import (
     describe_filters,
     number_images,
     read_layer,
-    shorten,
     spread_histogram,
 )
 from lavise.tasks.report.page import render_page, write_report
@@ -45,6 +44,7 @@ from lavise.tasks.report.sections.common import make_anchor, make_chart
 from lavise.tasks.report.sections.concepts import DescribedConcepts, describe_concepts, make_view
 from lavise.tasks.report.sections.quality import describe_quality
 from lavise.tasks.report.sections.section import describe_sections
+from lavise.tasks.report.short_numbers import shorten
 from lavise.tasks.report.word_reasons import describe_lack, describe_why
 from lavise.tasks.words.preferred_words import find_preferred_words
 from lavise.tasks.words.ranking import Ranking
@@ -311,7 +311,7 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
 
 @pytest.mark.parametrize(("fits", "words"), [(True, "stays below"), (False, "comes as near as it can to")])
 def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
-    sections: dict[str, Any] = {"layers": [], "qualities": [], "analyses": [], "diff": None}
+    sections: dict[str, Any] = {"layers": [], "concepts": NO_CONCEPTS, "qualities": [], "analyses": [], "diff": None}
     size = {"thumbnail_px": 144, "max_size_mb": 50.0, "bands": ""}
     page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 108, 58, False, fits)})
     text = " ".join(page.split())
