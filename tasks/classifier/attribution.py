@@ -39,7 +39,7 @@ from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated
 from lavise.tasks.numerics.bootstrap import bootstrap_means
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 
-STAGE = Stage("classes", version=3, uses_device=True)
+STAGE = Stage("classes", version=4, uses_device=True)
 SUMMARY_FILE, TABLE_FILE, ARRAYS_FILE = "classes.json", "classes.parquet", "contributions.npz"
 
 
@@ -81,6 +81,7 @@ class ContributionInputs(StageInputs):
 
 _MIN_IMAGES = 3
 _MAX_ANSWERS = 20
+_EXAMPLES = 8  # pictures of a class that are kept, the surest answers first
 _BLOCK_ROWS = 4096
 
 
@@ -94,6 +95,7 @@ class Contributions:
         logit: float32 [P], of that class.
         contribution: float32 [P, C].
         pooled: float32 [N, C], mean of F_u over its cells.
+        position: int64 [N], of each picture among those that were offered.
         num_given: answers of all pictures, also those that were not looked at (`classes.max_answers`).
     """
 
@@ -102,6 +104,7 @@ class Contributions:
     logit: FloatArray
     contribution: FloatArray
     pooled: FloatArray
+    position: IntArray
     num_given: int
 
 
@@ -130,7 +133,7 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
     reason = found if isinstance(found, str) else network.no_head
     if isinstance(found, str):
         none, nothing = np.zeros((0, len(words_of_filter)), np.float32), np.zeros(0, np.int64)
-        found = Contributions(nothing, nothing, np.zeros(0, np.float32), none, none, 0)
+        found = Contributions(nothing, nothing, np.zeros(0, np.float32), none, none, nothing, 0)
     numbers, counts = np.unique(found.answer, return_counts=True)
     order = np.lexsort((numbers, -counts))
     by_class, ends = np.argsort(found.answer, kind="stable"), np.cumsum(counts)
@@ -141,7 +144,10 @@ def measure_contributions(inputs: ContributionInputs, folder: Path) -> Info:
         own = found.contribution[chosen]
         means[place] = own.mean(axis=0, dtype=np.float64)
         logit = float(found.logit[chosen].mean(dtype=np.float64))
-        classes.append({"class": number, "name": name, "num_images": len(own), "mean_logit": logit})
+        surest = chosen[np.argsort(-found.logit[chosen], kind="stable")[:_EXAMPLES]]
+        examples = [offered[found.position[image]].key for image in found.image[surest]]
+        entry = {"class": number, "name": name, "num_images": len(own), "mean_logit": logit, "examples": examples}
+        classes.append(entry)
         weights_C = head.weight[number].numpy() if head else None
         rng = make_rng(computing.seed, Stream.ATTRIBUTION_BOOTSTRAP, number)
         for ranked in rank_filters(own, settings.num_filters, rng):
@@ -224,7 +230,8 @@ def attribute_images(
                         "check the weights and model.preprocessing"
                     )
                 num_given = int((found.logits > rule.least_logit).sum()) if rule.is_multi_label else len(answer)
-                parts.append(Contributions(image + num_images, answer, own, contribution, pooled, num_given))
+                places = np.array(batch.positions, np.int64)
+                parts.append(Contributions(image + num_images, answer, own, contribution, pooled, places, num_given))
                 num_images += len(pooled)
             bar.advance(batch.num_offered)
     if not parts:
@@ -237,6 +244,7 @@ def attribute_images(
         logit=np.concatenate([p.logit for p in parts]),
         contribution=np.concatenate([p.contribution for p in parts]),
         pooled=np.concatenate([p.pooled for p in parts]),
+        position=np.concatenate([p.position for p in parts]),
         num_given=sum(p.num_given for p in parts),
     )
 

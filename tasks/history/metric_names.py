@@ -16,6 +16,7 @@ def flatten_metrics(found: Mapping[str, Any]) -> dict[str, float]:
     """
     flat = {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
     flat.update({f"evaluation/{k}": float(v) for k, v in found["evaluation"].items() if isinstance(v, int | float)})
+    flat.update({f"kinds/{kind}": float(number) for kind, number in found.get("kinds", {}).items()})
     for vocabulary, methods in found["recall"].items():
         flat[f"{vocabulary}/num_words"] = float(found["evaluation"]["vocabularies"][vocabulary])
         for method, by_s in methods.items():

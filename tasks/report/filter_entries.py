@@ -32,7 +32,9 @@ from lavise.tasks.classifier import ablation, attribution
 from lavise.tasks.evaluation.layer_panel import FILTER_SCORES_FILE
 from lavise.tasks.group_bias import analysis
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, DrawnPair, ImageBook, draw_pairs, quantise_maps
+from lavise.tasks.report.short_numbers import shorten
 from lavise.tasks.report.similar_filters import find_similar_filters
+from lavise.tasks.report.word_reasons import describe_lack, describe_why, read_limits
 from lavise.tasks.words.explain import load_pairs
 
 TARGET = "target"
@@ -169,6 +171,7 @@ def describe_filters(
     differences = _read_differences(part)
     histograms = _read_histograms(part)
     similar = find_similar_filters(tables.store)
+    limits = read_limits(part.explained)
     entries, rest = [], []
     for unit, row in enumerate(tables.filters):
         words = tables.words_of.get(unit, [])
@@ -203,8 +206,9 @@ def describe_filters(
         cells = [drawn[int(p)] for p in tables.shown[unit]]
         peak = float(row["peak"])
         rest.append(
-            _describe_rest(tables, unit, words, pictures[LARGE_PER_FILTER:], cells)
+            _describe_rest(tables, unit, words, pictures[LARGE_PER_FILTER:], cells, limits)
             | {
+                "y": describe_why(row, len(cells), lambda key: book.find(TARGET, key)),
                 "g": spread_histogram(histograms[unit], peak) if histograms is not None else None,
                 "c": roles.get(unit, []),
                 "a": _describe_ablation(ablated.get(unit)),
@@ -223,11 +227,14 @@ def _describe_rest(
     words: Sequence[Mapping[str, Any]],
     pictures: Sequence[Any],
     drawn: Sequence[DrawnPair],
+    limits: Mapping[str, float],
 ) -> dict[str, Any]:
-    """w words [votes, share low, share high, background, p, q, AUROC, low, high, kind]; m meanings [share, words,
-    places of its pictures]; i the other pictures; h maps (base64), z [rows, columns, low, high] of the maps.
+    """w words [votes, share low, share high, background, p, q, AUROC, low, high, kind, what it lacks]; m meanings
+    [share, words, places of its pictures]; i the other pictures; h maps (base64), z [rows, columns, low, high] of the
+    maps.
 
-    Joined by: g histogram [low, high, counts]; c classes [name, contribution, low, high, rank]; a ablation [changed,
+    Joined by: y pictures for and against the word (see `describe_why`); g histogram [low, high, counts]; c classes
+    [name, contribution, low, high, rank, number]; a ablation [changed,
     own logit, [[class, change]]], of a multi-label classifier also the share of answers kept; u its words' ablation
     [word, used]; b differences [group, other, share, share, difference, low, high, q, verdict]; near the filters of the
     layer that answer the same pictures [filter, correlation]; j [pairs, recall, F1].
@@ -235,26 +242,20 @@ def _describe_rest(
     keys = {key: place for place, key in enumerate(tables.keys_of(unit))}
     maps = np.stack([d.cells for d in drawn]) if drawn else np.zeros((0, 1, 1), np.float32)
     levels, low, high = quantise_maps(maps)
+    row = tables.filters[unit]
     return {
-        "w": [[w["votes"], *(shorten(w[k], 3) for k in _WORD_FIGURES), w["kind"]] for w in words],
+        "w": [
+            [w["votes"], *(shorten(w[k], 3) for k in _WORD_FIGURES), w["kind"], describe_lack(w, row["reason"], limits)]
+            for w in words
+        ],
         "m": [
             [shorten(m["share"], 3), m["words"][:_MEANING_WORDS], [keys[k] for k in m["top_images"] if k in keys]]
-            for m in tables.filters[unit]["meanings"]
+            for m in row["meanings"]
         ],
         "i": pictures,
         "h": levels,
         "z": [*maps.shape[1:], shorten(low), shorten(high)],
     }
-
-
-def shorten(value: Any, digits: int = 4) -> Any:
-    """A number of so many significant digits; None for None and for what JSON lacks."""
-    if value is None or not math.isfinite(value):
-        return None
-    if isinstance(value, int):
-        return value
-    rounded = float(f"{float(value):.{digits}g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**31 else rounded
 
 
 # ---------------------------------------------------------------- histogram
@@ -306,7 +307,8 @@ def _read_histograms(part: LayerPart) -> IntArray | None:
 
 
 def _read_roles(part: LayerPart) -> dict[int, list[list[Any]]]:
-    """By filter: the classes that it contributes most to, [name, contribution, low, high, rank in the class]."""
+    """By filter: the classes that it contributes most to, [name, contribution, low, high, rank in the class,
+    number of the class]."""
     folder = part.analyses.get(attribution.STAGE.name)
     if folder is None:
         return {}
@@ -330,7 +332,7 @@ def _read_roles(part: LayerPart) -> dict[int, list[list[Any]]]:
             listed = known.get((number, unit), {})
             low, high = listed.get("low"), listed.get("high")
             entry = [names.get(number, str(number)), shorten(value, 3), shorten(low, 3), shorten(high, 3)]
-            roles.setdefault(unit, []).append([*entry, int(rank[row, unit])])
+            roles.setdefault(unit, []).append([*entry, int(rank[row, unit]), number])
     return roles
 
 

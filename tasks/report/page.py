@@ -42,6 +42,7 @@ from lavise.tasks.report.pictures import (
     encode_images,
 )
 from lavise.tasks.report.report_inputs import ReportInputs
+from lavise.tasks.report.sections.concepts import describe_concepts
 from lavise.tasks.report.sections.diff import describe_diff
 from lavise.tasks.report.sections.layers import describe_layer
 from lavise.tasks.report.sections.quality import describe_quality
@@ -52,7 +53,7 @@ __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
 STAGE = Stage("report", version=9)
 _SCRIPTS = (
-    *("report_pictures.js", "report_gallery.js", "report_filter.js"),
+    *("report_pictures.js", "report_gallery.js", "report_filter.js", "report_why.js", "report_sections.js"),
     *("report_compare.js", "report_review.js", "report_start.js"),
 )
 _STYLES = ("report.css", "report_review.css")
@@ -116,6 +117,7 @@ def write_report(
             own.section.number_images(found, find_number)
     sections = {
         "layers": [describe_layer(table) for table in tables],
+        "concepts": describe_concepts(tables),
         "qualities": [describe_quality(part) for part in parts],
         "analyses": analyses,
         "diff": describe_diff(diff, with_links=True) if diff else None,
@@ -142,7 +144,7 @@ def write_page(
     """Write folder/report.html, with pictures as large as its size allows.
 
     Args:
-        sections: layers, qualities, analyses and diff (see tasks.report.sections).
+        sections: layers, concepts, qualities, analyses and diff (see tasks.report.sections).
         book: of the pictures that the described filters refer to.
 
     Returns:

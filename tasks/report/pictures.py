@@ -71,6 +71,10 @@ class ImageBook:
             self.addresses.append(address)
         return self._numbers[address]
 
+    def find(self, role: str, key: str) -> int | None:
+        """Its number; None where it is not in the book."""
+        return self._numbers.get((role, key))
+
     def end_large(self) -> None:
         """What is new from here on is small."""
         self.num_large = len(self.addresses)

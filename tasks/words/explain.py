@@ -9,6 +9,7 @@ Shape legend: P pairs (filter, picture), C filters, E embedding, V words, s word
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from lavise.storage.state.files import write_json
 from lavise.storage.table_rows import write_rows
 from lavise.storage.words import lemmas
 from lavise.storage.words.lemmas import covers
+from lavise.storage.words.word_kinds import WORD_KINDS, find_word_kind
 from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.attention import pool_features
 from lavise.tasks.activations.layer_maps import LayerMaps, MappedNetwork, open_maps
@@ -43,12 +45,13 @@ from lavise.tasks.numerics.reliability import Reliability
 from lavise.tasks.words.evidence import count_votes
 from lavise.tasks.words.naming_check import MeasuredNaming, load_naming
 from lavise.tasks.words.polysemanticity import find_meanings
-from lavise.tasks.words.ranking import NamedFilters, WordTruth, find_ranking
+from lavise.tasks.words.ranking import NamedFilters, WordTruth, find_least_confidence, find_ranking
 from lavise.tasks.words.tables import FilterRow, MeaningRow, WordRow
+from lavise.tasks.words.word_images import ImagesOfWord, find_word_images
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 from lavise.tasks.words.word_truth import load_word_truth
 
-STAGE = Stage("explain", version=5, uses_device=True, libraries=("scipy", "simplemma"))
+STAGE = Stage("explain", version=6, uses_device=True, libraries=("scipy", "simplemma"))
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
 _NAME_ROWS = 2048
 _WHOLE_IMAGES = 5000
@@ -206,11 +209,12 @@ def explain_filters(
     reliability = Reliability.from_json(found.calibration["reliability"])
     shown = _Shown(store, thresholds_C, peak_C, qualified_C, pairs, named, vocabulary, settings, layer)
     word_rows = _describe_words(found, shown, covers(namer.facts.supervised, vocabulary.language))
-    filter_rows = _describe_filters(found, shown, maps.saturated_C)
+    filter_rows = _describe_filters(found, shown, maps.saturated_C, _find_images(found, shown))
     write_rows(WordRow, word_rows, folder / file_names.EXPLANATIONS)
     write_rows(FilterRow, filter_rows, folder / file_names.FILTERS)
     np.savez(folder / file_names.PAIRS, filter=pairs.filter, image=pairs.image, peak=pairs.peak)
-    write_json(folder / file_names.CALIBRATION, dict(found.calibration))
+    limits = {"confidence": find_least_confidence(settings), "q_value": settings.false_discovery_rate}
+    write_json(folder / file_names.CALIBRATION, {**found.calibration, "limits": limits})
     (folder / file_names.RELIABILITY).write_bytes(draw_reliability(reliability))
     return {**_summarise(filter_rows, word_rows, len(pairs), reliability), **found.facts}
 
@@ -288,7 +292,23 @@ def _describe_words(found: FoundWords, shown: _Shown, covered: frozenset[str]) -
     return described
 
 
-def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray | None) -> list[FilterRow]:
+def _find_images(found: FoundWords, shown: _Shown) -> list[ImagesOfWord]:
+    """Of each filter's first word, or of its guess."""
+    rows, num_filters = found.rows, len(shown.thresholds_C)
+    word_C, of_whole_C = found.guesses.copy(), np.zeros(num_filters, dtype=bool)
+    for unit, own in enumerate(rows.rows_of(num_filters)):
+        if not found.reasons[unit]:
+            word_C[unit] = rows.word[own][rows.significant[own]][0]
+        is_word = rows.word[own] == word_C[unit]
+        of_whole_C[unit] = found.told is not None and bool(np.isfinite(rows.auroc[own][is_word]).any())
+    return find_word_images(
+        shown.store, shown.thresholds_C, shown.pairs, shown.named.words, word_C, found.told, of_whole_C
+    )
+
+
+def _describe_filters(
+    found: FoundWords, shown: _Shown, saturated_C: BoolArray | None, images: Sequence[ImagesOfWord]
+) -> list[FilterRow]:
     rows, words, pairs, settings = found.rows, shown.vocabulary.words, shown.pairs, shown.settings
     num_filters = len(shown.thresholds_C)
     first_pair = np.searchsorted(pairs.filter, np.arange(num_filters + 1))
@@ -326,6 +346,12 @@ def _describe_filters(found: FoundWords, shown: _Shown, saturated_C: BoolArray |
                 guess_confidence=_find_confidence(rows, own_rows, guess),
                 saturated=bool(saturated_C[unit]) if saturated_C is not None else False,
                 auroc=_or_none(rows.auroc[kept[0]]) if kept else None,
+                concept_kind=find_word_kind(words[names[0]], shown.vocabulary.language) if names else "",
+                top_has_word=images[unit].has_word,
+                num_with_word=images[unit].num_with_word,
+                num_with_word_above=images[unit].num_above,
+                silent_images=[shown.store.keys[i] for i in images[unit].silent],
+                silent_peaks=images[unit].silent_peaks,
             )
         )
     return described
@@ -344,6 +370,7 @@ def _summarise(
     filters: Sequence[FilterRow], words: Sequence[WordRow], num_pairs: int, reliability: Reliability
 ) -> Info:
     explained = [r for r in filters if r.explained]
+    kinds = Counter(r.concept_kind for r in explained)
     found = [w for w in words if w.significant]
     return {
         "num_filters": len(filters),
@@ -358,6 +385,7 @@ def _summarise(
         "calibration_error": reliability.expected_calibration_error,
         "brier": reliability.brier,
         "base_brier": reliability.base_brier,
+        "kinds": {kind: kinds[kind] for kind in WORD_KINDS},
     }
 
 

@@ -43,6 +43,7 @@ from lavise.tasks.words.preference import (
     estimate_label_error,
 )
 from lavise.tasks.words.ranking import NamedFilters, Ranking, find_least_confidence
+from lavise.tasks.words.word_images import ToldWords
 from lavise.tasks.words.word_presence import list_words
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
 
@@ -114,7 +115,7 @@ def find_preferred_words(given: NamedFilters) -> FoundWords:
         "precision": precision.to_json(),
         "certainty": {"target": named.witnesses.certainty, "evaluation": naming.certainty},
     }
-    return FoundWords(rows, reasons, guesses, calibration, facts)
+    return FoundWords(rows, reasons, guesses, calibration, facts, ToldWords(presence, named.words.row))
 
 
 def _make_rows(

@@ -69,6 +69,14 @@ class FilterRow:
         guess, guess_confidence: of an unexplained filter, its best word all the same.
         saturated: more of its activations than the quantile leaves are at the clip.
         auroc: of the first word; None where it is not measured.
+        concept_kind: what the first word names: animal, person, plant, food, object, part, material, colour, scene or
+            other; empty where the filter is unexplained.
+        top_has_word: of each top picture, whether it has the filter's first word, or its guess, as the explainer says;
+            empty where there is neither.
+        num_with_word: pictures of the target that have it, of which the filter is above its threshold on
+            num_with_word_above; None where the rule looks at top pictures only.
+        silent_images, silent_peaks: keys of those that it is not above its threshold on, at most 12, and its peaks
+            there, the lowest first.
     """
 
     layer: str
@@ -87,6 +95,12 @@ class FilterRow:
     guess_confidence: float
     saturated: bool
     auroc: float | None
+    concept_kind: str
+    top_has_word: Sequence[bool]
+    num_with_word: Int32 | None
+    num_with_word_above: Int32 | None
+    silent_images: Sequence[str]
+    silent_peaks: Sequence[float]
 
 
 EXPLANATIONS_SCHEMA, FILTERS_SCHEMA = make_schema(WordRow), make_schema(FilterRow)

@@ -13,6 +13,7 @@ import numpy as np
 
 from lavise.storage.array_types import BoolArray, DoubleArray, IntArray
 from lavise.tasks.activations.top_images import Pairs
+from lavise.tasks.words.word_images import ToldWords
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class FoundWords:
             or where it is not needed.
         calibration: what the confidence rests on, for calibration.json.
         facts: numbers for metrics, and `advice`, what would help where little is explained.
+        told: of whole pictures, where the rule asks about them: words with an AUROC are among these.
     """
 
     rows: WordRows
@@ -73,6 +75,7 @@ class FoundWords:
     guesses: IntArray
     calibration: Mapping[str, Any]
     facts: Mapping[str, Any]
+    told: ToldWords | None = None
 
 
 def find_shortage(num_qualified: int, min_images: int, invalid: str) -> str:

@@ -9,12 +9,12 @@ from lavise.tasks.charts.figures import (
     darken,
 )
 
-_SAFE = "!*'()"  # what encodeURIComponent in the page's script leaves as it is
+SAFE = "!*'()"  # what encodeURIComponent in the page's script leaves as it is
 
 
 def make_anchor(layer: str, unit: int) -> str:
     """Where a filter opens: the link that the page's script understands."""
-    return f"#filter-{quote(layer, safe=_SAFE)}-{unit}"
+    return f"#filter-{quote(layer, safe=SAFE)}-{unit}"
 
 
 def make_chart(drawing: bytes, alt: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ const addButton = (text, label, action) => {
   const button = make("button", text);
   button.type = "button";
   button.title = label;
-  button.setAttribute("aria-label", label);
+  if (!/\w/.test(text)) button.setAttribute("aria-label", label);
   button.addEventListener("click", action);
   bar.append(button);
   return button;
@@ -54,21 +54,34 @@ const drawHeat = (levels, rows, columns) => {
   return canvas;
 };
 
+const withRole = (tag, role, className) => {
+  const element = make(tag, undefined, className);
+  element.setAttribute("role", role);
+  return element;
+};
 const drawTable = (heads, rows, className) => {
   const box = make("div", undefined, "scroll");
-  const table = make("table", undefined, className);
-  const head = make("tr");
+  // Where there is no room for columns, rows are shown as blocks with labels; roles keep them a table.
+  const table = withRole("table", "table", className ? `stack ${className}` : "stack");
+  const head = withRole("tr", "row");
   for (const text of heads) {
-    const cell = make("th", text);
+    const cell = withRole("th", "columnheader");
+    cell.textContent = text;
     cell.scope = "col";
     head.append(cell);
   }
-  const top = make("thead");
+  const top = withRole("thead", "rowgroup");
   top.append(head);
-  const rest = make("tbody");
+  const rest = withRole("tbody", "rowgroup");
   for (const row of rows) {
-    const line = make("tr");
-    row.forEach((text, i) => line.append(i ? make("td", text, "figure") : fromData("td", text)));
+    const line = withRole("tr", "row");
+    row.forEach((content, i) => {
+      const cell = i ? withRole("td", "cell", "figure") : withRole("th", "rowheader");
+      if (i) cell.dataset.label = heads[i];
+      else [cell.scope, cell.dir] = ["row", "auto"];
+      cell.append(...(Array.isArray(content) ? content : [content]));
+      line.append(cell);
+    });
     rest.append(line);
   }
   table.append(top, rest);
@@ -170,29 +183,12 @@ const drawRest = (filter, rest) => {
     }
     addPart(left, "Meanings", make("p", "Its top pictures fall into groups that exclude each other.", "note"), list);
   }
+  addWhy(left, filter, rest, pictures);
   addSimilar(left, filter, rest);
-  if (filter.w.length) {
-    const measured = rest.w.some((word) => word[6] !== null);
-    const rows = filter.w.map(([word, share, confidence, novel, significant], i) => {
-      const [votes, low, high, background, p, q, auroc, least, most] = rest.w[i];
-      const name = word + (novel ? "*" : "");
-      const interval = low === null ? "" : ` [${percent(low)}, ${percent(high)}]`;
-      const figures = [`${percent(share)}${interval}, ${votes} votes`, background === null ? "" : `${(100 * background).toFixed(1)} %`, probability(p), probability(q)];
-      if (!measured) return [name, ...figures, significant ? confidence.toFixed(2) : "no evidence"];
-      const preference = auroc === null ? "" : `${auroc.toFixed(2)} [${least.toFixed(2)}, ${most.toFixed(2)}]`;
-      return [name, preference, confidence.toFixed(2) + (significant ? "" : ", no word of it"), ...figures];
-    });
-    const heads = measured
-      ? ["Word", "AUROC", "Confidence", "Top pictures that have it", "of all pictures", "p", "q"]
-      : ["Word", "Top pictures that name it", "of other filters", "p", "q", "Confidence"];
-    const table = drawTable(heads, rows, "words");
-    [...table.querySelectorAll("tbody tr")].forEach((row, i) => row.classList.toggle("weak", !filter.w[i][4]));
-    addPart(right, "Words", table);
-  }
+  addWords(right, filter, rest);
   if (rest.g) addPart(right, "Activations", drawHistogram(rest.g, filter.t), make("p", "All places of all pictures; heights by the logarithm of the count.", "note"));
   if (rest.c.length) {
-    const rows = rest.c.map(([name, value, low, high, rank]) => [name, signed(value) + range(low, high), String(rank)]);
-    addPart(right, "Classes that lean on it", drawTable(["Class", "Adds to its logit", "Rank among the filters"], rows));
+    addClasses(right, filter, rest.c);
   }
   if (rest.a || rest.u.length) {
     const part = addPart(right, "Without it");
@@ -214,6 +210,7 @@ const drawRest = (filter, rest) => {
     addPart(right, "Against masks", make("p", `On ${number.format(pairs)} labelled pictures: recall ${recall ?? "unknown"}, F1 ${f1 ?? "unknown"}.`));
   }
   body.replaceChildren(...body.querySelectorAll(".summary"), left, right);
+  addJumps(body);
 };
 
 // Whatever stands around a filter hears of each that is opened; of a comparison, with nothing.

@@ -48,6 +48,7 @@ STRANGE = (
     '-2;"a",\tb',
 )
 PLAIN = ("dog", "kettle", "jug", "sky", "sea", "grass", "wheel", "window", "face", "text")
+KINDS = ("animal", "object", "colour", "scene")
 GEOMETRY = Geometry(32, "center_crop", 0.8, "bilinear")
 RICH_LAYER = 'features"><b>.0'
 
@@ -174,6 +175,12 @@ def write_words(
                 "top_peaks": [float(pairs.peak[p]) for p in own], "guess": word_of(unit, 0) if reason else "",
                 "guess_confidence": unit / 200 if reason else 0.0, "saturated": unit % 6 == 0,
                 "auroc": None if reason else 0.9,
+                "concept_kind": "" if reason else KINDS[unit % len(KINDS)],
+                "top_has_word": [i % 3 != 2 for i in range(len(top))],
+                "num_with_word": None if unit % 4 == 1 else len(top) + 5,
+                "num_with_word_above": None if unit % 4 == 1 else len(top),
+                "silent_images": [] if unit % 4 == 1 else [f"not among them {MARKUP}", *keys[:2]],
+                "silent_peaks": [] if unit % 4 == 1 else [0.0, 0.125, 0.25],
             }
         )  # fmt: skip
         words += [
@@ -194,6 +201,7 @@ def write_words(
     reliability = measure_reliability(rng.random(60), rng.random(60) < 0.6)
     kind = KindPrecision((0.0,), (1.0,), (2.0,), (1.0,), 0.0, 8.0, 120, 90)
     content = {
+        "limits": {"confidence": 0.4, "q_value": 1e-5},
         "rule": "auroc",
         "calibration": {"note": ""},
         "reliability": reliability.to_json(),
@@ -204,12 +212,15 @@ def write_words(
     write_json(folder / file_names.CALIBRATION, content)
 
 
-def write_classes(folder: Path, layer: str, num_filters: int) -> Path:
+def write_classes(folder: Path, layer: str, num_filters: int, examples: Sequence[str] = ()) -> Path:
     folder.mkdir(parents=True)
     names = (STRANGE[0], "teapot", STRANGE[3], STRANGE[5], STRANGE[6])
     rng = np.random.default_rng(1)
     contribution = rng.normal(0, 0.4, size=(len(names), num_filters)).astype(np.float32)
-    classes = [{"class": 10 + i, "name": n, "num_images": 9 - i, "mean_logit": 7.5 - i} for i, n in enumerate(names)]
+    classes = [
+        {"class": 10 + i, "name": n, "num_images": 9 - i, "mean_logit": 7.5 - i, "examples": list(examples[i : i + 6])}
+        for i, n in enumerate(names)
+    ]
     write_json(
         folder / "classes.json",
         {"num_images": 30, "num_pictures_offered": 40, "direct": True, "reason": "", "max_abs_difference": 2e-6,
@@ -348,7 +359,7 @@ def make_rich_part(
         **{
             **part.__dict__,
             "analyses": {
-                "classes": write_classes(folder / "classes", layer, num_filters),
+                "classes": write_classes(folder / "classes", layer, num_filters, keys),
                 "causes": write_causes(folder / "causes", layer, num_filters),
                 "bias": write_bias(folder / "bias", layer, num_filters, keys),
             },

@@ -18,6 +18,10 @@ from tests.unit.tasks.report_fixtures import MARKUP, RICH_LAYER, RIGHT_TO_LEFT, 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason=HOW_TO_GET_ONE)
 
 FILTERS = 60 + 30  # of both layers
+CLIPPED = (
+    "[...document.querySelectorAll('#sheet .scroll')].filter((box) => box.scrollWidth > box.clientWidth)"
+    ".map((box) => box.textContent)"
+)
 ANCHOR = "#filter-features%22%3E%3Cb%3E.0-"
 
 
@@ -233,14 +237,18 @@ def test_an_opened_filter_shows_all_there_is(page: Watched, address: str) -> Non
     wait_opened(page, "Filter 3")
     text = page.inner_text("#sheet")
     headings = page.locator("#sheet section h3").all_text_contents()
-    assert headings == ["Meanings", "Similar filters", "Words", "Activations", "Classes that lean on it", "Without it"]
+    why = "Why \u201c\u2068=1+1\u2069\u201d"
+    assert headings == [
+        *("Meanings", why, "Similar filters", "Words", "Near words"),
+        *("Activations", "Classes that it serves", "Without it"),
+    ]
     assert page.locator("#sheet .shots .shot").count() == 10
     assert page.locator("#sheet .meanings > li").count() == 2
     assert "=1+1" in text
-    assert "90 % [70 %, 95 %], 9 votes" in text
-    assert "3.0 %" in text
-    assert "no word of it" in text
-    assert "0.90 [0.85, 0.95]" in text  # AUROC
+    own, near = (page.locator("#sheet table.words").nth(n).locator("tbody tr").all_text_contents() for n in (0, 1))
+    # Word, confidence, AUROC, top pictures that have it, all pictures, p and q; and what a near one lacks.
+    assert own[0] == "=1+10.970.900.85 to 0.9590 % (9)70 % to 95 %3.0 %1.0e-9q 1.0e-7"
+    assert [row.endswith("q above 1e-05") for row in near] == [True]
     assert "3.0 % of the answers change" in text
     assert page.locator("#sheet .histogram .threshold").count() == 1
     assert page.locator("#sheet .histogram .bar-above").count() > 0
@@ -251,6 +259,52 @@ def test_an_opened_filter_shows_all_there_is(page: Watched, address: str) -> Non
     page.evaluate(f"location.hash = '{ANCHOR}59'")
     wait_opened(page, "Filter 59")
     assert "No picture rises above the threshold." in page.inner_text("#sheet")
+
+
+def test_pictures_that_carry_a_word_and_those_against_it(page: Watched, address: str) -> None:
+    page.goto(address + ANCHOR + "3")
+    page.reload()
+    wait_opened(page, "Filter 3")
+    why = page.locator("#why")
+    assert "what the explainer says of the whole picture" in (why.text_content() or "")
+    heads = [head.split(":")[0] for head in why.locator("h4").all_text_contents()]
+    assert heads == ["For it", "Against it", "Against it"]
+    # Of the ten that are shown every third has it not; of three silent ones the page has two.
+    assert [strip.locator(".shot").count() for strip in why.locator(".reasons").all()] == [7, 3, 2]
+    assert why.locator(".reasons").nth(2).locator("small").all_text_contents() == ["0.125", "0.25"]
+    page.evaluate(f"location.hash = '{ANCHOR}1'")
+    wait_opened(page, "Filter 1")
+    assert "of the filter's region" in (page.locator("#why").text_content() or "")
+    assert page.locator("#why .reasons").count() == 2
+
+
+def test_a_class_is_found_from_its_filter(page: Watched, address: str) -> None:
+    page.goto(address + ANCHOR + "3")
+    page.reload()
+    wait_opened(page, "Filter 3")
+    page.locator("#sheet .jumps button", has_text="Classes that it serves").click()
+    assert page.evaluate("document.activeElement.textContent") == "Classes that it serves"
+    link = page.locator('#sheet a[href^="#class-"]').first
+    name, anchor = link.text_content(), link.get_attribute("href")
+    link.click()
+    page.wait_until("() => !document.querySelector('dialog[open]')")
+    assert page.evaluate("document.activeElement.id") == anchor[1:]
+    assert page.evaluate("document.activeElement.querySelector('h3 bdi').textContent") == name
+    page.wait_until("document.activeElement.querySelectorAll('.strip img').length === 4")
+    page.locator(f'[id="{anchor[1:]}"] .lead a').first.click()
+    page.wait_until("() => document.querySelector('dialog[open]')")
+
+
+def test_a_concept_shows_its_filters(page: Watched, address: str) -> None:
+    link = page.locator("#concepts .concepts a").first
+    word = link.text_content()
+    number = sum(int(n) for n in link.locator("xpath=..").locator(".amount").all_text_contents())
+    link.click()
+    assert page.input_value("#query") in (word, f'"{word}"')
+    assert page.input_value("#show") == "explained"
+    assert page.count() >= number > 0
+    assert page.url.startswith(address + "#view?")
+    assert page.evaluate("document.activeElement.id") == "query"
 
 
 def test_unexplained_filters_show_their_best_guess(page: Watched, address: str) -> None:
@@ -266,6 +320,8 @@ def test_unexplained_filters_show_their_best_guess(page: Watched, address: str) 
     page.reload()
     wait_opened(page, "Filter 4")
     assert STRANGE[4] in page.inner_text("#sheet .guess")
+    assert page.inner_text("#why h3").startswith("What speaks for and against the guess")
+    assert page.locator("#sheet table.words").count() == page.locator("#sheet table.near").count() == 1
 
 
 def test_saturated_filters_say_so(page: Watched, address: str) -> None:
@@ -359,8 +415,8 @@ def test_hostile_text_is_shown_as_text(page: Watched, address: str) -> None:
 # ---------------------------------------------------------------- widths, schemes, paper
 
 
-@pytest.mark.parametrize("width", [360, 768])
-def test_narrow_page_is_not_wider_than_the_screen(browser: Any, address: str, width: int) -> None:
+@pytest.mark.parametrize("width", [360, 768, 1150, 1280, 1920])
+def test_page_is_not_wider_than_the_screen_and_nothing_is_cut(browser: Any, address: str, width: int) -> None:
     for page in open_context(browser, viewport={"width": width, "height": 740}):
         page.goto(address)
         page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
@@ -368,6 +424,7 @@ def test_narrow_page_is_not_wider_than_the_screen(browser: Any, address: str, wi
         page.evaluate(f"location.hash = '{ANCHOR}3'")
         wait_opened(page, "Filter 3")
         assert page.evaluate("document.getElementById('sheet').scrollWidth") <= width
+        assert page.evaluate(CLIPPED) == []
         assert page.evaluate("document.documentElement.scrollWidth") == width
 
 

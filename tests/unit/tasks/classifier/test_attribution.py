@@ -90,6 +90,12 @@ def test_middle_layer_vs_loops(tmp_path: Path) -> None:
     order = sorted(expected, key=lambda k: (-len(expected[k]), k))
     assert [(c["class"], c["num_images"]) for c in summary["classes"]] == [(k, len(expected[k])) for k in order]
     assert arrays["class"].tolist() == order
+    with torch.inference_mode():
+        logits = network(load_images(model, records)).numpy()
+    for listed in summary["classes"]:
+        mine = [i for i in range(len(records)) if logits[i].argmax() == listed["class"]]
+        surest = sorted(mine, key=lambda i: -logits[i, listed["class"]])[:8]
+        assert listed["examples"] == [records[i].key for i in surest]
     assert arrays["contribution"].dtype == np.float32
     assert (summary["direct"], summary["reason"], summary["max_abs_difference"]) == (False, "not direct", None)
     highest = max(abs(v) for pictures in expected.values() for p in pictures for v in p)
@@ -119,8 +125,14 @@ def test_linear_head_by_hand(tmp_path: Path) -> None:
         model, "act", records, tmp_path / "out", head, names("red, crimson", "green"), [["a"], [], ["c"], []]
     )
     assert summary["classes"] == [
-        {"class": 0, "name": "red", "num_images": 2, "mean_logit": pytest.approx(2.5)},
-        {"class": 1, "name": "green", "num_images": 1, "mean_logit": pytest.approx(4.0)},
+        {
+            "class": 0,
+            "name": "red",
+            "num_images": 2,
+            "mean_logit": pytest.approx(2.5),
+            "examples": ["00.png", "01.png"],
+        },
+        {"class": 1, "name": "green", "num_images": 1, "mean_logit": pytest.approx(4.0), "examples": ["02.png"]},
     ]
     # Class 0: red 2 · (1 + 0.4) / 2, green -1 · (0 + 0.2) / 2, red again 1 · 1.4 / 2.
     np.testing.assert_allclose(arrays["contribution"], [[1.4, -0.1, 0.0, 0.7], [0.0, 4.0, 0.0, 0.0]], atol=1e-6)
@@ -177,6 +189,8 @@ def test_broken_pictures_and_those_above_the_limit_are_left_out(tmp_path: Path) 
         )
     )
     np.testing.assert_allclose(found["contribution"], expected["contribution"], rtol=1e-5, atol=1e-7)
+    # Their places are those among all that were offered.
+    assert sorted(key for c in summary["classes"] for key in c["examples"]) == [records[0].key, records[2].key]
 
 
 @pytest.mark.parametrize("kind", ["no classifier", "all broken", "no records"])

@@ -413,7 +413,7 @@ def test_words_come_with_their_evidence(tmp_path: Path) -> None:
     assert (shown["r"], shown["m"]) == ("", 2)
     assert rest[2]["m"] == [[0.625, [HOSTILE[1], "b", "c", "d"], []]] * 2
     assert shown["w"][0] == [first["word"], 0.8, 0.876, 1, 1]
-    assert rest[2]["w"][0] == [4, 0.375, 1, 0.0625, 3e-05, 0.004, 0.812, 0.75, 0.875, "class"]
+    assert rest[2]["w"][0] == [4, 0.375, 1, 0.0625, 3e-05, 0.004, 0.812, 0.75, 0.875, "class", ""]
     assert [w[0] for w in shown["w"]] == [w["word"] for w in words if w["filter"] == 2]
     assert {w[4] for f in data["filters"] for w in f["w"] if w is not shown["w"][0]} == {0}
     assert [m for n, m in enumerate(r["m"] for r in rest) if n != 2] == [[]] * 3
@@ -506,7 +506,7 @@ def test_page_repeats_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_missing_value_in_the_template_is_an_error() -> None:
-    sections = {"layers": [{"name": "x"}], "qualities": [], "analyses": [], "diff": None}
+    sections = {"layers": [{"name": "x"}], "concepts": None, "qualities": [], "analyses": [], "diff": None}
     with pytest.raises(UndefinedError, match="Audit"):
         render_page({}, sections, {}, [], {"encoded": None})
 

@@ -23,32 +23,37 @@ from lavise.configs.registry import RANKINGS
 from lavise.configs.schema import ReportSettings
 from lavise.storage.datasets.base import Dataset, ImageRecord
 from lavise.storage.models.classifier_head import NO_LOGITS
+from lavise.storage.words.word_kinds import WORD_KINDS
 from lavise.tasks.activations.thresholds import bin_edges, count_high_bytes
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.report.chart_files import write_figures
 from lavise.tasks.report.filter_entries import (
+    TARGET,
     LayerPart,
     describe_filters,
     number_images,
     read_layer,
-    shorten,
     spread_histogram,
 )
 from lavise.tasks.report.page import render_page, write_report
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, EncodedImages, ImageBook, ReportImages
 from lavise.tasks.report.sections.bias import describe_bias, list_bias_images
 from lavise.tasks.report.sections.causes import describe_causes
-from lavise.tasks.report.sections.classes import describe_classes
+from lavise.tasks.report.sections.classes import describe_classes, number_class_images
 from lavise.tasks.report.sections.common import make_anchor, make_chart
+from lavise.tasks.report.sections.concepts import DescribedConcepts, describe_concepts, make_view
 from lavise.tasks.report.sections.quality import describe_quality
 from lavise.tasks.report.sections.section import describe_sections
+from lavise.tasks.report.short_numbers import shorten
+from lavise.tasks.report.word_reasons import describe_lack, describe_why
 from lavise.tasks.words.preferred_words import find_preferred_words
 from lavise.tasks.words.ranking import Ranking
 from tests.unit.tasks.analyses.explained_layer import SmallLayer, make_layer
 from tests.unit.tasks.classifiers import NUM_FILTERS, names
 from tests.unit.tasks.helpers import make_model, write_store
-from tests.unit.tasks.report_fixtures import GEOMETRY, MARKUP, make_rich_part, write_bias
+from tests.unit.tasks.report_fixtures import GEOMETRY, KINDS, MARKUP, make_rich_part, write_bias
 
+NO_CONCEPTS = DescribedConcepts([], [], [])
 KEYS = [f"{i:02d}.png" for i in range(20)]
 
 
@@ -168,9 +173,81 @@ def test_classes_lean_on_their_first_filters(part: LayerPart) -> None:
     assert [c["name"] for c in found["shown"]][:2] == [MARKUP, "teapot"]
     rows = parquet.read_table(part.analyses["classes"] / "classes.parquet").to_pylist()
     own = [r["filter"] for r in rows if r["class"] == 11]
-    assert [lean.filter for lean in found["shown"][1]["leans"]] == own[:3]
+    assert [lean.filter for lean in found["shown"][1]["leans"]] == own[:5]
+    # Of six examples four are shown, without those that the page's data set has not.
+    number_class_images(found, {(TARGET, key): n for n, key in enumerate(KEYS) if n != 2}.get)
+    assert [c["pictures"] for c in found["shown"][:2]] == [[0, 1, 3], [1, 3, 4]]
+    assert found["shown"][1]["anchor"] == make_anchor(part.layer, 11).replace("#filter-", "class-")
     assert [r["rank"] for r in found["shown"][1]["rows"]] == list(range(1, 11))
     assert found["highest"] == max(abs(r["contribution"]) for r in rows)
+
+
+def test_concepts_are_counted_by_kind_and_layer(part: LayerPart) -> None:
+    """Two layers, against loops over their tables; the second has no filter but the first eight."""
+    tables = read_layer(part, 6)
+    second = replace(tables, part=replace(part, layer="other"), filters=tables.filters[:8])
+    found = describe_concepts([tables, second])
+    rows = [[f for f in layer.filters if f["words"]] for layer in (tables, second)]
+    assert found.layers == [part.layer, "other"]
+    assert [kind.name for kind in found.kinds] == [k for k in WORD_KINDS if k in KINDS]
+    for kind in found.kinds:
+        own = [[f["words"][0] for f in layer if f["concept_kind"] == kind.name] for layer in rows]
+        assert [bar.number for bar in kind.bars] == [len(words) for words in own]
+        assert [bar.share for bar in kind.bars] == [len(own[0]) / 24, len(own[1]) / 8]
+        listed = [(c.word, [bar.number for bar in c.bars]) for c in (*kind.first, *kind.others)]
+        assert dict(listed) == {w: [words.count(w) for words in own] for w in own[0]}
+        assert len(listed) == kind.num_words
+        assert [-sum(n) for _, n in listed] == sorted(-sum(n) for _, n in listed)
+    assert [bar.number for bar in found.unexplained] == [4, 1]
+    bars = [bar.length for kind in (*found.kinds, found) for bar in getattr(kind, "bars", found.unexplained)]
+    assert max(bars) == 1
+
+
+def test_a_concept_leads_to_its_view() -> None:
+    assert make_view("hot dog") == "#view?query=%22hot+dog%22&show=explained"
+    assert make_view('a"b&#') == "#view?query=a%22b%26%23&show=explained"
+
+
+def test_no_layer_has_a_concept(part: LayerPart) -> None:
+    tables = read_layer(part, 6)
+    found = describe_concepts([replace(tables, filters=[])])
+    assert (found.kinds, [bar.length for bar in found.unexplained]) == ([], [0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "lack"),
+    [
+        ({"significant": True}, "", ""),
+        ({"confidence": 0.39}, "", "confidence below 0.4"),
+        ({"q_value": 0.02}, "", "q above 0.01"),
+        ({}, "", "too few of the top pictures have it"),
+        ({}, "no word", "the filter is unexplained"),
+        ({"rank": 1}, "no word", "see the reason above"),
+    ],
+)
+def test_what_words_lack(changes: dict[str, Any], reason: str, lack: str) -> None:
+    word = {"significant": False, "confidence": 0.4, "q_value": 0.01, "rank": 2, **changes}
+    assert describe_lack(word, reason, {"confidence": 0.4, "q_value": 0.01}) == lack
+    assert describe_lack(word, reason, {}) == ""
+
+
+def test_pictures_for_and_against_a_word() -> None:
+    row = {
+        "words": ["dog", "cat"],
+        "guess": "",
+        "top_has_word": [True, False, True],
+        "num_with_word": 9,
+        "num_with_word_above": 4,
+        "silent_images": ["gone", *"abcde"],
+        "silent_peaks": [0.0, 0.12345, 1, 2, 3, 4],
+    }
+    numbers = {key: n for n, key in enumerate("abcde")}
+    silent = [[0, 0.123], [1, 1], [2, 2], [3, 3]]
+    assert describe_why(row, 2, numbers.get) == ["dog", [1, 0], 2, 3, 9, 4, silent]
+    guessed = {**row, "words": [], "guess": "fox"}
+    assert describe_why(guessed, 2, numbers.get) == ["fox", [1, 0], 2, 3, 9, 4, silent]
+    assert describe_why({**row, "words": []}, 2, numbers.get) is None
+    assert describe_why({**row, "top_has_word": []}, 2, numbers.get) is None
 
 
 def test_words_that_are_used_come_first(part: LayerPart) -> None:
@@ -234,7 +311,7 @@ def test_groups_of_another_data_set_bring_their_own_pictures(part: LayerPart, tm
 
 @pytest.mark.parametrize(("fits", "words"), [(True, "stays below"), (False, "comes as near as it can to")])
 def test_smaller_pictures_are_admitted(fits: bool, words: str) -> None:
-    sections: dict[str, Any] = {"layers": [], "qualities": [], "analyses": [], "diff": None}
+    sections: dict[str, Any] = {"layers": [], "concepts": NO_CONCEPTS, "qualities": [], "analyses": [], "diff": None}
     size = {"thumbnail_px": 144, "max_size_mb": 50.0, "bands": ""}
     page = render_page({"Audit": "x"}, sections, {}, [], {**size, "encoded": EncodedImages([], 108, 58, False, fits)})
     text = " ".join(page.split())
@@ -261,7 +338,7 @@ def test_the_ranking_says_how_words_are_explained(part: LayerPart, monkeypatch: 
 
     def render(rule: str) -> str:
         quality = {**found, "calibration": {**found["calibration"], "rule": rule}}
-        sections = {"layers": [], "qualities": [quality], "analyses": [], "diff": None}
+        sections = {"layers": [], "concepts": NO_CONCEPTS, "qualities": [quality], "analyses": [], "diff": None}
         return render_page({"Audit": "x"}, sections, {}, [], size)
 
     assert ["are what a filter prefers" in render(rule) for rule in ("auroc", "toy", "evidence")] == [True, True, False]
@@ -280,7 +357,13 @@ def render_analyses(layer: SmallLayer, folder: Path) -> str:
         analysis.compute(analysis.inputs(layer), folders[analysis.name])
     size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True), "bands": ""}
     analyses = describe_sections([("act", folders)])
-    sections = {"layers": [], "qualities": [], "analyses": analyses, "diff": None}
+    sections = {
+        "layers": [],
+        "concepts": NO_CONCEPTS,
+        "qualities": [],
+        "analyses": analyses,
+        "diff": None,
+    }
     return render_page({"Audit": "x"}, sections, {}, [], size)
 
 
@@ -296,7 +379,7 @@ def test_answers_of_a_multi_label_classifier_are_kept_lost_and_gained(tmp_path: 
     assert "Answers changed" not in page
     assert MARKUP not in page
     for row in rows:
-        assert f'<td class="figure">{row["num_lost"]}, {row["num_gained"]}</td>' in page
+        assert f'data-label="Lost, gained">{row["num_lost"]}, {row["num_gained"]}</td>' in page
     assert any(row["num_lost"] or row["num_gained"] for row in rows)
 
 

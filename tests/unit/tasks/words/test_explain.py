@@ -21,6 +21,7 @@ from lavise.configs.registry import ATTENTION, RANKINGS
 from lavise.configs.schema import ExplainSettings
 from lavise.storage.activations import ActivationStore
 from lavise.storage.state import file_names
+from lavise.storage.words.word_kinds import WORD_KINDS
 from lavise.storage.words.word_vectors import PhraseMatch, Vocabulary
 from lavise.tasks.activations.layer_maps import LayerMaps
 from lavise.tasks.activations.top_images import Pairs, select_top_images
@@ -259,7 +260,8 @@ def test_tables_have_the_documented_columns(tmp_path: Path, planted: Scene) -> N
     assert parquet.read_table(tmp_path / "filters.parquet").schema.equals(FILTERS_SCHEMA)
     assert parquet.read_table(tmp_path / "explanations.parquet").schema.equals(EXPLANATIONS_SCHEMA)
     promised = {"layer", "filter", "threshold", "explained", "reason", "confidence", "words", "meanings", "top_images"}
-    promised |= {"guess", "guess_confidence", "saturated", "auroc"}
+    promised |= {"guess", "guess_confidence", "saturated", "auroc", "concept_kind", "top_has_word"}
+    promised |= {"num_with_word", "num_with_word_above", "silent_images", "silent_peaks"}
     assert promised <= set(FILTERS_SCHEMA.names)
     promised = {"layer", "filter", "rank", "word", "score", "votes", "weight", "share", "share_low", "share_high"}
     promised |= {"background", "p_value", "q_value", "significant", "confidence", "novel"}
@@ -395,6 +397,11 @@ def test_every_filter_vs_loops(tmp_path: Path, name: str, method: str, ranking: 
         significant = [w["word"] for w in own if w["significant"]]
         assert row["words"] == significant
         assert row["explained"] == bool(significant) == (row["reason"] == "")
+        assert bool(row["concept_kind"]) == row["explained"]
+        if row["explained"]:
+            votes = next(w["votes"] for w in own if w["word"] == significant[0])
+            assert (len(row["top_has_word"]), sum(row["top_has_word"])) == (len(top), votes)
+        assert (row["num_with_word"], row["silent_images"]) == (None, [])
     assert info["num_pairs"] == num_pairs
     assert info["num_filters"] == len(scene.thresholds) == len(filters)
     assert info["num_explained"] == sum(f["explained"] for f in filters)
@@ -403,6 +410,7 @@ def test_every_filter_vs_loops(tmp_path: Path, name: str, method: str, ranking: 
     assert info["num_novel_words"] == sum(w["novel"] for w in significant)
     assert info["share_novel"] == (info["num_novel_words"] / len(significant) if significant else 0)
     explained = [f for f in filters if f["explained"]]
+    assert info["kinds"] == {kind: sum(f["concept_kind"] == kind for f in explained) for kind in WORD_KINDS}
     assert info["num_distinct_first_words"] == len({f["words"][0] for f in explained})
     assert info["mean_confidence"] == pytest.approx(np.mean([f["confidence"] for f in explained]) if explained else 0)
     if name == "planted":
