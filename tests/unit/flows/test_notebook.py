@@ -104,7 +104,8 @@ def test_recall_is_a_row_for_each_method_and_s(tmp_path: Path) -> None:
 def test_each_table_of_an_analysis_is_an_attribute(tmp_path: Path) -> None:
     audit = make_audit(tmp_path)
     names = [t.attribute for a in list_analyses() for t in a.tables if t.attribute]
-    assert {"classes", "causes", "answers", "differences", "differing_words"} == set(names) <= set(dir(audit))
+    expected = {"classes", "causes", "answers", "differences", "differing_words", "expectations", "expected_filters"}
+    assert expected == set(names) <= set(dir(audit))
     for name in names:
         with pytest.raises(UserError, match=rf"run {RUN} has no \w+\.parquet; allowed: an audit with that analysis"):
             getattr(audit, name)
