@@ -15,8 +15,10 @@ from typing import Annotated, Literal, ParamSpec
 import typer
 
 from lavise.configs.errors import UserError
+from lavise.flows.command_line import run_commands
+from lavise.flows.command_line.run_arguments import EXIT_NO, RUN_HELP, JsonOption, RunArgument, complete_runs
 
-EXIT_FAILURE, EXIT_USER_ERROR, EXIT_NO, EXIT_STOPPED, EXIT_NO_READER = 1, 2, 3, 130, 141
+EXIT_FAILURE, EXIT_USER_ERROR, EXIT_STOPPED, EXIT_NO_READER = 1, 2, 130, 141
 
 app = typer.Typer(
     name="lavise",
@@ -102,14 +104,6 @@ def _complete_settings(incomplete: str) -> list[str]:
     return [key for key in list_keys() if key.startswith(incomplete)]
 
 
-def _complete_runs(incomplete: str) -> list[str]:
-    from lavise.flows.past_audits.run_list import LATEST, list_runs
-    from lavise.storage.state.environment import find_state_root
-
-    known = [LATEST, *(run.run_id for run in list_runs(find_state_root(None)))]
-    return [run for run in known if run.startswith(incomplete)]
-
-
 ConfigArgument = Annotated[
     str,
     typer.Argument(help="A preset's name (see `lavise presets`) or a YAML file.", autocompletion=_complete_presets),
@@ -121,10 +115,6 @@ SetOption = Annotated[
 DetailsOption = Annotated[
     bool, typer.Option("--details", help="At the end also print recall, what analyses found, and all stages.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-
-
-_RUN_HELP = "Id of an audit's MLflow run (its start will do), `latest`, or the path of its run folder."
 PolicyOption = Annotated[
     str | None, typer.Option(help="Rules that each audit must pass: `default`, or a YAML file (docs/operate.md).")
 ]
@@ -272,7 +262,7 @@ def runs(
 
 @_command("open")
 def open_(
-    run: Annotated[str, typer.Argument(help=_RUN_HELP, autocompletion=_complete_runs)] = "latest",
+    run: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=complete_runs)] = "latest",
     only_path: Annotated[bool, typer.Option("--path", help="Print where the page is, and open nothing.")] = False,
 ) -> None:
     """Open the report of an audit in the browser."""
@@ -333,19 +323,16 @@ def reaudit(
         raise typer.Exit(EXIT_NO)
 
 
-RunArgument = Annotated[str, typer.Argument(help=_RUN_HELP, autocompletion=_complete_runs)]
-
-
 @_command()
 def diff(
     run_a: Annotated[
         str,
         typer.Argument(
             help="The earlier audit: id of its MLflow run (or its start), or its run folder.",
-            autocompletion=_complete_runs,
+            autocompletion=complete_runs,
         ),
     ],
-    run_b: Annotated[str, typer.Argument(help="The later audit; `latest` will do.", autocompletion=_complete_runs)],
+    run_b: Annotated[str, typer.Argument(help="The later audit; `latest` will do.", autocompletion=complete_runs)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Settings of the comparison, e.g. --set diff.same_at=0.95."),
@@ -394,6 +381,10 @@ def gate(
         print(result.to_json(), flush=True)
     if result.outcome != "passed":
         raise typer.Exit(EXIT_NO)
+
+
+_command()(run_commands.expect)
+_command()(run_commands.report)
 
 
 @_command()

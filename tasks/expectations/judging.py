@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lavise.configs.expectations import BY_CAUSES, MUST, ExpectSettings
+from lavise.configs.expectations import BY_CAUSES, MUST, MUST_NOT, ExpectSettings
 from lavise.storage.table_rows import Int32
 from lavise.storage.words.word_relatives import ExpectedWord
 from lavise.tasks.expectations.evidence import Detected, Evidence
@@ -143,6 +143,19 @@ def judge_layer(evidence: Evidence, settings: ExpectSettings) -> tuple[list[Judg
     return judged, saying
 
 
+def join_layers(judged: Iterable[JudgedWord]) -> list[JudgedWord]:
+    """Of each word, the layer that says most: a word that must matter is met where it is met in some layer, one that
+    must not is broken where it is broken in some."""
+    order = {MUST: (MET, UNCLEAR, BROKEN), MUST_NOT: (BROKEN, UNCLEAR, MET)}
+    best: dict[tuple[str, str], JudgedWord] = {}
+    for row in judged:
+        known = best.setdefault((row.expected, row.word), row)
+        ranks = order[row.expected]
+        if ranks.index(row.outcome) < ranks.index(known.outcome):
+            best[row.expected, row.word] = row
+    return list(best.values())
+
+
 def count_outcomes(judged: Iterable[JudgedWord]) -> dict[str, int]:
     """num_words, and how many are met, broken and unclear: metrics of the analysis."""
     counts = Counter(row.outcome for row in judged)
@@ -220,7 +233,7 @@ def _judge_word(
     )
     effects = [row for row in evidence.causes or () if row["word"] in says and row["own_logit"] is not None]
     strongest = min(effects, key=lambda row: (not row["used"], _read_effect(row), row["word"]), default=None)
-    used = None if strongest is None else bool(strongest["used"])
+    used = _find_use(says, effects)
     matters, why = _find_whether_it_matters(settings, saying, says, used, absence)
     by_class = Counter(name for own in saying for name in dict.fromkeys(own.classes))
     classes = [name for name, _ in sorted(by_class.items(), key=lambda c: (-c[1], c[0]))]
@@ -249,6 +262,13 @@ def _judge_word(
     )
 
 
+def _find_use(says: Sequence[str], effects: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether the answers rest on the filters of some word that says it; None where that was not measured of all."""
+    if any(row["used"] for row in effects):
+        return True
+    return False if says and {row["word"] for row in effects} >= set(says) else None
+
+
 def _find_whether_it_matters(
     settings: ExpectSettings,
     saying: Sequence[SayingFilter],
@@ -264,7 +284,7 @@ def _find_whether_it_matters(
         f"{_count(len(saying), 'says', 'say')} it ({', '.join(says[:_SHOWN])}{', ...' if len(says) > _SHOWN else ''})"
     )
     if used is None:
-        why = f"{said}; whether the answers rest on them was not measured"
+        why = f"{said}; whether the answers rest on them was not measured, or not of all"
     else:
         why = f"{said}; the answers rest on them {'more' if used else 'no more'} than on random filters"
     return (used if settings.by == BY_CAUSES else True), why

@@ -146,7 +146,7 @@ def test_the_default_shows_both_kinds_of_rules() -> None:
 @pytest.mark.parametrize(
     ("rule", "line"),
     [
-        ("5", "rules.0: found 5; allowed: a mapping with metric or forbidden_words"),
+        ("5", "rules.0: found 5; allowed: a mapping with metric, forbidden_words or expect"),
         ("{}", f"rules.0: found no key; {EITHER}"),
         ("{metrik: m, at_least: 1}", f"rules.0: found metrik, at_least; {EITHER}"),
         ("{metric: m, forbidden_words: [a]}", f"rules.0: found metric, forbidden_words; {EITHER}"),
