@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -16,7 +15,6 @@ from lavise.configs.roles import Role
 from lavise.flows.past_audits.past_runs import PastRun
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
-from lavise.storage.state.environment import find_state_root
 from lavise.tasks.activations import extract
 from lavise.tasks.classifier import ablation, attribution
 from lavise.tasks.engine.stage import Stage
@@ -86,8 +84,7 @@ def judge_run(past: PastRun, settings: ExpectSettings) -> ExpectResult:
         raise UserError(
             f"expect: run {past.run_id} has no expected words of its own; give some with --must and --must-not"
         )
-    root = _find_root(past)
-    store = ArtefactStore(root) if (root / "artefacts").is_dir() else None
+    store = past.open_store()
     words: list[JudgedWord] = []
     filters: list[SayingFilter] = []
     for layer in past.layers:
@@ -123,11 +120,3 @@ def _find_of_layer(past: PastRun, store: ArtefactStore | None, layer: str) -> Ha
     """What masks said of a layer: the stage ran once for each, under a title with the layer's name."""
     entries: Sequence[Mapping[str, str]] = past.artefacts.get(f"{DETECTION.name} {layer}", ())
     return store.find(DETECTION.name, entries[0]["digest"]) if store and entries else None
-
-
-def _find_root(past: PastRun) -> Path:
-    """The state folder that the run folder lies in, else that of its settings where it is here, else this one's."""
-    if past.folder.parent.name == "runs":
-        return past.folder.parents[1]
-    own = past.config.storage.root
-    return find_state_root(own if own is not None and own.is_dir() else None)

@@ -49,7 +49,7 @@ from lavise.tasks.words.ranking import find_ranking
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
-STAGE = Stage("report", version=8)
+STAGE = Stage("report", version=9)
 _SCRIPTS = ("report_pictures.js", "report_gallery.js", "report_filter.js", "report_start.js")
 _REST_FILTERS = 32
 _IMAGES_MARK = "<!--pictures-->"

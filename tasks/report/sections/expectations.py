@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lavise.tasks.report.filter_entries import read_rows
 from lavise.tasks.report.sections.common import make_anchor
 from lavise.tasks.report.sections.section import Found, Section
 
-_MAX_FILTERS = 12
+_MAX_WORDS, _MAX_FILTERS = 4, 8
 
 
 def describe_expectations(layer: str, folder: Path) -> Found:
@@ -29,9 +29,16 @@ def _describe_word(row: Mapping[str, Any], filters: list[dict[str, Any]], layer:
     return {
         **row,
         "in_words": IN_WORDS[row["outcome"]],
-        "shown": [{**f, "href": make_anchor(layer, f["filter"])} for f in own[:_MAX_FILTERS]],
-        "more": max(len(own) - _MAX_FILTERS, 0),
+        "said": [_describe_said(said, own, layer) for said in row["says"][:_MAX_WORDS]],
+        "most_filters": _MAX_FILTERS,
     }
+
+
+def _describe_said(said: str, filters: Sequence[Mapping[str, Any]], layer: str) -> dict[str, Any]:
+    """One word of filters that means the expected one: its filters, the most confident first."""
+    own = [f for f in filters if f["says"] == said]
+    hrefs = [{"filter": f["filter"], "href": make_anchor(layer, f["filter"])} for f in own]
+    return {"says": said, "how": own[0]["how"], "confidence": own[0]["confidence"], "hrefs": hrefs}
 
 
 SECTION = Section(

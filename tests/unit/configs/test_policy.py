@@ -14,7 +14,8 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import list_presets
 from lavise.configs.policy import MetricRule, Policy, WordRule, dump_policy, list_policies, load_policy
 
-EITHER = "allowed: either metric (with at_least, at_most) or forbidden_words (with status, num_words)"
+KINDS = "metric (with at_least, at_most), forbidden_words (with status, num_words) and expect (with unclear)"
+EITHER = f"allowed: one of {KINDS}"
 
 
 def write(tmp_path: Path, text: str) -> Path:
