@@ -18,6 +18,7 @@ from lavise.configs.roles import Role
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run, open_stores
 from lavise.flows.shared.inputs import open_target
 from lavise.storage.activations import ActivationStore
+from lavise.storage.datasets.base import ImageRecord
 from lavise.storage.images.images import BrokenImageError
 from lavise.storage.state import file_names
 from lavise.storage.state.environment import find_state_root
@@ -142,8 +143,9 @@ class Audit:
 
         from lavise.flows.past_audits.expectations import choose_expectations, judge_run
 
-        asked = [[words] if isinstance(words, str) else list(words) for words in (must, must_not)]
-        result = judge_run(self.past, choose_expectations(self.past.config.expect, *asked, by, relatives))
+        wanted, unwanted = ([words] if isinstance(words, str) else list(words) for words in (must, must_not))
+        settings = choose_expectations(self.past.config.expect, wanted, unwanted, by, relatives)
+        result = judge_run(self.past, settings)
         return pd.DataFrame([asdict(row) for row in result.words])
 
     def filter(self, number: int, layer: str | None = None) -> FilterView:
@@ -246,6 +248,16 @@ class Audit:
             f"{_show_png(overview.read_bytes()) if overview.is_file() else ''}"
         )
 
+    def _find_target(self, layer: str) -> _Target:
+        """Opened once."""
+        if layer not in self._targets:
+            self._targets[layer] = _open_pictures(self.past, layer)
+        return self._targets[layer]
+
+    @cached_property
+    def _targets(self) -> dict[str, _Target]:
+        return {}
+
     def _describe_layers(self) -> list[tuple[str, str]]:
         measured = self.past.read_metrics()["layers"]
         return [(layer, f"{own['num_explained']} of {own['num_filters']}") for layer, own in measured.items()]
@@ -290,7 +302,15 @@ class FilterView:
         Raises:
             UserError: the activations or the pictures are away.
         """
-        return _draw_images(self.audit.past, self.layer, self.row, num, size_px)
+        from lavise.tasks.report.pictures import draw_filter
+
+        past, target = self.audit.past, self.audit._find_target(self.layer)
+        try:
+            return draw_filter(
+                *(target.activations, self.row, target.records, num, size_px, past.title), past.config.report.bands
+            )
+        except (BrokenImageError, OSError) as err:
+            raise UserError(f"audit: a picture of the target cannot be read any more ({one_line(err)})") from None
 
     def __repr__(self) -> str:
         return f"{self._heading}\n{self.words[list(_SHOWN_COLUMNS)].to_string(index=False, float_format='%.3g')}"
@@ -444,9 +464,16 @@ class AuditComparison:
         return f"<h4>{html.escape(self._heading)}</h4>{table}{shown}"
 
 
-def _draw_images(past: PastRun, layer: str, row: dict[str, Any], num: int, size_px: int) -> bytes:
+@dataclass(frozen=True)
+class _Target:
+    """The target's activations of one layer, and its pictures by their keys."""
+
+    activations: ActivationStore
+    records: Mapping[str, ImageRecord]
+
+
+def _open_pictures(past: PastRun, layer: str) -> _Target:
     from lavise.tasks.activations import extract
-    from lavise.tasks.report.pictures import draw_filter
 
     store = past.open_store()
     handle = past.find_artefact(store, extract.STAGE, Role.TARGET, past.layers.index(layer)) if store else None
@@ -456,12 +483,7 @@ def _draw_images(past: PastRun, layer: str, row: dict[str, Any], num: int, size_
             "config.yaml"
         )
     target = open_target(past.config, StageRunner(store, progress=no_progress), no_progress)
-    records = {r.key: r for r in target.records}
-    activations = ActivationStore(handle.folder)
-    try:
-        return draw_filter(activations, row, records, num, size_px, past.title, past.config.report.bands)
-    except (BrokenImageError, OSError) as err:
-        raise UserError(f"audit: a picture of the target cannot be read any more ({one_line(err)})") from None
+    return _Target(ActivationStore(handle.folder), {r.key: r for r in target.records})
 
 
 def _put_first(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from lavise.configs.expectations import BY_CAUSES, MUST, MUST_NOT, ExpectSettings
 from lavise.storage.table_rows import Int32
@@ -19,7 +19,9 @@ from lavise.storage.words.word_relatives import ExpectedWord
 from lavise.tasks.expectations.evidence import Detected, Evidence
 
 Outcome = Literal["met", "broken", "unclear"]
-MET, BROKEN, UNCLEAR = "met", "broken", "unclear"
+MET: Final = "met"
+BROKEN: Final = "broken"
+UNCLEAR: Final = "unclear"
 OUTCOMES: tuple[Outcome, ...] = (MET, BROKEN, UNCLEAR)
 IN_WORDS = {MET: "met", BROKEN: "broken", UNCLEAR: "cannot be told"}
 _SHOWN = 3

@@ -373,7 +373,17 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
     ),
     (
         ExpectInputs(
-            "tail", WORDS, *map(handle, "eavd"), VOCABULARY, None, handle("c"), ExpectSettings(must="dog"), "en"
+            "tail",
+            WORDS,
+            handle("e"),
+            handle("a"),
+            handle("v"),
+            handle("d"),
+            VOCABULARY,
+            None,
+            handle("c"),
+            ExpectSettings(must=("dog",)),
+            "en",
         ),
         {
             **ExpectSettings(must=("dog",)).model_dump(mode="json"),

@@ -25,7 +25,7 @@ from tests.unit.tasks.helpers import write_image
 
 COMMANDS = (
     *("run", "demo", "bias", "layers", "presets", "init", "config", "runs", "open", "up"),
-    *("reaudit", "diff", "gate", "rerun", "doctor", "gc"),
+    *("reaudit", "diff", "gate", "expect", "report", "rerun", "doctor", "gc"),
 )
 UNTRACKED = ("--set", "tracking.enabled=false")
 # Arguments, and a part of the answer; how click words its own is not tested.
@@ -47,6 +47,10 @@ MISTAKES = [
     (["open"], "found 'latest', but there is no audit in"),
     (["open", "abcd"], "run: found 'abcd'; none in"),
     (["gate", "abcd", "--policy", "default"], "run: found 'abcd'; none in"),
+    (["expect", "abcd", "--must", "dog"], "run: found 'abcd'; none in"),
+    (["expect", "latest", "--by", "feeling"], "--by"),
+    (["report", "abcd", "--pdf"], "run: found 'abcd'; none in"),
+    (["report", "latest", "--filters", "301"], "--filters"),
     (["up", "--prefect-port", "0"], "--prefect-port"),
     (["up", "--watch", ".", "--every", "1"], "--every"),
     (["reaudit", "demo"], "--folder, --model, --source: give one of them"),
@@ -313,6 +317,40 @@ def test_a_gate_passes_or_ends_with_3(
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["outcome"], answer["run_id"]) == (outcome, run.run_id)
     assert json.loads((folder / "gate.json").read_text("utf-8")) == answer
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "outcomes"),
+    [
+        (["--must", "dog"], 0, ["met"]),
+        (["--must", "dog", "--must-not", "TREE"], 3, ["met", "broken"]),
+        (["--must-not", "moon"], 0, ["unclear"]),
+        (["--must", "animal", "--relatives", "forms"], 0, ["unclear"]),
+        ([], 3, ["broken"]),
+    ],
+)
+def test_words_are_expected_of_an_audit_or_ends_with_3(
+    tmp_path: Path, words: list[str], code: int, outcomes: list[str]
+) -> None:
+    """It has filters for dog, cat and tree; of its own it expects no cat."""
+    settings = make_config(tmp_path, tracking={"enabled": False}, expect={"must_not": ["cats"]})
+    folder = write_run_folder(tmp_path / "runs" / ("e" * 32), settings)
+    parquet.write_table(EXPLANATIONS_SCHEMA.empty_table(), folder / "explanations.parquet")
+    done = invoke("expect", folder, *words, "--json")
+    assert done.exit_code == code, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert [row["outcome"] for row in answer["words"]] == outcomes
+    assert answer["num_broken"] == outcomes.count("broken")
+    assert f"{outcomes.count('broken')} broken" in done.stdout
+
+
+def test_words_that_cannot_be_expected_are_named(tmp_path: Path) -> None:
+    folder = write_run_folder(tmp_path / "runs" / ("e" * 32), make_config(tmp_path, tracking={"enabled": False}))
+    for words, line in ((["--must", "a", "--must-not", "A"], "in must and in must_not"), ([], "give some with --must")):
+        done = invoke("expect", folder, *words)
+        assert done.exit_code == 2
+        assert done.stderr.startswith("lavise: expect: ")
+        assert line in done.stderr
 
 
 # A command of one's own

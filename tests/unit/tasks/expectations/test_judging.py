@@ -175,7 +175,7 @@ def test_what_absence_may_not_mean(given: dict[str, Any], why: str) -> None:
     guesses = given.pop("guesses", None)
     evidence = make_evidence([], ["cat"], guesses=guesses, **given)
     for settings in ({"must": "dog"}, {"must_not": "dog"}):
-        judged = judge(evidence, **settings)  # type: ignore[arg-type]
+        judged = judge(evidence, **settings)
         assert judged.outcome == "unclear"
         assert re.search(why, judged.why)
 
@@ -189,8 +189,12 @@ def test_a_word_that_nobody_could_say() -> None:
 def test_a_detector_by_chance_among_many_filters_is_none() -> None:
     """p = 0.04 of one among 1,000 filters; one by one it would count."""
     detection = make_detection((20, 20, 20))
-    every = (np.repeat(a, 250, axis=0) for a in (detection.auroc, detection.p_value, detection.right))
-    big = Detection(*every, detection.num_images)
+    big = Detection(
+        np.repeat(detection.auroc, 250, axis=0),
+        np.repeat(detection.p_value, 250, axis=0),
+        np.repeat(detection.right, 250, axis=0),
+        detection.num_images,
+    )
     big.p_value[7, 1], big.auroc[7, 1], big.right[7, 1] = 0.04, 0.8, True
     assert judge(make_evidence(["cat"], detection=big), must_not="dog").outcome == "met"
     big.p_value[7, 1] = 1e-6
