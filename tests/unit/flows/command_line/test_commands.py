@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow.parquet as parquet
 import pytest
 import typer
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -20,6 +21,7 @@ from typer.testing import CliRunner, Result
 from lavise.configs.errors import UserError
 from lavise.flows.command_line.commands import _guarded, app
 from lavise.storage.tracking import MlflowTracker
+from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA
 from tests.unit.flows.helpers import UNKNOWN_RUN, make_config, make_tracker, write_run_folder
 from tests.unit.tasks.helpers import write_image
 
@@ -114,7 +116,7 @@ def test_each_argument_and_option_is_explained(command: str) -> None:
 
 def test_json_is_offered_by_whatever_answers_a_question() -> None:
     offering = {command for command in COMMANDS if "--json" in invoke(command, "--help").stdout}
-    assert offering == set(COMMANDS) - {"presets", "init", "open", "up"}
+    assert offering == set(COMMANDS) - {"presets", "init", "open", "report", "up"}
 
 
 def test_no_summary_is_cut() -> None:

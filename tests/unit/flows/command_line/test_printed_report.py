@@ -1,25 +1,23 @@
-"""The report on paper: what is cut, which browser prints, and what is said where none does."""
+"""The report on paper: what is cut, which browser prints, and what is said where none does.
+
+Real pages and the real browser are in tests/unit/tasks/test_report_browser.py, which has a page.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from lavise.configs.errors import UserError
-from lavise.flows.command_line.commands import app
 from lavise.flows.command_line.printed_report import cut_page, find_browser, print_report
-from tests import browser
 
 PAGE = (
     '<html><head><meta http-equiv="Content-Security-Policy" content="default-src &#39;none&#39;; '
     'style-src &#39;sha256-old&#39;; form-action &#39;none&#39;"></head><body>style-src &#39; </head></body></html>'
 )
-needs_browser = pytest.mark.skipif(browser.find_browser() is None, reason=browser.HOW_TO_GET_ONE)
 
 
 def test_the_style_that_cuts_is_allowed_by_its_hash_and_nothing_else_changes() -> None:
@@ -35,17 +33,17 @@ def test_the_style_that_cuts_is_allowed_by_its_hash_and_nothing_else_changes() -
 
 
 def test_a_page_that_is_none_of_ours() -> None:
-    with pytest.raises(UserError, match="^report: the page is not one of lavise's"):
+    with pytest.raises(UserError, match=r"^report: the page is not one of lavise's"):
         cut_page("<html><body></body></html>", 1, with_sections=False)
 
 
 def test_without_a_browser_it_is_said_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("LAVISE_BROWSER", raising=False)
-    with pytest.raises(UserError, match="^report: --pdf needs Chromium, Chrome or Edge, and none is on PATH"):
+    with pytest.raises(UserError, match=r"^report: --pdf needs Chromium, Chrome or Edge, and none is on PATH"):
         find_browser()
     monkeypatch.setenv("LAVISE_BROWSER", "no-such-browser")
-    with pytest.raises(UserError, match="^LAVISE_BROWSER: found 'no-such-browser', which is no program"):
+    with pytest.raises(UserError, match=r"^LAVISE_BROWSER: found 'no-such-browser', which is no program"):
         find_browser()
 
 
@@ -74,20 +72,5 @@ def test_a_file_that_cannot_be_written(make_program: Callable[[str], None], tmp_
     make_program("exit 0")
     (tmp_path / "report.html").write_text(PAGE, "utf-8")
     for out in (tmp_path, tmp_path / "none" / "report.pdf"):
-        with pytest.raises(UserError, match="^--out: found "):
+        with pytest.raises(UserError, match=r"^--out: found "):
             print_report(tmp_path / "report.html", out, 3, with_sections=False)
-
-
-@needs_browser
-def test_a_page_is_printed_by_the_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAVISE_BROWSER", str(browser.find_browser()))
-    folder = tmp_path / "runs" / ("d" * 32)
-    folder.mkdir(parents=True)
-    (folder / "report.html").write_text(PAGE, "utf-8")
-    monkeypatch.setenv("LAVISE_HOME", str(tmp_path))
-    runner, out = CliRunner(), tmp_path / "on paper.pdf"
-    assert runner.invoke(app, ["report", "d" * 32]).stdout.strip() == str(folder / "report.html")
-    done = runner.invoke(app, ["report", "d" * 32, "--pdf", "--out", str(out)])
-    assert (done.exit_code, done.stdout.strip()) == (0, str(out)), done.stderr
-    assert out.read_bytes().startswith(b"%PDF-")
-    assert os.listdir(folder) == ["report.html"]

@@ -62,6 +62,8 @@ def test_each_has_its_section_of_the_report() -> None:
 @each_analysis
 def test_the_setting_that_is_named_switches_it_on_and_off(analysis: Analysis[Any]) -> None:
     section, _, key = analysis.setting.partition(".")
+    on: Any
+    off: Any
     on, off = {"groups": ("folder", None), "enabled": (True, False), "must": (["dog"], [])}[key]
     assert analysis.is_wanted(make_config(**{section: {**OTHERS_OFF.get(section, {}), key: on}}))
     assert not analysis.is_wanted(make_config(**{section: {**OTHERS_OFF.get(section, {}), key: off}}))
