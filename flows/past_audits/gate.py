@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ def check_policy(policy: Policy, folder: Path, diff_folder: Path | None) -> tupl
         rows = parquet.read_table(diff_folder / TABLE_FILE).to_pylist()
     metrics = collect_metrics(json.loads((folder / file_names.METRICS).read_text("utf-8")), summary)
 
+    @cache
     def judge(expected: ExpectSettings) -> tuple[JudgedWord, ...]:
         return judge_run(open_past_run(str(folder), NullTracker(), folder), expected).words
 
