@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _IMAGES, _IMAGE_PX = 8, 160
-_GALLERY_IMAGES, _GALLERY_PX = 4, 112
+_GALLERY_IMAGES, _GALLERY_PX = 5, 112
 _FIRST = ("value", "low", "high")
 
 
@@ -381,7 +381,7 @@ class Gallery(Sequence["FilterView"]):
 _NO_PICTURES = "no pictures here: {}"
 _SHOWN_COLUMNS = ("rank", "word", "share", "confidence", "auroc")
 _CARD = "border:1px solid #8888;border-radius:6px;padding:6px"
-_GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:8px"
+_GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(min(420px,100%),1fr));gap:8px"
 
 
 def _describe_card(view: FilterView) -> str:
