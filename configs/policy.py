@@ -24,6 +24,7 @@ from pydantic import (
 
 from lavise.configs.base import Settings
 from lavise.configs.errors import UserError
+from lavise.configs.expectations import ExpectSettings
 from lavise.configs.loading import describe_faults, list_yaml_names, parse_yaml, read_source
 
 _SHOWN_WORDS = 3
@@ -52,7 +53,7 @@ Bound = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_refuse_boo
 
 
 class _Rule(Settings):
-    """What both kinds of rules have."""
+    """What all kinds of rules have."""
 
     name: Text | None = None
     """How verdicts call the rule; None makes a name from its content."""
@@ -65,13 +66,13 @@ class _Rule(Settings):
         if isinstance(data, _Rule):
             return data
         if not isinstance(data, Mapping):
-            raise ValueError(f"found {data!r}; allowed: a mapping with metric or forbidden_words")
-        given = [key for key in ("metric", "forbidden_words") if key in data]
+            raise ValueError(f"found {data!r}; allowed: a mapping with metric, forbidden_words or expect")
+        given = [key for key in ("metric", "forbidden_words", "expect") if key in data]
         if len(given) != 1:
             keys = ", ".join(map(str, data)) or "no key"
             raise ValueError(
-                f"found {keys}; allowed: either metric (with at_least, at_most) or forbidden_words (with status, "
-                "num_words)"
+                f"found {keys}; allowed: one of metric (with at_least, at_most), forbidden_words (with status, "
+                "num_words) and expect (with unclear)"
             )
         return data
 
@@ -152,19 +153,56 @@ class WordRule(_Rule):
     @property
     def title(self) -> str:
         """The name, or the content in one line."""
-        more = len(self.forbidden_words) - _SHOWN_WORDS
-        words = ", ".join(self.forbidden_words[:_SHOWN_WORDS]) + (f" and {more} more" if more > 0 else "")
-        return self.name or f"forbidden words {words}{self._where}"
+        return self.name or f"forbidden words {_list_some(self.forbidden_words)}{self._where}"
+
+
+class ExpectationRule(_Rule):
+    """Words matter, or do not, as expected."""
+
+    expect: ExpectSettings
+    """As in the section `expect` of a config; an audit does not need such a section to be judged by this."""
+    unclear: Literal["fails", "passes"] = "fails"
+    """What becomes of the rule where it cannot be told whether a word matters."""
+
+    @field_validator("expect")
+    @classmethod
+    def _some_word(cls, value: ExpectSettings) -> ExpectSettings:
+        if not value.words:
+            raise ValueError("no expected word; give must, must_not or both")
+        return value
+
+    @property
+    def allowed(self) -> str:
+        """The rule in words."""
+        return "as expected" if self.unclear == "fails" else "as expected, or not to be told"
+
+    @property
+    def title(self) -> str:
+        """The name, or the content in one line."""
+        sides = (("must", self.expect.must), ("must not", self.expect.must_not))
+        said = "; ".join(f"{side} matter: {_list_some(words)}" for side, words in sides if words)
+        return self.name or f"{said}{self._where}"
+
+
+def _list_some(words: tuple[str, ...]) -> str:
+    more = len(words) - _SHOWN_WORDS
+    return ", ".join(words[:_SHOWN_WORDS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _choose_class(data: Any) -> str:
-    """A rule is about words if it has any; what is neither is told so by `_Rule`."""
-    about_words = "forbidden_words" in data if isinstance(data, Mapping) else isinstance(data, WordRule)
-    return WordRule.__name__ if about_words else MetricRule.__name__
+    """By the key that only one kind has; what has none is told so by `_Rule`."""
+    if not isinstance(data, Mapping):
+        return type(data).__name__ if isinstance(data, WordRule | ExpectationRule) else MetricRule.__name__
+    if "expect" in data:
+        return ExpectationRule.__name__
+    return WordRule.__name__ if "forbidden_words" in data else MetricRule.__name__
 
 
 Rule = Annotated[
-    Annotated[MetricRule, Tag("MetricRule")] | Annotated[WordRule, Tag("WordRule")], Discriminator(_choose_class)
+    Annotated[MetricRule, Tag("MetricRule")]
+    | Annotated[WordRule, Tag("WordRule")]
+    | Annotated[ExpectationRule, Tag("ExpectationRule")],
+    Discriminator(_choose_class),
 ]
 
 

@@ -21,6 +21,7 @@ from lavise.configs.drawn_pictures import OpenMojiReference as OpenMojiReference
 from lavise.configs.drawn_pictures import OpenMojiTarget as OpenMojiTarget
 from lavise.configs.drawn_pictures import PatternsReference as PatternsReference
 from lavise.configs.drawn_pictures import PatternsTarget as PatternsTarget
+from lavise.configs.expectations import ExpectSettings as ExpectSettings
 from lavise.configs.groups import Groups
 from lavise.configs.preprocessing import PreprocessingSettings
 from lavise.configs.registry import ATTENTION, OBJECTIVES, RANKINGS, TRANSFERS
@@ -456,6 +457,7 @@ class Config(Settings):
     bias: Annotated[BiasSettings, NOT_IDENTITY] = BiasSettings()
     classes: Annotated[ClassSettings, NOT_IDENTITY] = ClassSettings()
     causes: Annotated[CauseSettings, NOT_IDENTITY] = CauseSettings()
+    expect: Annotated[ExpectSettings, NOT_IDENTITY] = ExpectSettings()
     diff: Annotated[DiffSettings, NOT_IDENTITY] = DiffSettings()
     report: Annotated[ReportSettings, NOT_IDENTITY] = ReportSettings()
     tracking: Annotated[TrackingSettings, NOT_IDENTITY] = TrackingSettings()

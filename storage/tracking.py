@@ -88,6 +88,7 @@ class Tracker(Protocol):
     def get(self, run_id: str) -> RunRecord | None: ...
     def discard(self, run_id: str) -> None: ...
     def download(self, run_id: str, destination: Path) -> None: ...
+    def place(self, run_id: str) -> str | None: ...
     def link(self, run_id: str) -> str | None: ...
 
 
@@ -153,6 +154,9 @@ class NullTracker:
 
     def download(self, run_id: str, destination: Path) -> None:
         raise FileNotFoundError(f"nothing is tracked, so there are no files of run {run_id}")
+
+    def place(self, run_id: str) -> str | None:
+        return None
 
     def link(self, run_id: str) -> str | None:
         return None
@@ -350,12 +354,13 @@ class MlflowTracker:
             if not entry.is_dir:
                 self._client.download_artifacts(run_id, entry.path, str(destination))
 
+    def place(self, run_id: str) -> str | None:
+        """Where the run is among the pages of a server that shows the store."""
+        return f"experiments/{self._client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
     def link(self, run_id: str) -> str | None:
         """The run's page; None for a store without a server."""
-        if not is_server(str(self.uri)):
-            return None
-        experiment = self._client.get_run(run_id).info.experiment_id
-        return f"{str(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        return f"{str(self.uri).rstrip('/')}/#/{self.place(run_id)}" if is_server(str(self.uri)) else None
 
     def _create(self, experiment: str, location: str | None) -> str:
         from mlflow.exceptions import MlflowException

@@ -16,8 +16,10 @@ from lavise.storage.models.classifier_head import LinearHead, count_classes
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import Handle
+from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.analyses.analysis import list_analyses
 from lavise.tasks.engine.computing import Computing
+from lavise.tasks.engine.stage import Stage
 from lavise.tasks.engine.stage_inputs import Given
 from lavise.tasks.words import explain
 
@@ -98,3 +100,10 @@ class LayerView:
 
     def thresholds(self, role: Role) -> Handle:
         return find_thresholds(self._context, self._subject, self._result, role)
+
+    @property
+    def vocabulary(self) -> Given[Vocabulary]:
+        return self._context.vocabulary
+
+    def made(self, stage: Stage) -> Handle | None:
+        return self._result.find(stage)

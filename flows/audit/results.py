@@ -28,6 +28,7 @@ class Occasion:
         policy: the rules that the audit must pass.
         comparison_expected: there is an audit to compare with, even if its files are away; without the comparison no
             policy can be passed.
+        run_name: of its run; None makes one of the audit's name and its checkpoint's.
         artefacts: folder to keep artefacts in, where nothing that is there already may be used.
     """
 
@@ -37,6 +38,7 @@ class Occasion:
     policy: Policy | None = None
     artefacts: Path | None = None
     comparison_expected: bool = False
+    run_name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def run_audit(
     tags = {"lavise.config": config.name, "lavise.config_digest": digest_identity(config), **occasion.tags}
     name = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name
     with hold_state(root, exclusive=False):
-        run = tracker.start(name, tags)
+        run = tracker.start(occasion.run_name or name, tags)
         runner = StageRunner(store, tracker, run, progress, execute)
         try:
             watch = run.watch_system() if config.tracking.system_metrics else nullcontext()

@@ -30,7 +30,7 @@ from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
 from lavise.tasks.history.metric_names import flatten_metrics
 from lavise.tasks.report.chart_files import FIGURES_FOLDER
-from lavise.tasks.report.summary import describe_run
+from lavise.tasks.report.summary import describe_run, summarise_changes
 from lavise.tasks.report.verdict import list_headlines, summarise
 from lavise.tasks.words import explain
 
@@ -90,8 +90,10 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     if not isinstance(run, NullRun):
         _log_explainers(run, ended)
         run.log_metrics(_name_headlines(by_layer))
-        note = describe_run(by_layer, comparison.compared if comparison else None)
-        run.set_tags({"mlflow.note.content": note, "lavise.verdict": verdict})
+        compared = comparison.compared if comparison else None
+        note = describe_run(by_layer, compared, run.run_id, tracker.place(run.run_id))
+        changed = {"lavise.changed": summarise_changes(compared.layers)} if compared else {}
+        run.set_tags({"mlflow.note.content": note, "lavise.verdict": verdict, **changed})
     predecessor = comparison.old.run_id if comparison else None
     uri = hide_credentials(tracker.uri) if tracker.uri else None
     return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor, verdict=verdict)

@@ -12,8 +12,9 @@ from typing import Annotated, Literal, ParamSpec
 
 import typer
 
-from lavise.flows.command_line.guard import EXIT_FAILURE, EXIT_NO
-from lavise.flows.command_line.guard import guard as _guarded
+from lavise.flows.command_line import run_commands
+from lavise.flows.command_line.guard import EXIT_FAILURE, EXIT_NO, guard
+from lavise.flows.command_line.run_arguments import RUN_HELP, JsonOption, RunArgument, complete_runs
 
 app = typer.Typer(
     name="lavise",
@@ -31,7 +32,7 @@ def _command(name: str | None = None) -> Callable[[Callable[P, None]], Callable[
 
     def put(command: Callable[P, None]) -> Callable[P, None]:
         summary = (command.__doc__ or "").strip().partition("\n")[0]
-        app.command(name, short_help=summary)(_guarded(command))
+        app.command(name, short_help=summary)(guard(command))
         return command
 
     return put
@@ -49,14 +50,6 @@ def _complete_settings(incomplete: str) -> list[str]:
     return [key for key in list_keys() if key.startswith(incomplete)]
 
 
-def _complete_runs(incomplete: str) -> list[str]:
-    from lavise.flows.past_audits.run_list import LATEST, list_runs
-    from lavise.storage.state.environment import find_state_root
-
-    known = [LATEST, *(run.run_id for run in list_runs(find_state_root(None)))]
-    return [run for run in known if run.startswith(incomplete)]
-
-
 ConfigArgument = Annotated[
     str,
     typer.Argument(help="A preset's name (see `lavise presets`) or a YAML file.", autocompletion=_complete_presets),
@@ -68,10 +61,6 @@ SetOption = Annotated[
 DetailsOption = Annotated[
     bool, typer.Option("--details", help="At the end also print recall, what analyses found, and all stages.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-
-
-_RUN_HELP = "Id of an audit's MLflow run (its start will do), `latest`, or the path of its run folder."
 PolicyOption = Annotated[
     str | None, typer.Option(help="Rules that each audit must pass: `default`, or a YAML file (docs/operate.md).")
 ]
@@ -219,7 +208,7 @@ def runs(
 
 @_command("open")
 def open_(
-    run: Annotated[str, typer.Argument(help=_RUN_HELP, autocompletion=_complete_runs)] = "latest",
+    run: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=complete_runs)] = "latest",
     only_path: Annotated[bool, typer.Option("--path", help="Print where the page is, and open nothing.")] = False,
 ) -> None:
     """Open the report of an audit in the browser."""
@@ -280,19 +269,16 @@ def reaudit(
         raise typer.Exit(EXIT_NO)
 
 
-RunArgument = Annotated[str, typer.Argument(help=_RUN_HELP, autocompletion=_complete_runs)]
-
-
 @_command()
 def diff(
     run_a: Annotated[
         str,
         typer.Argument(
             help="The earlier audit: id of its MLflow run (or its start), or its run folder.",
-            autocompletion=_complete_runs,
+            autocompletion=complete_runs,
         ),
     ],
-    run_b: Annotated[str, typer.Argument(help="The later audit; `latest` will do.", autocompletion=_complete_runs)],
+    run_b: Annotated[str, typer.Argument(help="The later audit; `latest` will do.", autocompletion=complete_runs)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Settings of the comparison, e.g. --set diff.same_at=0.95."),
@@ -343,26 +329,9 @@ def gate(
         raise typer.Exit(EXIT_NO)
 
 
-@_command()
-def review(
-    run: RunArgument,
-    notes: Annotated[
-        list[Path], typer.Argument(help="What reviewers saved from the report's page as CSV; a file for each of them.")
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Keep reviewers' verdicts with an audit: how many words fit, and how far its confidence agrees with them."""
-    from lavise.flows.command_line.review_tables import show_review
-    from lavise.flows.past_audits.past_runs import open_stores
-    from lavise.flows.past_audits.review import review_run
-    from lavise.flows.past_audits.run_list import resolve_run
-
-    run = resolve_run(run)
-    tracker, root = open_stores(run)
-    result = review_run(run, notes, tracker, root)
-    show_review(result)
-    if as_json:
-        print(result.to_json(), flush=True)
+_command()(run_commands.review)
+_command()(run_commands.expect)
+_command()(run_commands.report)
 
 
 @_command()

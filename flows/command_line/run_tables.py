@@ -8,10 +8,9 @@ import webbrowser
 import typer
 
 from lavise.configs.errors import UserError
-from lavise.flows.past_audits.past_runs import open_past_run, open_stores
-from lavise.flows.past_audits.run_list import ListedRun, list_runs, resolve_run
+from lavise.flows.command_line.printed_report import find_page
+from lavise.flows.past_audits.run_list import ListedRun, list_runs
 from lavise.flows.shared.console import escape, make_console, make_table
-from lavise.storage.state import file_names
 from lavise.storage.state.environment import find_state_root
 
 _GATE_COLOURS = {"passed": "green", "failed": "bold red", "invalid": "bold red"}
@@ -64,12 +63,7 @@ def open_report(run: str, only_path: bool) -> None:
     Raises:
         UserError: no such audit, or one without a page.
     """
-    chosen = resolve_run(run)
-    here = find_state_root(None) / "runs" / chosen
-    folder = here if here.is_dir() else open_past_run(chosen, *open_stores(chosen)).folder
-    page = folder / file_names.REPORT
-    if not page.is_file():
-        raise UserError(f"run: {chosen} has no {file_names.REPORT} in {page.parent}; audit again")
+    page = find_page(run)
     typer.echo(page)
     if not only_path and not webbrowser.open(page.as_uri()):
         raise UserError(f"open: no browser was found on this machine; open {page} yourself, or copy it to where one is")

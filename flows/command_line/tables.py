@@ -19,6 +19,7 @@ from lavise.tasks.report.verdict import list_sentences
 
 if TYPE_CHECKING:
     from lavise.flows.past_audits.compare import DiffResult
+    from lavise.flows.past_audits.expectations import ExpectResult
     from lavise.flows.past_audits.gate import GateResult
     from lavise.flows.repeats.reaudit import ReauditResult
     from lavise.flows.repeats.rerun import RerunResult
@@ -149,6 +150,14 @@ def _changes_table(rows: list[dict[str, Any]]) -> Table:
         words = [_list_words(row[k]) for k in ("old_words", "new_words")]
         table.add_row(row["status"], *indices, similarity, *words)
     return table
+
+
+def show_expectations(result: ExpectResult) -> None:
+    """What became of each expected word."""
+    from lavise.tasks.analyses.kinds import expectations
+
+    for text in expectations.show_expectations({expectations.TABLE_FILE: [vars(row) for row in result.words]}):
+        make_console().print(_to_table(text))
 
 
 def show_verdicts(result: GateResult) -> None:

@@ -64,7 +64,7 @@ def audit(
             rules = load_policy(policy) if policy else None
             tracker = open_tracker(settings.tracking, find_state_root(settings.storage.root))
             tags = {"prefect.flow_run_id": str(flow_run.id or "")}
-            result = audit_here(settings, tracker, Occasion(tags, policy=rules))
+            result = audit_here(settings, tracker, Occasion(tags, policy=rules, run_name=flow_run.name or None))
         except UserError as err:
             # A mistake of the user's: the clear line is the state's message, and no stack trace.
             log.error("%s", err)

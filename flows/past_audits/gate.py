@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as parquet
 
 from lavise.configs.errors import UserError
+from lavise.configs.expectations import ExpectSettings
 from lavise.configs.policy import Policy, dump_policy, load_policy
+from lavise.flows.past_audits.expectations import judge_run
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_atomically, write_json
-from lavise.storage.tracking import NullRun, Run, Tracker
+from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
+from lavise.tasks.expectations.judging import JudgedWord
 from lavise.tasks.history.filter_matching import SUMMARY_FILE, TABLE_FILE
 from lavise.tasks.history.policy_verdicts import RuleVerdict, apply_rules, collect_metrics, has_passed
 
@@ -64,7 +68,13 @@ def check_policy(policy: Policy, folder: Path, diff_folder: Path | None) -> tupl
         summary = json.loads((diff_folder / SUMMARY_FILE).read_text("utf-8"))
         rows = parquet.read_table(diff_folder / TABLE_FILE).to_pylist()
     metrics = collect_metrics(json.loads((folder / file_names.METRICS).read_text("utf-8")), summary)
-    return apply_rules(policy, metrics, parquet.read_table(folder / file_names.FILTERS).to_pylist(), rows)
+
+    @cache
+    def judge(expected: ExpectSettings) -> tuple[JudgedWord, ...]:
+        return judge_run(open_past_run(str(folder), NullTracker(), folder), expected).words
+
+    filters = parquet.read_table(folder / file_names.FILTERS).to_pylist()
+    return apply_rules(policy, metrics, filters, rows, judge)
 
 
 def record_verdict(

@@ -74,6 +74,18 @@ class PastRun:
         found: dict[str, Any] = json.loads((self.folder / file_names.METRICS).read_text("utf-8"))
         return found
 
+    def find_root(self) -> Path:
+        """The state folder that the run folder lies in; else that of its settings where it is here, else this one's."""
+        if self.folder.parent.name == "runs":
+            return self.folder.parents[1]
+        own = self.config.storage.root
+        return find_state_root(own if own is not None and own.is_dir() else None)
+
+    def open_store(self) -> ArtefactStore | None:
+        """What the audit has computed, where some of it is still here; nothing is made where it is not."""
+        root = self.find_root()
+        return ArtefactStore(root) if (root / "artefacts").is_dir() else None
+
     def find_artefact(self, store: ArtefactStore, stage: Stage, role: str = "", position: int = 0) -> Handle | None:
         """What a stage of the audit itself made then, if the store still has it.
 

@@ -199,6 +199,7 @@ class Reaudit:
         except Exception as err:
             log.exception("the audit of %s failed", found.name)
             return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
+        self.tracker.resume(result.run_id).set_tags({STATE_TAG: "audited"})
         return CheckpointOutcome(found.name, "audited", result.run_id, result.gate)
 
     def _record(self, found: FoundCheckpoint, outcome: Outcome, error: Exception) -> CheckpointOutcome:

@@ -17,6 +17,7 @@ from lavise.storage.models.class_names import ClassNames
 from lavise.storage.models.classifier_head import AnswerRule, LinearHead
 from lavise.storage.models.target_model import TargetModel
 from lavise.storage.state.artefacts import Handle
+from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.analyses import kinds
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
@@ -55,6 +56,11 @@ class ExplainedLayer(Protocol):
 
     def activations(self, role: Role) -> Handle: ...
     def thresholds(self, role: Role) -> Handle: ...
+    @property
+    def vocabulary(self) -> Given[Vocabulary]: ...
+    def made(self, stage: Stage) -> Handle | None:
+        """What a stage made of this layer, an analysis before this one (by its place) among them; None where it has not
+        run."""
 
 
 def classifier_of(layer: ExplainedLayer) -> AuditedClassifier:

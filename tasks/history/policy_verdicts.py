@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lavise.configs.errors import UserError
-from lavise.configs.policy import MetricRule, Policy, WordRule
+from lavise.configs.expectations import MUST_NOT, ExpectSettings
+from lavise.configs.policy import ExpectationRule, MetricRule, Policy, WordRule
+from lavise.tasks.expectations.judging import BROKEN, IN_WORDS, UNCLEAR, JudgedWord
 from lavise.tasks.history.metric_names import flatten_metrics
 
 DIFF_PREFIX = "diff/"
@@ -38,6 +40,7 @@ DIFF_METRICS = (
 )
 """Names, without `diff/`, that a rule may use before there is a predecessor."""
 Metrics = Mapping[str, Mapping[str, float]]
+Judge = Callable[[ExpectSettings], Sequence[JudgedWord]]
 Outcome = Literal["passed", "failed", "not_applicable"]
 _NUM_CLOSE = 5
 _NUM_SHOWN = 5
@@ -88,6 +91,7 @@ def apply_rules(
     metrics: Metrics,
     filters: Sequence[Mapping[str, Any]],
     diff_rows: Sequence[Mapping[str, Any]] | None,
+    judge: Judge | None = None,
 ) -> tuple[RuleVerdict, ...]:
     """A verdict for each rule and each layer that it holds for, in the policy's and the run's order.
 
@@ -95,6 +99,7 @@ def apply_rules(
         metrics: what `collect_metrics` gives.
         filters: rows of filters.parquet.
         diff_rows: rows of diff.parquet; None where there is no predecessor.
+        judge: what became of expected words, of all layers; asked where a rule expects some.
 
     Raises:
         UserError: rules name metrics or layers that the run does not have; one line for each.
@@ -109,6 +114,9 @@ def apply_rules(
                 verdicts.append(RuleVerdict(rule.title, layer, "not_applicable", reason, rule.allowed))
             elif isinstance(rule, MetricRule):
                 verdicts.append(_check_metric(rule, layer, metrics[layer]))
+            elif isinstance(rule, ExpectationRule):
+                judged = judge(rule.expect) if judge else ()
+                verdicts.append(_check_expectation(rule, layer, [row for row in judged if row.layer == layer]))
             else:
                 rows = [row for row in filters if row["layer"] == layer]
                 verdicts.append(_check_words(rule, layer, rows, statuses.get(layer, {})))
@@ -154,8 +162,12 @@ def _name_close(name: str, known: Sequence[str]) -> str:
     return ", ".join(difflib.get_close_matches(name, known, n=_NUM_CLOSE, cutoff=0))
 
 
-def _applies(rule: MetricRule | WordRule, found: Mapping[str, float], statuses: Mapping[int, str] | None) -> bool:
+def _applies(
+    rule: MetricRule | WordRule | ExpectationRule, found: Mapping[str, float], statuses: Mapping[int, str] | None
+) -> bool:
     """Whether the rule needs no predecessor, or the layer was compared with one."""
+    if isinstance(rule, ExpectationRule):
+        return True
     if isinstance(rule, WordRule):
         return not rule.needs_predecessor or statuses is not None
     return not rule.metric.startswith(DIFF_PREFIX) or any(name.startswith(DIFF_PREFIX) for name in found)
@@ -215,6 +227,21 @@ def _check_words(
     more = len(offending) - _NUM_SHOWN
     found = "; ".join([*shown, f"and {_count(more, 'more filter')}"] if more > 0 else shown)
     return RuleVerdict(rule.title, layer, "failed", found, rule.allowed, tuple(offending))
+
+
+def _check_expectation(rule: ExpectationRule, layer: str, judged: Sequence[JudgedWord]) -> RuleVerdict:
+    """Fails by a broken word, and by one that cannot be told unless the rule lets it pass."""
+    if not judged:
+        return RuleVerdict(rule.title, layer, "failed", "not looked at", rule.allowed)
+    against = {BROKEN, UNCLEAR} if rule.unclear == "fails" else {BROKEN}
+    wrong = [row for row in judged if row.outcome in against]
+    filters = sorted({u for row in wrong if row.expected == MUST_NOT for u in row.filters})
+    shown = [row for row in judged if row.outcome in (BROKEN, UNCLEAR)]
+    found = "; ".join(
+        f"{row.expected.replace('_', ' ')} {row.word}: {IN_WORDS[row.outcome]}, {row.why}" for row in shown
+    )
+    outcome: Outcome = "failed" if wrong else "passed"
+    return RuleVerdict(rule.title, layer, outcome, found or f"all {len(judged)} met", rule.allowed, tuple(filters))
 
 
 def _fold(word: str) -> str:

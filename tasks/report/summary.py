@@ -55,11 +55,15 @@ def _describe_reading(*parts: Dataset) -> str:
     return ". ".join(said)
 
 
-def describe_run(by_layer: Mapping[str, Mapping[str, Any]], compared: Compared | None) -> str:
+def describe_run(
+    by_layer: Mapping[str, Mapping[str, Any]], compared: Compared | None, run_id: str = "", place: str | None = None
+) -> str:
     """What came of the audit, in a few lines of markdown; MLflow shows it as the run's description.
 
     Args:
         by_layer: of metrics.json.
+        place: of the run in MLflow's pages, as `experiments/1/runs/ID`, for links and a picture; these are relative, so
+            that they hold on whatever server shows the store.
     """
     lines = []
     for layer, found in by_layer.items():
@@ -68,12 +72,25 @@ def describe_run(by_layer: Mapping[str, Mapping[str, Any]], compared: Compared |
         lines += [f"  - {_make_sentence_plain(sentence)}" for sentence in others]
     if compared:
         lines.append(f"- compared with run `{compared.run_id}` ({make_plain(compared.title)}):")
-        lines += [
-            f"  - `{make_plain(layer)}`: {found['num_same']} filters the same, {found['num_changed']} changed, "
-            f"{found['num_lost']} lost, {found['num_new_filters']} new"
-            for layer, found in compared.layers.items()
-        ]
-    return "\n".join([*lines, "- look at report.html, overview.png and tables/ among the artifacts"])
+        lines += [f"  - `{make_plain(layer)}`: {_count_changes(own)}" for layer, own in compared.layers.items()]
+    if place is None:
+        return "\n".join([*lines, "- look at report.html, overview.png and tables/ among the artifacts"])
+    links = (("report", "report.html"), ("filters", "tables/filters.json"), ("words", "tables/explanations.json"))
+    shown = ", ".join(f"[{text}](#/{place}/artifacts/{path})" for text, path in links)
+    picture = f"![The most confident filters](get-artifact?path=overview.png&run_uuid={run_id})"
+    return "\n".join([f"- look at: {shown}", *lines, "", picture])
+
+
+def summarise_changes(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line for all layers, as a tag: `bn2: 1280 filters the same, 0 changed, 0 lost, 0 new`."""
+    return "; ".join(f"{layer}: {_count_changes(own)}" for layer, own in layers.items())
+
+
+def _count_changes(found: Mapping[str, Any]) -> str:
+    return (
+        f"{found['num_same']} filters the same, {found['num_changed']} changed, {found['num_lost']} lost, "
+        f"{found['num_new_filters']} new"
+    )
 
 
 def make_plain(text: str, further: str = "") -> str:

@@ -55,7 +55,7 @@ def test_the_report_works_in_a_browser(shown: dict[str, Any]) -> None:
 
 def test_tables_have_rows_and_show_themselves(shown: dict[str, Any]) -> None:
     tables = {line: value for line, value in shown.items() if hasattr(value, "columns")}
-    assert len(tables) == 6
+    assert len(tables) == 7
     assert all("<table" in table._repr_html_() for table in tables.values())
     filled = [line for line, table in tables.items() if len(table)]
     assert {"audit.recall", 'audit.classes.query("rank <= 3")'} <= set(filled)

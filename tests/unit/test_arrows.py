@@ -27,7 +27,7 @@ WINGS = {
         {"masks"},
         {"explainer"},
         {"words"},
-        {"evaluation", "group_bias", "classifier"},
+        {"evaluation", "group_bias", "classifier", "expectations"},
         {"analyses"},
         {"report"},
         {"history"},

@@ -10,7 +10,7 @@ import pytest
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import RENAMED, describe_identity, dump_config, load_config
-from lavise.configs.schema import BiasSettings, CauseSettings, ClassSettings
+from lavise.configs.schema import BiasSettings, CauseSettings, ClassSettings, ExpectSettings
 from tests.unit.configs.yaml_files import write
 
 _SMALL_CONFIG = """
@@ -34,6 +34,7 @@ _WITHOUT_INFLUENCE = (
     *("bias." + key for key in BiasSettings.model_fields),
     *("classes." + key for key in ClassSettings.model_fields),
     *("causes." + key for key in CauseSettings.model_fields),
+    *("expect." + key for key in ExpectSettings.model_fields),
     "report.images_per_filter",
     "report.thumbnail_px",
     "report.max_size_mb",

@@ -124,7 +124,7 @@ def test_all_faults_are_reported_at_once_with_what_is_allowed(tmp_path: Path) ->
         "train.objective: found 'hing'; allowed: 'hinge', 'cosine' or 'softmax'",
         "train.dropout: found 1; allowed: input should be less than 1",
         "seeed: unknown key; allowed: name, seed, device, model, reference, target, words, extract, statistics, train, "
-        "explainer, transfer, explain, evaluate, bias, classes, causes, diff, report, tracking, storage; "
+        "explainer, transfer, explain, evaluate, bias, classes, causes, expect, diff, report, tracking, storage; "
         "did you mean seed?",
     ]
 

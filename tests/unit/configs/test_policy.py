@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from pydantic import ValidationError
 
 from lavise.configs.errors import UserError
 from lavise.configs.loading import list_presets
-from lavise.configs.policy import MetricRule, Policy, WordRule, dump_policy, list_policies, load_policy
+from lavise.configs.policy import ExpectationRule, MetricRule, Policy, WordRule, dump_policy, list_policies, load_policy
 
-EITHER = "allowed: either metric (with at_least, at_most) or forbidden_words (with status, num_words)"
+KINDS = "metric (with at_least, at_most), forbidden_words (with status, num_words) and expect (with unclear)"
+EITHER = f"allowed: one of {KINDS}"
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -23,7 +25,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def load_rule(tmp_path: Path, rule: str) -> MetricRule | WordRule:
+def load_rule(tmp_path: Path, rule: str) -> MetricRule | WordRule | ExpectationRule:
     return load_policy(write(tmp_path, f"name: gate\nrules: [{rule}]\n")).rules[0]
 
 
@@ -146,7 +148,7 @@ def test_the_default_shows_both_kinds_of_rules() -> None:
 @pytest.mark.parametrize(
     ("rule", "line"),
     [
-        ("5", "rules.0: found 5; allowed: a mapping with metric or forbidden_words"),
+        ("5", "rules.0: found 5; allowed: a mapping with metric, forbidden_words or expect"),
         ("{}", f"rules.0: found no key; {EITHER}"),
         ("{metrik: m, at_least: 1}", f"rules.0: found metrik, at_least; {EITHER}"),
         ("{metric: m, forbidden_words: [a]}", f"rules.0: found metric, forbidden_words; {EITHER}"),
@@ -329,3 +331,26 @@ def test_dump_reads_back_equal(
     path.write_text(dump_policy(policy), "utf-8")
     assert load_policy(path) == policy
     assert all("\n" not in rule.allowed for rule in rules)
+
+
+def test_a_rule_that_expects_words(tmp_path: Path) -> None:
+    rule = load_rule(tmp_path, "{expect: {must: [dog, cat, fox, cow], must_not: watermark, by: causes}, layer: bn2}")
+    assert isinstance(rule, ExpectationRule)
+    assert (rule.expect.must_not, rule.unclear, rule.allowed) == (("watermark",), "fails", "as expected")
+    assert rule.title == "must matter: dog, cat, fox and 1 more; must not matter: watermark in bn2"
+    policy = load_policy(write(tmp_path, "name: gate\nrules: [{expect: {must: dog}, unclear: passes}]\n"))
+    assert load_policy(write(tmp_path, dump_policy(policy))) == policy
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ("{expect: {}}", "rules.0.expect: .*no expected word; give must, must_not or both"),
+        ("{expect: {must: dog}, unclear: maybe}", "rules.0.unclear: found 'maybe'; allowed: 'fails' or 'passes'"),
+        ("{expect: {must: dog, must_not: dog}}", "rules.0.expect: .*found 'dog' in must and in must_not"),
+        ("{expect: {mus: dog}}", "rules.0.expect.mus: unknown key; .*did you mean must"),
+    ],
+)
+def test_a_fault_of_what_is_expected(tmp_path: Path, rule: str, line: str) -> None:
+    (found,) = fault_lines(tmp_path, f"name: gate\nrules: [{rule}]\n")
+    assert re.match(line, found), found

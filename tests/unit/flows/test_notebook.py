@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from PIL import Image
 from lavise.configs.errors import UserError
 from lavise.configs.roles import Role
 from lavise.configs.schema import ExtractSettings
-from lavise.flows.notebook import Audit, open_audit
+from lavise.flows import notebook
+from lavise.flows.notebook import Audit, AuditComparison, open_audit
 from lavise.flows.shared.extraction import extract_layers
 from lavise.storage.datasets.readers.image_folder import load_image_folder_target
 from lavise.storage.state.artefacts import ArtefactStore
@@ -86,15 +91,16 @@ def test_a_word_is_found_where_it_is_believed_the_surest_first(tmp_path: Path) -
 def test_recall_is_a_row_for_each_method_and_s(tmp_path: Path) -> None:
     audit = make_audit(tmp_path)
     metrics = audit.past.read_metrics()
-    cells = {"5": {"recall": 0.5, "low": 0.4}, "10": {"recall": 0.75, "low": 0.6}}
+    cells = {"10": {"high": 0.9, "low": 0.6, "value": 0.75}, "5": {"high": 0.6, "low": 0.4, "value": 0.5}}
     metrics["layers"]["tail"]["recall"] = {"closed": {"original": cells}, "open": {"original": {"5": cells["5"]}}}
     write_json(audit.folder / "metrics.json", metrics)
     found = audit.recall.to_dict("records")
-    assert [(r["vocabulary"], r["s"], r["recall"]) for r in found] == [
-        ("closed", 10, 0.75),
+    assert [(r["vocabulary"], r["s"], r["value"]) for r in found] == [
         ("closed", 5, 0.5),
+        ("closed", 10, 0.75),
         ("open", 5, 0.5),
     ]
+    assert list(audit.recall.columns) == ["layer", "vocabulary", "method", "s", "value", "low", "high"]
     assert {(r["layer"], r["method"]) for r in found} == {("tail", "original")}
 
 
@@ -104,7 +110,8 @@ def test_recall_is_a_row_for_each_method_and_s(tmp_path: Path) -> None:
 def test_each_table_of_an_analysis_is_an_attribute(tmp_path: Path) -> None:
     audit = make_audit(tmp_path)
     names = [t.attribute for a in list_analyses() for t in a.tables if t.attribute]
-    assert {"classes", "causes", "answers", "differences", "differing_words"} == set(names) <= set(dir(audit))
+    expected = {"classes", "causes", "answers", "differences", "differing_words", "expectations", "expected_filters"}
+    assert expected == set(names) <= set(dir(audit))
     for name in names:
         with pytest.raises(UserError, match=rf"run {RUN} has no \w+\.parquet; allowed: an audit with that analysis"):
             getattr(audit, name)
@@ -245,3 +252,112 @@ def test_a_filter_shows_its_words_as_text(tmp_path: Path) -> None:
     assert "<script>" not in page
     assert "<table" in page
     assert "unexplained: the pictures do not agree" in audit.filter(1)._repr_html_()
+
+
+def test_a_run_folder_without_its_state_has_words_and_no_pictures(tmp_path: Path) -> None:
+    audit = make_audit(tmp_path)
+    write_rows(audit, "explanations.parquet", [], EXPLANATIONS_SCHEMA)
+    copied = open_audit(str(shutil.copytree(audit.folder, tmp_path / "elsewhere" / "<b>copied")))
+    page = copied.filter(0)._repr_html_()
+    assert "<h4>tail, filter 0: dog</h4><p>no pictures here: audit: the activations of run &lt;b&gt;copied" in page
+    assert "<table" in page
+    assert "<img" not in page
+    gallery = copied.gallery("dog")._repr_html_()
+    assert gallery.count("no pictures here") == 1
+    assert "tail 0: dog (0.50)" in gallery
+    assert "<h3>tiny</h3>" in copied._repr_html_()
+
+
+def test_pictures_that_are_gone_leave_the_words(tmp_path: Path) -> None:
+    audit = make_audit_with_images(tmp_path)
+    write_rows(audit, "explanations.parquet", [], EXPLANATIONS_SCHEMA)
+    assert "<img" in audit.filter(0)._repr_html_()
+    (tmp_path / "target" / "2.png").write_bytes(b"no picture")
+    page = open_audit(str(audit.folder)).filter(0)._repr_html_()
+    assert "a picture of the target cannot be read any more" in page
+    assert "<table" in page
+
+
+def test_on_a_plain_console_everything_is_text(tmp_path: Path) -> None:
+    audit = make_audit(tmp_path, TWO_LAYERS)
+    write_rows(audit, "causes.parquet", [{"word": "a"}])
+    assert repr(audit) == (
+        f"Audit of tiny, run {RUN}\n  body: 1 of 2\n  tail: 2 of 3\n  tables: filters, words, recall, causes"
+    )
+    write_rows(
+        audit, "explanations.parquet", [{"layer": "tail", "filter": 1, "rank": 1, "word": "cat"}], EXPLANATIONS_SCHEMA
+    )
+    lines = repr(audit.filter(1, "tail")).splitlines()
+    assert lines[0] == "tail, filter 1: cat"
+    assert lines[1].split() == ["rank", "word", "share", "confidence", "auroc"]
+    assert repr(audit.gallery("cat")) == "2 filters explained by cat\n  body 0: cat (0.50)\n  tail 1: cat (0.50)"
+
+
+def test_a_gallery_is_a_sequence_of_the_surest_filters(tmp_path: Path) -> None:
+    audit = make_audit_with_images(tmp_path)
+    rows = make_filters("tail", ["dog", "<i>dog", "dog", "dog"])
+    for number, row in enumerate(rows):
+        row |= {"confidence": number / 10, "top_images": ["2.png"], "threshold": 0.0}
+    write_rows(audit, "filters.parquet", rows, FILTERS_SCHEMA)
+    found = open_audit(str(audit.folder)).gallery("dog", most=2)
+    assert ([view.number for view in found], len(found), found[0].number) == ([3, 2], 2, 3)
+    page = found._repr_html_()
+    assert "<h4>3 filters explained by dog, the 2 most confident</h4>" in page
+    assert page.count("<img") == 2
+    hostile = open_audit(str(audit.folder)).gallery("<i>dog")._repr_html_()
+    assert "<i>" not in hostile
+    assert "1 filter explained by &lt;i&gt;dog" in hostile
+
+
+# Expected words, and two audits
+
+
+def test_words_are_expected_from_a_notebook(tmp_path: Path) -> None:
+    audit = make_audit(tmp_path)
+    write_rows(audit, "explanations.parquet", [], EXPLANATIONS_SCHEMA)
+    found = audit.expect(must="dog", must_not=["tree", "moon"])
+    assert list(zip(found["word"], found["outcome"], strict=True)) == [
+        ("dog", "met"),
+        ("tree", "broken"),
+        ("moon", "unclear"),
+    ]
+    with pytest.raises(UserError, match=r"^expect: run a+ has no expected words of its own; give some"):
+        audit.expect()
+
+
+def test_tables_that_editors_know_are_those_of_the_analyses() -> None:
+    """Declared for type checkers alone, so that no kind is named at run time."""
+    tree = ast.parse(Path(notebook.__file__).read_text("utf-8"))
+    declared = {
+        entry.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for entry in node.body
+        if isinstance(entry, ast.FunctionDef)
+    }
+    assert declared == {t.attribute for a in list_analyses() for t in a.tables if t.attribute}
+
+
+def test_a_comparison_shows_itself(tmp_path: Path) -> None:
+    counts = {"num_old": 4, "num_same": 1, "num_changed": 2, "num_lost": 1, "num_new_filters": 0, "share_kept": 0.25}
+    words = {"words_gained": ["<b>"], "words_lost": []}
+    write_json(tmp_path / "diff.json", {"old_run": "a", "layers": {"tail": {**counts, **words}}})
+    statuses = [("same", 1.0), ("changed", 0.8), ("lost", None), ("changed", 0.6)]
+    rows = [{"layer": "tail", "status": status, "similarity": value} for status, value in statuses]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "diff.parquet")
+    found = AuditComparison("a", "b", tmp_path)
+    assert found.summary["num_same"].tolist() == [1]
+    assert found.changes["status"].tolist() == ["lost", "changed", "changed"]
+    assert found.changes["similarity"].tolist()[1:] == [0.6, 0.8]
+    assert repr(found).startswith("run b compared with a\nlayer ")
+    assert "&lt;b&gt;" in found._repr_html_()
+    assert found.page == tmp_path / "diff.html"
+
+
+def test_what_notebooks_use_is_at_the_top_and_imports_nothing_before() -> None:
+    code = (
+        "import sys, lavise; early = {'torch', 'pandas', 'mlflow', 'pydantic'} & set(sys.modules); "
+        "print(sorted(early), lavise.compare.__module__, 'open_audit' in dir(lavise), hasattr(lavise, 'nothing'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] lavise.flows.notebook True False"

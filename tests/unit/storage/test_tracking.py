@@ -404,7 +404,9 @@ def test_number_that_json_lacks_is_no_table(tracker: MlflowTracker) -> None:
 
 
 def test_store_without_a_server_has_no_pages(tracker: MlflowTracker) -> None:
-    assert tracker.link(tracker.start("audit", {}).run_id) is None
+    run = tracker.start("audit", {})
+    assert tracker.link(run.run_id) is None
+    assert str(tracker.place(run.run_id)).endswith(f"/runs/{run.run_id}")
 
 
 def test_page_of_a_run(tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,17 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
+from lavise.flows.command_line.commands import app
+from lavise.flows.command_line.printed_report import cut_page
 from tests.browser import HOW_TO_GET_ONE, Watched, find_browser, open_browser, open_context, wait_opened
 from tests.unit.tasks.report_fixtures import MARKUP, RICH_LAYER, RIGHT_TO_LEFT, STRANGE, write_rich_report
 
@@ -42,6 +47,43 @@ def page(browser: Any, address: str) -> Iterator[Watched]:
     for watched in open_context(browser):
         watched.goto(address)
         yield watched
+
+
+# ---------------------------------------------------------------- lavise report --pdf
+
+
+def test_what_is_printed_has_the_first_filters_with_their_pictures(browser: Any, address: str, tmp_path: Path) -> None:
+    """And the page's policy finds nothing wrong with it."""
+    report = Path(unquote(urlsplit(address).path)).read_text("utf-8")
+    (tmp_path / "cut.html").write_text(cut_page(report, 5, with_sections=False), "utf-8")
+    for page in open_context(browser):
+        page.goto((tmp_path / "cut.html").as_uri())
+        page.emulate_media(media="print")
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        shown = [card for card in page.locator("#cards .card").all() if card.is_visible()]
+        assert len(shown) == 5
+        assert all(card.locator("img").count() for card in shown)
+        sections = page.locator("main > section").all()
+        assert [s.get_attribute("id") for s in sections if s.is_visible()] == ["filters"]
+        assert page.is_visible("h1")
+
+
+def test_a_report_is_printed_by_the_browser_itself(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAVISE_BROWSER", str(find_browser()))
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path))
+    folder, out = tmp_path / "runs" / ("d" * 32), tmp_path / "on paper.pdf"
+    folder.mkdir(parents=True)
+    shutil.copyfile(unquote(urlsplit(address).path), folder / "report.html")
+    runner = CliRunner()
+    assert runner.invoke(app, ["report", "d" * 32]).stdout.strip() == str(folder / "report.html")
+    done = runner.invoke(app, ["report", "d" * 32, "--pdf", "--out", str(out), "--filters", "5"])
+    assert (done.exit_code, done.stdout.strip()) == (0, str(out)), done.stderr
+    content = out.read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert content.count(b"/Subtype /Image") >= 5
+    assert [path.name for path in folder.iterdir()] == ["report.html"]
 
 
 # ---------------------------------------------------------------- gallery

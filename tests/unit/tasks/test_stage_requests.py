@@ -26,6 +26,7 @@ from lavise.configs.schema import (
     ClassSettings,
     DiffSettings,
     EvaluateSettings,
+    ExpectSettings,
     ExplainerSettings,
     ExplainSettings,
     ExtractSettings,
@@ -43,6 +44,7 @@ from lavise.storage.words.word_vectors import Vocabulary
 from lavise.tasks.activations.extract import ExtractionInputs
 from lavise.tasks.activations.layer_maps import MappedNetwork
 from lavise.tasks.activations.thresholds import THRESHOLDS, ThresholdInputs
+from lavise.tasks.analyses.kinds.expectations import ExpectInputs
 from lavise.tasks.classifier.ablation import CauseInputs
 from lavise.tasks.classifier.attribution import ContributionInputs
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
@@ -368,6 +370,35 @@ KNOWN: list[tuple[StageInputs, dict[str, Any], dict[str, str]]] = [
             **CLASSIFIER_SETTINGS,
         },
         {"data": "data", "activations": "a"},
+    ),
+    (
+        ExpectInputs(
+            "tail",
+            WORDS,
+            handle("e"),
+            handle("a"),
+            handle("v"),
+            handle("d"),
+            VOCABULARY,
+            None,
+            handle("c"),
+            ExpectSettings(must=("dog",)),
+            "en",
+        ),
+        {
+            **ExpectSettings(must=("dog",)).model_dump(mode="json"),
+            "words": digest_of([["cat"], []]),
+            "layer": "tail",
+            "language": "en",
+        },
+        {
+            "explained": "e",
+            "activations": "a",
+            "validation": "v",
+            "detection": "d",
+            "vocabulary": "vocabulary",
+            "causes": "c",
+        },
     ),
     (
         DiffInputs(audited_layer("old"), audited_layer("new"), DiffSettings(), 3, CLUSTER),

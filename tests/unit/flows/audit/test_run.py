@@ -174,6 +174,14 @@ def test_a_run_bears_its_settings_and_the_occasion(tracker: MlflowTracker, tmp_p
     assert "model.num_classes" not in params  # which is None
 
 
+def test_a_run_is_called_as_its_flow_run_is(tracker: MlflowTracker, tmp_path: Path) -> None:
+    config = make_config(tmp_path, words={"vectors": str(tmp_path / "no.txt")})
+    occasion = Occasion(checkpoint_name="epoch 9.pt", run_name="tiny of Monday")
+    with pytest.raises(UserError):
+        run_audit(config, tracker, no_progress, occasion=occasion)
+    assert [record.name for record in runs_of(tracker, config)] == ["tiny of Monday"]
+
+
 def test_a_password_is_not_written_down(tracker: MlflowTracker, tmp_path: Path) -> None:
     uri = "http://someone:secret@127.0.0.1:5000"
     config = make_config(tmp_path, words={"vectors": str(tmp_path / "no.txt")}, tracking={"uri": uri})

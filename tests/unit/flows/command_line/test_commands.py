@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow.parquet as parquet
 import pytest
 import typer
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -21,12 +22,13 @@ from lavise.configs.errors import UserError
 from lavise.flows.command_line.commands import app
 from lavise.flows.command_line.guard import guard
 from lavise.storage.tracking import MlflowTracker
+from lavise.tasks.words.tables import EXPLANATIONS_SCHEMA
 from tests.unit.flows.helpers import UNKNOWN_RUN, make_config, make_tracker, write_run_folder
 from tests.unit.tasks.helpers import write_image
 
 COMMANDS = (
     *("run", "demo", "bias", "layers", "presets", "init", "config", "runs", "open", "up"),
-    *("reaudit", "diff", "gate", "review", "rerun", "doctor", "gc"),
+    *("reaudit", "diff", "gate", "review", "expect", "report", "rerun", "doctor", "gc"),
 )
 UNTRACKED = ("--set", "tracking.enabled=false")
 # Arguments, and a part of the answer; how click words its own is not tested.
@@ -50,6 +52,10 @@ MISTAKES = [
     (["gate", "abcd", "--policy", "default"], "run: found 'abcd'; none in"),
     (["review", "abcd", "notes.csv"], "run: found 'abcd'; none in"),
     (["review", "latest"], "Missing argument"),
+    (["expect", "abcd", "--must", "dog"], "run: found 'abcd'; none in"),
+    (["expect", "latest", "--by", "feeling"], "--by"),
+    (["report", "abcd", "--pdf"], "run: found 'abcd'; none in"),
+    (["report", "latest", "--filters", "301"], "--filters"),
     (["up", "--prefect-port", "0"], "--prefect-port"),
     (["up", "--watch", ".", "--every", "1"], "--every"),
     (["reaudit", "demo"], "--folder, --model, --source: give one of them"),
@@ -113,7 +119,7 @@ def test_each_argument_and_option_is_explained(command: str) -> None:
 
 def test_json_is_offered_by_whatever_answers_a_question() -> None:
     offering = {command for command in COMMANDS if "--json" in invoke(command, "--help").stdout}
-    assert offering == set(COMMANDS) - {"presets", "init", "open", "up"}
+    assert offering == set(COMMANDS) - {"presets", "init", "open", "report", "up"}
 
 
 def test_no_summary_is_cut() -> None:
@@ -316,6 +322,40 @@ def test_a_gate_passes_or_ends_with_3(
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["outcome"], answer["run_id"]) == (outcome, run.run_id)
     assert json.loads((folder / "gate.json").read_text("utf-8")) == answer
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "outcomes"),
+    [
+        (["--must", "dog"], 0, ["met"]),
+        (["--must", "dog", "--must-not", "TREE"], 3, ["met", "broken"]),
+        (["--must-not", "moon"], 0, ["unclear"]),
+        (["--must", "animal", "--relatives", "forms"], 0, ["unclear"]),
+        ([], 3, ["broken"]),
+    ],
+)
+def test_words_are_expected_of_an_audit_or_ends_with_3(
+    tmp_path: Path, words: list[str], code: int, outcomes: list[str]
+) -> None:
+    """It has filters for dog, cat and tree; of its own it expects no cat."""
+    settings = make_config(tmp_path, tracking={"enabled": False}, expect={"must_not": ["cats"]})
+    folder = write_run_folder(tmp_path / "runs" / ("e" * 32), settings)
+    parquet.write_table(EXPLANATIONS_SCHEMA.empty_table(), folder / "explanations.parquet")
+    done = invoke("expect", folder, *words, "--json")
+    assert done.exit_code == code, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert [row["outcome"] for row in answer["words"]] == outcomes
+    assert answer["num_broken"] == outcomes.count("broken")
+    assert f"{outcomes.count('broken')} broken" in done.stdout
+
+
+def test_words_that_cannot_be_expected_are_named(tmp_path: Path) -> None:
+    folder = write_run_folder(tmp_path / "runs" / ("e" * 32), make_config(tmp_path, tracking={"enabled": False}))
+    for words, line in ((["--must", "a", "--must-not", "A"], "in must and in must_not"), ([], "give some with --must")):
+        done = invoke("expect", folder, *words)
+        assert done.exit_code == 2
+        assert done.stderr.startswith("lavise: expect: ")
+        assert line in done.stderr
 
 
 # A command of one's own

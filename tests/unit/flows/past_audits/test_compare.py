@@ -36,7 +36,7 @@ from lavise.storage.tracking import NullTracker
 from lavise.tasks.engine.cluster import StatisticsCluster
 from lavise.tasks.engine.stage import StageRunner, describe_artefacts, run_inline
 from lavise.tasks.history.filter_matching import AuditedLayer
-from lavise.tasks.report.summary import describe_run
+from lavise.tasks.report.summary import describe_run, summarise_changes
 from tests.unit.flows.helpers import ARCH, make_config, make_filters, write_run_folder
 from tests.unit.tasks.helpers import TinyNetwork, write_image
 
@@ -321,7 +321,14 @@ def test_the_runs_description(pair: tuple[Audit, Audit], cluster: StatisticsClus
         "- `body.0`: **6 of 8 filters explained (75%).**",
         "- look at report.html, overview.png and tables/ among the artifacts",
     ]
+    linked = describe_run(by_layer, None, "a1", "experiments/3/runs/a1").splitlines()
+    assert linked[0].startswith("- look at: [report](#/experiments/3/runs/a1/artifacts/report.html), [filters](#/exp")
+    assert linked[1:3] == describe_run(by_layer, None).splitlines()[:2]
+    assert linked[-1] == "![The most confident filters](get-artifact?path=overview.png&run_uuid=a1)"
     found, _ = compare(pair[0], pair[0], cluster)
+    assert summarise_changes({"tail": found.compared.layers["tail"]}) == (
+        "tail: 5 filters the same, 0 changed, 0 lost, 0 new"
+    )
     assert describe_run(by_layer, found.compared).splitlines()[2:-1] == [
         "- compared with run `first` (first):",
         "  - `tail`: 5 filters the same, 0 changed, 0 lost, 0 new",

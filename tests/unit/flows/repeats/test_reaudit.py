@@ -42,7 +42,7 @@ def test_audited_once_then_known(watched: Watched) -> None:
     assert (first.outcome, first.gate) == ("audited", None)
     assert first.run_id
     tags = tags_of(watched.tracker, first.run_id)
-    assert tags["lavise.checkpoint_name"] == "epoch1.pth"
+    assert (tags["lavise.checkpoint_name"], tags[STATE_TAG]) == ("epoch1.pth", "audited")
     assert tags[file_tag(path)] == "seen"
     again = watched.look()["epoch1.pth"]
     assert (again.outcome, again.run_id) == ("known", first.run_id)

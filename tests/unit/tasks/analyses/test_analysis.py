@@ -17,6 +17,7 @@ from lavise.tasks.report.sections.section import list_sections
 from tests.unit.tasks.analyses.explained_layer import SmallLayer, make_config, make_layer
 
 ANALYSES = list_analyses()
+OTHERS_OFF: dict[str, Any] = {"expect": {"must_not": []}}
 each_analysis = pytest.mark.parametrize("analysis", ANALYSES, ids=lambda a: a.name)
 
 
@@ -34,7 +35,7 @@ def are_different(values: Iterable[Any]) -> bool:
 
 
 def test_analyses_come_in_their_order() -> None:
-    assert [a.name for a in ANALYSES] == ["bias", "classes", "causes"]
+    assert [a.name for a in ANALYSES] == ["bias", "classes", "causes", "expect"]
     assert [a.place for a in ANALYSES] == sorted(a.place for a in ANALYSES)
 
 
@@ -61,14 +62,21 @@ def test_each_has_its_section_of_the_report() -> None:
 @each_analysis
 def test_the_setting_that_is_named_switches_it_on_and_off(analysis: Analysis[Any]) -> None:
     section, _, key = analysis.setting.partition(".")
-    on, off = {"groups": ("folder", None), "enabled": (True, False)}[key]
-    assert analysis.is_wanted(make_config(**{section: {key: on}}))
-    assert not analysis.is_wanted(make_config(**{section: {key: off}}))
+    on: Any
+    off: Any
+    on, off = {"groups": ("folder", None), "enabled": (True, False), "must": (["dog"], [])}[key]
+    assert analysis.is_wanted(make_config(**{section: {**OTHERS_OFF.get(section, {}), key: on}}))
+    assert not analysis.is_wanted(make_config(**{section: {**OTHERS_OFF.get(section, {}), key: off}}))
 
 
 @each_analysis
 def test_only_its_own_setting_switches_it(analysis: Analysis[Any]) -> None:
-    off = {"bias": {"groups": None}, "classes": {"enabled": False}, "causes": {"enabled": False}}
+    off = {
+        "bias": {"groups": None},
+        "classes": {"enabled": False},
+        "causes": {"enabled": False},
+        "expect": {"must": [], "must_not": []},
+    }
     others = {section: value for section, value in off.items() if section != analysis.setting.partition(".")[0]}
     assert len(others) == len(off) - 1
     assert analysis.is_wanted(make_config(**others))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lavise.configs.errors import UserError
-from lavise.configs.policy import MetricRule, Policy, WordRule, load_policy
+from lavise.configs.expectations import ExpectSettings
+from lavise.configs.policy import ExpectationRule, MetricRule, Policy, WordRule, load_policy
+from lavise.tasks.expectations.evidence import Evidence
+from lavise.tasks.expectations.judging import JudgedWord, judge_layer
 from lavise.tasks.history.filter_matching import DiffSummary, summarise
 from lavise.tasks.history.policy_verdicts import (
     DIFF_METRICS,
@@ -405,3 +409,48 @@ def test_default_policy_on_rows_as_they_are_stored(tmp_path: Path) -> None:
         ("failed", (1,)),
     ]
     assert not has_passed(compared)
+
+
+# Expected words
+
+
+def judge_nothing(layer: str, outcomes: dict[str, str]) -> Callable[[ExpectSettings], list[JudgedWord]]:
+    """What became of each word, whatever is asked."""
+
+    def judge(expected: ExpectSettings) -> list[JudgedWord]:
+        evidence = Evidence(layer, [{"filter": 3, "explained": True, "words": ["moon"], "confidence": 0.5}], [])
+        judged, _ = judge_layer(evidence, expected)
+        return [replace(row, outcome=outcomes.get(row.word, row.outcome)) for row in judged]
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "unclear", "outcome"),
+    [
+        ({"dog": "met"}, "fails", "passed"),
+        ({"dog": "unclear"}, "fails", "failed"),
+        ({"dog": "unclear"}, "passes", "passed"),
+        ({"dog": "broken"}, "passes", "failed"),
+    ],
+)
+def test_a_rule_expects_words(outcomes: dict[str, str], unclear: str, outcome: str) -> None:
+    rule = ExpectationRule.model_validate({"expect": {"must": "dog"}, "unclear": unclear})
+    policy = Policy(name="gate", rules=(rule,))
+    (verdict,) = apply_rules(policy, {"bn2": {}}, (), None, judge_nothing("bn2", outcomes))
+    assert (verdict.rule, verdict.layer, verdict.outcome) == ("must matter: dog", "bn2", outcome)
+    assert verdict.found == "all 1 met" if outcomes["dog"] == "met" else verdict.found.startswith("must dog: ")
+
+
+def test_filters_of_a_word_that_must_not_matter_are_named() -> None:
+    rule = ExpectationRule.model_validate({"expect": {"must_not": ["moon", "dog"]}, "unclear": "passes"})
+    (verdict,) = apply_rules(Policy(name="gate", rules=(rule,)), {"bn2": {}}, (), None, judge_nothing("bn2", {}))
+    assert (verdict.outcome, verdict.filters) == ("failed", (3,))
+    assert verdict.found.startswith("must not moon: broken, 1 filter says it (moon); ")
+    assert "; must not dog: cannot be told, " in verdict.found
+
+
+def test_what_nobody_has_looked_at_is_not_passed() -> None:
+    rule = ExpectationRule.model_validate({"expect": {"must": "dog"}, "unclear": "passes"})
+    (verdict,) = apply_rules(Policy(name="gate", rules=(rule,)), {"bn2": {}}, (), None)
+    assert (verdict.outcome, verdict.found) == ("failed", "not looked at")

@@ -390,3 +390,23 @@ def test_a_network_without_a_table_of_logits_is_skipped_with_the_reason(tmp_path
     page = render_analyses(replace(layer, model=dense, head=(None, NO_LOGITS)), tmp_path / "found")
     assert page.count("Skipped: the network&#39;s output is no table of class logits.") == 2
     assert "0 of 0 words" not in page
+
+
+def test_expected_words_stand_with_their_outcome_and_as_text(tmp_path: Path) -> None:
+    layer = make_layer(tmp_path / "state", expect={"must": ["cat", MARKUP], "must_not": ["sky"]})
+    expect = next(a for a in list_analyses() if a.name == "expect")
+    (tmp_path / "expect").mkdir()
+    assert expect.compute(expect.inputs(layer), tmp_path / "expect") == {
+        "num_words": 3,
+        "num_met": 1,
+        "num_broken": 1,
+        "num_unclear": 1,
+    }
+    sections = describe_sections([("act", {"expect": tmp_path / "expect"})])
+    size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True), "bands": ""}
+    values = {"layers": [], "qualities": [], "analyses": sections, "diff": None}
+    page = render_page({"Audit": "x"}, values, {}, [], size)
+    assert "Of 3 expected words: 1 met, 1 broken, 1 that cannot be told." in page
+    assert '<b>must not: <bdi>sky</bdi></b> &middot; <span class="mark">broken</span>' in page
+    assert '<a href="#filter-act-0">0</a>, <a href="#filter-act-2">2</a>' in page
+    assert MARKUP not in page
