@@ -44,7 +44,8 @@ def list_commands(work: Path) -> Iterator[tuple[str, list[str]]]:
 
     good, bad = write_good("coco", work / "coco"), work / "bad"
     bad.mkdir()
-    reference = f"reference={{kind: coco, root: '{good['root']}', train_images: images, train_annotations: %s, evaluation_share: 0.5}}"
+    inside = f"root: '{good['root']}', train_images: images, evaluation_share: 0.5"
+    reference = f"reference={{kind: coco, {inside}, train_annotations: %s}}"
     small = ("tracking.enabled=false", "reference.train_scenes=8", "reference.evaluation_scenes=4", "target.scenes=8")
     off = [part for setting in small for part in ("--set", setting)]
     write_text(work / "coco" / "cut.json", '{"images": [')
@@ -57,7 +58,7 @@ def list_commands(work: Path) -> Iterator[tuple[str, list[str]]]:
     write_text(bad / "empty" / "notes.txt", "no pictures here")
     yield (
         "a folder without a picture",
-        ["run", "demo", "--set", f"target={{kind: image_folder, root: '{bad / 'empty'}'}}", *off],
+        ["run", "demo", *off[:6], "--set", f"target={{kind: image_folder, root: '{bad / 'empty'}'}}"],
     )
     write_text(bad / "vectors.txt", "dog 1 0", "cat 1")
     yield "GloVe, a short row", ["run", "demo", "--set", f"words.vectors={bad / 'vectors.txt'}", *off]

@@ -221,7 +221,7 @@ _STATES: tuple[tuple[str, Callable[[State], Any], tuple[str, ...]], ...] = (
     ("infinity in the layer's weights", _fill("tail.weight", float("inf")), _ONLY_REFUSED),
     ("1e38 in the layer's weights", _fill("tail.weight", 1e38), _ONLY_REFUSED),
     ("NaN in a layer before", _fill("stem.bias", float("nan")), _ONLY_REFUSED),
-    ("zeros alone", lambda state: {k: torch.zeros_like(v) for k, v in state.items()}, (READ, REFUSED)),
+    ("weights of zeros alone", lambda state: {k: torch.zeros_like(v) for k, v in state.items()}, (READ, REFUSED)),
     ("a tensor of another shape", _set("tail.weight", torch.zeros(5, 4, 5, 5)), _ONLY_REFUSED),
     ("a tensor of no axis", _set("tail.weight", torch.zeros(())), _ONLY_REFUSED),
     ("a tensor of no number", _set("tail.weight", torch.zeros(0)), _ONLY_REFUSED),

@@ -16,7 +16,17 @@ from benchmarks.bad_inputs.answers import COUNTED, READ, REFUSED, Case, Found, r
 from benchmarks.bad_inputs.good_sets import H, W, encode_picture, write_picture
 
 GROUP = "pictures"
-_FORMATS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "WEBP": "webp", "PPM": "ppm"}
+_FORMATS = {
+    "AVIF": "avif",
+    "JPEG2000": "jp2",
+    "JPEG": "jpg",
+    "PNG": "png",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "TIFF": "tif",
+    "WEBP": "webp",
+    "PPM": "ppm",
+}
 _TENTHS = range(10)
 
 
