@@ -289,7 +289,9 @@ def _make_environment(root: Path, api_url: str, mlflow_url: str) -> dict[str, st
         "PREFECT_HOME": str(root / "prefect"),
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # Its default is any page of any site that a browser on this machine shows; MLflow's is its own already.
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        # Its default is any page of any site that a browser on this machine shows; MLflow's is its own already. Who
+        # may ask does not settle who may write: for that it wants a token, which its clients and its page fetch.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         # In memory, as is the default, slots that were taken when the server was killed stay taken for ever.

@@ -91,13 +91,16 @@ def ask_from(origin: str, url: str, method: str, **headers: str) -> tuple[int, s
 
 
 def test_pages_of_other_sites_are_refused(services: Services) -> None:
-    """A browser asks first whether such a page may send JSON, and lets it read nothing that does not allow it."""
+    """They may read nothing, and write nothing without a token, which they cannot read."""
     own, other = f"http://127.0.0.1:{services.prefect_port}", "http://elsewhere.example"
     prefect, preflight = f"{own}/api/deployments/filter", {"Access_Control_Request_Method": "POST"}
     assert ask_from(own, prefect, "OPTIONS", **preflight) == (200, own)
     assert ask_from(other, prefect, "OPTIONS", **preflight) == (400, None)
-    assert ask_from(other, prefect, "POST")[1] is None
-    assert ask_from(other, prefect, "POST", Content_Type="text/plain")[0] == 422  # what needs no question first
+    assert ask_from(other, prefect, "POST") == (403, None)
+    assert ask_from(own, prefect, "POST")[0] == 403
+    token = f"{own}/api/csrf-token?client=page"
+    assert ask_from(other, token, "GET") == (200, None)  # sent, and kept from the page by its browser
+    assert ask_from(own, token, "GET") == (200, own)
     mlflow = f"{services.mlflow_url}/api/2.0/mlflow/experiments/create"
     assert ask_from(other, mlflow, "POST") == (403, None)
     assert ask_from(own, mlflow, "POST", Host="elsewhere.example") == (403, None)

@@ -36,7 +36,7 @@ VALUES: tuple[Any, ...] = (
     {},
 )
 TEXTS = ("", "x", "-1", "nan", "1e308", "9" * 5000, "²", "../../x", "a\0b", "\x1b[31m", '"', ";", "0x10")
-QUIET = settings(max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=8, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
