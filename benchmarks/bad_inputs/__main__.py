@@ -17,8 +17,10 @@ from benchmarks.bad_inputs.answers import COUNTED, MAX_LINES, READ, REFUSED, Ans
 from benchmarks.bad_inputs.checkpoints import Stranger, make_state
 from benchmarks.bad_inputs.good_sets import write_good, write_text
 from benchmarks.common import save_result
-from benchmarks.environments import REPOSITORY
+from benchmarks.environments import REPOSITORY, write_between
 
+PAGE = REPOSITORY / "docs" / "reliability-inputs.md"
+BEGIN, END = "<!-- begin: python -m benchmarks.bad_inputs -->", "<!-- end: python -m benchmarks.bad_inputs -->"
 _LIMIT_SECONDS = 300
 _EXIT_USER_ERROR = 2
 _SHOWN = 160
@@ -122,6 +124,17 @@ def show(answers: Sequence[Answer]) -> None:
     print(f"\n{len(answers)} inputs: {', '.join(f'{counts[k]} {k}' for k in (REFUSED, COUNTED, READ))}")
 
 
+def write_counts(answers: Sequence[Answer]) -> None:
+    """Into the page, between its marks: how many inputs of each group came to what."""
+    kinds = (REFUSED, COUNTED, READ)
+    lines = [f"| inputs | number | {' | '.join(kinds)} |", "|---|---|---|---|---|"]
+    for group in [*dict.fromkeys(answer.group for answer in answers), ""]:
+        own = [answer.kind for answer in answers if group in ("", answer.group)]
+        cells = [group or "all", str(len(own)), *(str(own.count(kind)) for kind in kinds)]
+        lines.append(f"| {' | '.join(cells)} |")
+    write_between(PAGE, BEGIN, END, lines)
+
+
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -139,6 +152,8 @@ def main() -> None:
     if not arguments.only:
         content = {"counts": Counter(a.kind for a in answers), "inputs": [asdict(a) for a in answers]}
         save_result("bad-inputs", content)
+    if not arguments.only and not arguments.no_commands:
+        write_counts(answers)
     if faults := [answer for answer in answers if answer.fault]:
         for answer in faults:
             print(f"FAULT: {answer.group}: {answer.what}: {answer.fault}: {answer.line}", file=sys.stderr)
