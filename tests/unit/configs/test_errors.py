@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lavise.configs.errors import CheckpointError, UserError
 
 
-@settings(max_examples=50, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(st.text())
 def test_no_text_reaches_the_terminal_as_it_is(text: str) -> None:
     lines = str(UserError(f"field: found {text}")).split("\n")

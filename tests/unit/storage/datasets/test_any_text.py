@@ -18,7 +18,7 @@ from lavise.storage.datasets.predicates import parse_predicate
 
 CONCEPTS = ("dog", "hot dog", "person", "and")
 WORDS = ('"dog"', "dog", "hot_dog", '"hot dog"', "and", "or", "not", "(", ")", ">=", "3", "==", '"', "cat", "\0", "é")
-QUIET = settings(max_examples=50, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # A predicate, and the same in Python over the numbers of each category.
 Trees: Any = st.recursive(
     st.tuples(st.sampled_from(CONCEPTS), st.sampled_from([">=", "<=", "==", ">", "<"]), st.integers(0, 3)),

@@ -34,7 +34,7 @@ PIECES = (
     b"#",
 )
 ANY_BYTES = st.binary(max_size=80) | st.lists(st.sampled_from(PIECES), max_size=16).map(b"".join)
-QUIET = settings(max_examples=80, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = st.dictionaries(
     st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=6),
     st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3),
@@ -55,7 +55,7 @@ def load(path: Path, form: str = "auto") -> WordVectors:
 @pytest.mark.parametrize(
     "form", ["auto", "glove_text", "word2vec_text", "word2vec_binary", "fasttext_bin", "safetensors"]
 )
-@settings(QUIET, max_examples=30)
+@settings(QUIET, max_examples=20)
 @given(content=ANY_BYTES)
 def test_any_bytes_are_vectors_or_refused(tmp_path: Path, form: str, content: bytes) -> None:
     path = tmp_path / "v"
