@@ -23,6 +23,7 @@ from lavise.configs.base import NOT_IDENTITY, SINCE_DEFAULT, TRANSFORMERS, Calla
 from lavise.configs.errors import UserError
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config
+from lavise.configs.yaml_text import YamlError, read_yaml
 
 log = logging.getLogger("lavise")
 
@@ -172,21 +173,6 @@ def read_source(source: str, field: str, noun: str, folder: Traversable) -> tupl
         raise UserError(f"{field}: cannot read {source!r}: {err}; give a {noun}'s name or a YAML file") from None
 
 
-class _NoDuplicateLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is a fault instead of a silent overwrite."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def parse_yaml(label: str, text: str, expected: str) -> dict[str, Any]:
     """The mapping that stands in `text`.
 
@@ -194,9 +180,9 @@ def parse_yaml(label: str, text: str, expected: str) -> dict[str, Any]:
         UserError: not valid YAML, a key that stands twice, or no mapping; `expected` says what should stand there.
     """
     try:
-        data = yaml.load(text, Loader=_NoDuplicateLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, TypeError, RecursionError) as err:
-        raise UserError(f"{label}: not valid YAML: {' '.join(str(err).split())}") from None
+        data = read_yaml(text)
+    except YamlError as err:
+        raise UserError(f"{label}: not valid YAML: {err}") from None
     if not isinstance(data, dict):
         raise UserError(f"{label}: found {type(data).__name__}; allowed: {expected}")
     return data
@@ -224,8 +210,8 @@ def _apply_override(data: dict[str, Any], item: str, option: str = "--set", form
     if not sep or not all(parts):
         raise UserError(f"{option}: found {item!r}; allowed: {form}")
     try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
+        value = read_yaml(raw, allow_doubles=True)
+    except YamlError:
         raise UserError(f"{option} {key}: {raw!r} is not valid YAML; quote it") from None
     node: Any = data
     for part in parts[:-1]:

@@ -17,6 +17,7 @@ from lavise.flows.doctor.check import Check, Report, Status, run_check
 from lavise.flows.doctor.contents import check_contents
 from lavise.flows.doctor.extraction import check_extraction
 from lavise.flows.doctor.inputs import check_data, check_demo, check_model, check_word_vectors
+from lavise.flows.doctor.listening import check_listening
 from lavise.flows.doctor.machine import (
     check_device,
     check_disk,
@@ -80,6 +81,7 @@ def examine(config: Config | None) -> list[Check]:
         looks.append(("extraction", partial(check_extraction, config)))
     looks += [
         ("Prefect", check_prefect),
+        ("servers", partial(check_listening, root)),
         ("MLflow", partial(check_mlflow, config.tracking if config else TrackingSettings(), root)),
     ]
     if config and config.statistics.scheduler:

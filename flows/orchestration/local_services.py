@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,14 @@ def _explain_running(root: Path) -> UserError:
     return UserError(f"state folder {root}: already served by `lavise up`; use that one, or stop it first")
 
 
+def find_serving_process(root: Path) -> int | None:
+    """The process of `lavise up` that serves a state folder; None where none does."""
+    if is_locked(root / _LOCK):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it is about to write or to end
+            return int(json.loads((root / _ADDRESSES).read_text("utf-8"))["process"])
+    return None
+
+
 def find_deployments_file() -> Path:
     """prefect.yaml of the checkout, or the copy in the installed package."""
     here = Path(__file__).resolve().parent
@@ -270,6 +279,7 @@ def _absolute_policy(policy: str | None) -> str | None:
 
 
 def _make_environment(root: Path, api_url: str, mlflow_url: str) -> dict[str, str]:
+    port = urllib.parse.urlsplit(api_url).port
     return {
         **os.environ,
         "LAVISE_HOME": str(root),
@@ -279,6 +289,10 @@ def _make_environment(root: Path, api_url: str, mlflow_url: str) -> dict[str, st
         "PREFECT_HOME": str(root / "prefect"),
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        # Its default is any page of any site that a browser on this machine shows; MLflow's is its own already. Who
+        # may ask does not settle who may write: for that it wants a token, which its clients and its page fetch.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         # In memory, as is the default, slots that were taken when the server was killed stay taken for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from lavise.storage.images.inner_files import PictureFile
 from lavise.storage.packed_list import PackedList
 from lavise.storage.state.digest import digest_files, digest_of, digest_of_each
 from lavise.storage.state.progress import Progress, no_progress
+
+_MAX_NAME_BYTES = 255  # of a file, on all that Linux has
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,10 @@ class Annotation:
             return np.ones((height, width), dtype=bool)
         mask = np.zeros((height, width), dtype=bool)
         for x, y, box_width, box_height in self.boxes:
-            # Half up, not to even: a box of one pixel stays one pixel wherever it lies.
-            left, top, right, bottom = (math.floor(v + 0.5) for v in (x, y, x + box_width, y + box_height))
-            mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
+            # Half up, not to even: a box of one pixel stays one pixel wherever it lies. A sum may be infinite.
+            left, right = (math.floor(min(max(v, 0), width) + 0.5) for v in (x, x + box_width))
+            top, bottom = (math.floor(min(max(v, 0), height) + 0.5) for v in (y, y + box_height))
+            mask[top:bottom, left:right] = True
         return mask
 
 
@@ -215,16 +219,25 @@ def split_by_image(
     )
 
 
+class TooLongNameError(UserError):
+    """No file can be called so."""
+
+
 def resolve_inside(root: Path, name: str) -> Path:
     """The path of `name` below `root`.
 
     Raises:
-        UserError: the name leads out of the root (absolute, `..`, or a link).
+        UserError: the name leads out of the root (absolute, `..`, or a link), or no file can have it.
     """
     path = root / name
     try:
         inside = "\0" not in name and path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a link that leads to itself
+        if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in PurePath(name).parts):
+            raise TooLongNameError(
+                f"data set: found the file name {name[:80]!r}... of {len(name):,} characters; allowed: names of up to "
+                f"{_MAX_NAME_BYTES} bytes between slashes"
+            )
+    except (OSError, RuntimeError, UnicodeError):  # a link that leads to itself; half a character
         inside = False
     if not inside:
         raise UserError(f"data set: file name {name!r} leads out of {root}; allowed: names below that folder")

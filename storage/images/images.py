@@ -7,6 +7,7 @@ that the settings give; never by what a picture happens to hold, which would mak
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from lavise.storage.images.inner_files import PictureFile
+from lavise.storage.state.text import one_line, printable
 
 Range = tuple[float, float]
 
@@ -30,6 +32,12 @@ IMAGE_SUFFIXES = _TGA | {
 }
 # All that is ever tried, by content. Some of Pillow's others start programs (EPS) or are no pictures (HDF5).
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "ICO", "QOI")
+# Of damaged files: libavif's wrapper raises RuntimeError, counting a TIFF's pages TypeError, and so on.
+DECODER_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+_MAX_REASON_CHARS = 200
 LITTLE_SHARE = 0.05
 """Of the range from black to white; a picture that uses less is nearly of one shade."""
 _BITS_PER_SAMPLE = 258
@@ -67,6 +75,10 @@ def count_decoded(num: int = 1) -> None:
     _DecodeCounter.count += num
 
 
+def _describe(error: Exception) -> str:
+    return printable(one_line(error))[:_MAX_REASON_CHARS] or type(error).__name__
+
+
 @contextmanager
 def explain_broken(unknown: str = "no picture of a known format") -> Iterator[None]:
     """What Pillow raises while a file is decoded, as a BrokenImageError with the reason.
@@ -82,8 +94,8 @@ def explain_broken(unknown: str = "no picture of a known format") -> Iterator[No
         raise BrokenImageError(f"not readable: {unknown}") from None
     except Image.DecompressionBombError as err:
         raise BrokenImageError(f"too many pixels: {err}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as err:
-        raise BrokenImageError(f"not readable: {err}") from None
+    except DECODER_ERRORS as err:
+        raise BrokenImageError(f"not readable: {_describe(err)}") from None
 
 
 def open_image(source: PictureFile | bytes, value_range: Range | None = None) -> Image.Image:
@@ -125,8 +137,8 @@ def read_values(source: PictureFile) -> npt.NDArray[np.int64]:
             if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
                 raise BrokenImageError(f"not readable as values: its mode is {file.mode}")
             return np.asarray(file).astype(np.int64)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
-        raise BrokenImageError(f"not readable: {err}") from None
+    except DECODER_ERRORS as err:
+        raise BrokenImageError(f"not readable: {_describe(err)}") from None
 
 
 def read_stored_size(path: PictureFile) -> tuple[int, int, int]:
@@ -139,8 +151,8 @@ def read_stored_size(path: PictureFile) -> tuple[int, int, int]:
         with _open(path) as file:
             width, height = file.size
             return height, width, _read_orientation(file)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
-        raise BrokenImageError(f"not readable: {err}") from None
+    except DECODER_ERRORS as err:
+        raise BrokenImageError(f"not readable: {_describe(err)}") from None
 
 
 @dataclass(frozen=True)
@@ -166,8 +178,8 @@ def read_header(path: PictureFile) -> Header:
         with _open(path) as file:
             has_range = not is_deep(file) or _find_range(file) is not None
             return Header(has_range, int(getattr(file, "n_frames", 1)))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
-        raise BrokenImageError(f"not readable: {err}") from None
+    except DECODER_ERRORS as err:
+        raise BrokenImageError(f"not readable: {_describe(err)}") from None
 
 
 def is_picture(path: PictureFile) -> bool:
@@ -177,7 +189,7 @@ def is_picture(path: PictureFile) -> bool:
             return True
     except Image.DecompressionBombError:
         return True
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except DECODER_ERRORS:
         return False
 
 
@@ -211,7 +223,7 @@ def _read_orientation(file: Image.Image) -> int:
     """1 to 8; 1 where there is none, or where the EXIF makes no sense."""
     try:
         return int(file.getexif().get(_EXIF_ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, KeyError, struct.error):
+    except DECODER_ERRORS:
         return 1
 
 

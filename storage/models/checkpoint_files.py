@@ -28,6 +28,7 @@ INDEX_SUFFIX = ".index.json"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_JSON_BYTES = 64 << 20
 _MAX_REASON_CHARS = 120
+_MAX_UNPACKED_BYTES, _MAX_UNPACKED_TIMES = 1 << 30, 100
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict")
 # Lightning keeps arguments here, often with the network itself or an optimizer's class among them.
 _PASSED_OVER = frozenset({"hyper_parameters"})
@@ -109,6 +110,12 @@ def _read_part(path: Path, data: bytes) -> Any:
 
 
 def _read_zip(path: Path, archive: zipfile.ZipFile, values: bool) -> Any:
+    unpacked, packed = (sum(getattr(i, name) for i in archive.infolist()) for name in ("file_size", "compress_size"))
+    if unpacked > max(_MAX_UNPACKED_BYTES, _MAX_UNPACKED_TIMES * packed):
+        raise CheckpointError(
+            f"model.weights: {path} unpacks from {packed:,} to {unpacked:,} bytes; allowed: what torch.save writes, "
+            "which is not packed"
+        )
     names = [PurePosixPath(name) for name in archive.namelist()]
     inner = {PurePosixPath(*name.parts[1:]).as_posix() for name in names if len(name.parts) > 1}
     root = names[0].parts[0] if names and names[0].parts else ""
@@ -153,6 +160,8 @@ def _read_legacy(path: Path, file: IO[bytes], values: bool) -> Any:
     """Pickles one after another, then the storages (torch before 1.6); or a bare pickle of something."""
     import torch
 
+    size = path.stat().st_size
+
     def refuse(pid: tuple[Any, ...]) -> Any:
         raise pickle.UnpicklingError("a persistent id where none can be")
 
@@ -179,8 +188,10 @@ def _read_legacy(path: Path, file: IO[bytes], values: bool) -> Any:
             return None
         key, number = str(pid[2]), int(pid[4])
         if key not in kinds:
-            kinds[key] = (pid[1], number)
             dtype = pid[1].dtype or torch.uint8
+            if not 0 <= number * dtype.itemsize <= size:
+                raise ValueError(f"a storage of {number} numbers in a file of {size} bytes")
+            kinds[key] = (pid[1], number)
             views[key] = torch.empty(number, dtype=dtype, device="cpu" if values else "meta")
         return views[key]
 

@@ -1,7 +1,8 @@
 """Word vectors in gensim's own pickles, read without running anything that they ask for.
 
-Arrays are built by numpy; gensim's classes become empty records, made for one file and thrown away with it. Every other
-name in a pickle is refused before it is looked up.
+Nothing that a pickle names is looked up: gensim's classes, and numpy's, become empty records, made for one file and
+thrown away with it, and every other name is refused. Arrays are built afterwards, of plain numbers alone, from bytes
+that their records were given; numpy's own unpickling would believe whatever a file says of a type.
 """
 
 from __future__ import annotations
@@ -12,24 +13,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lavise.storage.words.binary_vectors import compose_words
 from lavise.storage.words.vector_forms import open_vectors
 from lavise.storage.words.vector_rows import ReadVectors, keep_first
 
-_ARRAYS = frozenset(
-    {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-    }
-)
+_MATRICES = frozenset({"vectors", "vectors_vocab", "vectors_ngrams"})
+_NUMBERS = re.compile(r"[fiu](2|4|8)")
 # What a model has beside its vectors is among them: the trainer, its random state, counts.
 _RECORDS = frozenset(
     {
+        ("numpy", "ndarray"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
         ("gensim.models.keyedvectors", "KeyedVectors"),
         ("gensim.models.word2vec", "Word2Vec"),
         ("gensim.models.fasttext", "FastText"),
@@ -62,6 +59,51 @@ class _Record:
         """An item of a mapping that is not built."""
 
 
+class _Type(_Record):
+    """Stands for a type of numbers: its code, and its state, in which the order of bytes is."""
+
+    def __init__(self, code: Any = "", *others: Any) -> None:
+        self.code, self.state = code, ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def find(self) -> np.dtype[Any]:
+        """Raises: ValueError: no plain numbers."""
+        order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "<"
+        if not isinstance(self.code, str) or not _NUMBERS.fullmatch(self.code) or order not in ("<", ">", "="):
+            raise ValueError("one of its arrays holds no plain numbers")
+        return np.dtype(f"{order}{self.code}")
+
+
+class _Array(_Record):
+    """Stands for an array: its state, in which shape, type and bytes are."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def build(self) -> npt.NDArray[Any]:
+        """Raises: ValueError: no array of plain numbers."""
+        shape, kind, is_fortran, content = (
+            self.state[-4:] if isinstance(self.state, tuple) else (None, None, None, None)
+        )
+        if not isinstance(kind, _Type) or not isinstance(shape, tuple):
+            raise ValueError("one of its arrays is none")
+        found = kind.find()
+        if not isinstance(content, bytes) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise ValueError("one of its arrays holds no plain numbers")
+        return np.frombuffer(content, dtype=found).reshape(shape, order="F" if is_fortran else "C")
+
+
+_MADE: dict[tuple[str, str], type[_Record]] = {
+    ("numpy", "dtype"): _Type,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+}
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
@@ -69,8 +111,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str, /) -> Any:
         known = (module, name)
-        if known in _ARRAYS:
-            return super().find_class(module, name)
+        if known in _MADE:
+            return _MADE[known]
         if known not in _RECORDS:
             raise pickle.UnpicklingError(
                 f"it asks for {module}.{name}, which is not part of KeyedVectors; who trusts the file can convert it "
@@ -94,9 +136,13 @@ def read_pickle(path: Path) -> ReadVectors:
     for attribute in fields.get("__numpys", ()):
         if not isinstance(attribute, str) or not re.fullmatch(r"\w+", attribute):
             raise ValueError(f"attribute {attribute!r} is no name")
-        if attribute in ("vectors", "vectors_vocab", "vectors_ngrams"):
+        if attribute in _MATRICES:
             file_path = path.with_name(f"{prefix}.{attribute}.npy")
             fields[attribute] = np.load(file_path, mmap_mode="r", allow_pickle=False)
+    fields = {
+        name: value.build() if name in _MATRICES and isinstance(value, _Array) else value
+        for name, value in fields.items()
+    }
     if not isinstance(words := fields.get("index_to_key"), list):
         raise ValueError("it holds no index_to_key and vectors")
     if "vectors_ngrams" in fields:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from lavise.flows.doctor import run_check
+from lavise.flows.doctor.listening import check_listening
 from tests.integration.services import Services
 from tests.integration.tiny import SETTINGS, run_lavise
 from tests.users_folder import write_users_folder
@@ -71,6 +76,41 @@ def test_unknown_layer_fails_with_the_clear_line(services: Services) -> None:
     assert flow.returncode != 0
     (failed,) = services.find_flow_runs("FAILED")
     assert failed["state"]["message"].startswith("model.layers: found 'layer9'; allowed: conv_stem")
+
+
+def ask_from(origin: str, url: str, method: str, **headers: str) -> tuple[int, str | None]:
+    """(status, origin that may read the answer) of what a browser would ask for a page of this origin."""
+    request = urllib.request.Request(url, b"{}" if method == "POST" else None, method=method)
+    for name, value in {"Origin": origin, "Content-Type": "application/json", **headers}.items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers["Access-Control-Allow-Origin"]
+    except urllib.error.HTTPError as err:
+        return err.code, err.headers["Access-Control-Allow-Origin"]
+
+
+def test_pages_of_other_sites_are_refused(services: Services) -> None:
+    """They may read nothing, and write nothing without a token, which they cannot read."""
+    own, other = f"http://127.0.0.1:{services.prefect_port}", "http://elsewhere.example"
+    prefect, preflight = f"{own}/api/deployments/filter", {"Access_Control_Request_Method": "POST"}
+    assert ask_from(own, prefect, "OPTIONS", **preflight) == (200, own)
+    assert ask_from(other, prefect, "OPTIONS", **preflight) == (400, None)
+    assert ask_from(other, prefect, "POST") == (403, None)
+    assert ask_from(own, prefect, "POST")[0] == 403
+    token = f"{own}/api/csrf-token?client=page"
+    assert ask_from(other, token, "GET") == (200, None)  # sent, and kept from the page by its browser
+    assert ask_from(own, token, "GET") == (200, own)
+    mlflow = f"{services.mlflow_url}/api/2.0/mlflow/experiments/create"
+    assert ask_from(other, mlflow, "POST") == (403, None)
+    assert ask_from(own, mlflow, "POST", Host="elsewhere.example") == (403, None)
+
+
+def test_servers_listen_on_loopback_and_the_doctor_says_so(services: Services) -> None:
+    (check,) = run_check("servers", partial(check_listening, services.home))
+    assert check.status == "ok"
+    for port in (services.prefect_port, services.mlflow_port):
+        assert f"127.0.0.1:{port}" in check.found
 
 
 def test_taken_port_is_the_users_mistake(services: Services, tmp_path: Path) -> None:

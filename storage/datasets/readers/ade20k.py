@@ -26,7 +26,14 @@ from lavise.configs.reference_formats import Ade20kReference
 from lavise.storage.datasets.base import Annotation, ImageRecord, Reference, require_folder, resolve_inside
 from lavise.storage.datasets.formats import Format, register_format
 from lavise.storage.datasets.readers.label_maps import IntArray, read_label_picture, split_labels
-from lavise.storage.datasets.readers.layout_files import find_size, make_record, make_reference, read_json, read_text
+from lavise.storage.datasets.readers.layout_files import (
+    find_size,
+    is_number,
+    make_record,
+    make_reference,
+    read_json,
+    read_text,
+)
 from lavise.storage.images.images import BrokenImageError
 from lavise.storage.images.picture_files import find_pictures
 
@@ -165,7 +172,7 @@ def _read_described(path: Path) -> dict[int, str]:
         # A single object, or none, is not always in a list.
         entries = objects if isinstance(objects, list) else [objects]
         found = {int(entry["name_ndx"]): str(entry["name"]).strip() for entry in entries}
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise UserError(
             f"{path}: not ADE20K's ({type(err).__name__}: {err}); allowed: annotation.object, each with name and "
             "name_ndx"
@@ -180,7 +187,7 @@ def _read_attributes(path: Path) -> dict[tuple[int, int], str]:
         if not text.strip():
             continue
         cells = [cell.strip() for cell in text.split("#")]
-        if len(cells) < 5 or not (cells[0].isdecimal() and cells[1].isdecimal() and cells[3]):
+        if len(cells) < 5 or not (is_number(cells[0]) and is_number(cells[1]) and cells[3]):
             raise UserError(
                 f"{path}: line {line}: found {text[:80]!r}; allowed: number # level # occluded # class # name # "
                 '"attributes"'

@@ -24,7 +24,13 @@ from lavise.storage.datasets.base import (
 )
 from lavise.storage.datasets.formats import Format, register_format
 from lavise.storage.datasets.readers.label_maps import read_label_picture, resize_labels, split_labels
-from lavise.storage.datasets.readers.layout_files import find_size, make_record, make_reference, read_rows
+from lavise.storage.datasets.readers.layout_files import (
+    find_size,
+    is_number,
+    make_record,
+    make_reference,
+    read_rows,
+)
 from lavise.storage.images.images import BrokenImageError
 
 # Behind names of these kinds in label.csv, which tell them from objects of the same name: `black-c`, `street-s`.
@@ -93,7 +99,7 @@ def _read_kind(root: Path, kind: str, names: Mapping[int, str]) -> dict[int, str
 
 
 def _to_number(path: Path, line: int, text: str) -> int:
-    if not text.strip().isdecimal():
+    if not is_number(text.strip()):
         raise UserError(f"{path}: line {line}: number: found {text!r}; allowed: a whole number")
     return int(text)
 
@@ -109,7 +115,7 @@ def _read_picture(reader: _Reader, image: str, cells: Mapping[str, str]) -> Imag
     annotations: list[Annotation] = []
     for kind, cell in cells.items():
         for entry in filter(None, map(str.strip, cell.split(";"))):
-            if entry.isdecimal():
+            if is_number(entry):
                 _add(reader, annotations, kind, int(entry), None)
                 continue
             file = resolve_inside(reader.root / "images", entry)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from lavise.configs.errors import UserError
-from lavise.storage.datasets.base import resolve_inside
+from lavise.storage.datasets.base import TooLongNameError, resolve_inside
 from lavise.storage.images.picture_files import find_pictures
 from lavise.storage.state.text import printable
 
@@ -44,14 +44,16 @@ class ImageFinder:
             path = resolve_inside(self._folder, name)
             if path.is_file():
                 return name, path
-        except (UserError, OSError) as err:  # OSError: a name that is too long
+        except TooLongNameError:
+            pass
+        except UserError as err:
             outside = err
         if (key := self._find_below_its_own_name(name)) is not None:
             return key, resolve_inside(self._folder, key)
         if (key := self._search(name)) is not None:
             self.num_searched += 1
             return key, resolve_inside(self._folder, key)
-        if isinstance(outside, UserError):
+        if outside is not None:
             raise outside
         self.missing.append(name)
         return name, self._folder / name
@@ -63,7 +65,7 @@ class ImageFinder:
             return None
         try:
             return rest if resolve_inside(self._folder, rest).is_file() else None
-        except (UserError, OSError):
+        except UserError:
             return None
 
     def _search(self, name: str) -> str | None:

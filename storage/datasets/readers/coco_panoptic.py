@@ -24,6 +24,7 @@ from lavise.storage.datasets.readers.coco_crowds import is_marked
 from lavise.storage.datasets.readers.coco_file import CocoFile, Entry, read_coco_file
 from lavise.storage.datasets.readers.coco_frames import Frame
 from lavise.storage.datasets.readers.coco_masks import encode_mask
+from lavise.storage.images.images import DECODER_ERRORS
 from lavise.storage.state.progress import log_progress
 from lavise.storage.state.text import one_line, printable
 
@@ -115,7 +116,7 @@ def find_segment_ids(path: Path) -> IntArray:
             if picture.mode not in {"RGB", "RGBA"}:
                 raise ValueError(f"its mode is {picture.mode}")
             colours = np.asarray(picture, dtype=np.int64)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
+    except DECODER_ERRORS as err:
         raise UserError(f"{path}: not a PNG of segments ({one_line(err)}); allowed: RGB with 8 bits") from None
     return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
 
@@ -132,7 +133,7 @@ def _index_annotations(file: CocoFile, concepts: Mapping[Any, str]) -> dict[Any,
         try:
             numbers = [int(s["id"]) for s in segments]  # type: ignore[union-attr]
             lost = [s["category_id"] for s in segments if s["category_id"] not in concepts]  # type: ignore[union-attr]
-        except (TypeError, KeyError, ValueError) as err:
+        except (TypeError, KeyError, ValueError, OverflowError) as err:
             raise UserError(
                 f"{file.path}: not {WHAT}: image_id {image!r} has no usable segments_info ({one_line(err)}); allowed: "
                 "a list of id and category_id"

@@ -167,6 +167,8 @@ def read_objects(
         if width <= 0 or height <= 0:
             skipped[EMPTY_BOX] += 1
             continue
+        if not all(map(math.isfinite, (x, y, width, height))):
+            raise UserError(f"{place}, {fields.box}: found {show(box)}, which has no end; allowed: pixels, or shares")
         found.append(Annotation(concept, boxes=((x, y, width, height),)))
     return tuple(found)
 
@@ -215,13 +217,14 @@ def _read_mask(segmentation: Any, size: tuple[int, int], place: str) -> Mapping[
 
 
 def _check_box(box: Any, place: str) -> Box:
-    if (
-        not isinstance(box, list | tuple)
-        or len(box) != 4
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in box)
-    ):
+    numbers = list(box) if isinstance(box, list | tuple) else []
+    try:
+        found = [float(v) for v in numbers if isinstance(v, int | float) and not isinstance(v, bool)]
+    except OverflowError:  # a whole number of hundreds of digits
+        found = []
+    if not len(numbers) == len(found) == 4 or not all(map(math.isfinite, found)):
         raise UserError(f"{place}: found {show(box)}; allowed: four numbers")
-    x, y, width, height = map(float, box)
+    x, y, width, height = found
     return x, y, width, height
 
 

@@ -12,6 +12,8 @@ from lavise.configs.errors import UserError
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord, Reference, split_by_image
 from lavise.storage.images.images import IMAGE_SUFFIXES, BrokenImageError, read_size
 
+_MAX_DIGITS = 18
+
 
 def read_text(path: Path) -> str:
     """UTF-8, with or without a byte-order mark.
@@ -83,6 +85,11 @@ def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
         raise UserError(f"{path}: cannot be read ({err.strerror})") from None
     except csv.Error as err:
         raise UserError(f"{path}: not a CSV table ({err})") from None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number that a label may have, without a sign."""
+    return text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def list_by_stem(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> dict[str, Path]:

@@ -8,6 +8,7 @@ have in SegmentationClass. Where there is only SegmentationClass, all of a class
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -390,6 +391,8 @@ def _add_box(reader: _Reader, annotations: list[Annotation], name: str, thing: E
         reader.skipped["object with an empty box"] += 1
     elif left >= size[1] or top >= size[0] or right <= 0 or bottom <= 0:
         reader.skipped["object outside its picture"] += 1
+    elif not (math.isfinite(right - left) and math.isfinite(bottom - top)):
+        reader.skipped["box that is endless"] += 1
     else:
         annotations.append(Annotation(name, boxes=((left, top, right - left, bottom - top),)))
 

@@ -27,6 +27,8 @@ Box = tuple[float, float, float, float]
 Words = dict[str, list[Box]]
 
 _NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
+# What comes of JSON that is something else, of numbers that are none, and of endless nesting.
+_NOT_OF_THIS_FORM = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 _ONE_OF = {"objects": "object", "attributes": "attribute", "relationships": "relationship"}
 _LACKING = {"objects": "a synset", "attributes": "a text", "relationships": "a predicate"}
 
@@ -100,7 +102,7 @@ def _read(root: Path, name: str, part: str) -> dict[int, list[Any]]:
         found = {_read_id(entry): entry[part] for entry in entries}
         if not all(isinstance(items, list) for items in found.values()):
             raise TypeError(f"{part} is no list")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as err:
+    except _NOT_OF_THIS_FORM as err:
         raise UserError(f"{file}: not Visual Genome {part} ({err}); allowed: a list of image_id and {part}") from None
     if len(found) != len(entries):
         raise UserError(f"{file}: an image_id stands twice")
@@ -134,7 +136,7 @@ def _collect(
                         skipped[f"{_ONE_OF[part]} with an empty box"] += 1
                     else:
                         own.setdefault(name, []).append(box)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as err:
+        except _NOT_OF_THIS_FORM as err:
             raise UserError(
                 f"{file}: not Visual Genome {part}: image_id {number}: {_ONE_OF[part]} without usable x, y, w, h or "
                 f"{_LACKING[part]} ({err})"
@@ -192,7 +194,7 @@ def _read_sizes(file: Path) -> dict[int, tuple[int, int]]:
     try:
         entries = json.loads(file.read_text("utf-8-sig"))
         return {_read_id(e): (int(e["height"]), int(e["width"])) for e in entries}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as err:
+    except _NOT_OF_THIS_FORM as err:
         raise UserError(
             f"{file}: not Visual Genome image data ({err}); allowed: a list of image_id, width and height"
         ) from None

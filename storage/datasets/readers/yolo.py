@@ -16,14 +16,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lavise.configs.errors import UserError
 from lavise.configs.reference_formats import YoloReference
+from lavise.configs.yaml_text import YamlError, read_yaml
 from lavise.storage.datasets.base import Annotation, ImageRecord, Reference, require_folder, resolve_inside
 from lavise.storage.datasets.formats import Format, register_format
 from lavise.storage.datasets.readers.label_maps import draw_polygon
-from lavise.storage.datasets.readers.layout_files import find_size, make_record, make_reference, read_text
+from lavise.storage.datasets.readers.layout_files import (
+    find_size,
+    is_number,
+    make_record,
+    make_reference,
+    read_text,
+)
 from lavise.storage.images.images import IMAGE_SUFFIXES
 from lavise.storage.images.picture_files import find_pictures
 
@@ -144,9 +150,9 @@ def _find_data(root: Path, name: str | None) -> Path | None:
 
 def _read_yaml(path: Path, names: Mapping[int, str] | None) -> _Data:
     try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        raise UserError(f"{path}: no YAML ({' '.join(str(err).split())}); allowed: data.yaml of YOLO") from None
+        content = read_yaml(read_text(path), allow_doubles=True)
+    except YamlError as err:
+        raise UserError(f"{path}: no YAML ({err}); allowed: data.yaml of YOLO") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: found no keys; allowed: data.yaml of YOLO, with names, train and val")
     said: dict[str, Any] = content
@@ -173,7 +179,7 @@ def _read_names(path: Path, found: object) -> dict[int, str]:
     names: dict[int, str] = {}
     for number, name in pairs:
         # Some write the numbers as text; a name such as `no` or `7` is none in YAML.
-        if not str(number).isdecimal() or not isinstance(name, str | int | float) or isinstance(name, bool):
+        if not is_number(str(number)) or not isinstance(name, str | int | float) or isinstance(name, bool):
             raise UserError(f"{path}: names: found {number!r}: {name!r}; allowed: a number and a name, in quotes")
         if not str(name).strip():
             raise UserError(f"{path}: names: the name of {number} is empty")

@@ -75,7 +75,7 @@ def test_everything_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert healthy is said["healthy"] is True
     assert list(found) == [
         *("Python", "packages", "torch", "device", "memory", "state folder", "disk", "git"),
-        *("word vectors", "demo", "Prefect", "MLflow"),
+        *("word vectors", "demo", "Prefect", "servers", "MLflow"),
     ]
     assert all(bool(c["advice"]) is (c["status"] != "ok") for c in found.values())
     assert "400,000 words of 50 numbers, first 'the'" in found["word vectors"]["found"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import WordSettings
+from lavise.storage.words import gensim_pickles
 from lavise.storage.words.vector_forms import find_form
 from lavise.storage.words.word_vectors import (
     PhraseMatch,
@@ -384,3 +386,32 @@ def test_words_of_a_pickle_that_are_no_texts(tmp_path: Path) -> None:
     vectors.save(str(tmp_path / "v.kv"))
     with pytest.raises(UserError, match=r"as keyed_vectors \(one of its words is no text \(NoneType\)"):
         load(tmp_path / "v.kv")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, np.asfortranarray])
+def test_arrays_of_a_pickle_are_what_numpy_makes_of_them(tmp_path: Path, order: str, kind: str, arrange: Any) -> None:
+    """Of every precision, in either order of bytes and of axes, though no numpy type is made by the pickle."""
+    vectors = keyed_vectors()
+    vectors.vectors = arrange(MATRIX.astype(f"{order}{kind}"))
+    vectors.save(str(tmp_path / "v.kv"))
+    found = load(tmp_path / "v.kv")
+    assert found.matrix.dtype == np.dtype(f"{order}{kind}")
+    np.testing.assert_array_equal(found.matrix, vectors.vectors)
+
+
+@pytest.mark.parametrize("matrix", [MATRIX.astype(object), MATRIX.astype("S4"), MATRIX.view([("a", "f4")])])
+def test_arrays_of_anything_but_numbers_are_refused(tmp_path: Path, matrix: Any) -> None:
+    vectors = keyed_vectors()
+    vectors.vectors = matrix
+    vectors.save(str(tmp_path / "v.kv"))
+    with pytest.raises(UserError, match="one of its arrays holds no plain numbers"):
+        load(tmp_path / "v.kv")
+
+
+def test_a_pickle_makes_nothing_of_numpy() -> None:
+    """numpy believes what a pickle says of a type: not even that one is made."""
+    unpickler = gensim_pickles._Unpickler(io.BytesIO())
+    for module, name in (("numpy", "dtype"), ("numpy", "ndarray"), ("numpy._core.multiarray", "_reconstruct")):
+        assert unpickler.find_class(module, name).__module__ == gensim_pickles.__name__
