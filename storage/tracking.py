@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -28,7 +29,9 @@ from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.text import one_line
 from lavise.storage.tracking_addresses import hide_credentials, is_server, pass_credentials, require_answer
 
+NOT_FINITE_TAG = "lavise.not_finite"
 _MAX_PARAM_CHARS = 500
+_MAX_TAG_CHARS = 4000
 _CLOCK_SECONDS = 2.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
@@ -176,11 +179,18 @@ class MlflowRun:
         self.log_history((k, v, 0) for k, v in metrics.items())
 
     def log_history(self, history: Iterable[tuple[str, float, int]]) -> None:
-        """(name, value, step) triples, in few requests."""
+        """(name, value, step) triples, in few requests.
+
+        What is not finite is named in a tag instead: MLflow's stores would turn infinity into the largest number there
+        is, and no filter finds NaN.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(_NO_METRIC.sub("_", k), float(v), now, step) for k, v, step in history]
+        rows = [(_NO_METRIC.sub("_", k), float(v), step) for k, v, step in history]
+        entries = [Metric(k, v, now, step) for k, v, step in rows if math.isfinite(v)]
+        if lost := sorted({f"{k} ({v})" for k, v, _ in rows if not math.isfinite(v)}):
+            self.set_tags({NOT_FINITE_TAG: ", ".join(lost)[:_MAX_TAG_CHARS]})
         for start in range(0, len(entries), _MAX_BATCH):
             self._client.log_batch(self.run_id, metrics=entries[start : start + _MAX_BATCH])
 

@@ -28,7 +28,7 @@ from lavise.tasks.analyses.analysis import Rows, list_analyses
 from lavise.tasks.engine.stage import Info, describe_artefacts
 from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
-from lavise.tasks.history.metric_names import flatten_metrics
+from lavise.tasks.history.metric_names import flatten_metrics, spell_numbers
 from lavise.tasks.report.chart_files import FIGURES_FOLDER
 from lavise.tasks.report.summary import describe_run
 from lavise.tasks.report.verdict import list_headlines, summarise
@@ -62,7 +62,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
                 _write_table(folder / table.file, [handle.path(table.file) for handle in made])
     by_layer = {r.layer.name: _measure(r) for r in results}
     stages = {t: StageFacts(digest=o.digest, cached=o.cached, seconds=o.seconds) for t, o in ended.outcomes.items()}
-    write_json(folder / file_names.METRICS, {"layers": by_layer})
+    write_json(folder / file_names.METRICS, spell_numbers({"layers": by_layer}))
     write_json(folder / file_names.STAGES, stages)
     write_json(folder / file_names.SKIPPED, ended.skipped)
     write_json(folder / file_names.INPUTS, ended.inputs)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, NoRoomError, UserError
+from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
 from lavise.configs.loading import describe_faults, load_config, read_overrides
 from lavise.configs.policy import Policy, load_policy
 from lavise.configs.schema import Config
@@ -182,24 +182,31 @@ class Reaudit:
         tags |= {PREDECESSOR_TAG: record.run_id} if record else {}
         predecessor = self._open_predecessor(record) if record else None
         occasion = Occasion(tags, found.name, predecessor, self.policy, comparison_expected=record is not None)
+        before = {run.run_id for run in self._find({_file_tag(found): "seen"})}
         try:
             result = self.audit(config, occasion)
         except CheckpointError as err:
-            # Known only now, for example activations that are not finite; its run is there and FAILED.
-            failed = self._find({_file_tag(found): "seen"})
-            self.tracker.resume(failed[-1].run_id).set_tags({STATE_TAG: "broken", ERROR_TAG: str(err)})
-            return CheckpointOutcome(found.name, "broken", failed[-1].run_id, detail=str(err))
-        except NoRoomError:
-            raise  # for all checkpoints alike; it has left no run
+            # Known only now, for example activations that are not finite.
+            own = self._find_new(found, before)
+            if own is None:
+                return self._record(found, "broken", err)
+            self.tracker.resume(own.run_id).set_tags({STATE_TAG: "broken", ERROR_TAG: str(err)})
+            return CheckpointOutcome(found.name, "broken", own.run_id, detail=str(err))
         except UserError as err:
             # A mistake in the settings, or data that are away: the same for all checkpoints, and none is at fault.
-            for run in self._find({_file_tag(found): "seen"})[-1:]:
-                self.tracker.resume(run.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: str(err)})
+            # Where it was found before anything was begun, there is no run.
+            if own := self._find_new(found, before):
+                self.tracker.resume(own.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: str(err)})
             raise
         except Exception as err:
             log.exception("the audit of %s failed", found.name)
             return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
         return CheckpointOutcome(found.name, "audited", result.run_id, result.gate)
+
+    def _find_new(self, found: FoundCheckpoint, before: Collection[str]) -> RunRecord | None:
+        """The run that this audit has left; None where it left none."""
+        new = [run for run in self._find({_file_tag(found): "seen"}) if run.run_id not in before]
+        return new[-1] if new else None
 
     def _record(self, found: FoundCheckpoint, outcome: Outcome, error: Exception) -> CheckpointOutcome:
         """A FAILED run for what could not be audited at all."""

@@ -123,13 +123,13 @@ def test_parameters(tracker: MlflowTracker) -> None:
 
 def test_metrics(tracker: MlflowTracker) -> None:
     run = tracker.start("audit", {})
-    run.log_metrics({"recall_at_5": 0.25, "broken": math.nan})
+    run.log_metrics({"recall_at_5": 0.25, "broken": math.nan, "bn2/large": -math.inf})
     history = [("loss", 10.0 - step, step) for step in range(1000)]
     run.log_history(iter(history))
     client = client_of(tracker)
-    stored = client.get_run(run.run_id).data.metrics
-    assert stored["recall_at_5"] == 0.25
-    assert math.isnan(stored["broken"])
+    stored = client.get_run(run.run_id).data
+    assert stored.metrics == {"recall_at_5": 0.25, "loss": -989.0}
+    assert stored.tags["lavise.not_finite"] == "bn2/large (-inf), broken (nan)"
     assert [("loss", m.value, m.step) for m in client.get_metric_history(run.run_id, "loss")] == history
     run.end()
 
