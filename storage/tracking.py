@@ -90,6 +90,8 @@ class Tracker(Protocol):
     def find(self, tags: Mapping[str, str]) -> list[RunRecord]: ...
     def get(self, run_id: str) -> RunRecord | None: ...
     def discard(self, run_id: str) -> None: ...
+    def read_note(self, name: str) -> str | None: ...
+    def write_note(self, name: str, text: str | None) -> None: ...
     def download(self, run_id: str, destination: Path) -> None: ...
     def link(self, run_id: str) -> str | None: ...
 
@@ -152,6 +154,12 @@ class NullTracker:
         return None
 
     def discard(self, run_id: str) -> None:
+        pass
+
+    def read_note(self, name: str) -> str | None:
+        return None
+
+    def write_note(self, name: str, text: str | None) -> None:
         pass
 
     def download(self, run_id: str, destination: Path) -> None:
@@ -354,6 +362,18 @@ class MlflowTracker:
         for run in (*(r.run_id for r in self.find({MLFLOW_PARENT_RUN_ID: run_id})), run_id):
             self._client.delete_run(run)
 
+    def read_note(self, name: str) -> str | None:
+        """A short text that all who track in this experiment share."""
+        text: str | None = self._client.get_experiment(self._experiment_id).tags.get(name)
+        return text
+
+    def write_note(self, name: str, text: str | None) -> None:
+        """None removes it; the last one who writes is right."""
+        if text is not None:
+            self._client.set_experiment_tag(self._experiment_id, name, text)
+        elif self.read_note(name) is not None:
+            self._client.delete_experiment_tag(self._experiment_id, name)
+
     def download(self, run_id: str, destination: Path) -> None:
         """The files at the top of a run's artifacts; folders in it (models, tables) are left out."""
         for entry in self._client.list_artifacts(run_id):
@@ -385,7 +405,7 @@ class MlflowTracker:
         here = f"tags.`lavise.host` = '{socket.gethostname()}'"
         for run in self._client.search_runs([self._experiment_id], f"attributes.status = 'RUNNING' and {here}"):
             tags = run.data.tags
-            if _is_alive(tags.get("lavise.pid", ""), tags.get("lavise.pid_started", "")):
+            if is_alive(tags.get("lavise.pid", ""), tags.get("lavise.pid_started", "")):
                 continue
             # It may have ended well between the search and the look at its process.
             if self._client.get_run(run.info.run_id).info.status == "RUNNING":
@@ -409,7 +429,7 @@ def _show_cell(value: Any) -> Any:
     return value
 
 
-def _is_alive(pid: str, started: str) -> bool:
+def is_alive(pid: str, started: str) -> bool:
     """Whether the very process is still there, and not another one with its number."""
     try:
         process = psutil.Process(int(pid))

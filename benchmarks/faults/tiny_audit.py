@@ -166,7 +166,7 @@ def digest_results(run_dir: Path) -> dict[str, str]:
 
 def last_json(text: str) -> dict[str, Any]:
     """What `--json` printed."""
-    found: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
     return found
 
 

@@ -179,9 +179,9 @@ class StageRunner:
                 log.info("%-28s cached   %s", title, short(combined), extra=_mark(title, "cached"))
             else:
                 log.info("%-28s started  %s", title, short(combined), extra=_mark(title, "started"))
-                found = self._compute_missing(stage, requests, digests, compute)
-                seconds = time.monotonic() - start
-                log.info("%-28s done     %s  %.1f s", title, short(combined), seconds, extra=_mark(title, "done"))
+                found, cached = self._compute_missing(stage, requests, digests, compute)
+                seconds, became = time.monotonic() - start, "cached" if cached else "done"
+                log.info("%-28s %-8s %s  %.1f s", title, became, short(combined), seconds, extra=_mark(title, became))
             handles = tuple(found[i] for i in range(len(requests)))
             seconds = time.monotonic() - start
             self._record(run, requests, handles, cached, seconds)
@@ -193,7 +193,8 @@ class StageRunner:
 
     def _compute_missing(
         self, stage: Stage, requests: Sequence[Request], digests: Sequence[str], compute: Compute
-    ) -> dict[int, Handle]:
+    ) -> tuple[dict[int, Handle], bool]:
+        """The artefacts, and whether another run has made all that was missing while this one waited for it."""
         with ExitStack() as locks:
             # Always in the same order, so that two runs that share artefacts cannot wait for each other.
             for digest in sorted(set(digests)):
@@ -213,7 +214,7 @@ class StageRunner:
                         found[i] = self.store.publish(
                             stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
                         )
-        return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}
+        return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}, not folders
 
     def _record(
         self, run: Run, requests: Sequence[Request], handles: Sequence[Handle], cached: bool, seconds: float
