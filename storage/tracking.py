@@ -25,6 +25,7 @@ import psutil
 from lavise.configs.errors import UserError
 from lavise.configs.schema import TrackingSettings
 from lavise.storage.state.digest import digest_of
+from lavise.storage.state.equal_files import link_equal_files
 from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.text import one_line
 from lavise.storage.tracking_addresses import hide_credentials, is_server, pass_credentials, require_answer
@@ -250,6 +251,7 @@ class MlflowRun:
         allowed = re.sub(r"""[/:.%"']""", "_", name)
         model = client.create_logged_model(experiment, allowed, self.run_id, tags=dict(tags), model_type="explainer")
         client.log_model_artifacts(model.model_id, str(folder))
+        _keep_once(model.artifact_location)
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
         if register_as is None:
@@ -410,6 +412,18 @@ class MlflowTracker:
             # It may have ended well between the search and the look at its process.
             if self._client.get_run(run.info.run_id).info.status == "RUNNING":
                 self._client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _keep_once(location: str) -> None:
+    """What an earlier model of the experiment holds as well (a vocabulary, a network) is not kept twice; only where the
+    store is a folder, whose models nobody changes."""
+    if not location.startswith("file:"):
+        return
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    folder = Path(local_file_uri_to_path(location))
+    others = sorted(p for p in folder.parent.parent.glob("m-*") if p != folder.parent)
+    link_equal_files(folder, [p / folder.name for p in others])
 
 
 def _make_record(run: Any) -> RunRecord:

@@ -80,6 +80,7 @@ def write_checkpoint(path: Path, seed: int) -> Path:
     network = TinyNetwork()
     with torch.no_grad():
         for layer in (network.stem, network.tail):
+            assert layer.bias is not None
             for channel in range(len(CATEGORIES)):  # its filter is where this channel is bright
                 layer.weight[channel] = 0
                 layer.weight[channel, channel] = 1 / 9
@@ -125,11 +126,11 @@ class Command:
         return False
 
 
-def start(home: Path, *arguments: str, name: str = "command", **extra: str) -> Command:
-    """`lavise ARGUMENTS` with this state folder."""
+def start(home: Path, *arguments: str, name: str = "command", logs: Path | None = None, **extra: str) -> Command:
+    """`lavise ARGUMENTS` with this state folder; its log lies beside it, or in `logs`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "LAVISE_"))}
     home.mkdir(parents=True, exist_ok=True)
-    log = home.parent / f"{home.name}.{name}.log"
+    log = (logs or home.parent) / f"{home.name}.{name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "lavise", *arguments],
@@ -217,7 +218,10 @@ def open_store(home: Path) -> tuple[Any, str]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
-    return client, client.get_experiment_by_name("lavise").experiment_id
+    experiment = client.get_experiment_by_name("lavise")
+    if experiment is None:
+        raise LookupError(f"{home} has no audits")
+    return client, str(experiment.experiment_id)
 
 
 def search(client: Any, experiment: str, query: str) -> list[Any]:

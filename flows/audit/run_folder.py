@@ -19,7 +19,7 @@ from lavise.configs.loading import dump_config
 from lavise.configs.roles import Role
 from lavise.flows.past_audits.compare import Comparison, not_same
 from lavise.flows.shared.results import RunResult, StageFacts
-from lavise.storage.models.packed_network import PackedNetwork
+from lavise.storage.models.packed_network import PackedNetwork, keep_weights
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker
@@ -211,7 +211,8 @@ def _log_explainers(run: Run, ended: EndedAudit) -> None:
     for result in results:
         layer = result.layer.name
         name = "explainer" if len(results) == 1 else f"explainer-{layer}"
-        network = PackedNetwork(ended.model, config.model.num_classes, layer) if config.tracking.pack_network else None
+        kept_at = None if config.tracking.pack_network else keep_weights(config.model, config.seed)
+        network = PackedNetwork(ended.model, config.model.num_classes, layer, kept_at)
         with tempfile.TemporaryDirectory() as scratch:
             destination = Path(scratch) / "explainer"
             explainer = result.final_explainer.folder

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -436,6 +437,29 @@ def test_model_of_a_run(tracker: MlflowTracker, tmp_path: Path) -> None:
             assert (stored.run_id, stored.source, stored.tags) == (run.run_id, model.artifact_location, tags)
             versions.append(int(version))
     assert versions == [1, 2]
+
+
+def test_what_models_of_a_store_have_in_common_is_kept_once(tracker: MlflowTracker, tmp_path: Path) -> None:
+    content = {"matrix.npy": b"v" * 200_000, "explainer.safetensors": b"a" * 200_000, "explainer.json": b"{}"}
+    kept = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, data in {**content, "explainer.safetensors": b"abb"[number : number + 1] * 200_000}.items():
+            (folder / name).write_bytes(data)
+        run = tracker.start("audit", {})
+        run.log_model(folder, "explainer", {}, None)
+        outputs = client_of(tracker).get_run(run.run_id).outputs
+        assert outputs is not None
+        (made,) = outputs.model_outputs
+        location = client_of(tracker).get_logged_model(made.model_id).artifact_location
+        kept.append(Path(urllib.request.url2pathname(urllib.parse.urlparse(location).path)))
+        there, given = ({p.name: p.read_bytes() for p in place.iterdir()} for place in (kept[-1], folder))
+        assert there == given
+    inodes = {name: [(folder / name).stat().st_ino for folder in kept] for name in content}
+    assert [len(set(found)) for found in inodes.values()] == [1, 2, 3]
+    shutil.rmtree(kept[0])
+    assert (kept[1] / "matrix.npy").read_bytes() == content["matrix.npy"]
 
 
 def test_watched_run_has_metrics_of_the_machine(tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_stages_of_deleted_audits_are_offered_and_deleted(
 ) -> None:
     """MLflow deletes the audit's own run alone, whether by its page or by its API."""
     client = MlflowClient(f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("audits").experiment_id
+    experiment = client.get_run(store.kept).info.experiment_id
 
     def begin(parent: str | None, stage: bool = True) -> str:
         tags = {"mlflow.parentRunId": parent} if parent else {}

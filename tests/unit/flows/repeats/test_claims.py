@@ -98,7 +98,7 @@ def test_a_note_that_is_none_of_ours_is_no_claim(tracker: MlflowTracker) -> None
 def test_services_without_a_common_state_folder_audit_once(watched: Watched, tmp_path: Path) -> None:
     watched.drop("epoch1.pth", make_weights(1))
     elsewhere = tmp_path / "another state"
-    found = []
+    found: list[Any] = []
 
     def during(config: Config, occasion: Occasion) -> None:
         if not found:
