@@ -36,11 +36,6 @@ _EARLIER = 1000
 _START_SECONDS = 300.0
 _AUDIT_SECONDS = 400.0
 _ORPHAN_SECONDS = 30.0
-SERVICES = {
-    "Prefect server": "prefect server start",
-    "MLflow server": "mlflow server",
-    "Prefect worker": "prefect worker",
-}
 
 
 def measure_soak(options: Options) -> Mapping[str, Any]:
