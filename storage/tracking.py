@@ -29,6 +29,7 @@ from lavise.storage.state.equal_files import link_equal_files
 from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.text import one_line
 from lavise.storage.tracking_addresses import hide_credentials, is_server, pass_credentials, require_answer
+from lavise.storage.tracking_client import LastingClient
 
 NOT_FINITE_TAG = "lavise.not_finite"
 _MAX_PARAM_CHARS = 500
@@ -288,15 +289,16 @@ class MlflowTracker:
         os.environ.setdefault("DO_NOT_TRACK", "true")
         # A line on standard output for each run that ends would stand between ours, and after --json.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        for chatty in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        # It shows the stack of every error that it raises as well, of which we say a line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
         require_answer(uri)
         self.uri: str | None = pass_credentials(uri)
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client: Any = MlflowClient(tracking_uri=self.uri)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 location = (artifact_root / digest_of(experiment)[:12]).as_uri() if artifact_root else None
@@ -317,6 +319,7 @@ class MlflowTracker:
                 f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(one_line(err))[:200]}); "
                 "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
             ) from None
+        self._client = LastingClient(self._client, str(self.uri))
         self._mark_killed()
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> MlflowRun:

@@ -60,9 +60,9 @@ def measure_services(options: Options) -> Mapping[str, Any]:
 
     with _mlflow_server(options.work) as (port, store):
         for case, how, seconds in (
-            (f"MLflow answers 500 for {_OUTAGE_SECONDS:.0f} s", "500", _OUTAGE_SECONDS),
-            (f"MLflow answers nothing for {_OUTAGE_SECONDS:.0f} s", "silent", _OUTAGE_SECONDS),
             ("MLflow answers 500 from then on", "500", 3600.0),
+            (f"MLflow answers nothing for {_OUTAGE_SECONDS:.0f} s", "silent", _OUTAGE_SECONDS),
+            (f"MLflow answers 500 for {_OUTAGE_SECONDS:.0f} s", "500", _OUTAGE_SECONDS),
         ):
             proxy = FailingProxy(port)
             home = options.work / f"proxied-{how}-{seconds:.0f}"

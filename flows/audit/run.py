@@ -46,6 +46,7 @@ from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.environment import choose_device, describe_environment, find_state_root
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import one_line
 from lavise.storage.tracking import Run, Tracker
 from lavise.storage.tracking_addresses import without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, load_word_vectors
@@ -128,7 +129,7 @@ def _discard(tracker: Tracker, run: Run, error: UserError) -> None:
         end_after(run, error)
         tracker.discard(run.run_id)
     except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
-        log.warning("  the run could not be deleted: %s", lost)
+        log.warning("  the run could not be deleted: %s", one_line(lost)[:200])
 
 
 def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_missing: bool) -> str:

@@ -21,6 +21,7 @@ from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_
 from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.free_space import FULL, find_full_error, format_bytes, measure_free_bytes
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.state.text import one_line
 from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
 from lavise.tasks.engine.stage_inputs import Request, StageInputs
 
@@ -305,7 +306,7 @@ def end_after(run: Run, error: BaseException) -> None:
         # What is no Exception is somebody's wish to stop: Ctrl-C, or SystemExit by the orchestrator.
         run.end("FAILED" if isinstance(error, Exception) else "KILLED")
     except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
-        log.warning("  the run could not be marked as failed: %s", lost)
+        log.warning("  the run could not be marked as failed: %s", one_line(lost)[:200])
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
