@@ -135,7 +135,7 @@ def _many_earlier(options: Options, config: Path) -> dict[str, Any]:
     model = list_audits(home, "FINISHED")[-1]
     for number in range(_EARLIER):
         tags = {**model.data.tags, "lavise.checkpoint": f"{number:064x}"}
-        tags = {k: v for k, v in tags.items() if not k.startswith("lavise.file.")}
+        tags = {k: v for k, v in tags.items() if not k.startswith(("lavise.file.", "mlflow."))}
         run = client.create_run(experiment, tags=tags, run_name=f"earlier {number}")
         client.set_terminated(run.info.run_id)
     seconds = _time_look(home, incoming, config)
