@@ -61,7 +61,7 @@ def measure_disk(options: Options) -> Mapping[str, Any]:
     expected = digest_artefacts(home)
     rows: list[dict[str, Any]] = []
 
-    def again(home: Path, order: tuple[str, ...] = order) -> Command:
+    def again(home: Path) -> Command:
         return start(home, *order, name="again", logs=options.work)
 
     def record(case: str, ended: Ended, home: Path, again: Command | None) -> None:
@@ -90,15 +90,7 @@ def measure_disk(options: Options) -> Mapping[str, Any]:
             ended = _run_with(options.work, home, order, stage, partial(_fill, small, rng.choice((0, 30_000))))
             (small / "ballast").unlink(missing_ok=True)
             record(f"disk full from the stage {stage} on", ended, home, again(home))
-    # MLflow's file is open for writing all the time, so that a disk with it cannot be made read-only.
-    untracked = (*order, "--set", "tracking.enabled=false")
     with _small_disk(options.work / "read-only") as small:
-        if small is not None:
-            home = small / "home"
-            ended = _run_with(options.work, home, untracked, "regions tail", partial(_remount, small, "ro"))
-            _remount(small, "rw")
-            record("read-only from the stage regions on", ended, home, again(home, untracked))
-    with _small_disk(options.work / "read-only-too") as small:
         if small is not None:
             home = small / "home"
             home.mkdir()
