@@ -29,10 +29,14 @@ from benchmarks.faults.tiny_audit import (
     write_checkpoint,
     write_inputs,
 )
+from lavise.configs.sources import FolderSource
+from lavise.flows.repeats.reaudit import reaudit_here
+from lavise.storage.state.progress import no_progress
 
 ROUNDS = 24
 _AT_ONCE = 8
 _EARLIER = 1000
+_LOOK_SECONDS = 5
 _START_SECONDS = 300.0
 _AUDIT_SECONDS = 400.0
 _ORPHAN_SECONDS = 30.0
@@ -139,22 +143,18 @@ def _many_earlier(options: Options, config: Path) -> dict[str, Any]:
         run = client.create_run(experiment, tags=tags, run_name=f"earlier {number}")
         client.set_terminated(run.info.run_id)
     seconds = _time_look(home, incoming, config)
-    empty = options.work / "nothing"
-    empty.mkdir()
-    start_seconds = _time_look(options.work / "empty", empty, config)
-    seen = (
-        f"a look at {_AT_ONCE} known checkpoints: {seconds:.1f} s, of which {start_seconds:.1f} s without any of either"
-    )
-    faults = [] if seconds - start_seconds < 5 else ["more than 5 s"]
+    seen = f"a look at {_AT_ONCE} known checkpoints: {seconds:.1f} s (in a process that runs already)"
+    faults = [] if seconds < _LOOK_SECONDS else [f"more than {_LOOK_SECONDS} s"]
     return {"case": f"{_EARLIER} earlier audits in MLflow", "seen": seen, "faults": "; ".join(faults) or "none"}
 
 
 def _time_look(home: Path, folder: Path, config: Path) -> float:
-    """Of the second of two looks."""
-    seconds = 0.0
+    """Of the second of two looks, which reads no file again."""
+    os.environ["LAVISE_HOME"] = str(home)
+    source, seconds = FolderSource(folder=folder, stable_seconds=0), 0.0
     for _ in range(2):
         begun = time.monotonic()
-        start(home, "reaudit", str(config), "--folder", str(folder), "--stable", "0", name="look").wait()
+        found = reaudit_here(str(config), [], source, None, no_progress)
         seconds = time.monotonic() - begun
-    os.sync()
+        assert found.count("known") == _AT_ONCE
     return seconds
