@@ -294,6 +294,7 @@ class MlflowTracker:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+        from sqlalchemy.exc import SQLAlchemyError
 
         require_answer(uri)
         self.uri: str | None = pass_credentials(uri)
@@ -314,7 +315,7 @@ class MlflowTracker:
                 )
             else:
                 self._experiment_id = found.experiment_id
-        except MlflowException as err:
+        except (MlflowException, SQLAlchemyError) as err:
             raise UserError(
                 f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(one_line(err))[:200]}); "
                 "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"

@@ -238,7 +238,8 @@ def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
     """That there is no room is the user's to mend.
 
     Raises:
-        UserError: the disk, or the quota, is full, or a file would be larger than is allowed.
+        UserError: the disk, or the quota, is full, or a file would be larger than is allowed; or the state folder was
+            removed.
     """
     try:
         yield
@@ -246,6 +247,11 @@ def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
         raise
     except Exception as err:
         number = find_full_error(err)
+        if number is None and not store.root.exists():
+            raise UserError(
+                f"storage.root: {store.root} is gone; it was removed while {stage.name} was computed. Run it again: "
+                "what was in it is made anew"
+            ) from err
         if number is None:
             raise
         free = format_bytes(measure_free_bytes(store.root))

@@ -478,6 +478,15 @@ def test_watched_run_has_metrics_of_the_machine(tracker: MlflowTracker, monkeypa
     run.end()
 
 
+def test_a_store_that_cannot_be_read_is_told_of_in_a_line(tmp_path: Path) -> None:
+    """As after a disk that failed."""
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"no database" * 2000)
+    with pytest.raises(UserError, match=r"^tracking\.uri: sqlite:.* does not work \(") as caught:
+        MlflowTracker(f"sqlite:///{path}", "lavise", None)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_deleted_experiment(tracker: MlflowTracker, state_root: Path) -> None:
     other = open_tracker(TrackingSettings(experiment="short-lived"), state_root)
     assert isinstance(other, MlflowTracker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lavise.configs.errors import UserError
 from lavise.configs.schema import TrackingSettings
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.tracking import open_tracker
@@ -71,6 +73,17 @@ def test_second_run_is_cached_and_computes_nothing(tmp_path: Path) -> None:
         {"data": "abc"},
         {"number": 1},
     )
+
+
+def test_a_state_folder_that_is_removed_meanwhile_is_told_of(tmp_path: Path) -> None:
+    def remove_and_write(folders: Mapping[int, Path]) -> dict[int, Mapping[str, Any]]:
+        shutil.rmtree(tmp_path / "state")
+        (folders[0] / "value.txt").write_text("lost", "utf-8")
+        raise AssertionError
+
+    with pytest.raises(UserError, match=r"^storage\.root: .*artefacts is gone; it was removed while sum was computed"):
+        make_runner(tmp_path / "state").run(STAGE, "sum", requests_of(1), remove_and_write)
+    assert make_runner(tmp_path / "state").run(STAGE, "sum", requests_of(1), Counter())
 
 
 def test_what_another_run_has_made_meanwhile_was_not_computed_here(tmp_path: Path) -> None:
