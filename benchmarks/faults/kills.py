@@ -68,9 +68,9 @@ def measure_kills(options: Options) -> Mapping[str, Any]:
         victim = rng.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         name = rng.choices(list(COMMANDS), list(COMMANDS.values()))[0]
         clear(home)
-        kills = [_kill(home, orders[name], victim, expected[name][3], rng)]
+        kills = [_kill(home, orders[name], f"killed-{number}", victim, expected[name][3], rng)]
         if victim == "group twice":
-            kills.append(_kill(home, orders[name], victim, expected[name][3], rng))
+            kills.append(_kill(home, orders[name], f"killed-{number}-again", victim, expected[name][3], rng))
         faults = [f"orphan: {line}" for line in wait_until_gone(home, _ORPHAN_SECONDS)]
         faults += [f"held lock: {path}" for path in list_held_locks(home)]
         if not (victim == "Dask worker" and kills[0]["ended"] == 0):
@@ -84,7 +84,9 @@ def measure_kills(options: Options) -> Mapping[str, Any]:
             for found in (digest_artefacts(home), artefacts)
         )
         faults += [f"other bits: {key}" for key in compare(own, theirs)][:5]
-        if _digest_runs(home) != results:
+        # An audit that had ended before the kill came is there twice.
+        runs = _digest_runs(home)
+        if (runs[-1:] if name == "audit" else runs) != results:
             faults.append("other results, or another number of finished audits")
         faults += [f"RUNNING: {run}" for run in list_running(home)]
         grown = count_bytes(home / "artefacts") - size
@@ -97,12 +99,14 @@ def measure_kills(options: Options) -> Mapping[str, Any]:
     return finish("kills", _count(rows), rounds=len(rows), seed=options.seed, all_rounds=rows)
 
 
-def _kill(home: Path, order: tuple[str, ...], victim: str, seconds: float, rng: random.Random) -> dict[str, Any]:
+def _kill(
+    home: Path, order: tuple[str, ...], log: str, victim: str, seconds: float, rng: random.Random
+) -> dict[str, Any]:
     """Start the command, kill at a random moment after it has opened its state folder; returns what was seen.
 
     One in eight kills comes before that, while the program is still being loaded.
     """
-    command = start(home, *order, name="killed")
+    command = start(home, *order, name=log)
     if rng.random() > 1 / 8:
         command.wait_for("started", seconds * 3)
         delay = rng.uniform(0, 0.6 * seconds)
