@@ -415,8 +415,9 @@ class TrackingSettings(Settings):
     """Name of the MLflow experiment; it is made where it is not there."""
     system_metrics: bool = True
     """Log the use of processor, memory, disk and GPU while the audit runs."""
-    pack_network: bool = True
-    """Log the explainer's model with the target network, so that it takes pictures; else region features only."""
+    pack_network: bool = False
+    """Log the explainer's model with the target network's weights, so that it takes pictures wherever it is loaded;
+    else it names the weights, and takes pictures where these are found, region features elsewhere."""
     register_model: bool = False
     """Register the explainer's model in the MLflow registry as `lavise-explainer`."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -24,11 +25,15 @@ import psutil
 from lavise.configs.errors import UserError
 from lavise.configs.schema import TrackingSettings
 from lavise.storage.state.digest import digest_of
+from lavise.storage.state.equal_files import link_equal_files
 from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.text import one_line
 from lavise.storage.tracking_addresses import hide_credentials, is_server, pass_credentials, require_answer
+from lavise.storage.tracking_client import LastingClient
 
+NOT_FINITE_TAG = "lavise.not_finite"
 _MAX_PARAM_CHARS = 500
+_MAX_TAG_CHARS = 4000
 _CLOCK_SECONDS = 2.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
@@ -87,6 +92,8 @@ class Tracker(Protocol):
     def find(self, tags: Mapping[str, str]) -> list[RunRecord]: ...
     def get(self, run_id: str) -> RunRecord | None: ...
     def discard(self, run_id: str) -> None: ...
+    def read_note(self, name: str) -> str | None: ...
+    def write_note(self, name: str, text: str | None) -> None: ...
     def download(self, run_id: str, destination: Path) -> None: ...
     def place(self, run_id: str) -> str | None: ...
     def link(self, run_id: str) -> str | None: ...
@@ -152,6 +159,12 @@ class NullTracker:
     def discard(self, run_id: str) -> None:
         pass
 
+    def read_note(self, name: str) -> str | None:
+        return None
+
+    def write_note(self, name: str, text: str | None) -> None:
+        pass
+
     def download(self, run_id: str, destination: Path) -> None:
         raise FileNotFoundError(f"nothing is tracked, so there are no files of run {run_id}")
 
@@ -180,11 +193,18 @@ class MlflowRun:
         self.log_history((k, v, 0) for k, v in metrics.items())
 
     def log_history(self, history: Iterable[tuple[str, float, int]]) -> None:
-        """(name, value, step) triples, in few requests."""
+        """(name, value, step) triples, in few requests.
+
+        What is not finite is named in a tag instead: MLflow's stores would turn infinity into the largest number there
+        is, and no filter finds NaN.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(_NO_METRIC.sub("_", k), float(v), now, step) for k, v, step in history]
+        rows = [(_NO_METRIC.sub("_", k), float(v), step) for k, v, step in history]
+        entries = [Metric(k, v, now, step) for k, v, step in rows if math.isfinite(v)]
+        if lost := sorted({f"{k} ({v})" for k, v, _ in rows if not math.isfinite(v)}):
+            self.set_tags({NOT_FINITE_TAG: ", ".join(lost)[:_MAX_TAG_CHARS]})
         for start in range(0, len(entries), _MAX_BATCH):
             self._client.log_batch(self.run_id, metrics=entries[start : start + _MAX_BATCH])
 
@@ -236,6 +256,7 @@ class MlflowRun:
         allowed = re.sub(r"""[/:.%"']""", "_", name)
         model = client.create_logged_model(experiment, allowed, self.run_id, tags=dict(tags), model_type="explainer")
         client.log_model_artifacts(model.model_id, str(folder))
+        _keep_once(model.artifact_location)
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
         if register_as is None:
@@ -272,15 +293,17 @@ class MlflowTracker:
         os.environ.setdefault("DO_NOT_TRACK", "true")
         # A line on standard output for each run that ends would stand between ours, and after --json.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        for chatty in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        # It shows the stack of every error that it raises as well, of which we say a line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+        from sqlalchemy.exc import SQLAlchemyError
 
         require_answer(uri)
         self.uri: str | None = pass_credentials(uri)
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client: Any = MlflowClient(tracking_uri=self.uri)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 location = (artifact_root / digest_of(experiment)[:12]).as_uri() if artifact_root else None
@@ -296,11 +319,12 @@ class MlflowTracker:
                 )
             else:
                 self._experiment_id = found.experiment_id
-        except MlflowException as err:
+        except (MlflowException, SQLAlchemyError) as err:
             raise UserError(
                 f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(one_line(err))[:200]}); "
                 "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
             ) from None
+        self._client = LastingClient(self._client, str(self.uri))
         self._mark_killed()
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> MlflowRun:
@@ -348,6 +372,18 @@ class MlflowTracker:
         for run in (*(r.run_id for r in self.find({MLFLOW_PARENT_RUN_ID: run_id})), run_id):
             self._client.delete_run(run)
 
+    def read_note(self, name: str) -> str | None:
+        """A short text that all who track in this experiment share."""
+        text: str | None = self._client.get_experiment(self._experiment_id).tags.get(name)
+        return text
+
+    def write_note(self, name: str, text: str | None) -> None:
+        """None removes it; the last one who writes is right."""
+        if text is not None:
+            self._client.set_experiment_tag(self._experiment_id, name, text)
+        elif self.read_note(name) is not None:
+            self._client.delete_experiment_tag(self._experiment_id, name)
+
     def download(self, run_id: str, destination: Path) -> None:
         """The files at the top of a run's artifacts; folders in it (models, tables) are left out."""
         for entry in self._client.list_artifacts(run_id):
@@ -380,11 +416,23 @@ class MlflowTracker:
         here = f"tags.`lavise.host` = '{socket.gethostname()}'"
         for run in self._client.search_runs([self._experiment_id], f"attributes.status = 'RUNNING' and {here}"):
             tags = run.data.tags
-            if _is_alive(tags.get("lavise.pid", ""), tags.get("lavise.pid_started", "")):
+            if is_alive(tags.get("lavise.pid", ""), tags.get("lavise.pid_started", "")):
                 continue
             # It may have ended well between the search and the look at its process.
             if self._client.get_run(run.info.run_id).info.status == "RUNNING":
                 self._client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _keep_once(location: str) -> None:
+    """What an earlier model of the experiment holds as well (a vocabulary, a network) is not kept twice; only where the
+    store is a folder, whose models nobody changes."""
+    if not location.startswith("file:"):
+        return
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    folder = Path(local_file_uri_to_path(location))
+    others = sorted(p for p in folder.parent.parent.glob("m-*") if p != folder.parent)
+    link_equal_files(folder, [p / folder.name for p in others])
 
 
 def _make_record(run: Any) -> RunRecord:
@@ -404,7 +452,7 @@ def _show_cell(value: Any) -> Any:
     return value
 
 
-def _is_alive(pid: str, started: str) -> bool:
+def is_alive(pid: str, started: str) -> bool:
     """Whether the very process is still there, and not another one with its number."""
     try:
         process = psutil.Process(int(pid))

@@ -19,7 +19,7 @@ from benchmarks.bad_inputs.good_sets import write_good, write_text
 from benchmarks.common import save_result
 from benchmarks.environments import REPOSITORY, write_between
 
-PAGE = REPOSITORY / "docs" / "reliability-inputs.md"
+PAGE = REPOSITORY / "docs" / "reliability.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.bad_inputs -->", "<!-- end: python -m benchmarks.bad_inputs -->"
 _LIMIT_SECONDS = 300
 _EXIT_USER_ERROR = 2

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow.parquet as parquet
 
-from lavise.configs.errors import NoRoomError, UserError
+from lavise.configs.errors import UserError
 from lavise.configs.loading import describe_identity, make_absolute
 from lavise.configs.policy import Policy
 from lavise.configs.roles import Role
@@ -46,6 +46,7 @@ from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.environment import choose_device, describe_environment, find_state_root
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.progress import Progress
+from lavise.storage.state.text import one_line
 from lavise.storage.tracking import Run, Tracker
 from lavise.storage.tracking_addresses import without_credentials
 from lavise.storage.words.word_vectors import Vocabulary, digest_vectors, load_word_vectors
@@ -80,7 +81,8 @@ def run_audit(
     """Explain every filter of the target layers.
 
     Raises:
-        UserError: a mistake in settings or inputs; the run is then marked FAILED and what was finished is kept.
+        UserError: a mistake in settings or inputs. Where it is found before the first long stage, no run is left;
+            later the run is marked FAILED. What was finished is kept.
     """
     occasion = occasion or Occasion()
     config = without_credentials(make_absolute(config))  # from here on it is written down
@@ -91,8 +93,10 @@ def run_audit(
     tags = {"lavise.config": config.name, "lavise.config_digest": digest_identity(config), **occasion.tags}
     name = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name
     with hold_state(root, exclusive=False):
+        checked = _check_settings(config)
         run = tracker.start(occasion.run_name or name, tags)
         runner = StageRunner(store, tracker, run, progress, execute)
+        audit: _Audit | None = None
         try:
             watch = run.watch_system() if config.tracking.system_metrics else nullcontext()
             with (
@@ -100,14 +104,18 @@ def run_audit(
                 StatisticsCluster(config.statistics, progress) as cluster,
                 open_workers(config, cluster, progress) as workers,
             ):
-                ended = _Audit(config, device, runner, cluster, workers, progress, occasion).run()
+                audit = _Audit(config, device, runner, cluster, workers, progress, occasion, checked)
+                ended = audit.run()
             result = write_run_folder(ended, root, run, tracker)
             if occasion.policy:
                 is_missing = occasion.comparison_expected and ended.comparison is None
                 result = replace(result, gate=_apply_policy(occasion.policy, result, run, name, is_missing))
             run.end()
-        except NoRoomError as err:
-            _discard(tracker, run, err)
+        except UserError as err:
+            if audit is None or not audit.is_begun:
+                _discard(tracker, run, err)
+            else:
+                end_after(run, err)
             raise
         except BaseException as err:
             end_after(run, err)
@@ -115,13 +123,13 @@ def run_audit(
     return result
 
 
-def _discard(tracker: Tracker, run: Run, error: NoRoomError) -> None:
+def _discard(tracker: Tracker, run: Run, error: UserError) -> None:
     """Nothing was begun, so that no run says that it failed."""
     try:
         end_after(run, error)
         tracker.discard(run.run_id)
     except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
-        log.warning("  the run could not be deleted: %s", lost)
+        log.warning("  the run could not be deleted: %s", one_line(lost)[:200])
 
 
 def _apply_policy(policy: Policy, result: RunResult, run: Run, name: str, is_missing: bool) -> str:
@@ -144,12 +152,36 @@ def digest_identity(config: Config) -> str:
     return digest_of(describe_identity(make_absolute(config)))
 
 
+class _Checked(NamedTuple):
+    """What was found while the settings were checked: the network, its layers, and the digest of the word vectors."""
+
+    model: TargetModel
+    layers: list[Layer]
+    vectors: str
+
+
+def _check_settings(config: Config) -> _Checked:
+    """What can be wrong without a look at the pictures; nothing is tracked yet.
+
+    Raises:
+        UserError: a mistake in the settings, the checkpoint or the word vectors.
+    """
+    vectors = digest_vectors(config.words)
+    check_analyses(config)
+    check_transfer(config)
+    find_filter(config.extract.compression)
+    model = load_target_model(config.model, config.seed)
+    check_bands(config, model.channels)
+    return _Checked(model, model.select_layers(config.model.layers), vectors)
+
+
 @dataclass
 class _Audit:
     """The stages of one audit, in the order of the data.
 
     Attributes:
         workers: who extracts; None: this process.
+        is_begun: the inputs are what they should be, and the long stages have begun.
     """
 
     config: Config
@@ -159,25 +191,21 @@ class _Audit:
     workers: StatisticsCluster | None
     progress: Progress
     occasion: Occasion
+    checked: _Checked
+    is_begun: bool = False
 
     def run(self) -> EndedAudit:
         config, run, runner, decoded_before = self.config, self.runner.parent, self.runner, num_decoded()
         run.log_params({k: v for k, v in flatten(config.model_dump(mode="json")).items() if v is not None})
         environment = describe_environment(self.device)
         run.set_tags(_environment_tags(environment))
-        # What can be wrong is looked at before anything long is begun.
-        vectors = digest_vectors(config.words)
-        check_analyses(config)
-        check_transfer(config)
-        find_filter(config.extract.compression)
-        model = load_target_model(config.model, config.seed)
-        check_bands(config, model.channels)
+        model, layers, vectors = self.checked
         run.set_tags({"lavise.checkpoint": model.digest, "lavise.arch": model.arch})
-        layers = model.select_layers(config.model.layers)
         inputs = open_inputs(config, runner, self.progress)
         check_analyses(config, inputs)
         subjects = self._list_subjects(model, inputs)
         self._check_room(subjects, layers)
+        self.is_begun = True
         notes = inputs.collect_notes()
         for facts in inputs.describe(describe_sources(config, runner)):
             run.log_dataset(facts)

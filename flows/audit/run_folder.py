@@ -19,7 +19,7 @@ from lavise.configs.loading import dump_config
 from lavise.configs.roles import Role
 from lavise.flows.past_audits.compare import Comparison, not_same
 from lavise.flows.shared.results import RunResult, StageFacts
-from lavise.storage.models.packed_network import PackedNetwork
+from lavise.storage.models.packed_network import PackedNetwork, keep_weights
 from lavise.storage.state import file_names
 from lavise.storage.state.files import write_atomically, write_json
 from lavise.storage.tracking import NullRun, Run, Tracker
@@ -28,7 +28,7 @@ from lavise.tasks.analyses.analysis import Rows, list_analyses
 from lavise.tasks.engine.stage import Info, describe_artefacts
 from lavise.tasks.evaluation import layer_panel, recall
 from lavise.tasks.explainer import validation
-from lavise.tasks.history.metric_names import flatten_metrics
+from lavise.tasks.history.metric_names import flatten_metrics, spell_numbers
 from lavise.tasks.report.chart_files import FIGURES_FOLDER
 from lavise.tasks.report.summary import describe_run, summarise_changes
 from lavise.tasks.report.verdict import list_headlines, summarise
@@ -62,7 +62,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
                 _write_table(folder / table.file, [handle.path(table.file) for handle in made])
     by_layer = {r.layer.name: _measure(r) for r in results}
     stages = {t: StageFacts(digest=o.digest, cached=o.cached, seconds=o.seconds) for t, o in ended.outcomes.items()}
-    write_json(folder / file_names.METRICS, {"layers": by_layer})
+    write_json(folder / file_names.METRICS, spell_numbers({"layers": by_layer}))
     write_json(folder / file_names.STAGES, stages)
     write_json(folder / file_names.SKIPPED, ended.skipped)
     write_json(folder / file_names.INPUTS, ended.inputs)
@@ -213,7 +213,8 @@ def _log_explainers(run: Run, ended: EndedAudit) -> None:
     for result in results:
         layer = result.layer.name
         name = "explainer" if len(results) == 1 else f"explainer-{layer}"
-        network = PackedNetwork(ended.model, config.model.num_classes, layer) if config.tracking.pack_network else None
+        kept_at = None if config.tracking.pack_network else keep_weights(config.model, config.seed)
+        network = PackedNetwork(ended.model, config.model.num_classes, layer, kept_at)
         with tempfile.TemporaryDirectory() as scratch:
             destination = Path(scratch) / "explainer"
             explainer = result.final_explainer.folder

@@ -1,6 +1,7 @@
 """`lavise gc`: what takes up space in the state folder, and removal of what no kept run needs.
 
-MLflow says which runs were deleted; only their folders go. What MLflow itself keeps of them goes with `mlflow gc`.
+MLflow says which runs were deleted; their folders go, and the runs of their stages, which MLflow leaves, are deleted
+there, too. What MLflow itself keeps of deleted runs goes with `mlflow gc`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ log = logging.getLogger("lavise")
 _SECONDS_PER_HOUR = 3600.0
 _UNIT = 1000
 _SQLITE = "sqlite:///"
+_PAGE = 1000
 
 
 def run_gc(dry_run: bool, keep_hours: float, as_json: bool) -> None:
@@ -64,21 +66,26 @@ def run_gc(dry_run: bool, keep_hours: float, as_json: bool) -> None:
     # Looking changes nothing, not even by a new lock file; without one no audit was ever here that could be running.
     holds = not dry_run or (root / LOCK_FILE).exists()
     with hold_state(root, exclusive=True) if holds else nullcontext():
-        plan = plan_collection(root, find_deleted_runs(root), keep_hours * _SECONDS_PER_HOUR, time.time())
+        client = open_store(root)
+        keep_seconds, now = keep_hours * _SECONDS_PER_HOUR, time.time()
+        plan = plan_collection(root, find_deleted_runs(root, client), keep_seconds, now)
+        stage_runs = find_stage_runs(root, client, now - keep_seconds)
         uses = measure_disk_use(root, plan.references)
         console = make_console()
         console.print(_use_table(f"disk use of {root}" + ("" if dry_run else ", before"), uses))
         if not dry_run:
             collect(plan)
-        _show_plan(console, plan, dry_run)
+            with _explaining(root):
+                for run in stage_runs:
+                    client.delete_run(run)
+        _show_plan(console, plan, len(stage_runs), dry_run)
     if as_json:
-        typer.echo(json.dumps(_to_json(plan, uses, dry_run), allow_nan=False))
+        typer.echo(json.dumps(_to_json(plan, uses, stage_runs, dry_run), allow_nan=False))
 
 
-def find_deleted_runs(root: Path) -> frozenset[str]:
-    """Ids of the runs that were deleted in MLflow, in whatever experiment, and can still be restored there.
-
-    Asks MLFLOW_TRACKING_URI, or the SQLite file in the state folder; if there is neither, no run is deleted.
+def open_store(root: Path) -> Any:
+    """A client of the store that MLFLOW_TRACKING_URI names, or of the SQLite file in the state folder; None where there
+    is neither.
 
     Raises:
         UserError: MLflow does not answer.
@@ -87,22 +94,83 @@ def find_deleted_runs(root: Path) -> frozenset[str]:
     if uri.startswith(_SQLITE) and not _has_content(Path(uri.removeprefix(_SQLITE).partition("?")[0])):
         # Opening it would make it.
         log.info("  no MLflow store at %s: no run counts as deleted", uri)
-        return frozenset()
+        return None
     for chatty in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    from mlflow.entities import ViewType
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
 
     require_answer(uri)
-    try:
-        client = MlflowClient(tracking_uri=pass_credentials(uri))
-        all_experiments = partial(client.search_experiments, view_type=ViewType.ALL)
-        experiments = [e.experiment_id for e in _all_pages(all_experiments)]
-        deleted = partial(client.search_runs, experiments, run_view_type=ViewType.DELETED_ONLY)
+    with _explaining(root):
+        return MlflowClient(tracking_uri=pass_credentials(uri))
+
+
+def find_deleted_runs(root: Path, client: Any) -> frozenset[str]:
+    """Ids of the runs that were deleted in MLflow, in whatever experiment, and can still be restored there.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    if client is None:
+        return frozenset()
+    from mlflow.entities import ViewType
+
+    with _explaining(root):
+        deleted = partial(client.search_runs, _list_experiments(client), run_view_type=ViewType.DELETED_ONLY)
         return frozenset(r.info.run_id for r in _all_pages(deleted))
+
+
+def find_stage_runs(root: Path, client: Any, before: float) -> list[str]:
+    """Ids of the runs of stages whose audit was deleted in MLflow, or is no longer there at all; sorted.
+
+    Args:
+        before: seconds since the epoch; what was begun later is not among them.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    if client is None:
+        return []
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    with _explaining(root):
+        active = partial(client.search_runs, _list_experiments(client), max_results=_PAGE)
+        stages = list(_all_pages(partial(active, filter_string="tags.`lavise.stage` != ''")))
+        parents = {r.info.run_id: r.data.tags.get(MLFLOW_PARENT_RUN_ID) for r in stages}
+        there = {r.info.run_id for r in _all_pages(active)}
+        # Asked for once more, since what others add and delete meanwhile moves the pages.
+        lost = {p for p in set(parents.values()) - there if p is not None and not _is_active(client, p)}
+    return sorted(
+        r.info.run_id for r in stages if parents[r.info.run_id] in lost and r.info.start_time / 1000 <= before
+    )
+
+
+def _is_active(client: Any, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as err:
+        if err.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _list_experiments(client: Any) -> list[str]:
+    from mlflow.entities import ViewType
+
+    return [e.experiment_id for e in _all_pages(partial(client.search_experiments, view_type=ViewType.ALL))]
+
+
+@contextmanager
+def _explaining(root: Path) -> Iterator[None]:
+    """What MLflow raises, in a line for the user."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
     except (MlflowException, SQLAlchemyError, ImportError) as err:
+        uri = find_tracking_uri(TrackingSettings(), root)
         reason = hide_credentials(" ".join(str(err).split()))[:200]
         raise UserError(
             f"MLFLOW_TRACKING_URI: {hide_credentials(uri)} does not say which runs were deleted ({reason}); "
@@ -146,9 +214,13 @@ def _use_table(title: str, uses: Sequence[StageUse]) -> Table:
     return table
 
 
-def _show_plan(console: Console, plan: Plan, dry_run: bool) -> None:
+def _show_plan(console: Console, plan: Plan, num_stage_runs: int, dry_run: bool) -> None:
+    if num_stage_runs:
+        what = "would be deleted" if dry_run else "were deleted"
+        console.print(f"{num_stage_runs:,} runs of stages {what} in MLflow: their audit was deleted", highlight=False)
     if not plan.entries:
-        console.print("nothing to remove")
+        if not num_stage_runs:
+            console.print("nothing to remove")
         return
     table = _table("what would go" if dry_run else "what went", ("reason", "stage", "number", "size"))
     for reason, stage, number, num_bytes in group_entries(plan):
@@ -184,9 +256,10 @@ class JsonPlan(TypedDict):
     disk_use: list[dict[str, int | str]]
     entries: list[JsonEntry]
     num_bytes: int
+    stage_runs: list[str]
 
 
-def _to_json(plan: Plan, uses: Sequence[StageUse], dry_run: bool) -> JsonPlan:
+def _to_json(plan: Plan, uses: Sequence[StageUse], stage_runs: list[str], dry_run: bool) -> JsonPlan:
     entries: list[JsonEntry] = [
         {
             "path": e.path.relative_to(plan.root).as_posix(),
@@ -202,6 +275,7 @@ def _to_json(plan: Plan, uses: Sequence[StageUse], dry_run: bool) -> JsonPlan:
         "disk_use": [asdict(u) for u in uses],
         "entries": entries,
         "num_bytes": plan.num_bytes,
+        "stage_runs": stage_runs,
     }
 
 

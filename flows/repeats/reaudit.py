@@ -3,6 +3,7 @@
 What was audited is read from MLflow, which is where people look: a run that they delete there is audited again. Two
 re-audits at the same moment share the state folder's locks; whoever comes second leaves the checkpoint to the first.
 A lock goes with its process, and a killed audit leaves no FINISHED run, so that the next re-audit goes on with it.
+Those who share MLflow but no state folder see each other's claims there.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, NoRoomError, UserError
+from lavise.configs.errors import AmbiguousWeightsError, CheckpointError, UserError
 from lavise.configs.loading import describe_faults, load_config, read_overrides
 from lavise.configs.policy import Policy, load_policy
 from lavise.configs.schema import Config
@@ -27,6 +28,7 @@ from lavise.flows.audit.run import digest_identity, run_audit
 from lavise.flows.audit.run_folder import SNAPSHOTS_FOLDER
 from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_outcome
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
+from lavise.flows.repeats.claims import SETTLE_SECONDS, hold_claim
 from lavise.flows.shared.results import RunResult
 from lavise.flows.shared.retries import run_with_retries
 from lavise.storage.checkpoint_sources.base import CheckpointChangedError, FoundCheckpoint
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lavise")
 MAX_ATTEMPTS = 3
 MAX_ENDS = 6
-STATE_TAG, ERROR_TAG = "lavise.reaudit", "lavise.error"
+STATE_TAG, ERROR_TAG, TWICE_TAG = "lavise.reaudit", "lavise.error", "lavise.audited_twice"
 Outcome = Literal["audited", "known", "broken", "failed", "given up", "busy", "waiting", "unusable", "unclear"]
 Audit = Callable[[Config, Occasion], RunResult]
 
@@ -102,6 +104,7 @@ class Reaudit:
 
     Attributes:
         audit: runs an audit, in this process or as a flow of its own.
+        settle_seconds: until a claim in MLflow is looked at again.
     """
 
     config: Config
@@ -111,6 +114,7 @@ class Reaudit:
     root: Path
     progress: Progress
     audit: Audit
+    settle_seconds: float = SETTLE_SECONDS
 
     def run(self) -> ReauditResult:
         """Audit what is new, the oldest first; one checkpoint's fault stops none of the others.
@@ -170,11 +174,25 @@ class Reaudit:
             with try_lock(self._lock_path(digest)) as free:
                 if not free:
                     return CheckpointOutcome(found.name, "busy", detail="another re-audit is on the same weights")
-                same = [r for r in self._find({"lavise.checkpoint": digest}) if _is_whole(r)]
-                if same:
-                    self.tracker.resume(same[-1].run_id).set_tags({_file_tag(found): "seen"})
-                    return CheckpointOutcome(found.name, "known", same[-1].run_id, detail="the same weights")
-                return self._audit(config, found, digest)
+                with hold_claim(self.tracker, self._lock_path(digest).stem, self.settle_seconds) as other:
+                    if other:
+                        return CheckpointOutcome(found.name, "busy", detail=f"another re-audit is on it: {other}")
+                    if same := self._find_whole(digest):
+                        self.tracker.resume(same[-1].run_id).set_tags({_file_tag(found): "seen"})
+                        return CheckpointOutcome(found.name, "known", same[-1].run_id, detail="the same weights")
+                    return self._tell_twice(self._audit(config, found, digest), digest)
+
+    def _find_whole(self, digest: str) -> list[RunRecord]:
+        """Audits of these weights that ended well, the oldest first."""
+        return [r for r in self._find({"lavise.checkpoint": digest}) if _is_whole(r)]
+
+    def _tell_twice(self, outcome: CheckpointOutcome, digest: str) -> CheckpointOutcome:
+        """Say so where another re-audit has audited the same at the same moment, as claims can miss each other."""
+        others = [r.run_id for r in self._find_whole(digest) if r.run_id != outcome.run_id]
+        if outcome.outcome != "audited" or outcome.run_id is None or not others:
+            return outcome
+        self.tracker.resume(outcome.run_id).set_tags({TWICE_TAG: ", ".join(others)[:500]})
+        return replace(outcome, detail=f"audited at the same moment as run {others[-1]}")
 
     def _audit(self, config: Config, found: FoundCheckpoint, digest: str) -> CheckpointOutcome:
         tags = {_file_tag(found): "seen", "lavise.checkpoint_name": found.name}
@@ -182,25 +200,32 @@ class Reaudit:
         tags |= {PREDECESSOR_TAG: record.run_id} if record else {}
         predecessor = self._open_predecessor(record) if record else None
         occasion = Occasion(tags, found.name, predecessor, self.policy, comparison_expected=record is not None)
+        before = {run.run_id for run in self._find({_file_tag(found): "seen"})}
         try:
             result = self.audit(config, occasion)
         except CheckpointError as err:
-            # Known only now, for example activations that are not finite; its run is there and FAILED.
-            failed = self._find({_file_tag(found): "seen"})
-            self.tracker.resume(failed[-1].run_id).set_tags({STATE_TAG: "broken", ERROR_TAG: str(err)})
-            return CheckpointOutcome(found.name, "broken", failed[-1].run_id, detail=str(err))
-        except NoRoomError:
-            raise  # for all checkpoints alike; it has left no run
+            # Known only now, for example activations that are not finite.
+            own = self._find_new(found, before)
+            if own is None:
+                return self._record(found, "broken", err)
+            self.tracker.resume(own.run_id).set_tags({STATE_TAG: "broken", ERROR_TAG: str(err)})
+            return CheckpointOutcome(found.name, "broken", own.run_id, detail=str(err))
         except UserError as err:
             # A mistake in the settings, or data that are away: the same for all checkpoints, and none is at fault.
-            for run in self._find({_file_tag(found): "seen"})[-1:]:
-                self.tracker.resume(run.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: str(err)})
+            # Where it was found before anything was begun, there is no run.
+            if own := self._find_new(found, before):
+                self.tracker.resume(own.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: str(err)})
             raise
         except Exception as err:
             log.exception("the audit of %s failed", found.name)
             return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
         self.tracker.resume(result.run_id).set_tags({STATE_TAG: "audited"})
         return CheckpointOutcome(found.name, "audited", result.run_id, result.gate)
+
+    def _find_new(self, found: FoundCheckpoint, before: Collection[str]) -> RunRecord | None:
+        """The run that this audit has left; None where it left none."""
+        new = [run for run in self._find({_file_tag(found): "seen"}) if run.run_id not in before]
+        return new[-1] if new else None
 
     def _record(self, found: FoundCheckpoint, outcome: Outcome, error: Exception) -> CheckpointOutcome:
         """A FAILED run for what could not be audited at all."""

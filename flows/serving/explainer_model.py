@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lavise.configs.errors import UserError
 from lavise.storage.datasets.input_images import COLOUR_CHANNELS
 from lavise.storage.state import file_names
 
@@ -51,7 +52,8 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
         destination: must not exist, or be empty.
         explainer: folder with explainer.safetensors and explainer.json.
         vocabulary: folder with vocabulary.json and matrix.npy.
-        network: without it, the model takes region features only.
+        network: without it, the model takes region features only. Where its weights are kept elsewhere, the model
+            takes pictures only where they are found.
 
     Raises:
         UserError: the network cannot be built again from its name and weights (see `load_packed_network`).
@@ -75,6 +77,8 @@ def save_explainer_model(destination: Path, explainer: Path, vocabulary: Path, n
         model = _load_pyfunc(str(data), {"device": "cpu"})
         model.predict(example)
         if network is not None:
+            if model.lack:
+                raise UserError(model.lack)
             model.predict(pd.DataFrame({"image": [_draw_image(network.model.channels)]}))
         mlflow.pyfunc.save_model(
             path=str(destination),

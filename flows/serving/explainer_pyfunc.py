@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lavise.configs.errors import UserError
 from lavise.storage.array_types import FloatArray, HalfArray
 from lavise.storage.datasets.input_images import InputImage
 from lavise.storage.models.layers import ActivationTap
-from lavise.storage.models.packed_network import PACKED_FACTS, PackedNetwork, load_packed_network
+from lavise.storage.models.packed_network import PACKED_FACTS, PACKED_WEIGHTS, PackedNetwork, load_packed_network
 from lavise.storage.state.environment import choose_device
 from lavise.tasks.activations.forward import normalise_images, run_network
 from lavise.tasks.explainer.naming import Namer, load_namer
@@ -28,10 +29,15 @@ from lavise.tasks.explainer.region_requests import pool_images, read_rows
 from lavise.tasks.inputs.vocabulary import read_vocabulary
 
 DEFAULT_NUM_WORDS = 10
+_NOT_SAVED = "this model was saved without its target network"
 
 
 class ExplainerModel:
-    """Regions -> words of the vocabulary, with their scores."""
+    """Regions -> words of the vocabulary, with their scores.
+
+    Attributes:
+        lack: why there is no network; None where there is one.
+    """
 
     def __init__(
         self,
@@ -39,7 +45,9 @@ class ExplainerModel:
         words: Sequence[str],
         network: PackedNetwork | None,
         device: str,
+        lack: str = _NOT_SAVED,
     ) -> None:
+        self.lack = None if network else lack
         self._namer, self._facts, self._words = namer, namer.facts, words
         self._network, self._device = network, device
         # MLflow's server calls from several threads, and a forward pass is read through hooks of the one network.
@@ -80,10 +88,7 @@ class ExplainerModel:
         """
         given, regions = read_rows(frame, self._facts.channels)
         if regions and self._network is None:
-            raise ValueError(
-                f"row {regions[0].row}: found an image, but this model was saved without its target network; "
-                "allowed: region_features"
-            )
+            raise ValueError(f"row {regions[0].row}: found an image, but {self.lack}; allowed: region_features")
         features = given | (pool_images(self._network, regions, self._run) if self._network else {})
         features_RC = np.zeros((len(frame), self._facts.channels), np.float32)
         for row, feature in features.items():
@@ -120,5 +125,17 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Ex
             f"of {facts.dimensions} dimensions; allowed: vectors of the explainer's own vocabulary"
         )
     namer = load_namer(folder, vocabulary, device)
-    network = load_packed_network(folder) if (folder / PACKED_FACTS).is_file() else None
-    return ExplainerModel(namer, vocabulary.words, network, device)
+    network, lack = _load_network(folder)
+    return ExplainerModel(namer, vocabulary.words, network, device, lack)
+
+
+def _load_network(folder: Path) -> tuple[PackedNetwork | None, str]:
+    """The network that came along; where its weights were kept elsewhere and are not there, the reason."""
+    if not (folder / PACKED_FACTS).is_file():
+        return None, _NOT_SAVED
+    try:
+        return load_packed_network(folder), ""
+    except UserError as err:
+        if (folder / PACKED_WEIGHTS).is_file():
+            raise
+        return None, f"the target network, which this model names and does not hold, cannot be had ({err})"

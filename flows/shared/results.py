@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from lavise.tasks.history.metric_names import spell_numbers
+
 
 class StageFacts(TypedDict):
     """What came of a stage: the digest of its artefacts, and whether they were there already."""
@@ -37,4 +39,4 @@ class RunResult:
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({**vars(self), "run_dir": str(self.run_dir)}, allow_nan=False)
+        return json.dumps(spell_numbers({**vars(self), "run_dir": str(self.run_dir)}), allow_nan=False)

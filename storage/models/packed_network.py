@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from lavise.configs.errors import UserError
 from lavise.configs.schema import ModelSettings
@@ -19,6 +22,23 @@ PACKED_FACTS = "network.json"
 _PROBE_TOLERANCE = 0.02
 
 
+class KeptWeights(BaseModel):
+    """How the weights are found again: settings of the audit (see `ModelSettings`), and its seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    weights: str
+    weights_key: tuple[str, ...] = ()
+    weights_prefix: str | None = None
+    precision: Literal["as_built", "float32"] = "as_built"
+    seed: int
+
+
+def keep_weights(settings: ModelSettings, seed: int) -> KeptWeights:
+    """By reference to where an audit found them."""
+    names = ("weights", "weights_key", "weights_prefix", "precision")
+    return KeptWeights(**{name: getattr(settings, name) for name in names}, seed=seed)
+
+
 @dataclass(frozen=True)
 class PackedNetwork:
     """A target model and one of its layers, as they travel with an explainer.
@@ -26,25 +46,29 @@ class PackedNetwork:
     Attributes:
         num_classes: size of the classifier head, where it is not the architecture's default.
         layer: the module whose output is the map.
+        kept_at: where the weights lie, which then stay there; None packs them.
     """
 
     model: TargetModel
     num_classes: int | None
     layer: str
+    kept_at: KeptWeights | None = None
 
 
 def save_packed_network(packed: PackedNetwork, folder: Path) -> None:
-    """Write folder/network.safetensors (the state dict) and folder/network.json (what else it takes to build it)."""
+    """Write folder/network.json (what it takes to build it), and folder/network.safetensors (the state dict) where the
+    weights are not kept elsewhere."""
     import torch
     from safetensors.torch import save_file
 
     model = packed.model
-    # Copies, since tensors that share memory (tied weights) cannot be saved as they are.
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.network.state_dict().items()
-    }
-    save_file(tensors, folder / PACKED_WEIGHTS)
+    if packed.kept_at is None:
+        # Copies, since tensors that share memory (tied weights) cannot be saved as they are.
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in model.network.state_dict().items()
+        }
+        save_file(tensors, folder / PACKED_WEIGHTS)
     content = {
         "arch": model.arch,
         "num_classes": packed.num_classes,
@@ -53,6 +77,7 @@ def save_packed_network(packed: PackedNetwork, folder: Path) -> None:
         "layer": packed.layer,
         "digest": model.digest,
         "probe": _probe_layer(model, packed.layer),
+        **({"kept_at": packed.kept_at.model_dump(mode="json")} if packed.kept_at else {}),
     }
     write_json(folder / PACKED_FACTS, content)
 
@@ -63,25 +88,29 @@ def load_packed_network(folder: Path) -> PackedNetwork:
     The architecture comes from its library, or from the user's own module: only its name is in the folder.
 
     Raises:
-        UserError: the architecture is not there or another one by now, or the weights are not those that were packed.
+        UserError: the architecture is not there or another one by now, or the weights are not those that were packed,
+            or are no longer where they were.
     """
     import torch
 
     content = json.loads((folder / PACKED_FACTS).read_text("utf-8"))
+    kept_at = KeptWeights.model_validate(content["kept_at"]) if "kept_at" in content else None
+    packed = {"weights": str((folder / PACKED_WEIGHTS).resolve())}
+    where, seed = (packed, 0) if kept_at is None else (kept_at.model_dump(exclude={"seed"}), kept_at.seed)
     settings = ModelSettings.model_validate(
         {
             "arch": content["arch"],
-            "weights": str((folder / PACKED_WEIGHTS).resolve()),
+            **where,
             "num_classes": content["num_classes"],
             "options": content.get("options", {}),
             "preprocessing": {k: v for k, v in content["preprocessing"].items() if v is not None},
         }
     )
     with torch.random.fork_rng():
-        model = load_target_model(settings, seed=0)
+        model = load_target_model(settings, seed)
     if model.digest != content["digest"]:
         raise UserError(
-            f"{folder / PACKED_WEIGHTS}: found weights with the digest {short(model.digest)}; "
+            f"{settings.weights}: found weights with the digest {short(model.digest)}; "
             f"allowed: {short(content['digest'])}, as packed; pack the network again"
         )
     layer, expected = content["layer"], content["probe"]
@@ -100,7 +129,7 @@ def load_packed_network(folder: Path) -> PackedNetwork:
             f"model.arch: {model.arch} with the packed weights gives other maps of {layer!r} than when it was packed: "
             "its code is another, or sets more than weights; use the code that it was packed with"
         )
-    return PackedNetwork(model, content["num_classes"], layer)
+    return PackedNetwork(model, content["num_classes"], layer, kept_at)
 
 
 def _probe_layer(model: TargetModel, layer: str) -> list[float]:

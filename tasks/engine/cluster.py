@@ -125,8 +125,9 @@ class StatisticsCluster:
         address = self._settings.scheduler
         if address:
             _require_scheduler(address, self._setting)
-        # Read when distributed is first imported, here and in the workers: no chatter about reconnecting workers.
-        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+        # Read when distributed is first imported, here and in the workers: no chatter about reconnecting workers, and
+        # no stack of a heartbeat that found the connection closed; what a task raises comes back with its result.
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         from distributed import Client, LocalCluster
 
         if address:
@@ -139,7 +140,7 @@ class StatisticsCluster:
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address="127.0.0.1:0",  # with None it asks for port 8787, and warns where that is taken
-                silence_logs=logging.ERROR,
+                silence_logs=logging.CRITICAL,
             )
         self._client = Client(self._cluster, set_as_default=False)
         return self._client

@@ -22,6 +22,7 @@ from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.free_space import FULL, find_full_error, format_bytes, measure_free_bytes
 from lavise.storage.state.memory import give_memory_back
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.state.text import one_line
 from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
 from lavise.tasks.engine.stage_inputs import Request, StageInputs
 
@@ -180,10 +181,10 @@ class StageRunner:
                 log.info("%-28s cached   %s", title, short(combined), extra=_mark(title, "cached"))
             else:
                 log.info("%-28s started  %s", title, short(combined), extra=_mark(title, "started"))
-                found = self._compute_missing(stage, requests, digests, compute)
+                found, cached = self._compute_missing(stage, requests, digests, compute)
                 give_memory_back()
-                seconds = time.monotonic() - start
-                log.info("%-28s done     %s  %.1f s", title, short(combined), seconds, extra=_mark(title, "done"))
+                seconds, became = time.monotonic() - start, "cached" if cached else "done"
+                log.info("%-28s %-8s %s  %.1f s", title, became, short(combined), seconds, extra=_mark(title, became))
             handles = tuple(found[i] for i in range(len(requests)))
             seconds = time.monotonic() - start
             self._record(run, requests, handles, cached, seconds)
@@ -195,7 +196,8 @@ class StageRunner:
 
     def _compute_missing(
         self, stage: Stage, requests: Sequence[Request], digests: Sequence[str], compute: Compute
-    ) -> dict[int, Handle]:
+    ) -> tuple[dict[int, Handle], bool]:
+        """The artefacts, and whether another run has made all that was missing while this one waited for it."""
         with ExitStack() as locks:
             # Always in the same order, so that two runs that share artefacts cannot wait for each other.
             for digest in sorted(set(digests)):
@@ -215,7 +217,7 @@ class StageRunner:
                         found[i] = self.store.publish(
                             stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
                         )
-        return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}
+        return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}, not folders
 
     def _record(
         self, run: Run, requests: Sequence[Request], handles: Sequence[Handle], cached: bool, seconds: float
@@ -238,7 +240,8 @@ def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
     """That there is no room is the user's to mend.
 
     Raises:
-        UserError: the disk, or the quota, is full, or a file would be larger than is allowed.
+        UserError: the disk, or the quota, is full, or a file would be larger than is allowed; or the state folder was
+            removed.
     """
     try:
         yield
@@ -246,6 +249,11 @@ def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
         raise
     except Exception as err:
         number = find_full_error(err)
+        if number is None and not store.root.exists():
+            raise UserError(
+                f"storage.root: {store.root} is gone; it was removed while {stage.name} was computed. Run it again: "
+                "what was in it is made anew"
+            ) from err
         if number is None:
             raise
         free = format_bytes(measure_free_bytes(store.root))
@@ -306,7 +314,7 @@ def end_after(run: Run, error: BaseException) -> None:
         # What is no Exception is somebody's wish to stop: Ctrl-C, or SystemExit by the orchestrator.
         run.end("FAILED" if isinstance(error, Exception) else "KILLED")
     except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
-        log.warning("  the run could not be marked as failed: %s", lost)
+        log.warning("  the run could not be marked as failed: %s", one_line(lost)[:200])
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _check_metric(rule: MetricRule, layer: str, found: Mapping[str, float]) -> R
         return RuleVerdict(rule.title, layer, "failed", "not measured", rule.allowed)
     value = float(value)  # JSON writes some of them as integers
     if not math.isfinite(value):
-        return RuleVerdict(rule.title, layer, "failed", "not a finite number", rule.allowed)
+        return RuleVerdict(rule.title, layer, "failed", f"not a finite number: {value}", rule.allowed)
 
     def fits(number: float) -> bool:
         return (rule.at_least is None or number >= rule.at_least) and (rule.at_most is None or number <= rule.at_most)

@@ -18,6 +18,7 @@ WINGS = {
         {"datasets"},
         {"models"},
         {"activations", "tracking_addresses"},
+        {"tracking_client"},
         {"tracking"},
         {"checkpoint_sources"},
     ],

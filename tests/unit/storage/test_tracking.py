@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -123,13 +124,13 @@ def test_parameters(tracker: MlflowTracker) -> None:
 
 def test_metrics(tracker: MlflowTracker) -> None:
     run = tracker.start("audit", {})
-    run.log_metrics({"recall_at_5": 0.25, "broken": math.nan})
+    run.log_metrics({"recall_at_5": 0.25, "broken": math.nan, "bn2/large": -math.inf})
     history = [("loss", 10.0 - step, step) for step in range(1000)]
     run.log_history(iter(history))
     client = client_of(tracker)
-    stored = client.get_run(run.run_id).data.metrics
-    assert stored["recall_at_5"] == 0.25
-    assert math.isnan(stored["broken"])
+    stored = client.get_run(run.run_id).data
+    assert stored.metrics == {"recall_at_5": 0.25, "loss": -989.0}
+    assert stored.tags["lavise.not_finite"] == "bn2/large (-inf), broken (nan)"
     assert [("loss", m.value, m.step) for m in client.get_metric_history(run.run_id, "loss")] == history
     run.end()
 
@@ -440,6 +441,29 @@ def test_model_of_a_run(tracker: MlflowTracker, tmp_path: Path) -> None:
     assert versions == [1, 2]
 
 
+def test_what_models_of_a_store_have_in_common_is_kept_once(tracker: MlflowTracker, tmp_path: Path) -> None:
+    content = {"matrix.npy": b"v" * 200_000, "explainer.safetensors": b"a" * 200_000, "explainer.json": b"{}"}
+    kept = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, data in {**content, "explainer.safetensors": b"abb"[number : number + 1] * 200_000}.items():
+            (folder / name).write_bytes(data)
+        run = tracker.start("audit", {})
+        run.log_model(folder, "explainer", {}, None)
+        outputs = client_of(tracker).get_run(run.run_id).outputs
+        assert outputs is not None
+        (made,) = outputs.model_outputs
+        location = client_of(tracker).get_logged_model(made.model_id).artifact_location
+        kept.append(Path(urllib.request.url2pathname(urllib.parse.urlparse(location).path)))
+        there, given = ({p.name: p.read_bytes() for p in place.iterdir()} for place in (kept[-1], folder))
+        assert there == given
+    inodes = {name: [(folder / name).stat().st_ino for folder in kept] for name in content}
+    assert [len(set(found)) for found in inodes.values()] == [1, 2, 3]
+    shutil.rmtree(kept[0])
+    assert (kept[1] / "matrix.npy").read_bytes() == content["matrix.npy"]
+
+
 def test_watched_run_has_metrics_of_the_machine(tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the block runs, and no longer: the thread that watches goes, also after an error."""
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
@@ -454,6 +478,15 @@ def test_watched_run_has_metrics_of_the_machine(tracker: MlflowTracker, monkeypa
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= found.keys()
     assert not [t for t in threading.enumerate() if t.name == "SystemMetricsMonitor"]
     run.end()
+
+
+def test_a_store_that_cannot_be_read_is_told_of_in_a_line(tmp_path: Path) -> None:
+    """As after a disk that failed."""
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"no database" * 2000)
+    with pytest.raises(UserError, match=r"^tracking\.uri: sqlite:.* does not work \(") as caught:
+        MlflowTracker(f"sqlite:///{path}", "lavise", None)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_deleted_experiment(tracker: MlflowTracker, state_root: Path) -> None:

@@ -60,13 +60,11 @@ def runs_of(tracker: MlflowTracker, config: Config) -> list[RunRecord]:
 # Audits that do not come to their end
 
 
-def test_missing_word_vectors_fail_the_run_before_anything_is_made(tracker: MlflowTracker, tmp_path: Path) -> None:
+def test_missing_word_vectors_leave_no_run_and_nothing_made(tracker: MlflowTracker, tmp_path: Path) -> None:
     config = make_whole_config(tmp_path, words={"vectors": str(tmp_path / "no.txt")})
     with pytest.raises(UserError, match=r"words\.vectors: found '.*no\.txt', which is no file"):
         run_audit(config, tracker, no_progress)
-    (record,) = runs_of(tracker, config)
-    assert (record.status, record.name) == ("FAILED", "tiny")
-    assert "lavise.checkpoint" not in record.tags
+    assert runs_of(tracker, config) == []
     assert not list((tmp_path / "artefacts").iterdir())
     assert not (tmp_path / "runs").exists()
 
@@ -78,16 +76,28 @@ def test_a_layer_that_is_not_there_is_found_before_the_pictures_are_read(
     config = make_config(tmp_path, model={"layers": ["tale"]})
     with pytest.raises(UserError, match=r"model\.layers: found 'tale'.*tail"):
         run_audit(config, tracker, no_progress)
-    (record,) = runs_of(tracker, config)
-    assert record.status == "FAILED"
-    assert len(record.tags["lavise.checkpoint"]) == 64
+    assert runs_of(tracker, config) == []
 
 
-def test_missing_pictures_fail_the_run(tracker: MlflowTracker, tmp_path: Path) -> None:
+def test_missing_pictures_leave_no_run(tracker: MlflowTracker, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     with pytest.raises(UserError, match=r"reference\.root"):
         run_audit(config, tracker, no_progress)
-    assert [r.status for r in runs_of(tracker, config)] == ["FAILED"]
+    assert runs_of(tracker, config) == []
+
+
+def test_a_mistake_that_only_a_long_stage_can_find_fails_the_run(tracker: MlflowTracker, tmp_path: Path) -> None:
+    def execute(title: str, work: Work, uses_device: bool) -> StageOutcome:
+        if title == "extract target":
+            raise UserError("data set target: 3 of 3 pictures cannot be read")
+        return work()
+
+    config = make_whole_config(tmp_path, evaluate={"baselines": ["random_words"]})
+    with pytest.raises(UserError, match="3 of 3"):
+        run_audit(config, tracker, no_progress, execute)
+    (record,) = runs_of(tracker, config)
+    assert record.status == "FAILED"
+    assert len(record.tags["lavise.checkpoint"]) == 64
 
 
 def test_groups_of_pictures_are_checked_before_the_first_stage(tracker: MlflowTracker, tmp_path: Path) -> None:
@@ -95,7 +105,7 @@ def test_groups_of_pictures_are_checked_before_the_first_stage(tracker: MlflowTr
     config = make_whole_config(tmp_path, bias={"groups": f"csv:{tmp_path / 'people.csv'}:age"})
     with pytest.raises(UserError, match="has no column 'age'; allowed: file, gender"):
         run_audit(config, tracker, no_progress)
-    assert [r.status for r in runs_of(tracker, config)] == ["FAILED"]
+    assert runs_of(tracker, config) == []
     assert not list((tmp_path / "artefacts").iterdir())
 
 
@@ -120,16 +130,17 @@ def test_a_stage_that_fails_or_is_stopped_ends_the_run(
     assert titles == ["scenes reference"]
 
 
-def test_what_was_finished_before_the_failure_is_kept(tracker: MlflowTracker, tmp_path: Path) -> None:
-    """The scenes are drawn, then the target's folder is not there."""
+def test_what_was_finished_before_the_mistake_is_kept(tracker: MlflowTracker, tmp_path: Path) -> None:
+    """The scenes are drawn, then the target's folder is not there; their runs are taken back with the audit's."""
     config = make_openmoji_config(tmp_path)
+    made = []
     for _ in range(2):
         with pytest.raises(UserError, match=r"target\.root"):
             run_audit(config, tracker, no_progress)
-    stages = tracker.find({"lavise.stage": "scenes"})
-    assert [(r.status, r.tags["lavise.cached"]) for r in stages] == [("FINISHED", "false"), ("FINISHED", "true")]
-    parents = [r.run_id for r in runs_of(tracker, config)]
-    assert [r.tags["mlflow.parentRunId"] for r in stages] == parents
+        (folder,) = (tmp_path / "artefacts" / "scenes").glob("*/handle.json")
+        made.append(folder.stat().st_mtime_ns)
+    assert made[0] == made[1]
+    assert runs_of(tracker, config) == tracker.find({"lavise.stage": "scenes"}) == []
 
 
 def test_a_disk_that_is_too_small_leaves_no_run_and_nothing_begun(
@@ -158,18 +169,22 @@ def test_a_compression_that_is_not_installed_is_told_first(
 # What a run says of itself from the start
 
 
+def fail(title: str, work: Work, uses_device: bool) -> StageOutcome:
+    raise RuntimeError("no memory")
+
+
 def test_a_run_bears_its_settings_and_the_occasion(tracker: MlflowTracker, tmp_path: Path) -> None:
-    config = make_config(tmp_path, words={"vectors": str(tmp_path / "no.txt")}, seed=7)
+    config = make_openmoji_config(tmp_path, seed=7)
     occasion = Occasion(tags={"lavise.source": "folder"}, checkpoint_name="epoch 9.pt")
-    with pytest.raises(UserError):
-        run_audit(config, tracker, no_progress, occasion=occasion)
+    with pytest.raises(RuntimeError):
+        run_audit(config, tracker, no_progress, fail, occasion)
     (record,) = runs_of(tracker, config)
     assert record.name == "tiny epoch 9.pt"
     assert record.tags["lavise.source"] == "folder"
     assert record.tags["lavise.config_digest"] == digest_identity(config)
     assert record.tags["lavise.device"] == "cpu"
     params = client_of(tracker).get_run(record.run_id).data.params
-    assert (params["seed"], params["words.vectors"]) == ("7", str(tmp_path / "no.txt"))
+    assert (params["seed"], params["target.root"]) == ("7", str(tmp_path / "target"))
     assert params["model.layers"] == "auto"
     assert "model.num_classes" not in params  # which is None
 
@@ -184,9 +199,9 @@ def test_a_run_is_called_as_its_flow_run_is(tracker: MlflowTracker, tmp_path: Pa
 
 def test_a_password_is_not_written_down(tracker: MlflowTracker, tmp_path: Path) -> None:
     uri = "http://someone:secret@127.0.0.1:5000"
-    config = make_config(tmp_path, words={"vectors": str(tmp_path / "no.txt")}, tracking={"uri": uri})
-    with pytest.raises(UserError):
-        run_audit(config, tracker, no_progress)
+    config = make_openmoji_config(tmp_path, tracking={"uri": uri})
+    with pytest.raises(RuntimeError):
+        run_audit(config, tracker, no_progress, fail)
     (record,) = runs_of(tracker, config)
     logged = client_of(tracker).get_run(record.run_id).data
     assert logged.params["tracking.uri"] == "http://127.0.0.1:5000"

@@ -18,7 +18,7 @@ from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from lavise.configs.errors import UserError
-from lavise.flows.command_line.gc import find_deleted_runs, format_bytes, run_gc
+from lavise.flows.command_line.gc import find_deleted_runs, find_stage_runs, format_bytes, open_store, run_gc
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.housekeeping import hold_state
 
@@ -103,14 +103,17 @@ def names(folder: Path) -> set[str]:
 
 
 def test_deleted_runs_of_the_local_store(root: Path, store: Store) -> None:
-    assert find_deleted_runs(root) == {store.deleted, store.in_deleted_experiment}
+    assert find_deleted_runs(root, open_store(root)) == {store.deleted, store.in_deleted_experiment}
 
 
 def test_deleted_runs_of_the_store_that_the_environment_names(
     root: Path, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
-    assert find_deleted_runs(tmp_path / "elsewhere") == {store.deleted, store.in_deleted_experiment}
+    assert find_deleted_runs(tmp_path / "elsewhere", open_store(tmp_path / "elsewhere")) == {
+        store.deleted,
+        store.in_deleted_experiment,
+    }
 
 
 def test_more_deleted_runs_than_a_page_holds(root: Path) -> None:
@@ -128,7 +131,7 @@ def test_more_deleted_runs_than_a_page_holds(root: Path) -> None:
         )
     database.close()
     assert len(client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY)) == 1000
-    assert {f"{i:032x}" for i in range(1500)} < find_deleted_runs(root)
+    assert {f"{i:032x}" for i in range(1500)} < find_deleted_runs(root, open_store(root))
 
 
 @pytest.mark.parametrize("where", ["local", "environment"])
@@ -138,7 +141,7 @@ def test_without_a_store_no_run_is_deleted_and_none_is_made(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if where == "environment":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'not there.db'}")
-    assert find_deleted_runs(tmp_path) == frozenset()
+    assert find_deleted_runs(tmp_path, open_store(tmp_path)) == frozenset()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,14 +165,43 @@ def test_damaged_store(root: Path) -> None:
 def test_password_of_the_address_is_not_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://me:hush@host")
     with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI: nonsense://host does not say") as caught:
-        find_deleted_runs(root)
+        find_deleted_runs(root, open_store(root))
     assert "hush" not in str(caught.value)
 
 
 def test_address_of_no_known_kind(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
     with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI: nonsense://host does not say"):
-        find_deleted_runs(root)
+        find_deleted_runs(root, open_store(root))
+
+
+def test_stages_of_deleted_audits_are_offered_and_deleted(
+    root: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow deletes the audit's own run alone, whether by its page or by its API."""
+    client = MlflowClient(f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_run(store.kept).info.experiment_id
+
+    def begin(parent: str | None, stage: bool = True) -> str:
+        tags = {"mlflow.parentRunId": parent} if parent else {}
+        made = client.create_run(experiment, tags={**tags, **({"lavise.stage": "train"} if stage else {})})
+        return str(made.info.run_id)
+
+    lost = sorted([begin(store.deleted), begin("0" * 32)])  # deleted; and gone by `mlflow gc`
+    kept = [begin(store.kept), begin(store.restored), begin(None), begin(store.deleted, stage=False)]
+    assert find_stage_runs(root, open_store(root), time.time() + 1) == lost
+    assert find_stage_runs(root, open_store(root), time.time() - 3600) == []
+
+    run_gc(dry_run=True, keep_hours=0, as_json=True)
+    shown = capsys.readouterr().out
+    assert "2 runs of stages would be deleted in MLflow" in shown
+    assert json.loads(shown.splitlines()[-1])["stage_runs"] == lost
+    assert {client.get_run(i).info.lifecycle_stage for i in (*lost, *kept)} == {"active"}
+
+    run_gc(dry_run=False, keep_hours=0, as_json=False)
+    assert "2 runs of stages were deleted in MLflow" in capsys.readouterr().out
+    assert {client.get_run(i).info.lifecycle_stage for i in lost} == {"deleted"}
+    assert {client.get_run(i).info.lifecycle_stage for i in kept} == {"active"}
 
 
 # gc

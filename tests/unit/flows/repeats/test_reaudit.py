@@ -26,6 +26,7 @@ from lavise.flows.repeats.reaudit import (
     failed_outcomes,
     reaudit_here,
 )
+from lavise.flows.shared.results import RunResult
 from lavise.storage.state.digest import digest_file, digest_tensors
 from lavise.storage.state.locks import try_lock
 from lavise.storage.state.progress import no_progress
@@ -224,6 +225,32 @@ def test_a_mistake_in_the_settings_ends_the_look_and_counts_against_no_checkpoin
     assert {r.tags[STATE_TAG] for r in watched.find_runs("FAILED")} == {"settings"}
     watched.audits.during = lambda config, occasion: None
     assert watched.outcomes() == {"epoch1.pth": "audited"}
+
+
+def test_a_mistake_that_leaves_no_run_is_no_mark_on_an_earlier_one(watched: Watched) -> None:
+    """What an audit finds before it begins leaves no run; the FAILED one is of another fault and goes on counting."""
+    watched.drop("epoch1.pth", make_weights(1))
+    watched.audits.during = raising(ConnectionError("the scheduler is gone"))
+    assert watched.outcomes() == {"epoch1.pth": "failed"}
+
+    def refuse(config: Config, occasion: Occasion) -> RunResult:
+        raise UserError("reference.root: found '/away', which is no folder")
+
+    with pytest.raises(UserError, match="/away"):
+        watched.look(audit=refuse)
+    (failed,) = watched.find_runs()
+    assert STATE_TAG not in failed.tags
+
+
+def test_broken_without_a_run_of_its_own_is_recorded(watched: Watched) -> None:
+    def refuse(config: Config, occasion: Occasion) -> RunResult:
+        raise CheckpointError("model.weights: activations that are not finite")
+
+    watched.drop("epoch1.pth", make_weights(1))
+    found = watched.look(audit=refuse)["epoch1.pth"]
+    (record,) = watched.find_runs("FAILED")
+    assert (found.outcome, found.run_id) == ("broken", record.run_id)
+    assert watched.outcomes() == {"epoch1.pth": "known"}
 
 
 def test_a_snapshot_that_cannot_be_taken_stops_none_of_the_others(watched: Watched) -> None:

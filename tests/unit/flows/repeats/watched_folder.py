@@ -94,7 +94,7 @@ class Watched:
         chosen = source or FolderSource(folder=self.folder, stable_seconds=0)
         rules = load_policy(policy) if policy else None
         doing = audit or self.audits
-        return Reaudit(config or self.config, chosen, rules, self.tracker, self.root, no_progress, doing)
+        return Reaudit(config or self.config, chosen, rules, self.tracker, self.root, no_progress, doing, 0)
 
     def look(self, **changes: Any) -> dict[str, CheckpointOutcome]:
         """By name, in the order of the result."""

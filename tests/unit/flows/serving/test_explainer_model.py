@@ -27,7 +27,7 @@ from lavise.storage.array_types import FloatArray
 from lavise.storage.datasets.base import Annotation, Dataset, ImageRecord
 from lavise.storage.images.geometry import Geometry
 from lavise.storage.images.images import num_decoded
-from lavise.storage.models.packed_network import PackedNetwork
+from lavise.storage.models.packed_network import PackedNetwork, keep_weights
 from lavise.storage.models.target_model import load_target_model
 from lavise.storage.words.word_vectors import Vocabulary, load_word_vectors
 from lavise.tasks.engine.stage_inputs import Given
@@ -539,6 +539,27 @@ def test_real_architecture(tmp_path: Path, pictures: tuple[Path, ...]) -> None:
     assert loaded._network.model.digest == network.model.digest
     assert loaded._network.model.geometry == network.model.geometry
     assert len(loaded.predict(box_rows(pictures))) == 6
+
+
+def test_network_by_reference_takes_pictures_where_its_weights_are(tmp_path: Path, pictures: tuple[Path, ...]) -> None:
+    weights = tmp_path / "epoch9.pt"
+    torch.save(Strided().state_dict(), weights)
+    settings = ModelSettings.model_validate(
+        {"arch": f"{__name__}:Strided", "weights": str(weights), "preprocessing": {"size_px": 32}}
+    )
+    network = PackedNetwork(load_target_model(settings, seed=0), None, LAYER, keep_weights(settings, seed=0))
+    explainer = write_explainer(tmp_path / "explainer")
+    vocabulary = write_vocabulary(tmp_path / "words")[0]
+    save_explainer_model(tmp_path / "model", explainer, vocabulary, network)
+    assert not list((tmp_path / "model").rglob("network.safetensors"))
+    assert len(load(tmp_path / "model").predict(box_rows(pictures))) == 6
+    weights.unlink()
+    elsewhere = load(tmp_path / "model")
+    assert len(elsewhere.predict(as_frame(random_features(2)))) == 2
+    with pytest.raises(ValueError, match="which this model names and does not hold, cannot be had"):
+        elsewhere.predict(box_rows(pictures))
+    with pytest.raises(UserError, match=r"epoch9\.pt"):
+        save_explainer_model(tmp_path / "another", explainer, vocabulary, network)
 
 
 # ---------------------------------------------------------------- MLflow's server

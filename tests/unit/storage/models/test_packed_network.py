@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lavise.configs.errors import UserError
-from lavise.storage.models.packed_network import PackedNetwork, load_packed_network, save_packed_network
-from lavise.storage.models.target_model import TargetModel
+from lavise.configs.schema import ModelSettings
+from lavise.storage.models.packed_network import PackedNetwork, keep_weights, load_packed_network, save_packed_network
+from lavise.storage.models.target_model import TargetModel, load_target_model
 from tests.unit.storage.models.helpers import Small, equal, load
 
 
@@ -141,3 +142,30 @@ def test_packed_network_of_bands_and_of_an_input_that_is_not_square(tmp_path: Pa
     assert (found.geometry, found.channels, found.digest) == (model.geometry, 5, model.digest)
     assert found.geometry.shape == (64, 96)
     assert dict(found.options) == {"in_chans": 5}
+
+
+def test_weights_that_are_kept_elsewhere_are_not_copied(tmp_path: Path) -> None:
+    """They are read from there again; gone or another, they are told of."""
+    weights, arch = tmp_path / "epoch9.pt", f"{Small.__module__}:Small"
+    torch.save(load({"arch": arch}, seed=4).network.state_dict(), weights)
+    settings = ModelSettings.model_validate({"arch": arch, "weights": str(weights)})
+    model, folder = load_target_model(settings, seed=1), tmp_path / "packed"
+    folder.mkdir()
+    save_packed_network(PackedNetwork(model, None, "conv", keep_weights(settings, seed=1)), folder)
+    assert [p.name for p in folder.iterdir()] == ["network.json"]
+    found = load_packed_network(folder)
+    assert found.model.digest == model.digest
+    assert found.kept_at is not None
+    torch.save(load({"arch": arch}, seed=5).network.state_dict(), weights)
+    with pytest.raises(UserError, match=r"epoch9\.pt: found weights with the digest \w{12}; allowed: \w{12}"):
+        load_packed_network(folder)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"epoch9\.pt"):
+        load_packed_network(folder)
+
+
+def test_random_weights_are_drawn_again(tmp_path: Path) -> None:
+    settings = ModelSettings.model_validate({"arch": f"{Small.__module__}:Small", "weights": "random"})
+    model = load_target_model(settings, seed=3)
+    save_packed_network(PackedNetwork(model, None, "conv", keep_weights(settings, seed=3)), tmp_path)
+    assert load_packed_network(tmp_path).model.digest == model.digest

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lavise.configs.errors import UserError
 from lavise.configs.schema import TrackingSettings
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.tracking import open_tracker
@@ -68,6 +73,40 @@ def test_second_run_is_cached_and_computes_nothing(tmp_path: Path) -> None:
         {"data": "abc"},
         {"number": 1},
     )
+
+
+def test_a_state_folder_that_is_removed_meanwhile_is_told_of(tmp_path: Path) -> None:
+    def remove_and_write(folders: Mapping[int, Path]) -> dict[int, Mapping[str, Any]]:
+        shutil.rmtree(tmp_path / "state")
+        (folders[0] / "value.txt").write_text("lost", "utf-8")
+        raise AssertionError
+
+    with pytest.raises(UserError, match=r"^storage\.root: .*artefacts is gone; it was removed while sum was computed"):
+        make_runner(tmp_path / "state").run(STAGE, "sum", requests_of(1), remove_and_write)
+    assert make_runner(tmp_path / "state").run(STAGE, "sum", requests_of(1), Counter())
+
+
+def test_what_another_run_has_made_meanwhile_was_not_computed_here(tmp_path: Path) -> None:
+    """The second waits for the lock of the first, and its outcome says that it made nothing."""
+    begun, may_end = threading.Event(), threading.Event()
+    compute, waiting = Counter(), Counter()
+
+    def slowly(folders: Mapping[int, Path]) -> dict[int, Mapping[str, Any]]:
+        begun.set()
+        assert may_end.wait(30)
+        return compute(folders)
+
+    first, second = make_runner(tmp_path), make_runner(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        made = threads.submit(first.run, STAGE, "sum", requests_of(1), slowly)
+        assert begun.wait(30)
+        found = threads.submit(second.run, STAGE, "sum", requests_of(1), waiting)
+        time.sleep(0.1)
+        assert not found.done()
+        may_end.set()
+        assert found.result() == made.result()
+    assert (compute.calls, waiting.calls) == ([[0]], [])
+    assert [r.outcomes["sum"].cached for r in (first, second)] == [False, True]
 
 
 @pytest.mark.parametrize(

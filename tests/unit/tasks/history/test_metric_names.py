@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
-from lavise.tasks.history.metric_names import flatten_metrics
+from lavise.tasks.history.metric_names import flatten_metrics, spell_numbers
 
 CELL = {"value": 0.5, "low": 0.4, "high": 0.6}
 RECALL: dict[str, Any] = {
@@ -80,3 +82,15 @@ def test_findings_are_named_by_their_kind() -> None:
         "causes/num_used": 2,
         "causes/direct": 1,
     }
+
+
+def test_numbers_that_json_lacks_are_written_as_text_and_read_again() -> None:
+    measured = {**RECALL, "regions": NO_REGIONS, "panel": {}}
+    found = {**measured, "loudness": math.inf, "quiet": math.nan, "few": [1.0, -math.inf]}
+    written = json.dumps(spell_numbers(found), allow_nan=False)
+    again = flatten_metrics(json.loads(written))
+    assert again["loudness"] == math.inf
+    assert math.isnan(again["quiet"])
+    assert json.loads(written)["few"] == [1.0, "-inf"]
+    finite = flatten_metrics(measured)
+    assert {k: v for k, v in again.items() if k in finite} == finite

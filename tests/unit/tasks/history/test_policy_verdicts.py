@@ -161,9 +161,9 @@ def test_known_names_are_those_that_the_comparison_gives() -> None:
         (1 / 3, {"at_least": 0}, "passed", "0.3333"),
         (0.39999612345, {"at_least": 0.4}, "failed", "0.399996"),
         (0.4000001, {"at_most": 0.4}, "failed", "0.4000001"),
-        (math.nan, {"at_least": 0}, "failed", "not a finite number"),
-        (math.nan, {"at_most": 0}, "failed", "not a finite number"),
-        (math.inf, {"at_least": 0}, "failed", "not a finite number"),
+        (math.nan, {"at_least": 0}, "failed", "not a finite number: nan"),
+        (math.nan, {"at_most": 0}, "failed", "not a finite number: nan"),
+        (math.inf, {"at_least": 0}, "failed", "not a finite number: inf"),
     ],
 )
 def test_metric_and_bounds(value: float, bounds: dict[str, float], outcome: Outcome, found: str) -> None:
@@ -225,7 +225,10 @@ def test_number_that_the_comparison_could_not_give_fails() -> None:
     metrics = collect_metrics({"layers": {"bn2": MEASURED}}, {"layers": {"bn2": COMPARED}})
     rules = (MetricRule(metric="diff/mean_similarity", at_least=0), MetricRule(metric="diff/num_moved", at_most=9))
     verdicts = apply_rules(Policy(name="gate", rules=rules), metrics, [], [make_row("same", 0)])
-    assert [(v.outcome, v.found) for v in verdicts] == [("failed", "not a finite number"), ("failed", "not measured")]
+    assert [(v.outcome, v.found) for v in verdicts] == [
+        ("failed", "not a finite number: nan"),
+        ("failed", "not measured"),
+    ]
 
 
 # ---------------------------------------------------------------- rules on words
