@@ -6,7 +6,7 @@ import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
 _BLOCK = 64
@@ -21,7 +21,7 @@ class PackedList(Sequence[T], Generic[T]):
     other, unpacks each block once. Pickle is its form in this process and in workers; it is never read from a file.
     """
 
-    __slots__ = ("_blocks", "_last", "_num")
+    __slots__ = ("_blocks", "_num")
 
     def __init__(self, items: Iterable[T] = ()) -> None:
         rest, blocks, num = iter(items), list[bytes](), 0
@@ -29,7 +29,6 @@ class PackedList(Sequence[T], Generic[T]):
             blocks.append(zlib.compress(pickle.dumps(block, pickle.HIGHEST_PROTOCOL), _LEVEL))
             num += len(block)
         self._blocks, self._num = tuple(blocks), num
-        self._last: tuple[int, list[T]] = (-1, [])
 
     def __len__(self) -> int:
         return self._num
@@ -50,12 +49,14 @@ class PackedList(Sequence[T], Generic[T]):
         position = index + self._num if index < 0 else index
         if not 0 <= position < self._num:
             raise IndexError(f"item {index} of {self._num}")
+        global _last
         number, at = divmod(position, _BLOCK)
-        known, items = self._last
-        if known != number:
+        blocks, known, items = _last  # all at once, so that threads cannot mix two blocks
+        if blocks is not self._blocks or known != number:
             items = self._unpack(number)
-            self._last = (number, items)  # both at once, so that threads cannot mix two blocks
-        return items[at]
+            _last = (self._blocks, number, items)
+        found: T = items[at]
+        return found
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PackedList | tuple | list):
@@ -73,6 +74,10 @@ class PackedList(Sequence[T], Generic[T]):
     def _unpack(self, number: int) -> list[T]:
         items: list[T] = pickle.loads(zlib.decompress(self._blocks[number]))  # noqa: S301 - made above
         return items
+
+
+# The block that was unpacked last: one for all lists, or each of a thousand lists would keep one.
+_last: tuple[tuple[bytes, ...], int, list[Any]] = ((), -1, [])
 
 
 def _restore(blocks: tuple[bytes, ...], num: int) -> PackedList[object]:

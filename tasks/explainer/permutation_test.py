@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from lavise.storage.array_files import ColumnFile
 from lavise.storage.array_types import IntArray
 from lavise.tasks.numerics.random_streams import Stream, make_rng
 from lavise.tasks.numerics.ranked_lists import find_repeated
 
 _BLOCK_ENTRIES = 1 << 23
 _ROUNDING = 1e-9
+_DRAWS = 64
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,17 @@ def compare_with_chance(
     predicted = sparse.csr_matrix((weight_R[region], (image_R[region], place_Rk[counted])), shape=shape)
     labelled = sparse.csr_matrix((weight_R, (image_R, label_R)), shape=shape).T.tocsc()
     rng = make_rng(seed, Stream.EXPLAINER_TEST)
-    orders = np.empty((permutations, num), dtype=np.int32)
-    for kind in np.unique(kind_N):
-        own = np.flatnonzero(kind_N == kind).astype(np.int32)
-        orders[:, own] = rng.permuted(np.tile(own, (permutations, 1)), axis=1)
     sums, observed = np.zeros(permutations), 0.0
     step = max(_BLOCK_ENTRIES // num, 1)
-    for start in range(0, num, step):
-        rates = (predicted[start : start + step] @ labelled).toarray()
-        rows = np.arange(len(rates))
-        observed += float(rates[rows, start + rows].sum())
-        sums += rates[rows, orders[:, start : start + step]].sum(axis=1)
+    with ColumnFile(None, np.int32, (permutations, num)) as orders:
+        _draw_orders(orders, kind_N, rng)
+        for start in range(0, num, step):
+            stop = min(start + step, num)
+            rates = (predicted[start:stop] @ labelled).toarray()
+            rows = np.arange(len(rates))
+            observed += float(rates[rows, start + rows].sum())
+            drawn = np.stack([orders.read_columns(row, start, stop) for row in range(permutations)])
+            sums += rates[rows, drawn].sum(axis=1)
     hits = (words_Rk == true_R[:, None]).any(axis=1)
     reached = int((sums >= observed - _ROUNDING * num).sum())
     return ExplainerTest(
@@ -95,3 +97,21 @@ def compare_with_chance(
         (1 + reached) / (1 + permutations),
         permutations,
     )
+
+
+def _draw_orders(orders: ColumnFile, kind_N: IntArray, rng: np.random.Generator) -> None:
+    """Permutations of the pictures among those of their kind, int32 [P, N]: 400 MB of 50,000 pictures, so on the disk.
+
+    Drawn some at a time with one generator, they are those of a single call.
+    """
+    permutations, num = orders.shape
+    for kind in np.unique(kind_N):
+        own = np.flatnonzero(kind_N == kind).astype(np.int32)
+        for start in range(0, permutations, _DRAWS):
+            stop = min(start + _DRAWS, permutations)
+            drawn = rng.permuted(np.tile(own, (stop - start, 1)), axis=1)
+            if len(own) < num:
+                rows = orders.read_rows(start, stop)
+                rows[:, own] = drawn
+                drawn = rows
+            orders.write_rows(start, drawn)
