@@ -205,7 +205,7 @@ def test_without_storage_notes_last_until_the_page_is_closed(browser: Any, addre
         inner.wait_for_selector("#sheet .similar")
         inner.locator("#sheet").press("1")
         inner.locator(NOTE).fill("seen in a frame")
-        inner.get_by_role("button", name="Compare this filter").click()
+        inner.get_by_role("button", name="Compare", exact=True).click()
         inner.get_by_role("search").get_by_role("searchbox").last.press("Enter")
         inner.wait_for_selector(".versus .tables")
         inner.locator("#sheet").press("Escape")
@@ -247,7 +247,7 @@ def wait_compared(page: Watched, title: str) -> None:
 def test_two_filters_side_by_side_by_keyboard_and_by_address(browser: Any, page: Watched, address: str) -> None:
     open_filter(page, 3)
     page.keyboard.press("2")
-    page.get_by_role("button", name="Compare this filter").press("Enter")
+    page.get_by_role("button", name="Compare", exact=True).press("Enter")
     field = page.get_by_label("Compare with: ")
     assert page.evaluate("document.activeElement.type") == "search"
     assert page.locator(".picker li").count() == page.locator("#sheet .similar li").count()
@@ -280,7 +280,7 @@ def test_two_filters_side_by_side_by_keyboard_and_by_address(browser: Any, page:
     page.locator(".versus h3 a").first.click()
     wait_opened(page, "Filter 3")
     assert verdict(page) == "partly"
-    page.get_by_role("button", name="Compare this filter").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     page.keyboard.press("Escape")  # leaves the field, not the filter
     assert page.opened().startswith("Filter 3")
     assert page.evaluate("document.activeElement.textContent") == "Compare"

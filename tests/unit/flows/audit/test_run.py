@@ -190,10 +190,10 @@ def test_a_run_bears_its_settings_and_the_occasion(tracker: MlflowTracker, tmp_p
 
 
 def test_a_run_is_called_as_its_flow_run_is(tracker: MlflowTracker, tmp_path: Path) -> None:
-    config = make_config(tmp_path, words={"vectors": str(tmp_path / "no.txt")})
+    config = make_openmoji_config(tmp_path)
     occasion = Occasion(checkpoint_name="epoch 9.pt", run_name="tiny of Monday")
-    with pytest.raises(UserError):
-        run_audit(config, tracker, no_progress, occasion=occasion)
+    with pytest.raises(RuntimeError):
+        run_audit(config, tracker, no_progress, fail, occasion)
     assert [record.name for record in runs_of(tracker, config)] == ["tiny of Monday"]
 
 

@@ -69,7 +69,7 @@ def test_records_go_to_other_processes_and_are_read_by_threads(tmp_path: Path) -
         records = pickle.loads(pickle.dumps(data.records))
         assert records == data.records
         with ThreadPoolExecutor(4) as pool:
-            assert list(pool.map(lambda r: r.path.read_bytes(), records * 5)) == list(CONTENTS.values()) * 5
+            assert list(pool.map(lambda r: r.path.read_bytes(), [*records] * 5)) == list(CONTENTS.values()) * 5
 
 
 def test_only_pictures_of_safe_formats_are_decoded(tmp_path: Path) -> None:

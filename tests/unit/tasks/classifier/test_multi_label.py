@@ -472,7 +472,8 @@ def test_one_logit_is_one_class(tmp_path: Path) -> None:
     records = make_plain(tmp_path / "p", [(255, 0, 0), (0, 255, 0)], ["red", "green"])
     head = head_of(model.network.head)  # type: ignore[arg-type]
     summary, _, _ = attribute(model, "act", records, tmp_path / "c", head, names("red"), num_filters=3)
-    assert summary["classes"] == [{"class": 0, "name": "red", "num_images": 1, "mean_logit": pytest.approx(4)}]
+    (red,) = summary["classes"]
+    assert red == {"class": 0, "name": "red", "num_images": 1, "mean_logit": pytest.approx(4), "examples": ["00.png"]}
     _, causes, tables = ablate(
         *(model, "act", records, tmp_path / "o", [["red"], [], []], head, names("red"), ("red", "green")), fill="zero"
     )

@@ -404,7 +404,7 @@ def test_expected_words_stand_with_their_outcome_and_as_text(tmp_path: Path) -> 
     }
     sections = describe_sections([("act", {"expect": tmp_path / "expect"})])
     size = {"thumbnail_px": 144, "max_size_mb": 50.0, "encoded": EncodedImages([], 144, 144, True, True), "bands": ""}
-    values = {"layers": [], "qualities": [], "analyses": sections, "diff": None}
+    values = {"layers": [], "concepts": NO_CONCEPTS, "qualities": [], "analyses": sections, "diff": None}
     page = render_page({"Audit": "x"}, values, {}, [], size)
     assert "Of 3 expected words: 1 met, 1 broken, 1 that cannot be told." in page
     assert '<b>must not: <bdi>sky</bdi></b> &middot; <span class="mark">broken</span>' in page
