@@ -6,6 +6,7 @@ RUN := .venv/bin
 TWO := --numprocesses 2 --dist loadfile
 NUMERIC := $(addprefix tests/unit/,storage/images/test_geometry.py tasks/numerics tasks/masks tasks/activations \
 	tasks/evaluation tasks/words/test_preference.py tasks/words/test_naming_precision.py)
+KERNELS ?= Haswell Nehalem
 export UV_PYTHON_DOWNLOADS := never
 # Two tests at a time: threads of each that wait for the other's cost more than they give.
 test fast numeric coverage: export OMP_NUM_THREADS := 1
@@ -17,15 +18,14 @@ demo: setup  ## set up, then explain every filter of a real ImageNet network on 
 
 test: setup lint types  ## set up, then all tests: the fast ones first, then the slow ones
 	$(RUN)/pytest -m "not slow" $(TWO)
-	$(MAKE) numeric
+	$(MAKE) numeric KERNELS=Haswell
 	$(RUN)/pytest -m slow $(TWO) --no-loadscope-reorder
 
 fast: setup  ## only the tests that take seconds
 	$(RUN)/pytest -m "not slow" $(TWO)
 
-numeric: setup  ## what is exact, again with the matrix products of two other processors
-	OPENBLAS_CORETYPE=Haswell $(RUN)/pytest $(NUMERIC) $(TWO)
-	OPENBLAS_CORETYPE=Nehalem $(RUN)/pytest $(NUMERIC) $(TWO)
+numeric: setup  ## what is exact, again with the matrix products of two other processors (make test: of the first)
+	set -e; for kernel in $(KERNELS); do OPENBLAS_CORETYPE=$$kernel $(RUN)/pytest $(NUMERIC) $(TWO); done
 
 coverage: setup  ## the fast tests again, with their floor of coverage; takes half as long again
 	$(RUN)/pytest -m "not slow" $(TWO) --cov=configs --cov=storage --cov=tasks --cov=flows --cov-report= --cov-fail-under=95
