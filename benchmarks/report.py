@@ -33,6 +33,7 @@ from lavise.tasks.report.filter_entries import TARGET, DescribedFilters
 from lavise.tasks.report.outlines import BLOCK_MAPS, outline_regions
 from lavise.tasks.report.page import write_page
 from lavise.tasks.report.pictures import LARGE_PER_FILTER, ImageBook, ReportImages
+from lavise.tasks.report.sections.concepts import DescribedConcepts
 from lavise.tasks.report.sections.layers import LayerCard
 from tests.browser import find_browser
 from tests.unit.tasks.report.test_outlines import outline_by_library
@@ -124,10 +125,11 @@ def describe(paths: dict[str, Path]) -> tuple[DescribedFilters, ImageBook]:
         )  # fmt: skip
         heat = [base64.b64encode(rng.bytes(49)).decode("ascii") for _ in shown]
         rest.append(
-            {"w": [[13, 0.31, 0.72, 0.004, 1.2e-05, 0.00031]] * WORDS, "m": [], "i": shown[LARGE_PER_FILTER:],
+            {"w": [[13, 0.31, 0.72, 0.004, 1.2e-05, 0.00031, 0.93, 0.9, 0.97, "category", ""]] * WORDS, "m": [],
+             "i": shown[LARGE_PER_FILTER:], "y": [named[0], [1] * 20 + [0] * 5, 20, IMAGES, 400, 400, []],
              "h": heat, "z": [7, 7, 0, 6.5], "g": [0, 6.5, rng.integers(0, 100_000, size=48).tolist()],
-             "c": [[f"class {n}", 0.41, 0.3, 0.5, 3] for n in range(CLASSES)], "a": None, "u": [], "b": [], "j": None,
-             "near": [[(unit + n) % FILTERS, 0.9 - n / 10] for n in range(1, 6)]}
+             "c": [[f"class {n}", 0.41, 0.3, 0.5, 3, n] for n in range(CLASSES)], "a": None, "u": [], "b": [],
+             "j": None, "near": [[(unit + n) % FILTERS, 0.9 - n / 10] for n in range(1, 6)]}
         )  # fmt: skip
     return DescribedFilters(entries, rest), book
 
@@ -147,7 +149,8 @@ def write(folder: Path, paths: dict[str, Path]) -> Path:
         num_supervised=80,
         num_held_out=0,
     )
-    sections = {"layers": [layer], "qualities": [], "analyses": [], "diff": None}
+    concepts = DescribedConcepts([], [], [])
+    sections = {"layers": [layer], "concepts": concepts, "qualities": [], "analyses": [], "diff": None}
     facts = {"Audit": f"synthetic, {len(paths)} pictures"}
     settings = ReportSettings(images_per_filter=IMAGES)
     write_page(facts, sections, [described], book, ReportImages(GEOMETRY, {TARGET: paths}), settings, folder)
