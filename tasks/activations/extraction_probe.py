@@ -19,6 +19,7 @@ from lavise.storage.datasets.input_images import InputImage, load_input
 from lavise.storage.images.images import BrokenImageError
 from lavise.storage.models.layers import ActivationTap, Layer
 from lavise.storage.models.target_model import TargetModel
+from lavise.storage.state.memory import keep_freed_memory
 from lavise.tasks.activations.forward import normalise_images, run_network
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def probe_extraction(
     Args:
         max_seconds: where the first passes took longer, bfloat16 is not tried.
     """
+    keep_freed_memory()  # as an audit does
     end = time.monotonic() + max_seconds
     images, decode = decode_some(records, model)
     if not images:

@@ -20,6 +20,7 @@ from lavise.storage.datasets.input_images import load_input
 from lavise.storage.images.images import BrokenImageError, count_decoded, num_decoded
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
+from lavise.storage.state.memory import keep_freed_memory
 from lavise.tasks.activations.extract import Block, ExtractionInputs, describe_device, extract_blocks
 from lavise.tasks.engine.cluster import StatisticsCluster
 
@@ -102,6 +103,7 @@ def make_block(item: WorkerBlock) -> MadeBlock:
     import torch
     from distributed import get_worker
 
+    keep_freed_memory()
     worker = get_worker()
     _check_folders(item, worker.address)
     with _one_at_a_time:

@@ -130,6 +130,8 @@ class StatisticsCluster:
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         from distributed import Client, LocalCluster
 
+        from lavise.tasks.engine.worker_memory import KeepsFreedMemory
+
         if address:
             self._client = Client(address, timeout="30s", set_as_default=False)
             return self._client
@@ -143,6 +145,7 @@ class StatisticsCluster:
                 silence_logs=logging.CRITICAL,
             )
         self._client = Client(self._cluster, set_as_default=False)
+        self._client.register_plugin(KeepsFreedMemory())
         return self._client
 
     def _close(self) -> None:
