@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from lavise.storage.images.inner_files import PictureFile
+from lavise.storage.images.png_chunks import has_notes_after_pixels
 from lavise.storage.state.text import one_line, printable
 
 Range = tuple[float, float]
@@ -150,7 +151,7 @@ def read_stored_size(path: PictureFile) -> tuple[int, int, int]:
     try:
         with _open(path) as file:
             width, height = file.size
-            return height, width, _read_orientation(file)
+            return height, width, _read_orientation_unloaded(file)
     except DECODER_ERRORS as err:
         raise BrokenImageError(f"not readable: {_describe(err)}") from None
 
@@ -223,6 +224,19 @@ def _read_orientation(file: Image.Image) -> int:
     """1 to 8; 1 where there is none, or where the EXIF makes no sense."""
     try:
         return int(file.getexif().get(_EXIF_ORIENTATION, 1))
+    except DECODER_ERRORS:
+        return 1
+
+
+def _read_orientation_unloaded(file: Image.Image) -> int:
+    """The same of a file that is not decoded, and will be only where its format leaves no other way.
+
+    Pillow decodes every PNG without EXIF for this, since that may stand behind the pixels.
+    """
+    if not isinstance(file, PngImagePlugin.PngImageFile) or file.fp is None or has_notes_after_pixels(file.fp):
+        return _read_orientation(file)
+    try:
+        return int(Image.Image.getexif(file).get(_EXIF_ORIENTATION, 1))
     except DECODER_ERRORS:
         return 1
 

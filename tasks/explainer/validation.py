@@ -32,7 +32,7 @@ from lavise.tasks.explainer.permutation_test import compare_with_chance
 from lavise.tasks.masks.annotated_shards import find_looked_for
 from lavise.tasks.numerics.bootstrap import ImageBootstrap
 
-STAGE = Stage("validate", version=2, uses_device=True, libraries=("scipy",))
+STAGE = Stage("validate", version=3, uses_device=True, libraries=("scipy",))
 VALIDATION_FILE = "validation.json"
 MAX_P_VALUE = 0.01
 MIN_CATEGORIES = 8
