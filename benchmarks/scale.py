@@ -7,7 +7,7 @@ polygons in COCO's form. The network is one convolution with random weights and 
 runs in a process of its own, through all stages. Of each stage are kept: wall seconds, processor seconds of the process
 and its workers, and the highest memory of the process itself and of its largest worker: `hwm` as the system counts it,
 pages of mapped files included, and `anon` without those (seen every 20 ms), which nothing but the process can give
-back. `exponent` is the slope of log seconds over log pictures, `grows` the memory at the largest size over that at the
+back. `exponent` is the slope of log seconds over log pictures (so two sizes at least), `grows` the memory at the largest size over that at the
 smallest.
 """
 
@@ -274,7 +274,10 @@ def main() -> None:
         (arguments.one / "stages.json").write_text(json.dumps(stages))
         return
     found: dict[int, dict[str, dict[str, float]]] = {}
-    for size in sorted(int(s) for s in arguments.sizes.split(",")):
+    sizes = sorted({int(s) for s in arguments.sizes.split(",")})
+    if len(sizes) < 2:
+        parser.error("--sizes: two different ones at least")
+    for size in sizes:
         with _open_work(arguments.work) as folder:
             write_pictures(folder / "data", size)
             command = [sys.executable, "-m", "benchmarks.scale", "--one", str(folder), *arguments.overrides]

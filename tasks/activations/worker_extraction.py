@@ -20,7 +20,7 @@ from lavise.storage.datasets.input_images import load_input
 from lavise.storage.images.images import BrokenImageError, count_decoded, num_decoded
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
-from lavise.storage.state.memory import keep_freed_memory
+from lavise.storage.state.memory import give_memory_back, keep_freed_memory
 from lavise.tasks.activations.extract import Block, ExtractionInputs, describe_device, extract_blocks
 from lavise.tasks.engine.cluster import StatisticsCluster
 
@@ -121,6 +121,7 @@ def make_block(item: WorkerBlock) -> MadeBlock:
         before, broken = num_decoded(), dict[str, str]()
         for found in extract_blocks(model, [_leave_out_made(item.block)], item.settings, item.device):
             broken |= found
+        give_memory_back()
         return MadeBlock(worker.address, broken, num_decoded() - before)
 
 
