@@ -7,8 +7,8 @@ polygons in COCO's form. The network is one convolution with random weights and 
 runs in a process of its own, through all stages. Of each stage are kept: wall seconds, processor seconds of the process
 and its workers, and the highest memory of the process itself and of its largest worker: `hwm` as the system counts it,
 pages of mapped files included, and `anon` without those (seen every 20 ms), which nothing but the process can give
-back. `exponent` is the slope of log seconds over log pictures (so two sizes at least), `grows` the memory at the largest size over that at the
-smallest.
+back. `exponent` is the slope of log seconds over log pictures, so that two sizes are needed, `grows` the memory at the
+largest size over that at the smallest.
 """
 
 from __future__ import annotations
