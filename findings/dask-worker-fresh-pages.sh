@@ -2,8 +2,8 @@
 # distributed 2026.8.0, dask 2026.8.0, torch 2.15.0, numpy 2.4.6 (Python 3.11 or later, Linux with glibc, CPU)
 #
 # Seen: a forward pass of a small CNN asks the system for eight times as many memory pages in a Dask worker as in a
-# process without Dask, one thread each, and takes three to four times the processor's time; the numbers that come out
-# are the same. Dask's nanny sets MALLOC_TRIM_THRESHOLD_=65536 for its workers, so that they give memory back. With
+# process without Dask, one thread each, and takes the more of the processor's time, the dearer a page is (in a virtual
+# machine three to four times as much); the numbers that come out are the same. Dask's nanny sets MALLOC_TRIM_THRESHOLD_=65536 for its workers, so that they give memory back. With
 # glibc, whoever sets that threshold also stops malloc from learning how large the blocks of a program are (mallopt(3),
 # "Note"): all above 128 KiB are then new memory from the system, filled with zeros page by page, at every layer and
 # every pass. With the variable taken out of Dask's configuration, the worker is as the other process.

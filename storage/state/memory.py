@@ -16,9 +16,9 @@ def keep_freed_memory() -> None:
     """Have the C library take large arrays from memory that was freed, in this process from now on.
 
     glibc asks the system for each array above 32 MB anew and returns it when it is freed, so that the system fills it
-    with zeros page by page, each time: half of what a forward pass of 32 pictures takes (docs/results.md). What is kept
-    goes back with `give_memory_back`. Nothing is done where the environment says how memory is to be kept, and with
-    other C libraries.
+    with zeros page by page, each time: up to half of what a forward pass of 32 pictures takes (docs/results.md).
+    What is kept goes back with `give_memory_back`. Nothing is done where the environment says how memory is to be
+    kept, and with other C libraries.
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_MMAP_") for name in os.environ):
         return
