@@ -45,7 +45,7 @@ from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.digest import digest_of, short
 from lavise.storage.state.environment import choose_device, describe_environment, find_state_root
 from lavise.storage.state.housekeeping import hold_state
-from lavise.storage.state.memory import keep_freed_memory
+from lavise.storage.state.memory import freed_memory_kept
 from lavise.storage.state.progress import Progress
 from lavise.storage.state.text import one_line
 from lavise.storage.tracking import Run, Tracker
@@ -86,7 +86,6 @@ def run_audit(
             later the run is marked FAILED. What was finished is kept.
     """
     occasion = occasion or Occasion()
-    keep_freed_memory()
     config = without_credentials(make_absolute(config))  # from here on it is written down
     root = find_state_root(config.storage.root)
     device = choose_device(config.device)
@@ -94,7 +93,7 @@ def run_audit(
     store = ArtefactStore(occasion.artefacts or root)
     tags = {"lavise.config": config.name, "lavise.config_digest": digest_identity(config), **occasion.tags}
     name = f"{config.name} {occasion.checkpoint_name}" if occasion.checkpoint_name else config.name
-    with hold_state(root, exclusive=False):
+    with freed_memory_kept(), hold_state(root, exclusive=False):
         checked = _check_settings(config)
         run = tracker.start(occasion.run_name or name, tags)
         runner = StageRunner(store, tracker, run, progress, execute)

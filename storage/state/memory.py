@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # Of mallopt(3), as malloc.h numbers them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST_KEPT = 1 << 30
 _NEVER_BY_ITSELF = (1 << 31) - 1
+# What glibc has without this once a program has freed arrays of that size.
+_LARGEST_LEARNED, _MOST_MAPPED = 32 << 20, 65536
 
 
 def keep_freed_memory() -> None:
@@ -20,17 +24,36 @@ def keep_freed_memory() -> None:
     What is kept goes back with `give_memory_back`. Nothing is done where the environment says how memory is to be
     kept, and with other C libraries.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_MMAP_") for name in os.environ):
-        return
-    if "glibc.malloc.mmap_" in os.environ.get("GLIBC_TUNABLES", ""):
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    set_option = _find_mallopt()
     if set_option is None:
         return
     # Before glibc 2.35 no threshold above 32 MB is taken; there, nothing is asked for anew.
     if not set_option(_MMAP_THRESHOLD, _LARGEST_KEPT):
         set_option(_MMAP_MAX, 0)
     set_option(_TRIM_THRESHOLD, _NEVER_BY_ITSELF)
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """The same while the block runs; then what is kept goes back, and glibc's own habit is left to the process."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        set_option = _find_mallopt()
+        if set_option is not None:
+            set_option(_MMAP_MAX, _MOST_MAPPED)
+            set_option(_MMAP_THRESHOLD, _LARGEST_LEARNED)
+            set_option(_TRIM_THRESHOLD, 2 * _LARGEST_LEARNED)
+        give_memory_back()
+
+
+def _find_mallopt() -> Callable[[int, int], int] | None:
+    if sys.platform != "linux" or any(name.startswith("MALLOC_MMAP_") for name in os.environ):
+        return None
+    if "glibc.malloc.mmap_" in os.environ.get("GLIBC_TUNABLES", ""):
+        return None
+    return getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
 
 
 def give_memory_back() -> None:

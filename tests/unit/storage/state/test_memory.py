@@ -33,10 +33,13 @@ print(before, measure())
 _FAULTS_SCRIPT = """
 import resource, sys
 import numpy as np
-from lavise.storage.state.memory import keep_freed_memory
+from lavise.storage.state.memory import freed_memory_kept, keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()
+if sys.argv[1] == "kept before":
+    with freed_memory_kept():
+        np.empty(48 << 20, np.uint8).fill(1)
 np.empty(48 << 20, np.uint8).fill(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
@@ -60,6 +63,7 @@ def test_large_arrays_come_from_freed_memory() -> None:
     pages = 5 * (48 << 20) // os.sysconf("SC_PAGE_SIZE")
     assert _count_page_faults("as it is") >= pages
     assert _count_page_faults("kept") < pages / 50
+    assert _count_page_faults("kept before") >= pages
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's habit")
