@@ -22,6 +22,7 @@ from lavise.storage.datasets.base import Reference
 from lavise.storage.datasets.formats import find_format
 from lavise.storage.datasets.recognised_layouts import guess_layouts
 from lavise.storage.images.picture_files import has_picture
+from lavise.storage.models.architectures import find_architecture
 from lavise.storage.models.recognised_networks import RecognisedNetwork, recognise_network
 from lavise.storage.models.weight_files import WEIGHT_SUFFIXES, is_companion_name, is_weights_name, read_weights
 from lavise.storage.state.files import write_atomically
@@ -30,6 +31,7 @@ from lavise.storage.state.text import printable
 log = logging.getLogger("lavise")
 _DRAWN = ("openmoji", "patterns")
 _PICTURE_FOLDERS = ("pictures", "images", "photos", "target", "imgs", "data")
+_LAYERS_HINT = "layers: [NAME]  # default: the last map; `lavise layers` on this file lists them"
 _NUM_SHOWN = 5
 _MAX_FOLDERS = 50
 
@@ -245,13 +247,34 @@ def _render(name: str, parts: Mapping[str, _Part]) -> str:
     for section, part in parts.items():
         lines += [f"# {about[section]}: {_comment(part.remark)}", _dump({section: dict(part.settings)})]
         if section == "model":
-            lines += ["  # layers: [NAME]  # default: the last map; `lavise layers` on this file lists them", ""]
+            lines += [f"  # {hint}" for hint in (_LAYERS_HINT, *_hint_at_model(part.settings))] + [""]
     lines += [
         "# Words come from GloVe 6B 50d, which comes along; other vectors: `lavise config words.vectors`.",
         "# What is looked at, and how many words are believed: `lavise config explain`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _hint_at_model(settings: Mapping[str, Any]) -> list[str]:
+    """What a file of weights does not say, and people forget: the network's input and the names of its classes."""
+    hints = []
+    try:
+        built = find_architecture(settings["arch"], settings.get("num_classes"), weights=settings["weights"])
+    except UserError:  # the doctor, who comes next, says it
+        return []
+    if built.stated is None:
+        taken = {"size_px": built.size_px, "mean": list(built.mean), "std": list(built.std)}
+        hints.append(
+            f"preprocessing: {_dump_inline(taken)}  # the default; set what it was trained with, if that differs"
+        )
+    if "num_classes" in settings:
+        hints.append(f"class_names: [NAME, ...]  # of its {settings['num_classes']} outputs, in order, or a text file")
+    return hints
+
+
+def _dump_inline(data: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=True, width=1000).strip()
 
 
 def _dump(data: Mapping[str, Any]) -> str:
