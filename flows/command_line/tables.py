@@ -214,14 +214,17 @@ def _rank_filter(row: dict[str, Any]) -> tuple[float, float, int]:
 
 
 def _filters_table(layer: str, rows: list[dict[str, Any]]) -> Table:
-    """Of each first word the filter that is most confident; then guesses, where there are few words."""
+    """Of each first word the filter that is most confident; then of each guess, where there are few words."""
     explained = sorted((r for r in rows if r["explained"]), key=_rank_filter)
     guessed = sorted((r for r in rows if r["guess"]), key=lambda r: (-r["guess_confidence"], r["filter"]))
     by_word: dict[str, list[dict[str, Any]]] = {}
     for row in explained:
         by_word.setdefault(row["words"][0], []).append(row)
+    by_guess: dict[str, list[dict[str, Any]]] = {}
+    for row in guessed:
+        by_guess.setdefault(row["guess"], []).append(row)
     shown = list(by_word.values())[:_NUM_FILTERS]
-    guesses = guessed[: _NUM_FILTERS - len(shown)]
+    guesses = list(by_guess.items())[: _NUM_FILTERS - len(shown)]
     rest = f"; then best guesses ({len(guessed)} filters have one)" if guesses else ""
     words = f"{len(shown)} of {len(by_word)} words" if len(shown) < len(by_word) else f"{len(by_word)} words"
     table = make_table(f"{layer}: {words}, each with its most confident filter{rest}")
@@ -232,9 +235,9 @@ def _filters_table(layer: str, rows: list[dict[str, Any]]) -> Table:
         auroc = "" if row["auroc"] is None else f"{row['auroc']:.2f}"
         numbers = (str(len(own)), str(row["filter"]), f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
         table.add_row(escape(word), *numbers, escape(", ".join(row["words"][1:_NUM_WORDS])))
-    for row in guesses:
-        guess = f"guess: {escape(row['guess'])}"
-        table.add_row(guess, "", str(row["filter"]), "", "", str(row["num_images"]), "", style="dim")
+    for guess, own in guesses:
+        numbers = (str(len(own)), str(own[0]["filter"]), "", "", str(own[0]["num_images"]))
+        table.add_row(f"guess: {escape(guess)}", *numbers, "", style="dim")
     return table
 
 

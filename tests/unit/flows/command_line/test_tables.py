@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from lavise.flows.command_line.tables import _analyses_tables, show_result
+from lavise.flows.command_line.tables import _analyses_tables, _filters_table, show_result
 from lavise.flows.shared.console import escape
 from lavise.flows.shared.results import RunResult, StageFacts
 from tests.unit.flows.helpers import make_config, write_run_folder
@@ -39,6 +39,18 @@ def show_tables(folder: Path) -> str:
 
 def write_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), folder / name)
+
+
+def test_a_word_and_a_guess_have_a_line_each() -> None:
+    row: dict[str, object] = {"words": [], "guess": "", "auroc": None, "explained": False, "num_images": 9}
+    guessed = [{**row, "filter": n, "guess": "giraffe", "guess_confidence": 0.1 * n} for n in range(3)]
+    explained = {**row, "filter": 7, "words": ["dog"], "explained": True, "confidence": 0.9, "guess_confidence": 0.0}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(_filters_table("layer4", [*guessed, explained]))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["dog", "1", "7", "0.90", "9"] in lines
+    assert ["guess:", "giraffe", "3", "2", "9"] in lines
+    assert sum("guess:" in line for line in lines) == 1
 
 
 def test_differences_of_groups_are_shown_the_clearest_first(tmp_path: Path) -> None:
