@@ -55,10 +55,15 @@ class Named:
 
 @dataclass(frozen=True)
 class _Part:
-    """A section of the config, with what is said about it."""
+    """A section of the config, with what is said about it.
+
+    Attributes:
+        folders: of a reference of class folders, their names in the order in which trainers number them.
+    """
 
     settings: Mapping[str, Any]
     remark: str
+    folders: tuple[str, ...] = ()
 
 
 def write_first_config(named: Named, out: Path, force: bool) -> Config:
@@ -181,7 +186,8 @@ def _describe_reference(named: Named, model: _Part) -> _Part:
                     f"{len(read.train.records):,} pictures to train on, {len(read.evaluation.records):,} to evaluate on"
                 )
                 own = {**settings, "root": str(Path(settings["root"]).absolute())}
-                return _Part(own, f"{what}, {len(read.train.concepts):,} categories")
+                folders = tuple(sorted(read.train.concepts)) if settings["kind"] == "image_folder" else ()
+                return _Part(own, f"{what}, {len(read.train.concepts):,} categories", folders)
     reasons = "; ".join(f"as {kind}: {reason}" for kind, reason in list(failures.items())[:_NUM_SHOWN])
     where = str(roots[0]) if labels else f"{named.folder} and the folders in it"
     why = (
@@ -247,7 +253,8 @@ def _render(name: str, parts: Mapping[str, _Part]) -> str:
     for section, part in parts.items():
         lines += [f"# {about[section]}: {_comment(part.remark)}", _dump({section: dict(part.settings)})]
         if section == "model":
-            lines += [f"  # {hint}" for hint in (_LAYERS_HINT, *_hint_at_model(part.settings))] + [""]
+            hints = _hint_at_model(part.settings, parts["reference"].folders)
+            lines += [f"  # {_comment(hint)}" for hint in (_LAYERS_HINT, *hints)] + [""]
     lines += [
         "# Words come from GloVe 6B 50d, which comes along; other vectors: `lavise config words.vectors`.",
         "# What is looked at, and how many words are believed: `lavise config explain`.",
@@ -256,8 +263,12 @@ def _render(name: str, parts: Mapping[str, _Part]) -> str:
     return "\n".join(lines)
 
 
-def _hint_at_model(settings: Mapping[str, Any]) -> list[str]:
-    """What a file of weights does not say, and people forget: the network's input and the names of its classes."""
+def _hint_at_model(settings: Mapping[str, Any], folders: Sequence[str]) -> list[str]:
+    """What a file of weights does not say, and people forget: the network's input and the names of its classes.
+
+    Args:
+        folders: of classes; where they are as many as the network has, they may be its own.
+    """
     hints = []
     try:
         built = find_architecture(settings["arch"], settings.get("num_classes"), weights=settings["weights"])
@@ -269,12 +280,20 @@ def _hint_at_model(settings: Mapping[str, Any]) -> list[str]:
             f"preprocessing: {_dump_inline(taken)}  # the default; set what it was trained with, if that differs"
         )
     if "num_classes" in settings:
-        hints.append(f"class_names: [NAME, ...]  # of its {settings['num_classes']} outputs, in order, or a text file")
+        number = settings["num_classes"]
+        if len(folders) == number:
+            names, why = (
+                _dump_inline(list(folders)),
+                "the reference's folders by name, as many as it has outputs; check",
+            )
+        else:
+            names, why = "[NAME, ...]", f"of its {number} outputs, in order, or a text file"
+        hints.append(f"class_names: {names}  # {why}")
     return hints
 
 
-def _dump_inline(data: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=True, width=1000).strip()
+def _dump_inline(data: object) -> str:
+    return yaml.safe_dump(data, sort_keys=False, default_flow_style=True, width=1000).strip()
 
 
 def _dump(data: Mapping[str, Any]) -> str:
