@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def _find_auto(survey: LayerSurvey) -> str | None:
 
 
 def show_diff(result: DiffResult) -> None:
-    """Per layer, how many filters are the same, and those that are least alike."""
+    """Per layer, how many filters are the same; then those with other words, and those that are least alike."""
     import pyarrow.parquet as parquet
 
     console = make_console()
@@ -128,7 +128,8 @@ def show_diff(result: DiffResult) -> None:
         counts.add_row(escape(layer), *(str(n) for n in numbers), f"{found['share_kept']:.1%}", *words)
     console.print(counts)
     other = sorted(
-        (r for r in rows if r["status"] != "same"), key=lambda r: -2 if r["similarity"] is None else r["similarity"]
+        (r for r in rows if r["status"] != "same" or _has_other_words(r)),
+        key=lambda r: (not _has_other_words(r), -2 if r["similarity"] is None else r["similarity"]),
     )
     if other:
         console.print(_changes_table(other))
@@ -137,9 +138,18 @@ def show_diff(result: DiffResult) -> None:
     console.print(f"\npage      {result.folder / 'diff.html'}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _has_other_words(row: Mapping[str, Any]) -> bool:
+    return list(row["old_words"]) != list(row["new_words"])
+
+
 def _changes_table(rows: list[dict[str, Any]]) -> Table:
-    title = f"{len(rows)} filters are not the same"
-    table = make_table(title if len(rows) <= _NUM_CHANGES else f"{title}; the {_NUM_CHANGES} least alike")
+    """
+    Args:
+        rows: those with other words first.
+    """
+    with_words = sum(_has_other_words(row) for row in rows)
+    title = f"{len(rows)} filters are not the same or have other words ({with_words}, which come first)"
+    table = make_table(title if len(rows) <= _NUM_CHANGES else f"{title}; {_NUM_CHANGES} of them")
     for heading in ("status", "before", "now", "correlation \\[95 % interval]", "words before", "words now"):
         table.add_column(heading, justify="right" if heading in ("before", "now") else "left")
     for row in rows[:_NUM_CHANGES]:
@@ -147,7 +157,10 @@ def _changes_table(rows: list[dict[str, Any]]) -> Table:
         if similarity:
             similarity += f" \\[{row['similarity_low']:.3f}, {row['similarity_high']:.3f}]"
         indices = ["" if row[k] is None else str(row[k]) for k in ("old_filter", "new_filter")]
-        words = [_list_words(row[k]) for k in ("old_words", "new_words")]
+        words = [
+            _list_words(row[f"{k}_words"]) or ("" if row[f"{k}_filter"] is None else "[dim]unexplained[/]")
+            for k in ("old", "new")
+        ]
         table.add_row(row["status"], *indices, similarity, *words)
     return table
 
