@@ -157,6 +157,7 @@ class Reaudit:
                 return CheckpointOutcome(found.name, "waiting", detail=str(err))
             except (UserError, OSError) as err:
                 return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
+            log.info("%s: new; its copy is %s", found.name, snapshot.name)
             model = self.config.model.model_copy(update={"weights": str(snapshot)})
             config = self.config.model_copy(update={"model": model})
             try:
