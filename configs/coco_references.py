@@ -47,9 +47,11 @@ class CocoReference(CocoFiles):
 
     kind: Literal["coco"]
     root: UserPath
+    """Folder that the other paths of this section are below."""
     train_images: str = "train2017"
     """Folder of the pictures, below root."""
     train_annotations: str = "annotations/instances_train2017.json"
+    """JSON file of the objects to train on, below root."""
     evaluation_images: str | None = "val2017"
     """null: as train_images."""
     evaluation_annotations: str | None = "annotations/instances_val2017.json"
@@ -71,9 +73,11 @@ class CocoPanopticReference(CocoFiles):
 
     kind: Literal["coco_panoptic"]
     root: UserPath
+    """Folder that the other paths of this section are below."""
     train_images: str = "train2017"
     """Folder of the pictures, below root."""
     train_annotations: str = "annotations/panoptic_train2017.json"
+    """JSON file of the segments to train on, below root."""
     train_masks: str | None = None
     """Folder of the PNGs, below root. null: beside the annotations, called as their file without `.json`."""
     evaluation_images: str | None = "val2017"
@@ -81,6 +85,7 @@ class CocoPanopticReference(CocoFiles):
     evaluation_annotations: str | None = "annotations/panoptic_val2017.json"
     """null: none; the pictures of train_annotations are split (evaluation_share)."""
     evaluation_masks: str | None = None
+    """As train_masks, of the pictures kept for evaluation."""
     crowds: Literal["skip", "use"] = "skip"
     """What to do with segments of iscrowd=1."""
     max_images: int | None = Field(default=None, ge=1)

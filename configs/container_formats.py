@@ -55,6 +55,7 @@ class WebDatasetReference(Settings):
 
     kind: Literal["webdataset"]
     root: UserPath
+    """Folder of the archives."""
     shards: FilePattern = "*.tar"
     """Archives below root, in order: `{000..127}` counts, `*` is any name."""
     evaluation_shards: FilePattern | None = None
@@ -96,6 +97,7 @@ class WebDatasetTarget(Settings):
 
     kind: Literal["webdataset"]
     root: UserPath
+    """Folder of the archives."""
     shards: FilePattern = "*.tar"
     """Archives below root, in order: `{000..127}` counts, `*` is any name."""
     images: Endings = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif")
@@ -111,6 +113,7 @@ class HuggingFaceReference(Settings):
 
     kind: Literal["huggingface"]
     root: UserPath
+    """Folder that save_to_disk wrote, or that holds the parquet files."""
     image: str = "image"
     """Column of the pictures."""
     label: str | None = "label"
@@ -151,6 +154,7 @@ class HuggingFaceTarget(Settings):
 
     kind: Literal["huggingface"]
     root: UserPath
+    """Folder that save_to_disk wrote, or that holds the parquet files."""
     image: str = "image"
     """Column of the pictures."""
     key: str | None = None
@@ -168,6 +172,7 @@ class ParquetTarget(Settings):
 
     kind: Literal["parquet"]
     root: UserPath
+    """Folder of the files."""
     files: FilePattern = "*.parquet"
     """Files below root, in order: `{000..127}` counts, `*` is any name."""
     image: str = "image"

@@ -35,8 +35,11 @@ class VisualGenomeReference(Settings):
 
     kind: Literal["visual_genome"]
     root: UserPath
+    """Folder of the JSON files and of the folders of pictures."""
     objects: str = "objects.json"
+    """JSON file of the objects, below root."""
     image_folders: tuple[str, ...] = ("VG_100K", "VG_100K_2")
+    """Folders of the pictures, below root; a picture is looked for in each."""
     without_synset: Annotated[Literal["skip", "name"], SINCE_DEFAULT] = "skip"
     """What to do with objects that have no synset: leave them out, or take the first of their names."""
     attributes: Annotated[str | None, SINCE_DEFAULT] = None
@@ -64,6 +67,7 @@ class ImageFolderReference(Settings):
 
     kind: Literal["image_folder"]
     root: UserPath
+    """Folder of the folders of classes."""
     evaluation_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the pictures kept for evaluation; split by picture. Not read where the folders are split already."""
     class_from: ClassFrom = None
@@ -80,6 +84,7 @@ class ImageFolderTarget(Settings):
 
     kind: Literal["image_folder"] = "image_folder"
     root: UserPath
+    """Folder of the pictures, with all folders below it."""
     max_images: int | None = Field(default=None, ge=1)
     """Take only the first so many pictures, in the order of their paths."""
     follow_links: FollowLinks = False

@@ -14,6 +14,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.schema import Config
 
 _NUM_CLOSE = 3
+_OF_KIND = "Which kind this is; the other settings of this table are read with it alone."
 _TYPES = {
     "string": "text",
     "integer": "whole number",
@@ -135,7 +136,8 @@ def _walk(key: str, kind: str, node: Mapping[str, Any], models: Mapping[str, Any
                 if name in required or (kind and name == "kind")
                 else json.dumps(field.get("default"), ensure_ascii=False)
             )
-            entries.append(SettingEntry(own, kind, default, _describe_allowed(field), _clean(field)))
+            text = _clean(field) or (_OF_KIND if kind and name == "kind" else "")
+            entries.append(SettingEntry(own, kind, default, _describe_allowed(field), text))
     yield SettingSection(key, kind, _clean(node), tuple(entries))
     for own, branch_kind, branch in below:
         yield from _walk(own, branch_kind or kind, branch, models)

@@ -14,7 +14,9 @@ class OpenMojiReference(Settings):
 
     kind: Literal["openmoji"]
     train_scenes: int = Field(default=1200, ge=2)
+    """Scenes that are drawn to train on."""
     evaluation_scenes: int = Field(default=60, ge=1)
+    """Further scenes, kept for evaluation."""
     size_px: int = Field(default=256, ge=32, le=2048)
     """Height and width of a scene."""
 
@@ -24,7 +26,9 @@ class OpenMojiTarget(Settings):
 
     kind: Literal["openmoji"]
     scenes: int = Field(default=400, ge=1)
+    """Scenes that are drawn to explain filters on; others than those of the reference."""
     size_px: int = Field(default=256, ge=32, le=2048)
+    """Height and width of a scene."""
 
 
 class PatternsReference(Settings):
@@ -35,7 +39,9 @@ class PatternsReference(Settings):
 
     kind: Literal["patterns"]
     train_images: int = Field(default=1200, ge=2)
+    """Pictures that are drawn to train on."""
     evaluation_images: int = Field(default=200, ge=1)
+    """Further pictures, kept for evaluation."""
     image_px: int = Field(default=224, ge=64, le=2048)
     """Height and width of a picture. Patterns grow with it: 4 to 24 px where the network takes 224 px."""
 
@@ -45,7 +51,9 @@ class PatternsTarget(Settings):
 
     kind: Literal["patterns"]
     images: int = Field(default=400, ge=1)
+    """Pictures that are drawn to explain filters on; others than those of the reference."""
     image_px: int = Field(default=224, ge=64, le=2048)
+    """Height and width of a picture, as in the reference."""
 
 
 Drawn = OpenMojiReference | OpenMojiTarget | PatternsReference | PatternsTarget

@@ -27,6 +27,7 @@ class CsvGroups(Settings):
     file: UserPath
     """With a header line; one line for each picture."""
     columns: tuple[Column, ...] = Field(min_length=1, max_length=2)
+    """Names of one column, or of two, as they stand in the header line."""
     image_column: Column | None = None
     """Holds the pictures' paths below the data set's root, or their file names, with or without ending; None takes the
     first column, but for an index without a name."""

@@ -249,7 +249,8 @@ def _describe(error: Any, root: type[BaseModel], where: str) -> str:
     if kind == "extra_forbidden":
         known = list(place.holder.model_fields)
         close = difflib.get_close_matches(str(place.keys[-1]), known, n=1)
-        return f"{field}: unknown key; allowed: {', '.join(known)}" + (f"; did you mean {close[0]}?" if close else "")
+        hint = f"; did you mean {close[0]}?" if close else _name_other_kinds(place)
+        return f"{field}: unknown key; allowed: {', '.join(known)}{hint}"
     if kind == "missing":
         return f"{field}: missing; give a value, {where.format(field=field)}"
     if kind == "union_tag_not_found":
@@ -272,25 +273,38 @@ class _Place:
         keys: of the file; pydantic's location without the parts that name a union's branch.
         holder: the model class that the last key belongs to.
         models: the classes that may stand at the last key; empty where it is a plain value.
+        kinds: all that might have stood in place of `holder`, where it was chosen by its `kind`.
     """
 
     keys: tuple[str | int, ...]
     holder: type[BaseModel]
     models: tuple[type[BaseModel], ...]
+    kinds: tuple[type[BaseModel], ...] = ()
 
 
 def _find_place(loc: Sequence[str | int], root: type[BaseModel]) -> _Place:
     place = _Place((), root, (root,))
+    chosen_from: tuple[type[BaseModel], ...] = ()
     for part in loc:
         branch = [m for m in place.models if _tag(m) == part]
         if len(place.models) > 1 and branch:
-            place = replace(place, models=(branch[0],))
+            place, chosen_from = replace(place, models=(branch[0],)), place.models
         elif isinstance(part, int):
             place = replace(place, keys=(*place.keys, part))
         elif len(place.models) == 1 or not part.startswith(("tuple[", "literal[")):
             holder = place.models[0] if len(place.models) == 1 else place.holder
-            place = _Place((*place.keys, part), holder, _models_at(holder, part))
+            place, chosen_from = _Place((*place.keys, part), holder, _models_at(holder, part), chosen_from), ()
     return place
+
+
+def _name_other_kinds(place: _Place) -> str:
+    """Which kinds have the key that the given kind has not, and how to ask for one."""
+    *section, key = place.keys
+    others = [_tag(m) for m in place.kinds if {"kind", key} <= m.model_fields.keys()]
+    if not others:
+        return ""
+    kind = ".".join(str(part) for part in (*section, "kind"))
+    return f"; other kinds have {key}: set {kind} as well, to one of {', '.join(others)}"
 
 
 def _tag(model: type[BaseModel]) -> str:

@@ -31,6 +31,7 @@ class PicturesSettings(Settings):
     """What every kind of this module has."""
 
     root: UserPath
+    """Folder of the pictures."""
     follow_links: FollowLinks = False
     """Whether links that lead out of root are read, too."""
     value_range: ValueRange = None

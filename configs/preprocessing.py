@@ -41,6 +41,7 @@ class PreprocessingSettings(Settings):
     std: tuple[Scale, ...] | None = None
     """Per channel, on the scale 0..1; as many numbers as `mean`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How pictures are resized. None: as the architecture's library does."""
 
     @field_validator("size_px", mode="before")
     @classmethod

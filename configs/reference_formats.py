@@ -16,6 +16,7 @@ class LabelledPictures(Settings):
     """What all of these layouts have."""
 
     root: UserPath
+    """Folder of the data set, as it is unpacked; docs/data.md shows what lies in it."""
     evaluation_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the pictures kept for evaluation, where the data set has no split of its own; split by picture."""
     max_images: int | None = Field(default=None, ge=2)
@@ -30,6 +31,7 @@ class SplitPictures(LabelledPictures):
     train: str | None = None
     """None: the part that the layout itself has."""
     evaluation: str | None = None
+    """Given together with `train`. None: the part that the layout itself has, else `evaluation_share` of the other."""
 
     @model_validator(mode="after")
     def _both_parts(self) -> SplitPictures:
@@ -93,15 +95,19 @@ class OpenImagesReference(LabelledPictures):
     classes: str = "oidv7-class-descriptions-boxable.csv"
     """Which label is called what; below root, as all files."""
     train_boxes: str | None = "oidv6-train-annotations-bbox.csv"
+    """Boxes of the pictures to train on. None: none are read."""
     evaluation_boxes: str | None = "validation-annotations-bbox.csv"
+    """Boxes of the pictures kept for evaluation. None: none are read."""
     train_masks: str | None = None
     """For example train-annotations-object-segmentation.csv."""
     evaluation_masks: str | None = None
+    """For example validation-annotations-object-segmentation.csv."""
     mask_folders: tuple[str, ...] = ("masks",)
     """Where the PNG files of the masks are looked for, with all that is below."""
     train_labels: str | None = None
     """Of whole pictures, for example oidv7-train-annotations-human-imagelabels.csv."""
     evaluation_labels: str | None = None
+    """For example oidv7-val-annotations-human-imagelabels.csv."""
     min_confidence: float = Field(default=1.0, gt=0, le=1)
     """Of labels of whole pictures; people's have 1 or 0 (not in the picture)."""
     masks: Masks = "auto"

@@ -29,7 +29,7 @@ from lavise.tasks.explainer.class_head import measure_scale, shuffle_names
 from lavise.tasks.masks import agreement, detection, overlaps, region_pooling
 from lavise.tasks.masks.mask_inputs import MaskedRegionInputs, MaskInputs
 from lavise.tasks.words import explain, naming_check
-from lavise.tasks.words.word_truth import find_worst_p_value
+from lavise.tasks.words.word_truth import WHAT_HELPS, find_worst_p_value
 
 log = logging.getLogger("lavise")
 _SCALE_IMAGES = 1024  # whose means are in memory at a time
@@ -242,8 +242,8 @@ class LayerAudit:
         if not validated.info["is_valid"] and not self._subject.title:
             log.warning(
                 "  layer %s: the explainer names held-out regions no better than chance (p = %.3f), so that no filter "
-                "is explained; look at train.* and at the reference data set",
-                *(self._layer, find_worst_p_value(validated)),
+                "is explained; %s",
+                *(self._layer, find_worst_p_value(validated), WHAT_HELPS),
             )
         return handle
 

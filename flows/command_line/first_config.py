@@ -22,6 +22,7 @@ from lavise.storage.datasets.base import Reference
 from lavise.storage.datasets.formats import find_format
 from lavise.storage.datasets.recognised_layouts import guess_layouts
 from lavise.storage.images.picture_files import has_picture
+from lavise.storage.models.architectures import find_architecture
 from lavise.storage.models.recognised_networks import RecognisedNetwork, recognise_network
 from lavise.storage.models.weight_files import WEIGHT_SUFFIXES, is_companion_name, is_weights_name, read_weights
 from lavise.storage.state.files import write_atomically
@@ -30,6 +31,7 @@ from lavise.storage.state.text import printable
 log = logging.getLogger("lavise")
 _DRAWN = ("openmoji", "patterns")
 _PICTURE_FOLDERS = ("pictures", "images", "photos", "target", "imgs", "data")
+_LAYERS_HINT = "layers: [NAME]  # default: the last map; `lavise layers` on this file lists them"
 _NUM_SHOWN = 5
 _MAX_FOLDERS = 50
 
@@ -53,10 +55,15 @@ class Named:
 
 @dataclass(frozen=True)
 class _Part:
-    """A section of the config, with what is said about it."""
+    """A section of the config, with what is said about it.
+
+    Attributes:
+        folders: of a reference of class folders, their names in the order in which trainers number them.
+    """
 
     settings: Mapping[str, Any]
     remark: str
+    folders: tuple[str, ...] = ()
 
 
 def write_first_config(named: Named, out: Path, force: bool) -> Config:
@@ -179,7 +186,8 @@ def _describe_reference(named: Named, model: _Part) -> _Part:
                     f"{len(read.train.records):,} pictures to train on, {len(read.evaluation.records):,} to evaluate on"
                 )
                 own = {**settings, "root": str(Path(settings["root"]).absolute())}
-                return _Part(own, f"{what}, {len(read.train.concepts):,} categories")
+                folders = tuple(sorted(read.train.concepts)) if settings["kind"] == "image_folder" else ()
+                return _Part(own, f"{what}, {len(read.train.concepts):,} categories", folders)
     reasons = "; ".join(f"as {kind}: {reason}" for kind, reason in list(failures.items())[:_NUM_SHOWN])
     where = str(roots[0]) if labels else f"{named.folder} and the folders in it"
     why = (
@@ -245,13 +253,47 @@ def _render(name: str, parts: Mapping[str, _Part]) -> str:
     for section, part in parts.items():
         lines += [f"# {about[section]}: {_comment(part.remark)}", _dump({section: dict(part.settings)})]
         if section == "model":
-            lines += ["  # layers: [NAME]  # default: the last map; `lavise layers` on this file lists them", ""]
+            hints = _hint_at_model(part.settings, parts["reference"].folders)
+            lines += [f"  # {_comment(hint)}" for hint in (_LAYERS_HINT, *hints)] + [""]
     lines += [
         "# Words come from GloVe 6B 50d, which comes along; other vectors: `lavise config words.vectors`.",
         "# What is looked at, and how many words are believed: `lavise config explain`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _hint_at_model(settings: Mapping[str, Any], folders: Sequence[str]) -> list[str]:
+    """What a file of weights does not say, and people forget: the network's input and the names of its classes.
+
+    Args:
+        folders: of classes; where they are as many as the network has, they may be its own.
+    """
+    hints = []
+    try:
+        built = find_architecture(settings["arch"], settings.get("num_classes"), weights=settings["weights"])
+    except UserError:  # the doctor, who comes next, says it
+        return []
+    if built.stated is None:
+        taken = {"size_px": built.size_px, "mean": list(built.mean), "std": list(built.std)}
+        hints.append(
+            f"preprocessing: {_dump_inline(taken)}  # the default; set what it was trained with, if that differs"
+        )
+    if "num_classes" in settings:
+        number = settings["num_classes"]
+        if len(folders) == number:
+            names, why = (
+                _dump_inline(list(folders)),
+                "the reference's folders by name, as many as it has outputs; check",
+            )
+        else:
+            names, why = "[NAME, ...]", f"of its {number} outputs, in order, or a text file"
+        hints.append(f"class_names: {names}  # {why}")
+    return hints
+
+
+def _dump_inline(data: object) -> str:
+    return yaml.safe_dump(data, sort_keys=False, default_flow_style=True, width=1000).strip()
 
 
 def _dump(data: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def _find_auto(survey: LayerSurvey) -> str | None:
 
 
 def show_diff(result: DiffResult) -> None:
-    """Per layer, how many filters are the same, and those that are least alike."""
+    """Per layer, how many filters are the same; then those with other words, and those that are least alike."""
     import pyarrow.parquet as parquet
 
     console = make_console()
@@ -128,7 +128,8 @@ def show_diff(result: DiffResult) -> None:
         counts.add_row(escape(layer), *(str(n) for n in numbers), f"{found['share_kept']:.1%}", *words)
     console.print(counts)
     other = sorted(
-        (r for r in rows if r["status"] != "same"), key=lambda r: -2 if r["similarity"] is None else r["similarity"]
+        (r for r in rows if r["status"] != "same" or _has_other_words(r)),
+        key=lambda r: (not _has_other_words(r), -2 if r["similarity"] is None else r["similarity"]),
     )
     if other:
         console.print(_changes_table(other))
@@ -137,9 +138,18 @@ def show_diff(result: DiffResult) -> None:
     console.print(f"\npage      {result.folder / 'diff.html'}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _has_other_words(row: Mapping[str, Any]) -> bool:
+    return list(row["old_words"]) != list(row["new_words"])
+
+
 def _changes_table(rows: list[dict[str, Any]]) -> Table:
-    title = f"{len(rows)} filters are not the same"
-    table = make_table(title if len(rows) <= _NUM_CHANGES else f"{title}; the {_NUM_CHANGES} least alike")
+    """
+    Args:
+        rows: those with other words first.
+    """
+    with_words = sum(_has_other_words(row) for row in rows)
+    title = f"{len(rows)} filters are not the same or have other words ({with_words}, which come first)"
+    table = make_table(title if len(rows) <= _NUM_CHANGES else f"{title}; {_NUM_CHANGES} of them")
     for heading in ("status", "before", "now", "correlation \\[95 % interval]", "words before", "words now"):
         table.add_column(heading, justify="right" if heading in ("before", "now") else "left")
     for row in rows[:_NUM_CHANGES]:
@@ -147,7 +157,10 @@ def _changes_table(rows: list[dict[str, Any]]) -> Table:
         if similarity:
             similarity += f" \\[{row['similarity_low']:.3f}, {row['similarity_high']:.3f}]"
         indices = ["" if row[k] is None else str(row[k]) for k in ("old_filter", "new_filter")]
-        words = [_list_words(row[k]) for k in ("old_words", "new_words")]
+        words = [
+            _list_words(row[f"{k}_words"]) or ("" if row[f"{k}_filter"] is None else "[dim]unexplained[/]")
+            for k in ("old", "new")
+        ]
         table.add_row(row["status"], *indices, similarity, *words)
     return table
 
@@ -214,14 +227,17 @@ def _rank_filter(row: dict[str, Any]) -> tuple[float, float, int]:
 
 
 def _filters_table(layer: str, rows: list[dict[str, Any]]) -> Table:
-    """Of each first word the filter that is most confident; then guesses, where there are few words."""
+    """Of each first word the filter that is most confident; then of each guess, where there are few words."""
     explained = sorted((r for r in rows if r["explained"]), key=_rank_filter)
     guessed = sorted((r for r in rows if r["guess"]), key=lambda r: (-r["guess_confidence"], r["filter"]))
     by_word: dict[str, list[dict[str, Any]]] = {}
     for row in explained:
         by_word.setdefault(row["words"][0], []).append(row)
+    by_guess: dict[str, list[dict[str, Any]]] = {}
+    for row in guessed:
+        by_guess.setdefault(row["guess"], []).append(row)
     shown = list(by_word.values())[:_NUM_FILTERS]
-    guesses = guessed[: _NUM_FILTERS - len(shown)]
+    guesses = list(by_guess.items())[: _NUM_FILTERS - len(shown)]
     rest = f"; then best guesses ({len(guessed)} filters have one)" if guesses else ""
     words = f"{len(shown)} of {len(by_word)} words" if len(shown) < len(by_word) else f"{len(by_word)} words"
     table = make_table(f"{layer}: {words}, each with its most confident filter{rest}")
@@ -232,9 +248,9 @@ def _filters_table(layer: str, rows: list[dict[str, Any]]) -> Table:
         auroc = "" if row["auroc"] is None else f"{row['auroc']:.2f}"
         numbers = (str(len(own)), str(row["filter"]), f"{row['confidence']:.2f}", auroc, str(row["num_images"]))
         table.add_row(escape(word), *numbers, escape(", ".join(row["words"][1:_NUM_WORDS])))
-    for row in guesses:
-        guess = f"guess: {escape(row['guess'])}"
-        table.add_row(guess, "", str(row["filter"]), "", "", str(row["num_images"]), "", style="dim")
+    for guess, own in guesses:
+        numbers = (str(len(own)), str(own[0]["filter"]), "", "", str(own[0]["num_images"]))
+        table.add_row(f"guess: {escape(guess)}", *numbers, "", style="dim")
     return table
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lavise.configs.drawn_pictures import Drawn, PatternsReference, PatternsTarget
 from lavise.configs.schema import (
@@ -66,7 +66,16 @@ def check_model(config: Config) -> Iterator[Check]:
     check_bands(config, target.channels)
     layers = target.select_layers(settings.layers)
     shown = "; ".join(_describe_layer(layer) for layer in layers)
-    yield ok("target model", f"{target.arch}, {note}; {shown}")
+    yield ok("target model", f"{target.arch}, {note}; {shown}; {_describe_input(target.describe_preprocessing())}")
+
+
+def _describe_input(asked: Mapping[str, Any]) -> str:
+    """What becomes of a picture: a network that was trained on other input gets wrong maps, and nothing else tells."""
+    size = asked["size_px"]
+    height, width = (size, size) if isinstance(size, int) else size
+    fit = "squashed" if asked["fit"] == "squash" else f"its middle ({asked['crop_share']:g} of the sides)"
+    mean, std = (", ".join(f"{value:g}" for value in asked[key]) for key in ("mean", "std"))
+    return f"input {height} x {width} px, {fit}, mean {mean}, std {std} (model.preprocessing)"
 
 
 def _describe_layer(layer: Layer) -> str:

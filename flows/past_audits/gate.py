@@ -119,6 +119,18 @@ def read_verdicts(folder: Path) -> GateResult:
     return GateResult(**content, verdicts=verdicts)
 
 
+def list_broken_rules(folder: Path) -> str:
+    """The rules that an audit broke, each with what was found: `share_explained at least 0.1 (bn2: 0.02)`.
+
+    Args:
+        folder: a run folder; without a verdict, or with one that says nothing against it, the text is empty.
+    """
+    if not (folder / GATE_FILE).is_file():
+        return ""
+    broken = [v for v in read_verdicts(folder).verdicts if v.outcome == "failed"]
+    return "; ".join(f"{v.rule} ({v.layer}: {v.found})" if v.layer else f"{v.rule} ({v.found})" for v in broken)
+
+
 def gate_run(run: str, policy_source: str | None, against: str | None, tracker: Tracker, root: Path) -> GateResult:
     """Check an audit that has ended by a policy, and record the verdict with it.
 

@@ -26,7 +26,7 @@ from lavise.configs.sources import CheckpointSource, list_sources
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import digest_identity, run_audit
 from lavise.flows.audit.run_folder import SNAPSHOTS_FOLDER
-from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_outcome
+from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_outcome, list_broken_rules
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.repeats.claims import SETTLE_SECONDS, hold_claim
 from lavise.flows.shared.results import RunResult
@@ -157,6 +157,7 @@ class Reaudit:
                 return CheckpointOutcome(found.name, "waiting", detail=str(err))
             except (UserError, OSError) as err:
                 return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
+            log.info("%s: new; its copy is %s", found.name, snapshot.name)
             model = self.config.model.model_copy(update={"weights": str(snapshot)})
             config = self.config.model_copy(update={"model": model})
             try:
@@ -220,7 +221,10 @@ class Reaudit:
             log.exception("the audit of %s failed", found.name)
             return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
         self.tracker.resume(result.run_id).set_tags({STATE_TAG: "audited"})
-        return CheckpointOutcome(found.name, "audited", result.run_id, result.gate)
+        broken = list_broken_rules(result.run_dir)
+        return CheckpointOutcome(
+            found.name, "audited", result.run_id, result.gate, f"broken: {broken}" if broken else ""
+        )
 
     def _find_new(self, found: FoundCheckpoint, before: Collection[str]) -> RunRecord | None:
         """The run that this audit has left; None where it left none."""

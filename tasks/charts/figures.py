@@ -224,7 +224,9 @@ def draw_shares(title: str, group: str, other: str, rows: Sequence[ShareRow], ki
     height = figure.get_figheight()
     axes: Axes = figure.add_axes((0.36, 0.45 / height, 0.6, 1 - 1.1 / height))
     _write(figure, 0.02, 1 - 0.2 / height, title, weight="bold", size=11)
-    _write(figure, 0.02, 1 - 0.45 / height, f"blue: {_cut(group)}; orange: {_cut(other)}", size=9, color="#5a6472")
+    _write(
+        figure, 0.02, 1 - 0.45 / height, f"blue: {_cut(group, 36)}; orange: {_cut(other, 36)}", size=9, color="#5a6472"
+    )
     for place, row in enumerate(rows):
         axes.plot([row.share_group, row.share_other], [place, place], color=_GREY, linewidth=1.2, zorder=1)
         for share, colour in ((row.share_group, _ACCENT), (row.share_other, _SECOND)):

@@ -75,7 +75,7 @@ def _describe_right(panel: Mapping[str, Any]) -> list[str]:
     own = panel.get("explained", {})
     if own.get("share_right") is None:
         unknown = "How right the words are cannot be judged: none is a category that the masks have."
-        return [unknown] if own else []
+        return [unknown] if own and own.get("share_explained") != 0 else []  # of no word there is nothing to judge
     others = [
         f"{text} {panel[row]['share_right']:.0%}"
         for row, text in _BASELINES.items()

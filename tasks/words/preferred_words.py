@@ -46,6 +46,7 @@ from lavise.tasks.words.ranking import NamedFilters, Ranking, find_least_confide
 from lavise.tasks.words.word_images import ToldWords
 from lavise.tasks.words.word_presence import list_words
 from lavise.tasks.words.word_rows import FoundWords, WordRows, find_shortage, weigh_peaks
+from lavise.tasks.words.word_truth import WHAT_HELPS
 
 ADVISED_IMAGES = 30
 """Pictures of each kind with which a word can usually be believed."""
@@ -326,7 +327,7 @@ def _advise(
         return ""
     few = f"{explained} of {num} filters explained on {num_images} pictures"
     if invalid:
-        return f"{few}: {invalid}; look at train.* and at the reference data set. Best guesses are marked as such."
+        return f"{few}: {invalid}; {WHAT_HELPS}. Best guesses are marked as such."
     if causes["untrusted"] > max(causes["without_word"], causes["unclear"], causes["weak"]):
         note = _describe_kinds(naming.precision)
         return (

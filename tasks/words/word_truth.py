@@ -6,6 +6,12 @@ from lavise.storage.state.artefacts import Handle
 from lavise.tasks.masks.detection import load_detection
 from lavise.tasks.words.ranking import WordTruth
 
+WHAT_HELPS = (
+    "this layer does not tell the reference's categories apart: is model.preprocessing what the network was trained "
+    "with? Take labelled pictures of the kind that the network knows, more of them, or another layer; then train.*"
+)
+"""Where the explainer is no better than chance, the likeliest first."""
+
 
 def load_word_truth(detection: Handle, validated: Handle, concepts: tuple[str, ...]) -> WordTruth:
     """The verdict on words.

@@ -64,7 +64,9 @@ def _show(rows_of: Mapping[str, Rows]) -> Iterator[TextTable]:
         found = sorted((r for r in rows if r["found"]), key=lambda r: (r["p_value"], -abs(r["difference"])))
         shown = "" if len(found) <= _NUM_DIFFERENCES else f"; the {_NUM_DIFFERENCES} clearest"
         least = sorted(r["least_difference"] for r in rows if r["least_difference"] is not None)
-        hint = f" (least difference that could be shown: about {least[len(least) // 2]:.0%})" if least else ""
+        hint = (
+            f" (least difference that could be shown: about {100 * least[len(least) // 2]:.0f} points)" if least else ""
+        )
         yield TextTable(
             f"groups differ in {len(found)} of {len(rows)} {what}{hint}{shown}",
             (what[:-1], "groups", "shares", "difference [95 % interval]", "q", "within strata"),

@@ -7,11 +7,15 @@ const texts = filters.map((filter) => filter.w.map((word) => word[0].toLowerCase
 const terms = (text = byId("query").value) => [...text.toLowerCase().matchAll(/"([^"]+)("?)|\S+/g)].map(([text, quoted, end]) => ({ text: quoted ?? text, isWhole: end === '"' }));
 const fits = (word, { text, isWhole }) => (isWhole ? word === text : word.includes(text));
 // Every term has to be found, in whatever order: in a word, as the filter's number, or in its layer's name.
-const isTermFound = (place, term) => {
-  if (/^\d+$/.test(term.text)) return String(filters[place].f) === term.text || texts[place].includes(term.text);
-  return texts[place].some((word) => fits(word, term)) || (data.layers.length > 1 && fits(layerOf(filters[place]).toLowerCase(), term));
+const isTermFound = (place, term, words) => {
+  if (/^\d+$/.test(term.text)) return String(filters[place].f) === term.text || words.includes(term.text);
+  return words.some((word) => fits(word, term)) || (data.layers.length > 1 && fits(layerOf(filters[place]).toLowerCase(), term));
 };
-const isFound = (place, wanted) => wanted.every((term) => isTermFound(place, term));
+const isFound = (place, wanted, words = texts[place]) => wanted.every((term) => isTermFound(place, term, words));
+// How a filter has what is searched: as words that it says, as its best guess, or among the near words only.
+const WAYS = ["by a word of theirs", "by their best guess", "by a near word only"];
+const said = filters.map((filter) => (filter.r ? [filter.g ?? ""] : filter.w.filter((word) => word[4]).map((word) => word[0])).map((word) => word.toLowerCase()));
+const wayOf = (place, wanted) => (!isFound(place, wanted, said[place]) ? 2 : filters[place].r ? 1 : 0);
 const firstWord = (filter) => (!filter.r && filter.w.length ? filter.w[0][0] : "\uffff");
 const byPlace = (a, b) => filters[a].l - filters[b].l || filters[a].f - filters[b].f;
 const falling = (key) => (a, b) => (filters[b][key] ?? -Infinity) - (filters[a][key] ?? -Infinity) || byPlace(a, b);
@@ -105,12 +109,15 @@ const update = () => {
   filters.forEach((filter, place) => {
     if (kinds[value.show](filter) && hasVerdict[value.reviewed](place) && isOfLayer(filter) && isFound(place, wanted)) shown.push(place);
   });
-  shown.sort(orders[value.sort]);
+  const ways = new Map(shown.map((place) => [place, wanted.length ? wayOf(place, wanted) : 0]));
+  shown.sort((a, b) => (value.sort === "confidence" && ways.get(a) - ways.get(b)) || orders[value.sort](a, b));
   cards.replaceChildren();
   drawn = 0;
   drawMore(PAGE);
   watchEnd();
-  byId("count").textContent = `${number.format(shown.length)} of ${number.format(filters.length)} filters`;
+  const counts = WAYS.map((way, i) => [shown.filter((place) => ways.get(place) === i).length, way]).filter(([count]) => count);
+  const split = wanted.length && shown.length && counts[0][0] < shown.length ? ": " + counts.map(([count, way]) => `${number.format(count)} ${way}`).join(", ") : "";
+  byId("count").textContent = `${number.format(shown.length)} of ${number.format(filters.length)} filters${split}`;
   byId("empty").hidden = shown.length > 0;
   byId("print-note").textContent =
     shown.length > MOST_PRINTED

@@ -16,6 +16,7 @@ const watchWidth = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const isWider = target.scrollWidth > target.clientWidth + 1;
     target.classList.toggle("scrolls", isWider);
+    if (target.matches("nav")) continue; // its links are reached by keyboard as they are
     if (!isWider) for (const name of ["tabindex", "role", "aria-label"]) target.removeAttribute(name);
     else {
       const heading = target.closest("section")?.querySelector("h2");
@@ -25,4 +26,4 @@ const watchWidth = new ResizeObserver((entries) => {
     }
   }
 });
-for (const box of document.querySelectorAll("main .scroll, main .charts")) watchWidth.observe(box);
+for (const box of document.querySelectorAll("nav, main .scroll, main .charts")) watchWidth.observe(box);

@@ -41,8 +41,9 @@ const late = new IntersectionObserver((entries) => {
 for (const holder of document.querySelectorAll("[data-picture]")) late.observe(holder);
 sheet.tabIndex = -1;
 readNotes();
-readView(location.hash);
+const isSent = readView(location.hash);
 update();
+if (isSent && performance.getEntriesByType("navigation")[0]?.type === "navigate") byId("controls").scrollIntoView({ block: "start" });
 route();
 window.addEventListener("hashchange", () => {
   const before = describeView();

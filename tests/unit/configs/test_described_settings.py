@@ -75,3 +75,8 @@ def test_a_key_that_is_none(key: str, hint: str) -> None:
 def test_the_page_is_that_of_the_schema() -> None:
     """`make settings` writes it anew."""
     assert PAGE.read_text("utf-8") == render_settings_page()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [(s.kind, e.key) for s, e in ENTRIES if not e.text] == []
+    assert [(s.kind, s.key) for s in list_sections() if not s.text] == []

@@ -321,7 +321,16 @@ def test_value_may_hold_an_equals_sign() -> None:
         ("seeed=1", r"^demo: seeed: unknown key; allowed: name, seed, .*; did you mean seed\?$"),
         ("model.lyers=x", r"^demo: model\.lyers: unknown key; allowed: arch, .*layers.*; did you mean layers\?$"),
         ("nope.deep.x=1", r"^demo: nope: unknown key; allowed: name, "),
-        ("reference.root=x", r"^demo: reference\.root: unknown key; allowed: kind, train_scenes, "),
+        (
+            "reference.root=x",
+            r"^demo: reference\.root: unknown key; allowed: kind, train_scenes, .*; other kinds have root: ",
+        ),
+        (
+            "target.root=x",
+            r"^demo: target\.root: unknown key; allowed: kind, scenes, size_px; other kinds have root: set target\.kind"
+            " as well, to one of image_folder, path_list, webdataset, huggingface, parquet$",
+        ),
+        ("target.nope=x", r"^demo: target\.nope: unknown key; allowed: kind, scenes, size_px$"),
         ("seed=-1", r"^demo: seed: found -1; allowed: input should be greater than or equal to 0$"),
         ("name.x=1", r"^demo: name: found \{'x': 1\}; allowed: input should be a valid string$"),
         ("model", r"^--set: found 'model'; allowed: section\.key=value$"),

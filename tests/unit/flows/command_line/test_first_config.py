@@ -45,6 +45,31 @@ def test_all_is_found(folder: Path, tmp_path: Path) -> None:
     assert "1 pictures to train on, 1 to evaluate on" in text
 
 
+def test_what_a_file_of_weights_does_not_say_can_be_filled_in(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lavise.yaml"
+    written = write_first_config(Named(folder), out, force=False)
+    filled = (
+        out.read_text("utf-8")
+        .replace("# preprocessing: {size_px: 224", "preprocessing: {size_px: 96")
+        .replace("# class_names: [NAME, ...]  # of its 3 outputs", "class_names: [cat, dog, cow]  # of its 3 outputs")
+    )
+    out.write_text(filled, "utf-8")
+    model = load_config(str(out)).model
+    assert (model.preprocessing.size_px, model.class_names) == (96, ("cat", "dog", "cow"))
+    assert (model.preprocessing.mean, model.preprocessing.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert written.model.preprocessing.mean is None
+
+
+def test_folders_as_many_as_the_network_has_classes_may_be_its_own(folder: Path, tmp_path: Path) -> None:
+    write_classes(tmp_path / "classes")
+    names = sorted(path.name for path in (tmp_path / "classes").iterdir())
+    torch.save(models.resnet18(num_classes=len(names)).state_dict(), folder / "best.pth")
+    out = tmp_path / "a.yaml"
+    write_first_config(Named(folder, labels=str(tmp_path / "classes")), out, force=False)
+    out.write_text(out.read_text("utf-8").replace("# class_names:", "class_names:"), "utf-8")
+    assert load_config(str(out)).model.class_names == tuple(names)
+
+
 def test_what_is_named_is_taken(folder: Path, tmp_path: Path) -> None:
     write_classes(tmp_path / "classes")
     named = Named(folder, "random", "resnet18", str(tmp_path / "classes"), folder / "labelled" / "train2017", "night")

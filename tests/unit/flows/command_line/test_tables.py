@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from lavise.flows.command_line.tables import _analyses_tables, show_result
+from lavise.flows.command_line.tables import _analyses_tables, _filters_table, show_diff, show_result
+from lavise.flows.past_audits.compare import DiffResult
 from lavise.flows.shared.console import escape
 from lavise.flows.shared.results import RunResult, StageFacts
 from tests.unit.flows.helpers import make_config, write_run_folder
@@ -41,6 +42,49 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), folder / name)
 
 
+def test_a_word_and_a_guess_have_a_line_each() -> None:
+    row: dict[str, object] = {"words": [], "guess": "", "auroc": None, "explained": False, "num_images": 9}
+    guessed = [{**row, "filter": n, "guess": "giraffe", "guess_confidence": 0.1 * n} for n in range(3)]
+    explained = {**row, "filter": 7, "words": ["dog"], "explained": True, "confidence": 0.9, "guess_confidence": 0.0}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(_filters_table("layer4", [*guessed, explained]))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["dog", "1", "7", "0.90", "9"] in lines
+    assert ["guess:", "giraffe", "3", "2", "9"] in lines
+    assert sum("guess:" in line for line in lines) == 1
+
+
+def test_filters_with_other_words_stand_before_those_that_are_less_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make_row(unit: int, status: str, similarity: float, old: list[str], new: list[str]) -> dict[str, object]:
+        interval = {"similarity": similarity, "similarity_low": similarity, "similarity_high": similarity}
+        return {
+            "status": status,
+            "old_filter": unit,
+            "new_filter": unit,
+            "old_words": old,
+            "new_words": new,
+            **interval,
+        }
+
+    write_rows(
+        tmp_path,
+        "diff.parquet",
+        [
+            make_row(1, "changed", 0.6, ["cat"], ["cat"]),
+            make_row(2, "same", 0.97, ["car"], []),
+            make_row(3, "same", 0.99, [], []),
+        ],
+    )
+    counts = {"num_old": 3, "num_same": 2, "num_changed": 1, "num_lost": 0, "num_new_filters": 0, "share_kept": 0.67}
+    show_diff(DiffResult("a", "b", tmp_path, {"bn2": {**counts, "words_gained": [], "words_lost": ["car"]}}))
+    text = capsys.readouterr().out
+    assert "2 filters are not the same or have other words (1, which come first)" in " ".join(text.split())
+    lines = [line.split() for line in text.splitlines() if line.strip().startswith(("changed", "same "))]
+    assert [(line[1], line[-2:]) for line in lines] == [("2", ["car", "unexplained"]), ("1", ["cat", "cat"])]
+
+
 def test_differences_of_groups_are_shown_the_clearest_first(tmp_path: Path) -> None:
     filters = [
         make_difference({"filter": 3, "words": ["dog", "cat"]}, p_value=0.01),
@@ -51,7 +95,7 @@ def test_differences_of_groups_are_shown_the_clearest_first(tmp_path: Path) -> N
     write_rows(tmp_path, "bias_words.parquet", [make_difference({"word": "[red]dog"}, found=False)])
     text = show_tables(tmp_path)
     titles = " ".join(text.split())
-    assert "groups differ in 0 of 1 words (least difference that could be shown: about 20%)" in titles
+    assert "groups differ in 0 of 1 words (least difference that could be shown: about 20 points)" in titles
     assert "groups differ in 2 of 3 filters" in titles
     lines = [line.split() for line in text.splitlines() if line.strip().startswith(("3 ", "4 ", "5 "))]
     assert [line[0] for line in lines] == ["4", "3"]

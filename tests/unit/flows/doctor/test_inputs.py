@@ -53,7 +53,7 @@ def test_target_model_and_layers() -> None:
     check = look(partial(inputs.check_model, config))
     assert check.status == "ok"
     assert check.found.startswith("torchvision:squeezenet1_1, weights random; features.3: 128 filters of ")
-    assert check.found.endswith("; features.12: 512 filters of 13 x 13")
+    assert "; features.12: 512 filters of 13 x 13; input 224 x 224 px, squashed, mean 0.485, 0.456, " in check.found
 
 
 def test_pretrained_weights_are_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

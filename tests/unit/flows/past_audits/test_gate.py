@@ -8,7 +8,7 @@ import pytest
 
 from lavise.configs.errors import UserError
 from lavise.configs.policy import Policy, load_policy
-from lavise.flows.past_audits.gate import GateResult, gate_run, read_verdicts, record_verdict
+from lavise.flows.past_audits.gate import GateResult, gate_run, list_broken_rules, read_verdicts, record_verdict
 from lavise.storage.tracking import MlflowTracker, NullTracker
 from tests.unit.flows.helpers import (
     UNKNOWN_RUN,
@@ -85,6 +85,10 @@ def test_failed_names_the_filters(tracker: MlflowTracker, root: Path, tmp_path: 
     assert result.verdicts[1].filters == (0,)
     assert tags_of(tracker, run_id)["lavise.gate"] == "failed"
     assert read_verdicts(root / "runs" / run_id) == result
+    broken = list_broken_rules(root / "runs" / run_id)
+    assert broken.split("; ")[0] == f"{result.verdicts[0].rule} ({result.verdicts[0].layer}: 0.75)"
+    assert len(broken.split("; ")) == 2
+    assert list_broken_rules(tmp_path) == ""
 
 
 def test_judged_again_the_table_and_the_tags_are_the_new_ones(

@@ -423,7 +423,7 @@ def test_trust_is_in_the_page(page: str) -> None:
     text = " ".join(parse(page).text.split())
     assert "23 regions of the evaluation pictures have a known category" in text
     assert "hold it in 0.375 of them (mean over pictures; 0.125 if" in text
-    assert "p = 0.0005). The explainer knows more than chance." in text
+    assert "p = 5.0e-04). The explainer knows more than chance." in text
     assert "all categories: 23 regions; recall@5 0.500 [0.250, 0.750]; recall@10 0.500 [0.250, 0.750]" in text
     assert "held out categories: 4 regions; recall@5 0.500 [0.250, 0.750]" in text
     assert "on 17 evaluation pictures" in text

@@ -30,6 +30,12 @@ def test_what_cannot_be_judged_is_said() -> None:
     assert said[1] == "How right the words are cannot be judged: none is a category that the masks have."
 
 
+def test_of_no_word_nothing_is_said_to_be_right() -> None:
+    none = {"share_right": None, "num_judged": 0, "share_explained": 0.0}
+    said = list_sentences(make_layer(num_explained=0, num_distinct_first_words=0, panel={"explained": none}))
+    assert said == ["0 of 2,000 filters explained (0%)."]
+
+
 def test_older_audits_say_what_they_know() -> None:
     assert list_sentences({"num_filters": 0, "num_explained": 0}) == ["0 of 0 filters explained."]
 

@@ -95,8 +95,8 @@ def test_of_many_the_title_says_how_many_are_shown(num: int, shown: int, said: b
 @pytest.mark.parametrize(
     ("least", "hint"),
     [
-        ([0.1, 0.3, 0.2], " (least difference that could be shown: about 20%)"),
-        ([None, 0.3, None], " (least difference that could be shown: about 30%)"),
+        ([0.1, 0.3, 0.2], " (least difference that could be shown: about 20 points)"),
+        ([None, 0.3, None], " (least difference that could be shown: about 30 points)"),
         ([None, None, None], ""),
     ],
 )
