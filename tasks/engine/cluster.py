@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 from lavise.configs.errors import UserError
 from lavise.configs.schema import StatisticsSettings
 from lavise.storage.state.progress import Progress, no_progress
+from lavise.storage.state.text import one_line
 
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger("lavise")
 _CONNECT_SECONDS = 10.0
 _ASK_SECONDS = 30.0
+_STARTS = 3
 _AHEAD = 2  # items for each thread of a worker: one that it computes and one that waits
 
 
@@ -128,7 +130,7 @@ class StatisticsCluster:
         # Read when distributed is first imported, here and in the workers: no chatter about reconnecting workers, and
         # no stack of a heartbeat that found the connection closed; what a task raises comes back with its result.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
-        from distributed import Client, LocalCluster
+        from distributed import Client
 
         from lavise.tasks.engine.worker_memory import KeepsFreedMemory
 
@@ -136,17 +138,31 @@ class StatisticsCluster:
             self._client = Client(address, timeout="30s", set_as_default=False)
             return self._client
         log.info("  starting %d workers", self._settings.num_workers)
-        with _environment_restored():
-            self._cluster = LocalCluster(
-                n_workers=self._settings.num_workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # with None it asks for port 8787, and warns where that is taken
-                silence_logs=logging.CRITICAL,
-            )
+        self._cluster = self._start_workers()
         self._client = Client(self._cluster, set_as_default=False)
         self._client.register_plugin(KeepsFreedMemory())
         return self._client
+
+    def _start_workers(self) -> Any:
+        """Once more where one of them ends before it is ready: later, Dask replaces it by itself."""
+        from distributed import LocalCluster
+
+        left = _STARTS
+        while True:
+            try:
+                with _environment_restored():
+                    return LocalCluster(
+                        n_workers=self._settings.num_workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        dashboard_address="127.0.0.1:0",  # with None it asks for port 8787, and warns if that is taken
+                        silence_logs=logging.CRITICAL,
+                    )
+            except RuntimeError as err:  # what it had started, it has closed
+                left -= 1
+                if not left:
+                    raise
+                log.warning("  the workers did not start (%s); trying again", one_line(err))
 
     def _close(self) -> None:
         for opened in (self._client, self._cluster):

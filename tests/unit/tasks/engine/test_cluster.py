@@ -9,12 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lavise.configs.schema import StatisticsSettings
@@ -112,6 +114,31 @@ def test_stream_goes_on_after_a_killed_worker(tmp_path: Path) -> None:
     with StatisticsCluster(StatisticsSettings(num_workers=2)) as running:
         assert list(running.stream("numbers", partial(die_once, tmp_path), list(range(8)))) == list(range(8))
     assert (tmp_path / "died").exists()
+
+
+def _kill_first_child(killed: list[int]) -> None:
+    """The first process that this one starts, as soon as it is there."""
+    own, end = psutil.Process(), time.monotonic() + 30
+    before = {child.pid for child in own.children()}
+    while not killed and time.monotonic() < end:
+        for child in own.children():
+            # Dask's workers are spawned; a process that keeps count of their semaphores may come first.
+            if child.pid not in before and any("spawn_main" in part for part in child.cmdline()):
+                child.kill()
+                killed.append(child.pid)
+                return
+        time.sleep(0.002)
+
+
+def test_workers_are_started_again_where_one_is_killed_before_it_is_ready(caplog: pytest.LogCaptureFixture) -> None:
+    killed = list[int]()
+    thread = threading.Thread(target=_kill_first_child, args=(killed,))
+    with StatisticsCluster(StatisticsSettings(num_workers=1)) as started, caplog.at_level("WARNING", "lavise"):
+        thread.start()
+        assert started.map("roots", math.sqrt, [1.0, 4.0, 9.0]) == [1, 2, 3]
+    thread.join()
+    assert killed
+    assert "the workers did not start (Nanny failed to start.); trying again" in caplog.text
 
 
 def test_reader_of_a_stream_may_stop(cluster: StatisticsCluster) -> None:
