@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from lavise.configs.errors import UserError
 from lavise.configs.schema import TrackingSettings
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.equal_files import link_equal_files
 from lavise.storage.state.files import make_private_folder
+from lavise.storage.state.processes import describe_start, is_alive
 from lavise.storage.state.text import one_line
 from lavise.storage.tracking_addresses import hide_credentials, is_server, pass_credentials, require_answer
 from lavise.storage.tracking_client import LastingClient
@@ -34,7 +33,6 @@ from lavise.storage.tracking_client import LastingClient
 NOT_FINITE_TAG = "lavise.not_finite"
 _MAX_PARAM_CHARS = 500
 _MAX_TAG_CHARS = 4000
-_CLOCK_SECONDS = 2.0
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
 # What MLflow takes in no name of a metric; reasons for leaving something out become one.
@@ -331,7 +329,7 @@ class MlflowTracker:
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
         own = {"lavise.host": socket.gethostname(), "lavise.pid": str(os.getpid())}
-        own["lavise.pid_started"] = str(psutil.Process().create_time())
+        own["lavise.pid_started"] = describe_start()
         family = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         run = self._client.create_run(self._experiment_id, tags={**tags, **own, **family}, run_name=name)
         return MlflowRun(self._client, run.info.run_id)
@@ -450,17 +448,6 @@ def _show_cell(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return ", ".join(str(v) for v in value)
     return value
-
-
-def is_alive(pid: str, started: str) -> bool:
-    """Whether the very process is still there, and not another one with its number."""
-    try:
-        process = psutil.Process(int(pid))
-        # Not to the digit: the time of start is reckoned from the clock, which may have been set since.
-        same = abs(process.create_time() - float(started)) < _CLOCK_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (ValueError, psutil.Error):
-        return False
 
 
 _LOCAL_FOLDER = "mlflow"

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lavise.storage.tracking import Tracker, is_alive
+from lavise.storage.state.processes import describe_start, is_alive
+from lavise.storage.tracking import Tracker
 
 log = logging.getLogger("lavise")
 SETTLE_SECONDS = 1.0
@@ -69,12 +69,11 @@ def hold_claim(tracker: Tracker, name: str, settle_seconds: float = SETTLE_SECON
     if other and other.counts(now):
         yield other.describe()
         return
-    process = psutil.Process()
     own = _Claim(
         owner=uuid.uuid4().hex,
         host=socket.gethostname(),
         pid=str(os.getpid()),
-        pid_started=str(process.create_time()),
+        pid_started=describe_start(),
         since=now,
         seen=now,
     )
