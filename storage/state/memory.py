@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,13 @@ _NEVER_BY_ITSELF = (1 << 31) - 1
 _LARGEST_LEARNED, _MOST_MAPPED = 32 << 20, 65536
 
 
+class _Keepers:
+    """How many ask for memory to be kept."""
+
+    lock = threading.Lock()
+    count = 0
+
+
 def keep_freed_memory() -> None:
     """Have the C library take large arrays from memory that was freed, in this process from now on.
 
@@ -24,27 +32,32 @@ def keep_freed_memory() -> None:
     What is kept goes back with `give_memory_back`. Nothing is done where the environment says how memory is to be
     kept, and with other C libraries.
     """
-    set_option = _find_mallopt()
-    if set_option is None:
-        return
-    # Before glibc 2.35 no threshold above 32 MB is taken; there, nothing is asked for anew.
-    if not set_option(_MMAP_THRESHOLD, _LARGEST_KEPT):
-        set_option(_MMAP_MAX, 0)
-    set_option(_TRIM_THRESHOLD, _NEVER_BY_ITSELF)
+    with _Keepers.lock:
+        _Keepers.count += 1
+        set_option = _find_mallopt()
+        if set_option is None:
+            return
+        # Before glibc 2.35 no threshold above 32 MB is taken; there, nothing is asked for anew.
+        if not set_option(_MMAP_THRESHOLD, _LARGEST_KEPT):
+            set_option(_MMAP_MAX, 0)
+        set_option(_TRIM_THRESHOLD, _NEVER_BY_ITSELF)
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """The same while the block runs; then what is kept goes back, and glibc's own habit is left to the process."""
+    """The same while the block runs; then what is kept goes back, and, where nobody else asks for it, glibc's own habit
+    is left to the process."""
     keep_freed_memory()
     try:
         yield
     finally:
-        set_option = _find_mallopt()
-        if set_option is not None:
-            set_option(_MMAP_MAX, _MOST_MAPPED)
-            set_option(_MMAP_THRESHOLD, _LARGEST_LEARNED)
-            set_option(_TRIM_THRESHOLD, 2 * _LARGEST_LEARNED)
+        with _Keepers.lock:
+            _Keepers.count -= 1
+            set_option = _find_mallopt()
+            if set_option is not None and not _Keepers.count:
+                set_option(_MMAP_MAX, _MOST_MAPPED)
+                set_option(_MMAP_THRESHOLD, _LARGEST_LEARNED)
+                set_option(_TRIM_THRESHOLD, 2 * _LARGEST_LEARNED)
         give_memory_back()
 
 

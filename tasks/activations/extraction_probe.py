@@ -19,7 +19,7 @@ from lavise.storage.datasets.input_images import InputImage, load_input
 from lavise.storage.images.images import BrokenImageError
 from lavise.storage.models.layers import ActivationTap, Layer
 from lavise.storage.models.target_model import TargetModel
-from lavise.storage.state.memory import keep_freed_memory
+from lavise.storage.state.memory import freed_memory_kept
 from lavise.tasks.activations.forward import normalise_images, run_network
 
 if TYPE_CHECKING:
@@ -71,16 +71,16 @@ def probe_extraction(
     Args:
         max_seconds: where the first passes took longer, bfloat16 is not tried.
     """
-    keep_freed_memory()  # as an audit does
-    end = time.monotonic() + max_seconds
-    images, decode = decode_some(records, model)
-    if not images:
-        return None
-    network, batch = model.place(device), normalise_images(np.stack(images), model, device)
-    forward = _time_forward(network, batch) / len(images)
-    is_slow = time.monotonic() > end
-    bfloat16 = None if is_slow else _time_bfloat16(network, batch, device) / len(images)
-    return ExtractionProbe(len(images), decode, forward, bfloat16)
+    with freed_memory_kept():  # as an audit does
+        end = time.monotonic() + max_seconds
+        images, decode = decode_some(records, model)
+        if not images:
+            return None
+        network, batch = model.place(device), normalise_images(np.stack(images), model, device)
+        forward = _time_forward(network, batch) / len(images)
+        is_slow = time.monotonic() > end
+        bfloat16 = None if is_slow else _time_bfloat16(network, batch, device) / len(images)
+        return ExtractionProbe(len(images), decode, forward, bfloat16)
 
 
 def _time_bfloat16(network: nn.Module, batch_NCYX: torch.Tensor, device: str) -> float:

@@ -20,7 +20,7 @@ from lavise.storage.datasets.input_images import load_input
 from lavise.storage.images.images import BrokenImageError, count_decoded, num_decoded
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
-from lavise.storage.state.memory import give_memory_back, keep_freed_memory
+from lavise.storage.state.memory import freed_memory_kept
 from lavise.tasks.activations.extract import Block, ExtractionInputs, describe_device, extract_blocks
 from lavise.tasks.engine.cluster import StatisticsCluster
 
@@ -103,10 +103,9 @@ def make_block(item: WorkerBlock) -> MadeBlock:
     import torch
     from distributed import get_worker
 
-    keep_freed_memory()
     worker = get_worker()
     _check_folders(item, worker.address)
-    with _one_at_a_time:
+    with _one_at_a_time, freed_memory_kept():
         if item.device == "cpu":
             torch.set_num_threads(worker.state.nthreads)
         model = _load(item.model.model_dump_json(), item.seed, item.expected["weights"])
@@ -121,7 +120,6 @@ def make_block(item: WorkerBlock) -> MadeBlock:
         before, broken = num_decoded(), dict[str, str]()
         for found in extract_blocks(model, [_leave_out_made(item.block)], item.settings, item.device):
             broken |= found
-        give_memory_back()
         return MadeBlock(worker.address, broken, num_decoded() - before)
 
 
