@@ -151,7 +151,7 @@ def read_stored_size(path: PictureFile) -> tuple[int, int, int]:
     try:
         with _open(path) as file:
             width, height = file.size
-            return height, width, _read_orientation_unloaded(file)
+            return height, width, _read_orientation(file)
     except DECODER_ERRORS as err:
         raise BrokenImageError(f"not readable: {_describe(err)}") from None
 
@@ -221,22 +221,15 @@ def _open(source: PictureFile | bytes) -> Image.Image:
 
 
 def _read_orientation(file: Image.Image) -> int:
-    """1 to 8; 1 where there is none, or where the EXIF makes no sense."""
-    try:
-        return int(file.getexif().get(_EXIF_ORIENTATION, 1))
-    except DECODER_ERRORS:
-        return 1
+    """1 to 8; 1 where there is none, or where the EXIF makes no sense.
 
-
-def _read_orientation_unloaded(file: Image.Image) -> int:
-    """The same of a file that is not decoded, and will be only where its format leaves no other way.
-
-    Pillow decodes every PNG without EXIF for this, since that may stand behind the pixels.
+    Pillow decodes every PNG without EXIF for this, since that may stand behind the pixels; here, only one that has
+    something there.
     """
-    if not isinstance(file, PngImagePlugin.PngImageFile) or file.fp is None or has_notes_after_pixels(file.fp):
-        return _read_orientation(file)
+    is_in_head = isinstance(file, PngImagePlugin.PngImageFile) and file.fp and not has_notes_after_pixels(file.fp)
     try:
-        return int(Image.Image.getexif(file).get(_EXIF_ORIENTATION, 1))
+        exif = Image.Image.getexif(file) if is_in_head else file.getexif()
+        return int(exif.get(_EXIF_ORIENTATION, 1))
     except DECODER_ERRORS:
         return 1
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST_KEPT = 1 << 30
 _NEVER_BY_ITSELF = (1 << 31) - 1
-# What glibc has without this once a program has freed arrays of that size.
-_LARGEST_LEARNED, _MOST_MAPPED = 32 << 20, 65536
+# What glibc begins with, and has once a program has freed arrays of that size.
+_FIRST, _LARGEST_LEARNED, _MOST_MAPPED = 128 << 10, 32 << 20, 65536
 
 
 class _Keepers:
@@ -55,9 +55,12 @@ def freed_memory_kept() -> Iterator[None]:
             _Keepers.count -= 1
             set_option = _find_mallopt()
             if set_option is not None and not _Keepers.count:
+                # Who sets the one, as Dask does in its workers, has glibc stay at the first value of the other.
+                stated = os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
+                is_stated = stated.isdecimal() and int(stated) <= _NEVER_BY_ITSELF
                 set_option(_MMAP_MAX, _MOST_MAPPED)
-                set_option(_MMAP_THRESHOLD, _LARGEST_LEARNED)
-                set_option(_TRIM_THRESHOLD, 2 * _LARGEST_LEARNED)
+                set_option(_MMAP_THRESHOLD, _FIRST if is_stated else _LARGEST_LEARNED)
+                set_option(_TRIM_THRESHOLD, int(stated) if is_stated else 2 * _LARGEST_LEARNED)
         give_memory_back()
 
 

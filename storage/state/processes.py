@@ -23,9 +23,8 @@ def describe_start(pid: int | None = None) -> str:
     Raises:
         psutil.Error: there is no such process.
     """
-    started = psutil.Process(os.getpid() if pid is None else pid).create_time()
-    boot = _read_boot()
-    return f"{boot} {started - psutil.boot_time():.2f}" if boot else str(started)
+    process, boot = psutil.Process(os.getpid() if pid is None else pid), _read_boot()
+    return f"{boot} {_count_since_boot(process):.2f}" if boot else str(process.create_time())
 
 
 def is_alive(pid: str, started: str) -> bool:
@@ -37,13 +36,17 @@ def is_alive(pid: str, started: str) -> bool:
     try:
         process = psutil.Process(int(pid))
         boot, _, seconds = started.rpartition(" ")
-        own = process.create_time()
-        if boot:
-            own -= psutil.boot_time()
+        own = _count_since_boot(process) if boot else process.create_time()
         same = boot in ("", _read_boot()) and abs(own - float(seconds)) < _SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (ValueError, psutil.Error):
         return False
+
+
+def _count_since_boot(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's; both are reckoned from the clock, which cancels out."""
+    boot_time = psutil.boot_time()  # first: older versions of psutil reckon a process from the last one they were asked
+    return process.create_time() - boot_time
 
 
 def _read_boot() -> str:
