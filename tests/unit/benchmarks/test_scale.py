@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import mmap
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.scale import CONCEPTS, SIDE_PX, _Watch, compare_sizes, write_pictures
+from lavise.storage.state.memory import give_memory_back
 
 
 def make_figures(seconds: float, memory: float) -> dict[str, float]:
@@ -37,10 +39,15 @@ def test_exponents_and_growth() -> None:
 
 def test_watch_sees_memory_that_was_there_for_a_moment() -> None:
     def work() -> int:
-        held = np.ones(30_000_000)
-        time.sleep(0.2)
-        return int(held[0])
+        # Pages of its own: an array could lie where others were freed, on pages that the process has already.
+        with mmap.mmap(-1, 240_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
+            for start in range(0, len(held), 1_000_000):
+                held[start : start + 1_000_000] = b"1" * 1_000_000
+            time.sleep(0.2)
+            return int(held[-1:])
 
+    gc.collect()
+    give_memory_back()  # what others have freed is not given back in the middle
     watch = _Watch()
     _, before = watch.measure(lambda: time.sleep(0.1))
     result, found = watch.measure(work)
