@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from lavise.configs.errors import UserError
-from lavise.storage.state.free_space import find_full_error
 from lavise.storage.state.text import one_line
+from lavise.storage.state.write_faults import find_write_fault
 from lavise.storage.tracking_addresses import hide_credentials
 
 log = logging.getLogger("lavise")
@@ -76,9 +76,9 @@ class LastingClient:
 
     def _explain(self, error: Exception) -> None:
         """Raises:
-        TrackingLostError: where the store is away; returns for every other error, and where a disk is full.
+        TrackingLostError: where the store is away; returns for every other error, and where a disk takes nothing more.
         """
-        if find_full_error(error) is not None or not (_is_away(error) or _is_locked(error)):
+        if find_write_fault(error) is not None or not (_is_away(error) or _is_locked(error)):
             return
         self.is_lost = True
         where, reason = hide_credentials(self._uri), hide_credentials(one_line(error))[:200]

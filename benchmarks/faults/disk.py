@@ -37,6 +37,7 @@ ROUNDS = 3
 _LOCKED_SECONDS = 60.0
 _ORPHAN_SECONDS = 20.0
 _SMALL_MB = 120
+_READ_ONLY_STAGES = 3
 _STAGES = ("extract train", "train tail", "report", "regions tail", "explain tail")
 
 
@@ -100,6 +101,15 @@ def measure_disk(options: Options) -> Mapping[str, Any]:
             ended = _read(command, hit)
             _remount(small, "rw")
             record("read-only from the start", ended, home, again(home))
+    for number, stage in enumerate(_STAGES[:_READ_ONLY_STAGES]):
+        with _failing_disk(options.work / f"failing{number}") as failing:
+            if failing is None:
+                print("no ext4 can be mounted here: the disk that becomes read-only is left out")
+                break
+            home = failing / "home"
+            ended = _run_with(options.work, home, order, stage, partial(_fail_disk, failing))
+            _mount_again(failing)
+            record(f"disk read-only from the stage {stage} on", ended, home, again(home))
     home = options.work / "limited"
     command = _start_limited(home, order, 20_000)
     command.wait()
@@ -144,6 +154,52 @@ def _small_disk(place: Path) -> Iterator[Path | None]:
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
+
+
+@contextmanager
+def _failing_disk(place: Path) -> Iterator[Path | None]:
+    """An ext4 in a file beside it, which becomes read-only at its first error; None where none can be mounted."""
+    place.mkdir()
+    image = place.with_suffix(".img")
+    image.write_bytes(b"")
+    os.truncate(image, _SMALL_MB << 20)
+    making = ["mkfs.ext4", "-q", str(image)]
+    made = shutil.which(making[0]) and subprocess.run(making, capture_output=True, check=False).returncode == 0
+    if not (made and _mount_failing(place)):
+        yield None
+        return
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
+        image.unlink()
+
+
+def _mount_failing(place: Path) -> bool:
+    mounting = ["mount", "-o", "loop,errors=remount-ro", str(place.with_suffix(".img")), str(place)]
+    return subprocess.run(mounting, capture_output=True, check=False).returncode == 0
+
+
+def _fail_disk(place: Path) -> bool:
+    """As after an error of the disk: ext4 stops all writing. Whether the kernel has the file for it."""
+    finding = ["findmnt", "-no", "SOURCE", str(place)]
+    device = Path(subprocess.run(finding, capture_output=True, text=True, check=True).stdout.strip()).name
+    trigger = Path("/sys/fs/ext4") / device / "trigger_fs_error"
+    if not trigger.exists():
+        return False
+    trigger.write_text("1")
+    return True
+
+
+def _mount_again(place: Path) -> None:
+    """What was read-only is writable after it; waits for whoever still has a file open."""
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while subprocess.run(["umount", str(place)], capture_output=True, check=False).returncode != 0:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{place} is in use")
+        time.sleep(0.1)
+    if not _mount_failing(place):
+        raise RuntimeError(f"{place} cannot be mounted again")
 
 
 def _fill(disk: Path, but: int) -> None:

@@ -1,22 +1,10 @@
-"""Room on the disk: how much there is, and what it looks like when there is none left while something is written."""
+"""Room on the disk: how much there is."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import re
 import shutil
 from pathlib import Path
-
-FULL = {
-    errno.ENOSPC: "no space is left on the disk",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the file is larger than is allowed (`ulimit -f`, or the file system's limit)",
-}
-"""What the system says of a write for which there is no room, by its number."""
-# Of libraries that tell it in their text alone: HDF5, those written in Rust; numpy and SQLite tell no number.
-_IN_TEXT = re.compile(r"\b(?:errno =|errno|os error) (\d+)", re.IGNORECASE)
-_WITHOUT_NUMBER = re.compile(r"\d+ requested and \d+ written|database or disk is full")
 
 
 def measure_free_bytes(folder: Path) -> int:
@@ -32,27 +20,6 @@ def find_largest_file() -> int | None:
 
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         return None if limit == resource.RLIM_INFINITY else limit
-    return None
-
-
-def find_full_error(error: BaseException) -> int | None:
-    """The number of what the system said, where there was no room; None for any other error.
-
-    Errors that an error was raised from, or while it was handled, are looked at as well.
-    """
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        numbers = [int(n) for n in _IN_TEXT.findall(str(current))]
-        if isinstance(current, OSError) and current.errno is not None:
-            numbers.append(current.errno)
-        if _WITHOUT_NUMBER.search(str(current)):
-            numbers.append(errno.ENOSPC)
-        for number in numbers:
-            if number in FULL:
-                return number
-        current = current.__cause__ or current.__context__
     return None
 
 

@@ -19,10 +19,11 @@ from typing import Any, Protocol, TypedDict, TypeVar
 from lavise.configs.errors import UserError
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.digest import digest_of, short
-from lavise.storage.state.free_space import FULL, find_full_error, format_bytes, measure_free_bytes
+from lavise.storage.state.free_space import format_bytes, measure_free_bytes
 from lavise.storage.state.memory import give_memory_back
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.state.text import one_line
+from lavise.storage.state.write_faults import find_write_fault
 from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
 from lavise.tasks.engine.stage_inputs import Request, StageInputs
 
@@ -210,7 +211,7 @@ class StageRunner:
                 if i not in found and i == digests.index(d)
             }
             if folders:
-                with _tell_full_disk(stage, self.store):
+                with _tell_write_faults(stage, self.store):
                     infos = compute(folders)
                     for i in folders:
                         request = requests[i]
@@ -236,31 +237,30 @@ class StageRunner:
 
 
 @contextmanager
-def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
-    """That there is no room is the user's to mend.
+def _tell_write_faults(stage: Stage, store: ArtefactStore) -> Iterator[None]:
+    """That nothing can be written is the user's to mend.
 
     Raises:
-        UserError: the disk, or the quota, is full, or a file would be larger than is allowed; or the state folder was
-            removed.
+        UserError: the disk, or the quota, is full, it has become read-only, or a file would be larger than is allowed;
+            or the state folder was removed.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as err:
-        number = find_full_error(err)
-        if number is None and not store.root.exists():
+        fault = find_write_fault(err)
+        if fault is None and not store.root.exists():
             raise UserError(
                 f"storage.root: {store.root} is gone; it was removed while {stage.name} was computed. Run it again: "
                 "what was in it is made anew"
             ) from err
-        if number is None:
+        if fault is None:
             raise
         free = format_bytes(measure_free_bytes(store.root))
         raise UserError(
-            f"storage.root: {FULL[number]} while {stage.name} was written to {store.root} ({free} free); make room "
-            "(`lavise gc` removes what no kept run needs), or set storage.root to another disk, and run it again: it "
-            "goes on from what was finished there"
+            f"storage.root: {fault.says} while {stage.name} was written to {store.root} ({free} free); {fault.remedy}, "
+            "or set storage.root to another disk, and run it again: it goes on from what was finished there"
         ) from err
 
 

@@ -258,11 +258,19 @@ def guarded(error: BaseException) -> Result:
         (
             OSError(errno.ENOSPC, "No space left on device", "a\x1bb"),
             2,
-            "lavise: no space is left on the disk ([Errno 28] No space left on device: 'a\\x1bb'); make room, or set "
-            "storage.root or LAVISE_HOME to another disk, and run it again: what was finished is kept",
+            "lavise: no space is left on the disk ([Errno 28] No space left on device: 'a\\x1bb'); make room (`lavise gc` "
+            "removes what no kept run needs), or set storage.root or LAVISE_HOME to another disk, and run it again: "
+            "what was finished is kept",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "a"),
+            2,
+            "lavise: the disk, or a file on it, is read-only ([Errno 30] Read-only file system: 'a'); make it writable "
+            "again (`dmesg` says why a disk no longer is), or set storage.root or LAVISE_HOME to another disk, and run "
+            "it again: what was finished is kept",
         ),
     ],
-    ids=["user's mistake", "Ctrl-C", "fault", "no", "full disk"],
+    ids=["user's mistake", "Ctrl-C", "fault", "no", "full disk", "read-only disk"],
 )
 def test_each_way_to_end_has_its_code(error: BaseException, code: int, last: str) -> None:
     done = guarded(error)
