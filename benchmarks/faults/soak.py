@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ from lavise.flows.repeats.reaudit import reaudit_here
 from lavise.storage.state.progress import no_progress
 
 ROUNDS = 24
-_AT_ONCE = 8
+_AT_ONCE = 100
 _EARLIER = 1000
 _LOOK_SECONDS = 5
 _START_SECONDS = 300.0
 _AUDIT_SECONDS = 400.0
+_MANY_SECONDS = 7200.0
 _ORPHAN_SECONDS = 30.0
 
 
@@ -125,10 +127,20 @@ def _many_at_once(options: Options, config: Path) -> dict[str, Any]:
         write_checkpoint(incoming / f"step-{number:04d}.pt", number + 100)
     begun = time.monotonic()
     command = start(home, "reaudit", str(config), "--folder", str(incoming), "--stable", "0", "--json")
-    code = command.wait(1800)
-    audits = len(list_audits(home, "FINISHED"))
-    faults = [] if (code, audits) == (0, _AT_ONCE) else [f"exit code {code}, {audits} audits"]
-    seen = f"{audits} audits in {time.monotonic() - begun:.0f} s, one process"
+    memory: dict[int, int] = {}  # audits that are over -> highest so far
+    while command.process.poll() is None and time.monotonic() < begun + _MANY_SECONDS:
+        over = len(list((home / "runs").glob("*/report.html")))
+        with suppress(psutil.Error):
+            own = psutil.Process(command.process.pid).memory_full_info().uss
+            memory[over] = max(own, *memory.values(), 0)
+        time.sleep(1)
+    code = command.wait(1)
+    audited = [run.data.tags["lavise.checkpoint"] for run in list_audits(home, "FINISHED")]
+    faults = [] if code == 0 else [f"exit code {code}"]
+    faults += [] if len(audited) == len(set(audited)) == _AT_ONCE else [f"{len(audited)} audits of {len(set(audited))}"]
+    seen = f"{len(audited)} audits in {time.monotonic() - begun:.0f} s, one process, "
+    third, last = (memory[min(n for n in memory if n >= wanted)] / 1e6 for wanted in (3, max(memory)))
+    seen += f"{third:.0f} MB at the most after the 3rd, {last:.0f} MB at the end"
     return {"case": f"{_AT_ONCE} checkpoints at once", "seen": seen, "faults": "; ".join(faults) or "none"}
 
 
