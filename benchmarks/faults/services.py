@@ -33,7 +33,7 @@ from benchmarks.faults.tiny_audit import (
     write_inputs,
 )
 
-_OUTAGE_SECONDS = 60.0
+_OUTAGE_SECONDS = 300.0
 _START_SECONDS = 300.0
 _ORPHAN_SECONDS = 30.0
 _STAGE = "regions tail"
