@@ -34,6 +34,7 @@ from lavise.configs.paths import expand_home
 from lavise.configs.policy import list_policies, load_policy
 from lavise.configs.sources import FolderSource
 from lavise.flows.orchestration.service_guard import ServiceGuard
+from lavise.storage.moved_store import follow_move
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.state.locks import is_locked, try_lock
@@ -214,6 +215,7 @@ def _start_servers(
     logs = root / "logs"
     for folder in (logs, root / "prefect", root / "mlflow" / "artifacts"):
         make_private_folder(folder)
+    follow_move(root)
     prefect, mlflow = _tool("prefect"), _tool("mlflow")
     server = [*prefect, "server", "start", "--host", HOST, "--port", str(prefect_port)]
     tracking = [*mlflow, "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]

@@ -18,7 +18,7 @@ WINGS = {
         {"datasets"},
         {"models"},
         {"activations", "tracking_addresses"},
-        {"tracking_client"},
+        {"tracking_client", "moved_store"},
         {"tracking"},
         {"checkpoint_sources"},
     ],

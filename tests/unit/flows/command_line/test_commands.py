@@ -258,9 +258,9 @@ def guarded(error: BaseException) -> Result:
         (
             OSError(errno.ENOSPC, "No space left on device", "a\x1bb"),
             2,
-            "lavise: no space is left on the disk ([Errno 28] No space left on device: 'a\\x1bb'); make room (`lavise gc` "
-            "removes what no kept run needs), or set storage.root or LAVISE_HOME to another disk, and run it again: "
-            "what was finished is kept",
+            "lavise: no space is left on the disk ([Errno 28] No space left on device: 'a\\x1bb'); make room "
+            "(`lavise gc` removes what no kept run needs), or set storage.root or LAVISE_HOME to another disk, and run "
+            "it again: what was finished is kept",
         ),
         (
             OSError(errno.EROFS, "Read-only file system", "a"),
