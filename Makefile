@@ -11,7 +11,7 @@ export UV_PYTHON_DOWNLOADS := never
 # Two tests at a time: threads of each that wait for the other's cost more than they give.
 test fast numeric coverage: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test fast numeric coverage lint types setup stages settings picture clean
+.PHONY: demo test fast numeric coverage lint types setup stages state settings picture clean
 
 demo: setup  ## set up, then explain every filter of a real ImageNet network on pictures made here
 	$(RUN)/lavise demo
@@ -53,6 +53,9 @@ $(UV):
 
 stages: setup  ## which stages rest on code that changed; SAME="NAME ..." (or all) for those whose results did not
 	$(RUN)/python -m tests.stage_sources $(SAME)
+
+state: setup  ## a small state folder of this build, which later builds have to read (tests/kept_states)
+	$(RUN)/python -m tests.kept_state
 
 settings: setup  ## docs/settings.md anew, from the schema
 	$(RUN)/python -m tests.settings_page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -56,12 +57,13 @@ def run(config: str, *overrides: str) -> Audit:
     return open_audit(str(result.run_dir))
 
 
-def open_audit(audit: str) -> Audit:
+def open_audit(audit: str | os.PathLike[str]) -> Audit:
     """An audit that has ended, by the id of its MLflow run or by its run folder.
 
     Raises:
         UserError: no such audit.
     """
+    audit = os.fspath(audit)
     if (expand_home(audit) / file_names.CONFIG).is_file():  # nothing but the folder is needed, and nothing is made
         return Audit(open_past_run(audit, NullTracker(), find_state_root(None)))
     tracker, root = open_stores(audit)

@@ -278,7 +278,7 @@ def test_opening_a_folder_in_a_notebook_makes_nothing(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.delenv("LAVISE_HOME", raising=False)
     folder = write_run_folder(tmp_path / "run", make_config(tmp_path))
-    assert open_audit(str(folder)).folder == folder
+    assert open_audit(folder).folder == folder
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
