@@ -5,6 +5,7 @@ python -m benchmarks.faults pairs --rounds 50
 python -m benchmarks.faults disk
 python -m benchmarks.faults services
 python -m benchmarks.faults soak --rounds 24
+python -m benchmarks.faults clock
 
 Each part prints a table, and writes benchmarks/results/faults-PART-DATE.json; lines of rounds that are over stand in
 WORK/PART.jsonl as they end. Audits are of a tiny network on 96 pictures, in processes of their own.
@@ -26,6 +27,7 @@ PARTS = {
     "disk": "disk:measure_disk",
     "services": "services:measure_services",
     "soak": "soak:measure_soak",
+    "clock": "clock:measure_clock",
 }
 
 

@@ -96,6 +96,7 @@ def scan_folder(source: FolderSource, now: float, progress: Progress, cache: Pat
     unusable: list[tuple[str, str]] = []
     skipped: list[str] = []
     num_other = 0
+    ahead = _FromAhead(cache, root, now)
     for path, fault in _walk(folder, root, PurePosixPath(source.pattern).parts):
         name = _name(path, folder)
         if fault == _OTHER_ENDING:
@@ -121,13 +122,16 @@ def scan_folder(source: FolderSource, now: float, progress: Progress, cache: Pat
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             unusable.append((name, f"no index of shards: {describe_error(err)}"))
             continue
-        if now - max(max(s.st_mtime, s.st_ctime) for s in states) < source.stable_seconds:
+        facts = tuple(_facts(status) for status in states)
+        candidate = _Candidate(name, path, shards, facts, max(s.st_mtime_ns for s in states))
+        changed = max(max(s.st_mtime, s.st_ctime) for s in states)
+        if now - (ahead.first_seen(candidate.key) if changed > now else changed) < source.stable_seconds:
             waiting.append(name)
         elif any(status.st_size == 0 for status in states):
             unusable.append((name, "the file is empty"))
         else:
-            facts = tuple(_facts(status) for status in states)
-            candidates.append(_Candidate(name, path, shards, facts, max(s.st_mtime_ns for s in states)))
+            candidates.append(candidate)
+    ahead.keep()
     candidates.sort(key=lambda c: (c.time_ns, c.name))
     found: list[FoundCheckpoint] = []
     with _remember(cache, root, [c.key for c in candidates]) as memory:
@@ -168,6 +172,30 @@ def _is_younger(paths: Sequence[Path], than: float) -> bool:
         return any(max(path.stat().st_mtime, path.stat().st_ctime) > than for path in paths)
     except FileNotFoundError:
         return True
+
+
+class _FromAhead:
+    """When files were seen first whose time of change lies ahead: they were written before the clock was set back, or
+    by a machine with another one. How long they have been unchanged goes by that."""
+
+    def __init__(self, cache: Path, root: Path, now: float) -> None:
+        self._file, self._now = cache / f"ahead-{digest_of(str(root))[:16]}.json", now
+        try:
+            self._before = {str(k): float(v) for k, v in json.loads(self._file.read_text("utf-8")).items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            self._before = {}
+        self._seen: dict[str, float] = {}
+
+    def first_seen(self, key: str) -> float:
+        """Seconds since the epoch; now, for one that is new."""
+        self._seen[key] = min(self._before.get(key, self._now), self._now)
+        return self._seen[key]
+
+    def keep(self) -> None:
+        """For the next look; those that are gone, or behind us, are forgotten."""
+        if self._seen != self._before:
+            make_private_folder(self._file.parent)
+            write_atomically(self._file, json.dumps(self._seen))
 
 
 @contextmanager

@@ -114,9 +114,24 @@ def test_an_old_time_set_by_a_copy_does_not_make_a_file_stable(folder: Path) -> 
     assert names(scan(folder, later=HOUR)) == ["copy.pt"]
 
 
-def test_a_time_in_the_future_counts_as_just_changed(folder: Path) -> None:
-    write(folder / "ahead.pt", age=-2 * HOUR)
-    assert scan(folder, later=HOUR, stable=0) == Scan((), ("ahead.pt",), ())
+def test_a_time_that_lies_ahead_is_waited_out_by_looks(folder: Path) -> None:
+    """As after a clock was set back: from the first look on, whichever process looks."""
+    path = write(folder / "ahead.pt", age=-24 * HOUR)
+    source, now = FolderSource(folder=folder, stable_seconds=30), time.time()
+    cache = folder.parent / "cache"
+
+    def look(at: float) -> Scan:
+        return scan_checkpoints(source, lambda: None, cache, now + at)
+
+    assert look(0).waiting == look(29).waiting == ("ahead.pt",)
+    write(path, b"written again", age=-24 * HOUR)
+    assert look(31).waiting == look(60).waiting == ("ahead.pt",)
+    assert names(look(62)) == names(look(63)) == ["ahead.pt"]
+    assert look(-HOUR).waiting == ("ahead.pt",)  # the clock was set back once more
+    assert names(look(30 - HOUR)) == ["ahead.pt"]
+    path.unlink()
+    look(64)
+    assert [p.read_text() for p in cache.glob("ahead-*")] == ["{}"]
 
 
 def test_a_file_that_a_process_appends_to_waits_until_it_is_done(folder: Path) -> None:
