@@ -66,11 +66,11 @@ def _move_clock(
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "NO_FAKE_STAT": "1",
     }
-    first = start(home, "run", str(config), "--json", name="first", **moved)
+    first = start(home, "run", str(config), "--json", name="first", logs=work, **moved)
     faults = [] if first.wait_for(f"{_STAGE:<28} started") else ["the stage was not reached"]
     clock.write_text(f"{seconds:+d}\n", "utf-8")
     time.sleep(2)
-    second = start(home, "run", str(config), "--json", name="second", **moved)
+    second = start(home, "run", str(config), "--json", name="second", logs=work, **moved)
     codes = [command.wait(_PATIENCE_SECONDS) for command in (first, second)]
     faults += [f"exit codes {codes}"] if any(codes) else []
     faults += [f"other bits: {key}" for key in compare(digest_artefacts(home), expected)][:3]
