@@ -168,7 +168,19 @@ class StatisticsCluster:
         for opened in (self._client, self._cluster):
             if opened is not None:
                 opened.close()
+        if self._cluster is not None:
+            _forget_handlers()
         self._client = self._cluster = None
+
+
+def _forget_handlers() -> None:
+    """Let go of schedulers that were closed: distributed (2026.8.0) remembers the handlers of each, and with them the
+    scheduler and all that it has logged, for as long as the process lives."""
+    from distributed import core
+
+    known = getattr(core, "_expects_comm", None)
+    if hasattr(known, "cache_clear"):
+        known.cache_clear()
 
 
 @contextmanager

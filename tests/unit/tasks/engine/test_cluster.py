@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import operator
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -141,6 +143,20 @@ def test_workers_are_started_again_where_one_is_killed_before_it_is_ready(caplog
     assert "the workers did not start (Nanny failed to start.); trying again" in caplog.text
 
 
+def test_nothing_is_left_of_a_closed_cluster() -> None:
+    """A process that audits a hundred checkpoints opens a hundred of them."""
+    with StatisticsCluster(StatisticsSettings(num_workers=1)) as cluster:
+        assert cluster.map("add", partial(operator.add, 1), [1]) == [2]
+        own = weakref.ref(cluster._cluster.scheduler)
+    del cluster
+    for _ in range(50):  # its last connections end in their own time
+        gc.collect()
+        if own() is None:
+            return
+        time.sleep(0.1)
+    raise AssertionError(gc.get_referrers(own()))
+
+
 def test_reader_of_a_stream_may_stop(cluster: StatisticsCluster) -> None:
     results = cluster.stream("roots", math.sqrt, [4.0, 9.0, -1.0])
     assert next(results) == 2
@@ -184,6 +200,7 @@ def test_unused_cluster_starts_nothing() -> None:
 _UNREACHABLE = """
 import operator
 import time
+import weakref
 
 from distributed import LocalCluster
 
