@@ -210,13 +210,15 @@ class StageRunner:
                 if i not in found and i == digests.index(d)
             }
             if folders:
-                with _tell_full_disk(stage, self.store):
+                unfinished = list(folders.values())
+                with _tell_full_disk(stage, self.store, unfinished):
                     infos = compute(folders)
                     for i in folders:
                         request = requests[i]
                         found[i] = self.store.publish(
                             stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
                         )
+                        unfinished.remove(folders[i])
         return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}, not folders
 
     def _record(
@@ -236,12 +238,12 @@ class StageRunner:
 
 
 @contextmanager
-def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
+def _tell_full_disk(stage: Stage, store: ArtefactStore, unfinished: Sequence[Path]) -> Iterator[None]:
     """That there is no room is the user's to mend.
 
     Raises:
         UserError: the disk, or the quota, is full, or a file would be larger than is allowed; or the state folder was
-            removed.
+            removed, or a folder that was being filled.
     """
     try:
         yield
@@ -253,6 +255,12 @@ def _tell_full_disk(stage: Stage, store: ArtefactStore) -> Iterator[None]:
             raise UserError(
                 f"storage.root: {store.root} is gone; it was removed while {stage.name} was computed. Run it again: "
                 "what was in it is made anew"
+            ) from err
+        if number is None and (gone := next((f for f in unfinished if not f.exists()), None)):
+            raise UserError(
+                f"storage.root: {gone} is gone; somebody else removed it while {stage.name} was computed. Are several "
+                "machines at work in that state folder, and locks (flock) do not hold between them? Run it again; give "
+                "each a state folder on a local disk if it happens again"
             ) from err
         if number is None:
             raise

@@ -87,3 +87,12 @@ def test_what_is_lost_late_is_no_file(tmp_path: Path, name: str) -> None:
             write_bytes(place / "a", b"after")
         fault.write_text("", "utf-8")
         assert {p.name: p.read_bytes() for p in place.iterdir()} == {"a": b"before"}
+
+
+def test_an_artefact_that_another_client_has_made_unseen(tmp_path: Path) -> None:
+    behaviour = Behaviour(silly_rename=True, names_cached_s=2)
+    with mounted(tmp_path, behaviour, "one") as (one, _), mounted(tmp_path, behaviour, "other") as (other, _):
+        assert ArtefactStore(other).find("sum", "d" * 64) is None
+        made = publish(one)
+        assert publish(other).relative_to(other) == made.relative_to(one)
+        assert sorted(p.name for p in made.parent.iterdir()) == ["d" * 24, f"{'d' * 24}.lock"]
