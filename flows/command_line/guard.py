@@ -37,13 +37,18 @@ def guard(command: Callable[P, None]) -> Callable[P, None]:
         except Exception as err:
             if isinstance(err, BrokenPipeError) and _has_lost_reader():
                 raise typer.Exit(EXIT_NO_READER) from None  # as a shell says of what SIGPIPE has ended
-            from lavise.storage.state.free_space import FULL, find_full_error
+            from lavise.storage.state.free_space import FAILING, FULL, find_failing_error, find_full_error
             from lavise.storage.state.text import one_line, printable
 
             if (number := find_full_error(err)) is not None:
                 where = f"{FULL[number]} ({printable(one_line(err))[:200]})"
                 line = f"{where}; make room, or set storage.root or LAVISE_HOME to another disk"
                 print(f"lavise: {line}, and run it again: what was finished is kept", file=sys.stderr)
+                raise typer.Exit(EXIT_USER_ERROR) from None
+            if (number := find_failing_error(err)) is not None:
+                where = f"{FAILING[number]} ({printable(one_line(err))[:300]})"
+                line = f"{where}; see to that disk or server, and run it again: what was finished is kept"
+                print(f"lavise: {line}", file=sys.stderr)
                 raise typer.Exit(EXIT_USER_ERROR) from None
             import traceback
 

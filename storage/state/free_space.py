@@ -35,11 +35,30 @@ def find_largest_file() -> int | None:
     return None
 
 
-def find_full_error(error: BaseException) -> int | None:
-    """The number of what the system said, where there was no room; None for any other error.
+FAILING = {
+    errno.EIO: "reading or writing failed",
+    errno.ESTALE: "a file was replaced on the server",
+    errno.ETIMEDOUT: "the file system does not answer",
+}
+"""What the system says of a disk, or a network file system, that fails."""
 
-    Errors that an error was raised from, or while it was handled, are looked at as well.
+
+def find_full_error(error: BaseException) -> int | None:
+    """The number of what the system said, where there was no room; None for any other error."""
+    return next((number for number in list_system_errors(error) if number in FULL), None)
+
+
+def find_failing_error(error: BaseException) -> int | None:
+    """The number of what the system said, where a disk fails; None for any other error."""
+    return next((number for number in list_system_errors(error) if number in FAILING), None)
+
+
+def list_system_errors(error: BaseException) -> list[int]:
+    """Numbers of what the system said, of an error and of those that it was raised from, or while they were handled.
+
+    Of libraries that tell them in their text alone they are read there.
     """
+    found: list[int] = []
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -49,11 +68,9 @@ def find_full_error(error: BaseException) -> int | None:
             numbers.append(current.errno)
         if _WITHOUT_NUMBER.search(str(current)):
             numbers.append(errno.ENOSPC)
-        for number in numbers:
-            if number in FULL:
-                return number
+        found += numbers
         current = current.__cause__ or current.__context__
-    return None
+    return found
 
 
 def format_bytes(num_bytes: float) -> str:

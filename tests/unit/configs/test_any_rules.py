@@ -16,7 +16,7 @@ from lavise.configs.policy import load_policy
 from lavise.flows.past_audits.expectations import choose_expectations
 
 QUIET = settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-VALUES = st.sampled_from(
+VALUES: st.SearchStrategy[Any] = st.sampled_from(
     (None, True, -1, 0, 0.5, 1e308, float("nan"), float("inf"), 10**400, "", "x", "a\0b", "\x1b[31m", "é" * 300, [], {})
 )
 POLICY: dict[str, Any] = {
