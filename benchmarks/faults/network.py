@@ -57,7 +57,7 @@ FAULTS: dict[str, tuple[str, float | None]] = {
     "no answer for 20 s": ("silent", 20.0),
 }
 ROUNDS = 1
-"""Of each fault, each in another stage."""
+"""Of each fault with MLflow there and elsewhere, each in another stage."""
 STAGES = ("extract train", "train tail", "report")
 _ORPHAN_SECONDS = 20.0
 _DONE = re.compile(r"^\S+ (.+?) +done +([0-9a-f]{12})", re.MULTILINE)
@@ -93,11 +93,11 @@ def _list_measures(
         number += 1
         yield lambda c=case, b=behaviour, n=number: _try_two(work / f"two{n}", c, b, order, expected)  # type: ignore[misc]
     for case, (fault, seconds) in FAULTS.items():
-        for _ in range(rounds):
+        for turn in range(2 * rounds):
             number += 1
-            stage = STAGES[number % len(STAGES)]
-            yield lambda c=case, f=fault, s=seconds, t=stage, n=number: _try_fault(  # type: ignore[misc]
-                work / f"fault{n}", c, f, s, t, order, expected
+            stage = STAGES[(number + turn // 2) % len(STAGES)]
+            yield lambda c=case, f=fault, s=seconds, t=stage, n=number, e=turn % 2 == 1: _try_fault(  # type: ignore[misc]
+                work / f"fault{n}", c, f, s, t, order, expected, elsewhere=e
             )
 
 
@@ -127,8 +127,17 @@ def _try_fault(
     stage: str,
     order: tuple[str, ...],
     expected: Mapping[str, str],
+    *,
+    elsewhere: bool,
 ) -> dict[str, Any]:
-    """A fault as soon as a stage has begun; the same command again once it is over."""
+    """A fault as soon as a stage has begun; the same command again once it is over.
+
+    Args:
+        elsewhere: MLflow's store is a local one, so that the fault meets stages alone.
+    """
+    if elsewhere:
+        order = (*order, "--set", f"tracking.uri=sqlite:///{place / 'mlflow.db'}")
+        case = f"{case}, MLflow elsewhere"
     with mount(place / "server", place / "client", Behaviour(silly_rename=True)) as switch:
         home = place / "client" / "home"
 
