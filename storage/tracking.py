@@ -25,6 +25,7 @@ from lavise.configs.schema import TrackingSettings
 from lavise.storage.moved_store import follow_move
 from lavise.storage.state.digest import digest_of
 from lavise.storage.state.equal_files import link_equal_files
+from lavise.storage.state.file_system import require_file_system
 from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.processes import describe_start, is_alive
 from lavise.storage.state.text import one_line
@@ -458,7 +459,8 @@ def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:
     """The tracker that the settings ask for.
 
     Raises:
-        UserError: the tracking server does not answer or refuses, or the state folder was moved and is in use.
+        UserError: the tracking server does not answer or refuses; or the state folder's file system lacks something, or
+            that folder was moved and is in use.
     """
     if not settings.enabled:
         return NullTracker()
@@ -466,6 +468,7 @@ def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:
     if uri != local_tracking_uri(state_root):
         return MlflowTracker(uri, settings.experiment, None)
     folder = make_private_folder(state_root / _LOCAL_FOLDER)
+    require_file_system(folder, modes=True)
     follow_move(state_root)
     return MlflowTracker(uri, settings.experiment, folder / "artifacts")
 

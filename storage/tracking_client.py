@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from lavise.configs.errors import UserError
+from lavise.storage.state.disk_faults import find_write_fault
 from lavise.storage.state.text import one_line
-from lavise.storage.state.write_faults import find_write_fault
 from lavise.storage.tracking_addresses import hide_credentials
 
 log = logging.getLogger("lavise")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.bad_inputs import checkpoints, coco_sets, other_sets, pictures, tables, word_vectors
+from benchmarks.bad_inputs import checkpoints, coco_sets, other_sets, past_audits, pictures, tables, word_vectors
 from benchmarks.bad_inputs.answers import COUNTED, MAX_LINES, READ, REFUSED, Answer, Case, ask
 from benchmarks.bad_inputs.checkpoints import Stranger, make_state
 from benchmarks.bad_inputs.good_sets import write_good, write_text
@@ -28,7 +28,7 @@ _SHOWN = 160
 
 def list_cases() -> Iterator[Case]:
     """Every input that is asked about in this process."""
-    for group in (pictures, coco_sets, other_sets, word_vectors, checkpoints, tables):
+    for group in (pictures, coco_sets, other_sets, word_vectors, checkpoints, tables, past_audits):
         yield from group.list_cases()
 
 

@@ -3,6 +3,7 @@
 python -m benchmarks.faults kills --rounds 200
 python -m benchmarks.faults pairs --rounds 50
 python -m benchmarks.faults disk
+python -m benchmarks.faults network
 python -m benchmarks.faults services
 python -m benchmarks.faults soak --rounds 24
 python -m benchmarks.faults clock
@@ -26,6 +27,7 @@ PARTS = {
     "pairs": "pairs:measure_pairs",
     "disk": "disk:measure_disk",
     "services": "services:measure_services",
+    "network": "network:measure_network",
     "soak": "soak:measure_soak",
     "clock": "clock:measure_clock",
 }

@@ -70,7 +70,7 @@ def measure_disk(options: Options) -> Mapping[str, Any]:
         if ended.code and len(ended.lines) != 1:
             faults.append(f"{len(ended.lines)} lines")
         if again is not None and again.wait() != 0:
-            faults.append(f"again: {again.process.returncode} {_last_line(again)}")
+            faults.append(f"again: {again.process.returncode} {find_last_line(again)}")
         if again is not None or ended.code == 0:
             faults += [f"other bits: {key}" for key in compare(digest_artefacts(home), expected)][:3]
             faults += [f"RUNNING: {run}" for run in list_running(home)] if (home / "mlflow").is_dir() else []
@@ -88,7 +88,7 @@ def measure_disk(options: Options) -> Mapping[str, Any]:
                 break
             stage = _STAGES[number % len(_STAGES)]
             home = small / "home"
-            ended = _run_with(options.work, home, order, stage, partial(_fill, small, rng.choice((0, 30_000))))
+            ended = run_with(options.work, home, order, stage, partial(_fill, small, rng.choice((0, 30_000))))
             (small / "ballast").unlink(missing_ok=True)
             record(f"disk full from the stage {stage} on", ended, home, again(home))
     with _small_disk(options.work / "read-only") as small:
@@ -98,7 +98,7 @@ def measure_disk(options: Options) -> Mapping[str, Any]:
             hit = _remount(small, "ro")
             command = again(home)
             command.wait()
-            ended = _read(command, hit)
+            ended = read_end(command, hit)
             _remount(small, "rw")
             record("read-only from the start", ended, home, again(home))
     for number, stage in enumerate(_STAGES[:_READ_ONLY_STAGES]):
@@ -107,38 +107,38 @@ def measure_disk(options: Options) -> Mapping[str, Any]:
                 print("no ext4 can be mounted here: the disk that becomes read-only is left out")
                 break
             home = failing / "home"
-            ended = _run_with(options.work, home, order, stage, partial(_fail_disk, failing))
+            ended = run_with(options.work, home, order, stage, partial(_fail_disk, failing))
             _mount_again(failing)
             record(f"disk read-only from the stage {stage} on", ended, home, again(home))
     home = options.work / "limited"
     command = _start_limited(home, order, 20_000)
     command.wait()
-    record("no file larger than 20 kB (RLIMIT_FSIZE)", _read(command), home, again(home))
+    record("no file larger than 20 kB (RLIMIT_FSIZE)", read_end(command), home, again(home))
     for stage in ("extract train", "train tail"):
         home = options.work / f"removed-{stage.split()[0]}"
-        ended = _run_with(options.work, home, order, stage, partial(shutil.rmtree, home, ignore_errors=True))
+        ended = run_with(options.work, home, order, stage, partial(shutil.rmtree, home, ignore_errors=True))
         record(f"state folder removed in the stage {stage}", ended, home, again(home))
     home = options.work / "locked"
-    ended = _run_with(options.work, home, order, "regions tail", partial(_lock_database, home / "mlflow" / "mlflow.db"))
+    ended = run_with(options.work, home, order, "regions tail", partial(_lock_database, home / "mlflow" / "mlflow.db"))
     record(f"MLflow's SQLite file locked for {_LOCKED_SECONDS:.0f} s", ended, home, again(home))
     return finish("disk", [{**row, "faults": "; ".join(row["faults"]) or "none"} for row in rows])
 
 
-def _run_with(logs: Path, home: Path, order: tuple[str, ...], stage: str, fault: Callable[[], Any]) -> Ended:
+def run_with(logs: Path, home: Path, order: tuple[str, ...], stage: str, fault: Callable[[], Any]) -> Ended:
     """The audit, with a fault as soon as a stage has started."""
     command = start(home, *order, name=f"in {stage}", logs=logs)
     hit = command.wait_for(f"{stage:<28} started") and fault() is not False
     command.wait()
-    return _read(command, hit)
+    return read_end(command, hit)
 
 
-def _read(command: Command, hit: bool = True) -> Ended:
+def read_end(command: Command, hit: bool = True) -> Ended:
     """The lines that say why it ended: those of standard error that begin as `lavise: `."""
     lines = [line for line in command.text.splitlines() if line.startswith("lavise: ")]
     return Ended(int(command.process.returncode), lines, "Traceback" in command.text, hit)
 
 
-def _last_line(command: Command) -> str:
+def find_last_line(command: Command) -> str:
     return (command.text.strip().splitlines() or [""])[-1][:200]
 
 

@@ -75,7 +75,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
         _copy_evidence(folder, result, alone=len(results) == 1)
     for name in (file_names.REPORT, file_names.OVERVIEW):
         shutil.copyfile(ended.page.path(name), folder / name)
-    shutil.copytree(ended.page.folder / FIGURES_FOLDER, folder / FIGURES_FOLDER)
+    _copy_folder(ended.page.folder / FIGURES_FOLDER, folder / FIGURES_FOLDER)
     if comparison:
         comparison.write(folder)
     os.replace(folder, final)
@@ -106,6 +106,16 @@ def _name_headlines(by_layer: Mapping[str, Info]) -> dict[str, float]:
         for layer, found in by_layer.items()
         for name, value in list_headlines(found).items()
     }
+
+
+def _copy_folder(source: Path, destination: Path) -> None:
+    """Contents alone: some network file systems have no modes, which shutil.copytree sets."""
+    for path in [source, *sorted(source.rglob("*"))]:
+        copy = destination / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(path, copy)
 
 
 def _write_table(path: Path, parts: Sequence[Path]) -> None:

@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 from lavise.flows.doctor.check import ANSWER_SECONDS, CHECKOUT, Check, Status, describe_error, ok
 from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.file_system import FileSystemError, require_file_system
 from lavise.storage.state.files import write_atomically
 from lavise.storage.state.locks import try_lock
 
@@ -174,9 +175,12 @@ def try_out_folder(folder: Path) -> str | None:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as scratch:
             probe = Path(scratch) / "probe"
             write_atomically(probe, "probe")
+            require_file_system(Path(scratch), modes=True)
             step = "cannot lock (flock)"
             with try_lock(probe) as first, try_lock(probe) as second:
                 return None if first and not second else "a lock (flock) does not keep others out"
+    except FileSystemError as err:
+        return err.reason
     except OSError as err:
         return f"{step}: {describe_error(err)}"
 

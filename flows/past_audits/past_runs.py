@@ -18,6 +18,7 @@ from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.paths import expand_home
 from lavise.configs.schema import Config, TrackingSettings
+from lavise.flows.past_audits.run_tables import check_tables
 from lavise.storage.state import file_names
 from lavise.storage.state.artefacts import ArtefactStore, Handle
 from lavise.storage.state.environment import find_state_root
@@ -200,6 +201,7 @@ def _fetch(run_id: str, tracker: Tracker, root: Path) -> Path:
 
 def _read_folder(run_id: str, folder: Path) -> PastRun:
     _require_files(run_id, folder)
+    check_tables(run_id, folder)
     contents = {name: _read_object(run_id, folder / name, keys) for name, keys in _KEYS.items()}
     return PastRun(
         run_id=run_id,

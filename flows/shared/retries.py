@@ -6,6 +6,8 @@ import errno
 import logging
 from typing import Any
 
+from lavise.configs.errors import UserError
+from lavise.storage.state.disk_faults import find_passing_fault, find_write_fault
 from lavise.tasks.engine.stage import StageOutcome, Work
 
 log = logging.getLogger("lavise")
@@ -19,10 +21,14 @@ _TRANSIENT_NAMES = frozenset({"KilledWorker", "CommClosedError", "FutureCancelle
 
 def can_heal(error: BaseException) -> bool:
     """Whether trying again may help: connections, network file systems, lost workers; not mistakes, not full disks."""
+    if isinstance(error, UserError):
+        return False
     # By name, so that nothing heavy is imported for an error that never comes.
     if type(error).__name__ in _TRANSIENT_NAMES or isinstance(error, ConnectionError | TimeoutError):
         return True
-    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _TRANSIENT_ERRNOS
+    return find_passing_fault(error) is not None and find_write_fault(error) is None  # safetensors, HDF5: in their text
 
 
 def run_with_retries(title: str, work: Work, uses_device: bool = False) -> StageOutcome:

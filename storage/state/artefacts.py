@@ -6,9 +6,11 @@ all of its files are on the disk; `kill -9` at any moment leaves either nothing 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from lavise.configs.errors import UserError
 from lavise.storage.state.digest import digest_file, digest_of, short
 from lavise.storage.state.files import TEMPORARY_SUFFIX, make_private_folder, sync, write_atomically
 from lavise.storage.state.locks import hold_lock
@@ -23,6 +26,7 @@ from lavise.storage.state.locks import hold_lock
 HANDLE_FILE = "handle.json"
 log = logging.getLogger("lavise")
 _REHASH_BELOW_BYTES = 8 << 20
+_SEEN_SECONDS, _LOOK_AGAIN_SECONDS = 90.0, 1.0  # NFS looks at a folder again after a minute at the latest (acdirmax)
 
 
 class FileEntry(BaseModel):
@@ -110,9 +114,18 @@ class ArtefactStore:
         inputs: Mapping[str, str],
         info: Mapping[str, Any],
     ) -> Handle:
-        """Turn the partial folder into the artefact: sync every file, write the handle, rename."""
-        partial = self.partial_folder(stage, digest, keep=True)
+        """Turn the partial folder into the artefact: sync every file, write the handle, rename.
+
+        A client of a network file system believes for a while that there is nothing where another client has just
+        published the same; that one is taken then.
+
+        Raises:
+            FileNotFoundError: the partial folder is gone; an empty one must not take its place.
+        """
         final = self._folder(stage, digest)
+        partial = final.with_suffix(".partial")
+        if not partial.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(partial))
         files = {}
         kept = (p for p in partial.rglob("*") if p.suffix != TEMPORARY_SUFFIX and p.name != HANDLE_FILE)
         for path in sorted(p for p in kept if p.is_file()):
@@ -129,9 +142,17 @@ class ArtefactStore:
             info=dict(info),
         )
         write_atomically(partial / HANDLE_FILE, handle.model_dump_json(indent=1))
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
+        deadline = time.monotonic() + _SEEN_SECONDS
+        while not _put(partial, final):
+            if found := self.find(stage, digest):
+                shutil.rmtree(partial)
+                return found
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"storage.root: {final} is there, and cannot be seen or replaced; is it on a network file system "
+                    "that several machines write to? Run it again, or set storage.root to a folder on a local disk"
+                )
+            time.sleep(_LOOK_AGAIN_SECONDS)
         sync(final.parent)
         return handle
 
@@ -147,6 +168,19 @@ class ArtefactStore:
 
     def _folder(self, stage: str, digest: str) -> Path:
         return self.root / stage / digest[:24]
+
+
+def _put(partial: Path, final: Path) -> bool:
+    """Whether it could be renamed; not where something is in the way that this process does not see."""
+    if final.exists():
+        shutil.rmtree(final)
+    try:
+        os.replace(partial, final)
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _is_intact(path: Path, entry: FileEntry) -> bool:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from lavise.configs.errors import UserError
 from lavise.storage.state import file_names
+from lavise.storage.state.file_system import require_file_system
 from lavise.storage.state.files import make_private_folder
 from lavise.storage.state.locks import LockedError, hold_lock, is_locked
 
@@ -142,7 +143,7 @@ def hold_state(root: Path, exclusive: bool) -> Iterator[None]:
     """Hold the state folder: shared by audits while they run, alone by gc. Goes with the process, also after kill -9.
 
     Raises:
-        UserError: `exclusive`, and somebody holds it; or the folder cannot be written.
+        UserError: `exclusive`, and somebody holds it; or the folder cannot be written, or lacks what audits need.
     """
     path = make_private_folder(root) / LOCK_FILE
 
@@ -161,6 +162,8 @@ def hold_state(root: Path, exclusive: bool) -> Iterator[None]:
             raise UserError(
                 f"storage.root: cannot open {path} ({err.strerror}); remove it or set its permissions"
             ) from None
+        if not exclusive:
+            require_file_system(root)
         yield
 
 

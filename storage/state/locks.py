@@ -5,13 +5,17 @@ They are advisory locks on files (flock): a file that lies there says nothing, o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from lavise.configs.errors import UserError
 from lavise.storage.state.files import make_private_folder
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class LockedError(Exception):
@@ -29,6 +33,7 @@ def hold_lock(path: Path, *, shared: bool = False, before_waiting: Callable[[], 
 
     Raises:
         LockedError: somebody else holds it, and nobody waits.
+        UserError: the file system has no locks.
         OSError: the file cannot be opened.
     """
     make_private_folder(path.parent)
@@ -36,12 +41,12 @@ def hold_lock(path: Path, *, shared: bool = False, before_waiting: Callable[[], 
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            _flock(path, descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if before_waiting is None:
                 raise LockedError(str(path)) from None
             before_waiting()
-            fcntl.flock(descriptor, kind)
+            _flock(path, descriptor, kind)
         try:
             yield
         finally:
@@ -64,15 +69,31 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of a file; it is opened for reading only."""
+    """Whether somebody holds the lock of a file; it is opened for reading only.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _flock(path, descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
         os.close(descriptor)
     return False
+
+
+def _flock(path: Path, descriptor: int, how: int) -> None:
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as err:
+        if err.errno not in _NO_LOCKS:
+            raise
+        raise UserError(
+            f"storage.root: cannot lock {path} ({err.strerror}); set storage.root or LAVISE_HOME to a folder on a "
+            "local disk, or mount that file system with locks"
+        ) from err

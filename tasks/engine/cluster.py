@@ -178,7 +178,7 @@ def _forget_handlers() -> None:
     scheduler and all that it has logged, for as long as the process lives."""
     from distributed import core
 
-    known = getattr(core, "_expects_comm", None)
+    known: Any = getattr(core, "_expects_comm", None)
     if hasattr(known, "cache_clear"):
         known.cache_clear()
 

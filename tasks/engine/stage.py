@@ -19,11 +19,11 @@ from typing import Any, Protocol, TypedDict, TypeVar
 from lavise.configs.errors import UserError
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.digest import digest_of, short
+from lavise.storage.state.disk_faults import find_write_fault
 from lavise.storage.state.free_space import format_bytes, measure_free_bytes
 from lavise.storage.state.memory import give_memory_back
 from lavise.storage.state.progress import Progress, no_progress
 from lavise.storage.state.text import one_line
-from lavise.storage.state.write_faults import find_write_fault
 from lavise.storage.tracking import NullRun, NullTracker, Run, Tracker
 from lavise.tasks.engine.stage_inputs import Request, StageInputs
 
@@ -211,13 +211,15 @@ class StageRunner:
                 if i not in found and i == digests.index(d)
             }
             if folders:
-                with _tell_write_faults(stage, self.store):
+                unfinished = list(folders.values())
+                with _tell_write_faults(stage, self.store, unfinished):
                     infos = compute(folders)
                     for i in folders:
                         request = requests[i]
                         found[i] = self.store.publish(
                             stage.name, stage.version, digests[i], request.settings, request.inputs, infos[i]
                         )
+                        unfinished.remove(folders[i])
         return {i: found[i] if i in found else found[digests.index(d)] for i, d in enumerate(digests)}, not folders
 
     def _record(
@@ -237,12 +239,12 @@ class StageRunner:
 
 
 @contextmanager
-def _tell_write_faults(stage: Stage, store: ArtefactStore) -> Iterator[None]:
+def _tell_write_faults(stage: Stage, store: ArtefactStore, unfinished: Sequence[Path]) -> Iterator[None]:
     """That nothing can be written is the user's to mend.
 
     Raises:
         UserError: the disk, or the quota, is full, it has become read-only, or a file would be larger than is allowed;
-            or the state folder was removed.
+            or the state folder was removed, or a folder that was being filled.
     """
     try:
         yield
@@ -254,6 +256,12 @@ def _tell_write_faults(stage: Stage, store: ArtefactStore) -> Iterator[None]:
             raise UserError(
                 f"storage.root: {store.root} is gone; it was removed while {stage.name} was computed. Run it again: "
                 "what was in it is made anew"
+            ) from err
+        if fault is None and (gone := next((f for f in unfinished if not f.exists()), None)):
+            raise UserError(
+                f"storage.root: {gone} is gone; somebody else removed it while {stage.name} was computed. Are several "
+                "machines at work in that state folder, and locks (flock) do not hold between them? Run it again; give "
+                "each a state folder on a local disk if it happens again"
             ) from err
         if fault is None:
             raise

@@ -285,6 +285,12 @@ def test_every_line_of_a_mistake_bears_the_name() -> None:
 
 def test_only_a_fault_of_the_program_shows_where_it_was() -> None:
     assert "Traceback" in guarded(ZeroDivisionError()).stderr
+    failing = guarded(RuntimeError("Error while serializing: I/O error: Stale file handle (os error 116)"))
+    assert failing.exit_code == 2
+    assert failing.stderr == (
+        "lavise: a file was replaced on the server (Error while serializing: I/O error: Stale file handle (os error "
+        "116)); see to that disk or server, and run it again: what was finished is kept\n"
+    )
     assert "Traceback" not in guarded(KeyboardInterrupt()).stderr
 
 

@@ -42,6 +42,9 @@ class Flaky:
         (UserError("model.layers: ..."), False),
         (ValueError("shape"), False),
         (MemoryError(), False),
+        (RuntimeError("Error while serializing: I/O error: Input/output error (os error 5)"), True),
+        (OSError("Can't write data (file write failed: errno = 116, error message = 'Stale file handle')"), True),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from lavise.configs.errors import UserError
+from lavise.storage.state import artefacts
 from lavise.storage.state.artefacts import ArtefactStore, Handle, compute_stage_digest
 from lavise.storage.state.files import write_atomically, write_json
 
@@ -188,6 +190,30 @@ def test_publish_kills_nothing_of_the_old_result_before_the_new_is_whole(tmp_pat
     folder = store.partial_folder("statistics", DIGEST, keep=False)
     (folder / "a.npy").write_bytes(b"two")
     assert store.find("statistics", DIGEST) == handle
+
+
+@pytest.mark.parametrize("intact", [True, False])
+def test_what_another_client_has_published_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, intact: bool
+) -> None:
+    """As on a network file system (tests/unit/benchmarks/test_network_disk.py): it is in the way of the rename only."""
+    replace = os.replace
+    monkeypatch.setattr(artefacts, "_LOOK_AGAIN_SECONDS", 0.01)
+
+    def come_first(source: Path, target: Path) -> None:
+        if target == tmp_path / "artefacts" / "statistics" / DIGEST[:24]:
+            monkeypatch.setattr("lavise.storage.state.artefacts.os.replace", replace)
+            shutil.copytree(source, target)
+            (target / "other").touch()
+            if not intact:
+                (target / "a.npy").write_bytes(b"damaged")
+        replace(source, target)
+
+    monkeypatch.setattr("lavise.storage.state.artefacts.os.replace", come_first)
+    made = publish(ArtefactStore(tmp_path), {"a.npy": b"1234"})
+    assert made.path("a.npy").read_bytes() == b"1234"
+    assert (made.folder / "other").exists() is intact
+    assert [p.name for p in made.folder.parent.iterdir()] == [DIGEST[:24]]
 
 
 def test_publish_shows_all_files_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from lavise.configs.errors import UserError
-from lavise.storage.state.locks import try_lock
+from lavise.storage.state.locks import is_locked, try_lock
 
 _HOLD = """
 import sys
 from pathlib import Path
-from lavise.storage.state.locks import try_lock
+from lavise.storage.state.locks import is_locked, try_lock
 with try_lock(Path(sys.argv[1])) as free:
     print(free, flush=True)
     sys.stdin.readline()
@@ -132,3 +134,18 @@ def test_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None
     (tmp_path / "state").write_text("a file")
     with pytest.raises(UserError, match=r"^storage\.root: cannot write to "), try_lock(tmp_path / "state" / "one.lock"):
         pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tests/unit/benchmarks/test_network_disk.py sees on a real one, where that can be mounted."""
+
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (tmp_path / "a.lock").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    line = r"^storage\.root: cannot lock .*a\.lock \(No locks available\); set storage\.root or LAVISE_HOME to a folder"
+    with pytest.raises(UserError, match=line), try_lock(tmp_path / "a.lock"):
+        pass
+    with pytest.raises(UserError, match=line):
+        is_locked(tmp_path / "a.lock")

@@ -86,6 +86,22 @@ def test_a_state_folder_that_is_removed_meanwhile_is_told_of(tmp_path: Path) -> 
     assert make_runner(tmp_path / "state").run(STAGE, "sum", requests_of(1), Counter())
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_that_another_machine_takes_away_is_told_of(tmp_path: Path, fails: bool) -> None:
+    """Locks do not hold between the two; nothing empty is published in its place."""
+
+    def compute(folders: Mapping[int, Path]) -> Mapping[int, Mapping[str, Any]]:
+        found = Counter()(folders)
+        folders[1].rename(folders[1].with_suffix(""))
+        if fails:
+            raise RuntimeError("I/O error: No such file")
+        return found
+
+    with pytest.raises(UserError, match=r"^storage\.root: .*\.partial is gone; somebody else removed it while sum was"):
+        make_runner(tmp_path).run(STAGE, "sum", requests_of(1, 2), compute)
+    assert make_runner(tmp_path).run(STAGE, "sum", requests_of(1, 2), Counter())[1].files
+
+
 def test_what_another_run_has_made_meanwhile_was_not_computed_here(tmp_path: Path) -> None:
     """The second waits for the lock of the first, and its outcome says that it made nothing."""
     begun, may_end = threading.Event(), threading.Event()

@@ -13,8 +13,8 @@ import pyarrow.parquet as parquet
 import pytest
 from safetensors.numpy import save_file
 
+from lavise.storage.state.disk_faults import WRITE_FAULTS, find_write_fault
 from lavise.storage.state.files import write_bytes
-from lavise.storage.state.write_faults import WRITE_FAULTS, find_write_fault
 from tests.file_limits import limit_files
 
 LIMIT = 50_000
