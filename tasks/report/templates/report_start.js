@@ -9,6 +9,7 @@ window.addEventListener("beforeprint", () => {
 window.addEventListener("afterprint", () => {
   while (cards.children.length > Math.max(beforePrint, PAGE)) cards.lastChild.remove();
   drawn = cards.children.length;
+  drawMore(drawn);
   [...cards.children].forEach((card) => card.classList.remove("not-printed"));
 });
 byId("print").addEventListener("click", async () => {
