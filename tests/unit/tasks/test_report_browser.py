@@ -533,9 +533,13 @@ def test_paper(browser: Any, address: str) -> None:
         assert page.is_hidden("#controls")
         assert page.is_hidden("nav")
         assert page.is_hidden("#more")
-        assert page.evaluate(
-            "[...document.querySelectorAll('[data-picture]')].map((p) => p.querySelectorAll('img').length)"
-        ) == [1] * page.locator("[data-picture]").count() != []
+        assert (
+            page.evaluate(
+                "[...document.querySelectorAll('[data-picture]')].map((p) => p.querySelectorAll('img').length)"
+            )
+            == [1] * page.locator("[data-picture]").count()
+            != []
+        )
         assert page.is_visible("#print-note")
         assert f"all {FILTERS} filters" in page.inner_text("#print-note")
         assert page.is_hidden(".guide")
