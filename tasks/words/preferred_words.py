@@ -336,8 +336,8 @@ def _advise(
         names = "" if knows_classes else " or the names of the network's classes (model.class_names)"
         return (
             f"{few}: what the explainer says of such pictures is right too seldom where that can be judged"
-            f"{f' ({note})' if note else ''}. A reference of the same kind of pictures, with more of them,{names} would "
-            "help. Best guesses are marked as such."
+            f"{f' ({note})' if note else ''}. A reference of the same kind of pictures, with more of them,{names} "
+            "would help. Best guesses are marked as such."
         )
     return (
         f"{few}, with {num_usable} words that are on {LEAST_IMAGES:g} or more of them. A filter's word is believed "
