@@ -107,14 +107,16 @@ def _make_style(num_filters: int, with_sections: bool) -> str:
         f"#cards > :nth-child(n + {num_filters + 1}) {{ display: none !important; }}",
         "#print-note { display: block; font-size: 0; }",
         f'#print-note::after {{ content: "{shown}"; font-size: 9pt; }}',
-        ".words .chips { max-height: none; overflow: visible; }",
+        ".words .chips.all { max-height: none; overflow: visible; }",
         "#all-words, form { display: none; }",
     ]
     if not with_sections:
         rules.append("main > section:not(#filters) { display: none; }")
     if not num_filters:
         rules.append("#filters { display: none; }")
-    return f"@page {{ size: A4; margin: 12mm; }} @media print {{ {' '.join(rules)} }}"
+    number = 'counter(page) " of " counter(pages)'
+    foot = f"@bottom-right {{ content: {number}; font: 8pt system-ui, sans-serif; color: #586270; }}"
+    return f"@page {{ size: A4; margin: 12mm; {foot} }} @media print {{ {' '.join(rules)} }}"
 
 
 def _run_browser(browser: str, page: Path, made: Path, profile: Path) -> str:

@@ -289,7 +289,10 @@ def _analyses_tables(folder: Path, left_out: Collection[str] = ()) -> Iterator[T
 
 
 def _to_table(text: TextTable) -> Table:
+    """Where there is no row, the title says so alone."""
     table = make_table(text.title)
+    if not text.rows:
+        table.show_header, table.box = False, None
     for place, heading in enumerate(text.headings):
         table.add_column(escape(heading), justify="right" if place in text.right else "left")
     for row in text.rows:

@@ -5,7 +5,9 @@ Bytes are reckoned as the run itself does it (`flows/shared/room.py`). Times are
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -57,7 +59,8 @@ def check_extraction(config: Config) -> Iterator[Check]:
     if settings.weights == "pretrained":  # looking must not download
         settings = settings.model_copy(update={"weights": "random"})
     try:
-        model = load_target_model(settings, config.seed)
+        with _said_before():
+            model = load_target_model(settings, config.seed)
         layers = model.select_layers(settings.layers)
         data = read_within(_READ_SECONDS, lambda: _read(config))
     except UserError:
@@ -88,6 +91,18 @@ def check_extraction(config: Config) -> Iterator[Check]:
         yield ok("room", found + note)
     yield _check_memory(room)
     yield from _probe(config, model, records, room, device)
+
+
+@contextmanager
+def _said_before() -> Iterator[None]:
+    """What loading the model logs has been logged by the check of the model."""
+    logger = logging.getLogger("lavise")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _read(config: Config) -> dict[Role, Dataset]:

@@ -51,7 +51,7 @@ from lavise.tasks.words.ranking import find_ranking
 
 __all__ = ["DiffPart", "LayerPart", "render_diff_page", "write_report"]
 
-STAGE = Stage("report", version=10)
+STAGE = Stage("report", version=11)
 _SCRIPTS = (
     *("report_pictures.js", "report_gallery.js", "report_filter.js", "report_why.js", "report_sections.js"),
     *("report_compare.js", "report_review.js", "report_start.js"),

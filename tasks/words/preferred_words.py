@@ -106,7 +106,9 @@ def find_preferred_words(given: NamedFilters) -> FoundWords:
     facts = {
         "num_words_on_pictures": usable,
         **{f"num_{cause}": causes[cause] for cause in ("rare", "without_word", "unclear", "untrusted", "weak")},
-        "advice": _advise(reasons, causes, store.shape[0], usable, naming, invalid),
+        "advice": _advise(
+            reasons, causes, store.shape[0], usable, naming, invalid, knows_classes=bool(named.words.has_classes.any())
+        ),
     }
     calibration = {
         "rule": settings.ranking,
@@ -320,6 +322,7 @@ def _advise(
     num_usable: int,
     naming: MeasuredNaming,
     invalid: str,
+    knows_classes: bool,
 ) -> str:
     """What would help where fewer than a tenth of the filters are explained; empty elsewhere."""
     num, explained = len(reasons), sum(not reason for reason in reasons)
@@ -330,10 +333,11 @@ def _advise(
         return f"{few}: {invalid}; {WHAT_HELPS}. Best guesses are marked as such."
     if causes["untrusted"] > max(causes["without_word"], causes["unclear"], causes["weak"]):
         note = _describe_kinds(naming.precision)
+        names = "" if knows_classes else " or the names of the network's classes (model.class_names)"
         return (
             f"{few}: what the explainer says of such pictures is right too seldom where that can be judged"
-            f"{f' ({note})' if note else ''}. A reference of the same kind of pictures, with more of them, or the "
-            "names of the network's classes (model.class_names) would help. Best guesses are marked as such."
+            f"{f' ({note})' if note else ''}. A reference of the same kind of pictures, with more of them,{names} "
+            "would help. Best guesses are marked as such."
         )
     return (
         f"{few}, with {num_usable} words that are on {LEAST_IMAGES:g} or more of them. A filter's word is believed "

@@ -85,21 +85,33 @@ const drawCard = (place) => {
   drawMark(card, place);
   return card;
 };
+// Cards are drawn ahead of somebody who scrolls down to them. What is on the screen, or below it for somebody who is
+// past the gallery, is never pushed away: there the button asks for more.
+const more = byId("more");
 const end = new IntersectionObserver((entries) => {
-  if (!entries.some((entry) => entry.isIntersecting) || drawn >= shown.length) return;
+  const { isIntersecting, boundingClientRect } = entries.at(-1);
+  if (!isIntersecting || boundingClientRect.top < window.innerHeight || drawn >= shown.length) return;
   drawMore(drawn + PAGE);
   watchEnd();
-}, { rootMargin: "900px" });
-// An observer speaks only of changes; the end may still be in sight after a page of cards.
+}, { rootMargin: "0px 0px 900px" });
+// An observer speaks only of changes; the end may still be near after a page of cards.
 const watchEnd = () => {
-  end.unobserve(byId("more"));
-  end.observe(byId("more"));
+  end.unobserve(more);
+  end.observe(more);
 };
+more.addEventListener("click", () => {
+  const first = drawn;
+  drawMore(drawn + PAGE);
+  watchEnd();
+  cards.children[first].querySelector("a.open").focus({ preventScroll: true });
+});
 const drawMore = (upTo) => {
   const last = Math.min(upTo, shown.length);
   const part = document.createDocumentFragment();
   for (; drawn < last; drawn += 1) part.append(drawCard(shown[drawn]));
   cards.append(part);
+  more.hidden = drawn >= shown.length;
+  more.textContent = `${number.format(shown.length - drawn)} more filters`;
 };
 const update = () => {
   const value = Object.fromEntries(controls.map((control) => [control.id, control.value]));
@@ -149,7 +161,7 @@ const changed = () => {
 
 // ---- the index: which words there are, and of how many filters each is the first
 
-const MOST_WORDS = 40;
+const MOST_WORDS = matchMedia("(max-width: 46rem)").matches ? 24 : 40;
 const countWords = () => {
   const counts = new Map();
   for (const filter of filters) if (!filter.r && filter.w.length) counts.set(filter.w[0][0], (counts.get(filter.w[0][0]) ?? 0) + 1);
@@ -179,6 +191,7 @@ byId("all-words").hidden = allWords.length <= MOST_WORDS;
 byId("all-words").textContent = `all ${number.format(allWords.length)} words`;
 byId("all-words").addEventListener("click", () => {
   drawIndex(allWords, allWords.length);
+  byId("words").querySelector("ul").classList.add("all");
   byId("all-words").hidden = true;
 });
 drawIndex(allWords, MOST_WORDS);

@@ -1,20 +1,35 @@
+// ---- pictures of the sections, drawn shortly before they come into sight
+
+const fill = (holder) => {
+  late.unobserve(holder);
+  if (!holder.children.length) holder.append(drawPicture(Number(holder.dataset.picture)));
+};
+const late = new IntersectionObserver((entries) => {
+  for (const entry of entries) if (entry.isIntersecting) fill(entry.target);
+}, { rootMargin: "600px" });
+const holders = [...document.querySelectorAll("[data-picture]")];
+for (const holder of holders) late.observe(holder);
+
 // ---- printing
 
 let beforePrint = 0;
 window.addEventListener("beforeprint", () => {
   beforePrint = drawn;
+  holders.forEach(fill);
   drawMore(MOST_PRINTED);
   [...cards.children].slice(MOST_PRINTED).forEach((card) => card.classList.add("not-printed"));
 });
 window.addEventListener("afterprint", () => {
   while (cards.children.length > Math.max(beforePrint, PAGE)) cards.lastChild.remove();
   drawn = cards.children.length;
+  drawMore(drawn);
   [...cards.children].forEach((card) => card.classList.remove("not-printed"));
 });
 byId("print").addEventListener("click", async () => {
   drawMore(MOST_PRINTED);
+  holders.forEach(fill);
   await loaded;
-  await Promise.allSettled([...cards.querySelectorAll("img")].map((picture) => picture.decode()));
+  await Promise.allSettled([...document.querySelectorAll("#cards img, [data-picture] img")].map((picture) => picture.decode()));
   window.print();
 });
 
@@ -32,13 +47,6 @@ for (const [key, id] of [["j", "recall"], ["d", "f1"]]) {
   if (filters.some((filter) => filter[key] !== null)) option.hidden = false;
   else option.remove();
 }
-const late = new IntersectionObserver((entries) => {
-  for (const entry of entries.filter((e) => e.isIntersecting)) {
-    late.unobserve(entry.target);
-    entry.target.append(drawPicture(Number(entry.target.dataset.picture)));
-  }
-}, { rootMargin: "600px" });
-for (const holder of document.querySelectorAll("[data-picture]")) late.observe(holder);
 sheet.tabIndex = -1;
 readNotes();
 const isSent = readView(location.hash);

@@ -142,10 +142,27 @@ def test_filters_by_kind_and_layer(page: Watched) -> None:
 
 def test_cards_are_drawn_as_one_scrolls(page: Watched) -> None:
     assert page.locator("#cards .card").count() < FILTERS
-    for _ in range(4):
-        page.evaluate("document.getElementById('more').scrollIntoView()")
-        page.wait_for_timeout(60)
-    page.wait_until(f"document.querySelectorAll('#cards .card').length === {FILTERS}")
+    for _ in range(60):
+        page.mouse.wheel(0, 300)
+        page.wait_for_timeout(30)
+    assert page.locator("#cards .card").count() == FILTERS
+    assert not page.is_visible("#more")
+
+
+def test_nothing_moves_below_the_gallery_until_more_is_asked_for(page: Watched) -> None:
+    page.click("nav a[href='#concepts']")
+    page.wait_for_timeout(200)
+    drawn = page.locator("#cards .card").count()
+    assert drawn < FILTERS
+    page.evaluate("document.getElementById('more').scrollIntoView({ block: 'center' })")
+    page.wait_for_timeout(200)
+    assert page.locator("#cards .card").count() == drawn
+    page.focus("#more")
+    page.keyboard.press("Enter")
+    page.wait_until(f"document.querySelectorAll('#cards .card').length > {drawn}")
+    number = page.locator("#cards .card").nth(drawn).locator(".number").text_content()
+    page.keyboard.press("Enter")
+    wait_opened(page, f"Filter {number}")
 
 
 def test_pictures_are_decoded_and_outlined(page: Watched) -> None:
@@ -248,6 +265,9 @@ def test_the_index_of_words(page: Watched) -> None:
     expected = [e["f"] for e in entries if not e["r"] and any(w[0] == "sea" for w in e["w"])]
     assert set(page.numbers()) <= set(expected)
     assert page.count() == len(expected)
+    assert page.evaluate("document.querySelector('#words ul').scrollHeight") == page.evaluate(
+        "document.querySelector('#words ul').clientHeight"
+    )  # no row is cut
 
 
 def test_who_says_a_word_stands_before_whom_it_is_only_near(page: Watched) -> None:
@@ -512,6 +532,14 @@ def test_paper(browser: Any, address: str) -> None:
         assert page.locator("#cards .card").count() == FILTERS
         assert page.is_hidden("#controls")
         assert page.is_hidden("nav")
+        assert page.is_hidden("#more")
+        assert (
+            page.evaluate(
+                "[...document.querySelectorAll('[data-picture]')].map((p) => p.querySelectorAll('img').length)"
+            )
+            == [1] * page.locator("[data-picture]").count()
+            != []
+        )
         assert page.is_visible("#print-note")
         assert f"all {FILTERS} filters" in page.inner_text("#print-note")
         assert page.is_hidden(".guide")

@@ -97,6 +97,7 @@ def test_differences_of_groups_are_shown_the_clearest_first(tmp_path: Path) -> N
     titles = " ".join(text.split())
     assert "groups differ in 0 of 1 words (least difference that could be shown: about 20 points)" in titles
     assert "groups differ in 2 of 3 filters" in titles
+    assert text.count("q") == text[text.index("groups differ in 2") :].count("q") == 1  # no heading without a row
     lines = [line.split() for line in text.splitlines() if line.strip().startswith(("3 ", "4 ", "5 "))]
     assert [line[0] for line in lines] == ["4", "3"]
     assert lines[0][-1] == "vanishes"

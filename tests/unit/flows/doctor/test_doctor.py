@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.faults.tiny_audit import write_inputs
 from lavise.configs.errors import UserError
+from lavise.configs.loading import load_config
 from lavise.configs.schema import ImageFolderTarget, ModelSettings, StatisticsSettings, TrackingSettings
 from lavise.flows import doctor
 from lavise.flows.doctor import Check, Report, run_check
+from lavise.flows.doctor.extraction import check_extraction
+from lavise.flows.doctor.inputs import check_model
 from tests.unit.flows.doctor.helpers import make_config
 
 
@@ -117,3 +122,20 @@ def test_scheduler_is_looked_at_only_where_one_is_named(monkeypatch: pytest.Monk
     doctor.examine(make_config(statistics=StatisticsSettings(scheduler="tcp://127.0.0.1:1")))
     assert looked[-1] == "Dask"
     assert {"target model", "data"} <= set(looked)
+
+
+def test_where_weights_were_taken_from_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The network is loaded again to reckon what it writes."""
+    monkeypatch.setenv("LAVISE_HOME", str(tmp_path / "state"))
+    config = write_inputs(tmp_path, 1)
+    weights = tmp_path / "checkpoints" / "step-0000.pt"
+    torch.save({"state_dict": torch.load(weights), "epoch": 1}, weights)
+    with caplog.at_level("INFO", "lavise"):
+        settings = load_config(str(config))
+        found = [check.status for look in (check_model, check_extraction) for check in look(settings)]
+    assert len(found) > 2
+    assert [record.message for record in caplog.records if "taken from" in record.message] == [
+        "  model.weights: taken from state_dict of step-0000.pt"
+    ]

@@ -24,9 +24,9 @@ from lavise.tasks.explainer.naming import Namer
 from lavise.tasks.explainer.network import Explainer, ExplainerFacts
 from lavise.tasks.words.evidence import Evidence
 from lavise.tasks.words.explain import explain_filters
-from lavise.tasks.words.naming_check import PRECISION_FILE, NamingRule, load_naming, measure_naming
+from lavise.tasks.words.naming_check import PRECISION_FILE, MeasuredNaming, NamingRule, load_naming, measure_naming
 from lavise.tasks.words.naming_precision import KindPrecision, NamingPrecision, WordCount
-from lavise.tasks.words.preferred_words import REGIONS, _add_told_by_regions
+from lavise.tasks.words.preferred_words import REGIONS, _add_told_by_regions, _advise
 from lavise.tasks.words.ranking import WordTruth
 from lavise.tasks.words.word_rows import WordRows
 from tests.unit.tasks.helpers import AnyArray, make_vocabulary, write_store
@@ -238,3 +238,13 @@ def test_same_inputs_same_bytes(scene: Scene, tmp_path: Path) -> None:
         explain(scene, tmp_path / name)
     for name in ("filters.parquet", "explanations.parquet", file_names.CALIBRATION, PRECISION_FILE):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("knows_classes", [True, False])
+def test_names_of_classes_are_not_asked_for_where_they_are_known(knows_classes: bool) -> None:
+    kind = KindPrecision((0.0,), (1.0,), (0.0,), (0.0,), 0.0, 1.0, 0, 0)
+    naming = MeasuredNaming(NamingPrecision(kind, kind, {}), {}, {}, None)
+    causes = {"untrusted": 9, "without_word": 0, "unclear": 0, "weak": 0}
+    advice = _advise(["no"] * 9, causes, 40, 3, naming, "", knows_classes)
+    assert "with more of them" in advice
+    assert ("model.class_names" in advice) is not knows_classes
