@@ -7,6 +7,7 @@ Then `lavise up --watch` gets a checkpoint, audits it, and gets the next.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ _LOOK_SECONDS = 5
 _START_SECONDS = 300.0
 _AUDIT_SECONDS = 400.0
 _MANY_SECONDS = 7200.0
+_GROWTH = 1.05
+"""That memory may have after the third audit."""
 _ORPHAN_SECONDS = 30.0
 
 
@@ -90,6 +93,9 @@ def _watch_in_a_row(options: Options, config: Path) -> dict[str, Any]:
             said.append(f"{name} {found[2] / 1e6:.0f} MB after the 3rd, {found[-1] / 1e6:.0f} MB at the end")
     grown = (sizes[-1] - sizes[2]) / (len(sizes) - 3) / 1e6 if len(sizes) > 3 else float("nan")
     faults += [f"{audits} audits of {rounds}"] if audits != rounds else []
+    for name, found in memory.items():
+        if len(found) > 3 and found[-1] > _GROWTH * found[2]:
+            faults.append(f"{name}: memory grew by {found[-1] / found[2] - 1:.0%}")
     what = "; ".join(said) + f"; state folder +{grown:.1f} MB an audit"
     return {
         "case": f"{rounds} re-audits in a row by lavise up --watch",
@@ -106,7 +112,7 @@ def _has_audited(home: Path, number: int) -> bool:
 
 
 def _measure_memory(home: Path, part: str) -> int:
-    """Bytes of a service, and of all below it, that they share with no other process."""
+    """Bytes of a service, and of all below it, that are theirs alone, whoever else uses the same libraries."""
     total = 0
     for process in list_processes(home):
         try:
@@ -114,10 +120,16 @@ def _measure_memory(home: Path, part: str) -> int:
             if part in line or (
                 part == "mlflow server" and any(part in " ".join(p.cmdline()) for p in process.parents())
             ):
-                total += process.memory_full_info().uss
-        except psutil.Error:
+                total += _read_anonymous(process.pid)
+        except (psutil.Error, OSError):
             continue
     return total
+
+
+def _read_anonymous(pid: int) -> int:
+    """Bytes that a process has asked for, without pages of files, which others may share or not."""
+    (kilobytes,) = re.findall(r"^RssAnon:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text("utf-8"), re.MULTILINE)
+    return int(kilobytes) * 1024
 
 
 def _many_at_once(options: Options, config: Path) -> dict[str, Any]:
@@ -130,9 +142,8 @@ def _many_at_once(options: Options, config: Path) -> dict[str, Any]:
     memory: dict[int, int] = {}  # audits that are over -> highest so far
     while command.process.poll() is None and time.monotonic() < begun + _MANY_SECONDS:
         over = len(list((home / "runs").glob("*/report.html")))
-        with suppress(psutil.Error):
-            own = psutil.Process(command.process.pid).memory_full_info().uss
-            memory[over] = max(own, *memory.values(), 0)
+        with suppress(OSError):
+            memory[over] = max(_read_anonymous(command.process.pid), *memory.values(), 0)
         time.sleep(1)
     code = command.wait(1)
     audited = [run.data.tags["lavise.checkpoint"] for run in list_audits(home, "FINISHED")]
