@@ -407,6 +407,6 @@ def test_expected_words_stand_with_their_outcome_and_as_text(tmp_path: Path) -> 
     values = {"layers": [], "concepts": NO_CONCEPTS, "qualities": [], "analyses": sections, "diff": None}
     page = render_page({"Audit": "x"}, values, {}, [], size)
     assert "Of 3 expected words: 1 met, 1 broken, 1 that cannot be told." in page
-    assert '<b>must not: <bdi>sky</bdi></b> &middot; <span class="mark">broken</span>' in page
+    assert '<b>must not: <bdi>sky</bdi></b> &middot; <span class="verdict-broken">broken</span>' in page
     assert '<a href="#filter-act-0">0</a>, <a href="#filter-act-2">2</a>' in page
     assert MARKUP not in page
