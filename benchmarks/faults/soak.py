@@ -128,8 +128,8 @@ def _measure_memory(home: Path, part: str) -> int:
 
 def _read_anonymous(pid: int) -> int:
     """Bytes that a process has asked for, without pages of files, which others may share or not."""
-    (kilobytes,) = re.findall(r"^RssAnon:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text("utf-8"), re.MULTILINE)
-    return int(kilobytes) * 1024
+    found = re.findall(r"^RssAnon:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text("utf-8"), re.MULTILINE)
+    return int(found[0]) * 1024 if found else 0  # it has ended
 
 
 def _many_at_once(options: Options, config: Path) -> dict[str, Any]:
