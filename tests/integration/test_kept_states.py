@@ -14,6 +14,11 @@ from tests import kept_state
 ARCHIVES = sorted(kept_state.FOLDER.glob("*.tar.xz"))
 
 
+def rounded(value: Any) -> Any:
+    """As it would be read from JSON, without the last digits, which depend on the processor."""
+    return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 9))
+
+
 def test_some_are_kept() -> None:
     assert ARCHIVES
 
@@ -29,7 +34,7 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_it_is_read_as_it_was_written(kept: tuple[Path, dict[str, Any]]) -> None:
     folder, facts = kept
     found = kept_state.read_facts(folder / kept_state.HOME, facts["order"])
-    assert json.loads(json.dumps(found)) == facts
+    assert rounded(found) == rounded(facts)
 
 
 def test_a_comparison_and_a_review_can_be_made_of_it(kept: tuple[Path, dict[str, Any]]) -> None:
@@ -42,7 +47,8 @@ def test_a_comparison_and_a_review_can_be_made_of_it(kept: tuple[Path, dict[str,
     assert (changes["num_old"], changes["num_new"]) == (len(words[old]), len(words[new]))
     reviewed = kept_state.invoke(home, "review", old, folder / kept_state.NOTES, "--json")
     assert reviewed.exit_code == 0, reviewed.output
-    assert json.loads((home / "runs" / old / "review.json").read_text("utf-8"))["all"] == facts["review"]
+    review = json.loads((home / "runs" / old / "review.json").read_text("utf-8"))["all"]
+    assert rounded(review) == rounded(facts["review"])
 
 
 @pytest.mark.slow
@@ -59,6 +65,6 @@ def test_an_audit_goes_on_from_what_lies_there(kept: tuple[Path, dict[str, Any]]
     taken = {title for title, own in stages.items() if all(made["digest"][:24] not in anew for made in own)}
     print(f"computed anew: {sorted(set(stages) - taken) or 'nothing'}")
     if "explain tail" in taken:
-        assert kept_state.read_words(new) == facts["words"][first]
+        assert rounded(kept_state.read_words(new)) == rounded(facts["words"][first])
     assert len(kept_state.read_words(new)) == len(facts["words"][first])
-    assert json.loads(json.dumps(kept_state.read_facts(home, facts["order"])["words"])) == facts["words"]
+    assert rounded(kept_state.read_facts(home, facts["order"])["words"]) == rounded(facts["words"])
