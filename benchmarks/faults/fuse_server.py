@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.faults.network_disk import MAX_WRITE, Behaviour
@@ -102,7 +103,7 @@ class FuseServer:
                 self._reply(unique, b"", errno.ENOSYS)
                 continue
             call: Callable[[int, bytes, int], bytes] = getattr(self, f"_{name}")
-            self._answer(unique, lambda c=call, n=number, b=body, u=unique: c(n, b, u), name)  # type: ignore[misc]
+            self._answer(unique, partial(call, number, body, unique), name)
 
     def _answer(self, unique: int, call: Callable[[], bytes], name: str) -> None:
         try:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +89,16 @@ def _list_measures(
     number = 0
     for case, behaviour in ALONE.items():
         number += 1
-        yield lambda c=case, b=behaviour, n=number: _try_alone(work / f"alone{n}", c, b, order, expected)  # type: ignore[misc]
+        yield partial(_try_alone, work / f"alone{number}", case, behaviour, order, expected)
     for case, behaviour in TWO.items():
         number += 1
-        yield lambda c=case, b=behaviour, n=number: _try_two(work / f"two{n}", c, b, order, expected)  # type: ignore[misc]
+        yield partial(_try_two, work / f"two{number}", case, behaviour, order, expected)
     for case, (fault, seconds) in FAULTS.items():
         for turn in range(2 * rounds):
             number += 1
             stage = STAGES[(number + turn // 2) % len(STAGES)]
-            yield lambda c=case, f=fault, s=seconds, t=stage, n=number, e=turn % 2 == 1: _try_fault(  # type: ignore[misc]
-                work / f"fault{n}", c, f, s, t, order, expected, elsewhere=e
-            )
+            place, elsewhere = work / f"fault{number}", turn % 2 == 1
+            yield partial(_try_fault, place, case, fault, seconds, stage, order, expected, elsewhere=elsewhere)
 
 
 def _try_alone(

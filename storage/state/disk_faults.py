@@ -36,7 +36,7 @@ _SEE_TO_IT = "see to that disk or server"
 PASSING_FAULTS = {
     errno.EIO: DiskFault("reading or writing failed", _SEE_TO_IT),
     errno.ESTALE: DiskFault("a file was replaced on the server", _SEE_TO_IT),
-    errno.ETIMEDOUT: DiskFault("the file system does not answer", _SEE_TO_IT),
+    errno.ETIMEDOUT: DiskFault("a file system or server does not answer", _SEE_TO_IT),
 }
 """What may be over in a moment, so that it is tried again."""
 # Of libraries that tell it in their text alone: HDF5, those written in Rust; numpy and SQLite tell no number.
