@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,8 @@ from lavise.storage.tracking_client import LastingClient
 NOT_FINITE_TAG = "lavise.not_finite"
 _MAX_PARAM_CHARS = 500
 _MAX_TAG_CHARS = 4000
+# MLflow cuts a longer tag, and what is cut is no JSON.
+_MAX_LISTED_CHARS = 7500
 _MAX_BATCH = 900
 _MAX_PARAMS = 90
 # What MLflow takes in no name of a metric; reasons for leaving something out become one.
@@ -226,10 +228,14 @@ class MlflowRun:
         content = {"columns": columns, "data": [[_show_cell(v) for v in row.values()] for row in rows]}
         self._client.log_text(self.run_id, json.dumps(content, allow_nan=False), name)
         tag = "mlflow.loggedArtifacts"
-        known = json.loads(self._client.get_run(self.run_id).data.tags.get(tag, "[]"))
+        known = self._client.get_run(self.run_id).data.tags.get(tag, "[]")
         entry = {"path": name, "type": "table"}
-        if entry not in known:
-            self._client.set_tag(self.run_id, tag, json.dumps([*known, entry]))
+        if json.dumps(entry) in known:
+            return
+        with suppress(ValueError):  # cut by others; then the table is a file like any other
+            listed = json.dumps([*json.loads(known), entry])
+            if len(listed) <= _MAX_LISTED_CHARS:
+                self._client.set_tag(self.run_id, tag, listed)
 
     def log_dataset(self, facts: DatasetFacts) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -321,7 +327,7 @@ class MlflowTracker:
                 self._experiment_id = found.experiment_id
         except (MlflowException, SQLAlchemyError) as err:
             raise UserError(
-                f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(one_line(err))[:200]}); "
+                f"tracking.uri: {hide_credentials(uri)} does not work ({hide_credentials(_name_cause(err))[:200]}); "
                 "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
             ) from None
         self._client = LastingClient(self._client, str(self.uri))
@@ -421,6 +427,12 @@ class MlflowTracker:
             # It may have ended well between the search and the look at its process.
             if self._client.get_run(run.info.run_id).info.status == "RUNNING":
                 self._client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _name_cause(error: Exception) -> str:
+    """What an HTTP client says last, where it first says at length what it was asked."""
+    text = one_line(error)
+    return text.rpartition("(Caused by ")[2]
 
 
 def _keep_once(location: str) -> None:

@@ -6,6 +6,7 @@ import base64
 import http.client
 import os
 import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -64,11 +65,19 @@ def require_answer(uri: str) -> None:
             pass
     except urllib.error.HTTPError:
         pass
+    except (ssl.SSLError, urllib.error.URLError) as err:
+        # It answers; MLflow's client may know its certificate (MLFLOW_TRACKING_SERVER_CERT_PATH and others).
+        if not isinstance(err, ssl.SSLError) and not isinstance(err.reason, ssl.SSLError):
+            raise _explain_silence(address, err) from None
     except (OSError, ValueError, http.client.HTTPException) as err:
-        raise UserError(
-            f"tracking.uri: {address} does not answer ({one_line(err)[:120]}); "
-            "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
-        ) from None
+        raise _explain_silence(address, err) from None
+
+
+def _explain_silence(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"tracking.uri: {address} does not answer ({one_line(error)[:120]}); "
+        "start that server, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a local SQLite file"
+    )
 
 
 def is_server(uri: str) -> bool:

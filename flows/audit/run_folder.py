@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 _TABLES = (file_names.EXPLANATIONS, file_names.FILTERS)
 
-SNAPSHOTS_FOLDER = "checkpoints"
 REGISTERED_MODEL = "lavise-explainer"
 log = logging.getLogger("lavise")
 
@@ -70,7 +70,7 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     write_json(folder / file_names.ARTEFACTS, {**describe_artefacts(ended.outcomes), **snapshot})
     _write_explainers(folder, results)
     write_atomically(folder / file_names.CONFIG, dump_config(config))
-    write_json(folder / file_names.ENVIRONMENT, {**ended.environment, "seed": config.seed})
+    write_json(folder / file_names.ENVIRONMENT, {**ended.environment, "seed": config.seed, **_tell_time()})
     for result in results:
         _copy_evidence(folder, result, alone=len(results) == 1)
     for name in (file_names.REPORT, file_names.OVERVIEW):
@@ -97,6 +97,11 @@ def write_run_folder(ended: EndedAudit, root: Path, run: Run, tracker: Tracker) 
     predecessor = comparison.old.run_id if comparison else None
     uri = hide_credentials(tracker.uri) if tracker.uri else None
     return RunResult(run.run_id, uri, final, metrics, stages, ended.images_decoded, predecessor, verdict=verdict)
+
+
+def _tell_time() -> dict[str, str]:
+    """A copied folder has the times of its copying."""
+    return {file_names.WRITTEN: datetime.now(UTC).isoformat(timespec="microseconds")}
 
 
 def _name_headlines(by_layer: Mapping[str, Info]) -> dict[str, float]:
@@ -126,7 +131,7 @@ def _write_table(path: Path, parts: Sequence[Path]) -> None:
 def find_snapshot(weights: str, root: Path) -> str | None:
     """Name of the weights' file, if it is one of the state folder's own snapshots of checkpoints."""
     path = Path(weights)
-    return path.name if path.parent == root / SNAPSHOTS_FOLDER else None
+    return path.name if path.parent == root / file_names.SNAPSHOTS_FOLDER else None
 
 
 def _log_tables(run: Run, folder: Path, comparison: Comparison | None) -> None:

@@ -37,17 +37,9 @@ def guard(command: Callable[P, None]) -> Callable[P, None]:
         except Exception as err:
             if isinstance(err, BrokenPipeError) and _has_lost_reader():
                 raise typer.Exit(EXIT_NO_READER) from None  # as a shell says of what SIGPIPE has ended
-            from lavise.storage.state.disk_faults import find_passing_fault, find_write_fault
-            from lavise.storage.state.text import one_line, printable
+            from lavise.storage.state.disk_faults import explain_disk_fault
 
-            if (fault := find_write_fault(err)) is not None:
-                where = f"{fault.says} ({printable(one_line(err))[:200]})"
-                line = f"{where}; {fault.remedy}, or set storage.root or LAVISE_HOME to another disk"
-                print(f"lavise: {line}, and run it again: what was finished is kept", file=sys.stderr)
-                raise typer.Exit(EXIT_USER_ERROR) from None
-            if (fault := find_passing_fault(err)) is not None:
-                where = f"{fault.says} ({printable(one_line(err))[:300]})"
-                line = f"{where}; {fault.remedy}, and run it again: what was finished is kept"
+            if (line := explain_disk_fault(err)) is not None:
                 print(f"lavise: {line}", file=sys.stderr)
                 raise typer.Exit(EXIT_USER_ERROR) from None
             import traceback

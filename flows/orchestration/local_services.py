@@ -38,6 +38,7 @@ from lavise.storage.moved_store import follow_move
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder, write_atomically
 from lavise.storage.state.locks import is_locked, try_lock
+from lavise.storage.state.text import one_line
 from lavise.storage.tracking import local_tracking_uri
 from lavise.storage.tracking_addresses import hide_credentials
 
@@ -47,7 +48,8 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 _MAX_RESTARTS = 5
 _RESTART_WINDOW_SECONDS = 600.0
-_POINTER = "prefect.toml"
+_RESTART_PAUSE_SECONDS = 2.0
+_POINTER, _POINTER_MARK = "prefect.toml", "# written by `lavise up` and removed when it stops\n"
 _LOCK = Path("locks", "up.lock")
 _ADDRESSES = "up.json"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -296,6 +298,11 @@ def _make_environment(root: Path, api_url: str, mlflow_url: str) -> dict[str, st
         # may ask does not settle who may write: for that it wants a token, which its clients and its page fetch.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        # Its default deletes old events alone, so that its database, of which each of its connections keeps up to
+        # 80 MB in memory, would grow for ever: a watched folder is a flow run at each look. Audits are MLflow's.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": os.environ.get(
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events,flow_runs"
+        ),
         # In memory, as is the default, slots that were taken when the server was killed stay taken for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -354,6 +361,7 @@ def _require_running(service: Service) -> None:
 def _keep_running(services: Services, api_url: str, environment: dict[str, str]) -> None:
     """Start again what ends by itself, until that does not help any more."""
     import httpx
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
     from lavise.flows.orchestration.prefect_server import crash_dead_runs
 
@@ -370,11 +378,19 @@ def _keep_running(services: Services, api_url: str, environment: dict[str, str])
             if service.name != "prefect-worker":  # a server's own children would keep its port
                 _signal_group(service, signal.SIGKILL)
             again = services.start(service.name, service.command, service.url, environment, service.log.parent)
-            _wait_until_well(again)
-            with contextlib.suppress(
-                httpx.TransportError
-            ):  # the server is gone too; when it is back, it is asked again
+            try:
+                _wait_until_well(again)
+            except RuntimeError as err:
+                _say(str(err))
+                if again.process.poll() is None:  # it runs and never answers
+                    raise
+                time.sleep(_RESTART_PAUSE_SECONDS)
+                continue  # counted, and started again, in the next round
+            try:
                 crash_dead_runs(api_url)
+            except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as err:
+                # The server is gone too, or busy with its own start; when something ends again, it is asked again.
+                _say(f"flow runs whose process is gone could not be marked ({one_line(err)[:200]})")
         time.sleep(0.5)
 
 
@@ -412,17 +428,19 @@ def _require_free(port: int, option: str) -> None:
 def _point_prefect_here(api_url: str) -> Iterator[None]:
     """Lets `prefect` in the current folder find the server, by a prefect.toml that goes when the server goes."""
     pointer = Path.cwd() / _POINTER
-    mark = "# written by `lavise up` and removed when it stops\n"
-    if pointer.exists() and not pointer.read_text("utf-8").startswith(mark):
-        yield
-        return
-    text = f'{mark}[api]\nurl = "{api_url}"\n'
-    pointer.write_text(text, "utf-8")
+    text = f'{_POINTER_MARK}[api]\nurl = "{api_url}"\n'
+    try:
+        is_ours = not pointer.exists() or pointer.read_bytes().startswith(_POINTER_MARK.encode())
+        if is_ours:
+            pointer.write_text(text, "utf-8")
+    except OSError as err:
+        _say(f"{pointer} could not be written ({err.strerror}); for `prefect`: export PREFECT_API_URL={api_url}")
+        is_ours = False
     try:
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
-            if pointer.read_text("utf-8") == text:  # not that of another server, started here later
+            if is_ours and pointer.read_bytes() == text.encode():  # not that of another server, started here later
                 pointer.unlink()
 
 

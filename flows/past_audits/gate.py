@@ -172,16 +172,19 @@ def _find_comparison(past: PastRun, against: str | None, root: Path) -> tuple[st
 
 def announce_outcome(result: RunResult) -> None:
     """Tell Prefect of an audit's gate; an audit that has ended is not lost because nobody could be told."""
-    if result.gate not in ("passed", "failed"):
+    if result.gate is None:
         return
     try:
-        announce(read_verdicts(result.run_dir))
+        if (result.run_dir / GATE_FILE).is_file():
+            announce(read_verdicts(result.run_dir))
+        else:  # the policy could not be applied
+            announce(GateResult(result.run_id, result.run_id, "", result.gate, result.predecessor, ()))
     except Exception as err:  # noqa: BLE001 - whatever Prefect's client raises
-        log.warning("  Prefect could not be told that the audit %s its policy: %s", result.gate, err)
+        log.warning("  Prefect could not be told what came of the policy (%s): %s", result.gate, err)
 
 
 def announce(result: GateResult) -> bool:
-    """Emit the Prefect event `lavise.gate.passed` or `lavise.gate.failed`, where a Prefect server is configured.
+    """Emit the Prefect event `lavise.gate.` and the outcome (passed, failed, invalid), where Prefect has a server.
 
     An automation can act on it: its resource is `lavise.run.RUN_ID`.
 

@@ -203,15 +203,26 @@ def _read_folder(run_id: str, folder: Path) -> PastRun:
     _require_files(run_id, folder)
     check_tables(run_id, folder)
     contents = {name: _read_object(run_id, folder / name, keys) for name, keys in _KEYS.items()}
+    config = load_config(folder / file_names.CONFIG)
     return PastRun(
         run_id=run_id,
         folder=folder,
-        config=load_config(folder / file_names.CONFIG),
+        config=_follow_snapshot(config, folder, contents[file_names.ARTEFACTS].get("checkpoint_file")),
         artefacts=contents[file_names.ARTEFACTS]["stages"],
         inputs=contents[file_names.INPUTS],
         environment=contents[file_names.ENVIRONMENT],
         layers=tuple(contents[file_names.INPUTS]["layers"]),
     )
+
+
+def _follow_snapshot(config: Config, folder: Path, name: object) -> Config:
+    """With the copy of the checkpoint where it is now: the state folder may have been moved since."""
+    if not isinstance(name, str) or Path(name).name != name or folder.parent.name != "runs":
+        return config
+    here = folder.parents[1] / file_names.SNAPSHOTS_FOLDER / name
+    if Path(config.model.weights).exists() or not here.is_file():
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(here)})})
 
 
 def _require_files(run_id: str, folder: Path) -> None:

@@ -28,7 +28,7 @@ class ListedRun:
     """An audit's run folder, in short.
 
     Attributes:
-        written: when its folder was made, UTC.
+        written: when the audit ended, UTC.
         layers: their names; num_filters, num_explained: over all of them.
         gate: `passed`, `failed`, or empty where no policy was applied.
         damage: why the folder cannot be read; then the fields about its contents are empty.
@@ -94,7 +94,7 @@ def _read_run(folder: Path) -> ListedRun:
         return ListedRun(
             run_id=folder.name,
             folder=folder,
-            written=datetime.fromtimestamp((folder / file_names.METRICS).stat().st_mtime, UTC),
+            written=_read_time(folder),
             name=str(config["name"]),
             arch=str(inputs["arch"]),
             checkpoint=inputs.get("checkpoint_name") or _shorten(str(config["model"]["weights"])),
@@ -106,6 +106,14 @@ def _read_run(folder: Path) -> ListedRun:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as err:
         reason = " ".join(f"{type(err).__name__}: {err}".split())
         return ListedRun(run_id=folder.name, folder=folder, written=written, damage=reason)
+
+
+def _read_time(folder: Path) -> datetime:
+    """As it was written down; of audits before that was, the time of a file, which is another one after copying."""
+    said = json.loads((folder / file_names.ENVIRONMENT).read_text("utf-8")).get(file_names.WRITTEN)
+    if said is None:
+        return datetime.fromtimestamp((folder / file_names.METRICS).stat().st_mtime, UTC)
+    return datetime.fromisoformat(said).astimezone(UTC)
 
 
 def _shorten(weights: str) -> str:

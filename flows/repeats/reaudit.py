@@ -25,7 +25,6 @@ from lavise.configs.schema import Config
 from lavise.configs.sources import CheckpointSource, list_sources
 from lavise.flows.audit.results import Occasion
 from lavise.flows.audit.run import digest_identity, run_audit
-from lavise.flows.audit.run_folder import SNAPSHOTS_FOLDER
 from lavise.flows.past_audits.gate import PREDECESSOR_TAG, announce_outcome, list_broken_rules
 from lavise.flows.past_audits.past_runs import PastRun, open_past_run
 from lavise.flows.repeats.claims import SETTLE_SECONDS, hold_claim
@@ -35,6 +34,8 @@ from lavise.storage.checkpoint_sources.base import CheckpointChangedError, Found
 from lavise.storage.checkpoint_sources.scan import fetch_checkpoint, scan_checkpoints
 from lavise.storage.checkpoint_sources.snapshots import take_snapshot
 from lavise.storage.models.target_model import load_target_model
+from lavise.storage.state import file_names
+from lavise.storage.state.disk_faults import explain_disk_fault, find_write_fault
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.housekeeping import hold_state
 from lavise.storage.state.locks import try_lock
@@ -124,7 +125,7 @@ class Reaudit:
         """
         if self.tracker.uri is None:
             raise UserError("tracking.enabled: re-audits need MLflow to know what was audited; set it to true")
-        cache = self.root / SNAPSHOTS_FOLDER / "registered"
+        cache = self.root / file_names.SNAPSHOTS_FOLDER / "registered"
         scan = scan_checkpoints(self.source, self._open_registry, cache, time.time(), self.progress)
         outcomes = [self._consider(found) for found in scan.found]
         outcomes += [CheckpointOutcome(name, "waiting", detail="still being written") for name in scan.waiting]
@@ -152,10 +153,14 @@ class Reaudit:
     def _take_on(self, found: FoundCheckpoint) -> CheckpointOutcome:
         with hold_state(self.root, exclusive=False):
             try:
-                snapshot = take_snapshot(fetch_checkpoint(found, self._open_registry), self.root / SNAPSHOTS_FOLDER)
+                snapshot = take_snapshot(
+                    fetch_checkpoint(found, self._open_registry), self.root / file_names.SNAPSHOTS_FOLDER
+                )
             except CheckpointChangedError as err:
                 return CheckpointOutcome(found.name, "waiting", detail=str(err))
             except (UserError, OSError) as err:
+                if find_write_fault(err):  # the same for every checkpoint
+                    raise UserError(str(explain_disk_fault(err))) from err
                 return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
             log.info("%s: new; its copy is %s", found.name, snapshot.name)
             model = self.config.model.model_copy(update={"weights": str(snapshot)})
@@ -178,10 +183,24 @@ class Reaudit:
                 with hold_claim(self.tracker, self._lock_path(digest).stem, self.settle_seconds) as other:
                     if other:
                         return CheckpointOutcome(found.name, "busy", detail=f"another re-audit is on it: {other}")
+                    self._end_abandoned(found)
+                    if known := self._look_up(found):
+                        return known
                     if same := self._find_whole(digest):
                         self.tracker.resume(same[-1].run_id).set_tags({_file_tag(found): "seen"})
                         return CheckpointOutcome(found.name, "known", same[-1].run_id, detail="the same weights")
                     return self._tell_twice(self._audit(config, found, digest), digest)
+
+    def _end_abandoned(self, found: FoundCheckpoint) -> None:
+        """Runs of re-audits of this file that still say RUNNING, while lock and claim are here: nobody works on it.
+
+        They were killed on another machine, or in a container that is gone; only there could a process be looked for.
+        """
+        for run in self._find({_file_tag(found): "seen"}):
+            if run.status == "RUNNING":
+                below = [r for r in self.tracker.find({"mlflow.parentRunId": run.run_id}) if r.status == "RUNNING"]
+                for left in (*below, run):
+                    self.tracker.resume(left.run_id).end("KILLED")
 
     def _find_whole(self, digest: str) -> list[RunRecord]:
         """Audits of these weights that ended well, the oldest first."""
@@ -214,10 +233,13 @@ class Reaudit:
         except UserError as err:
             # A mistake in the settings, or data that are away: the same for all checkpoints, and none is at fault.
             # Where it was found before anything was begun, there is no run.
-            if own := self._find_new(found, before):
-                self.tracker.resume(own.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: str(err)})
+            self._tag_mistake(found, before, str(err))
             raise
         except Exception as err:
+            if line := explain_disk_fault(err):
+                # The disk's, outside of any stage: no checkpoint is at fault.
+                self._tag_mistake(found, before, line)
+                raise UserError(line) from err
             log.exception("the audit of %s failed", found.name)
             return CheckpointOutcome(found.name, "failed", detail=_one_line(err))
         self.tracker.resume(result.run_id).set_tags({STATE_TAG: "audited"})
@@ -225,6 +247,14 @@ class Reaudit:
         return CheckpointOutcome(
             found.name, "audited", result.run_id, result.gate, f"broken: {broken}" if broken else ""
         )
+
+    def _tag_mistake(self, found: FoundCheckpoint, before: Collection[str], said: str) -> None:
+        """That the run which this audit has left, where it left one, counts against no checkpoint."""
+        try:
+            if own := self._find_new(found, before):
+                self.tracker.resume(own.run_id).set_tags({STATE_TAG: "settings", ERROR_TAG: said})
+        except Exception as lost:  # noqa: BLE001 - whatever the tracker raises, the first error is the one to show
+            log.warning("  the run of %s could not be tagged: %s", found.name, _one_line(lost))
 
     def _find_new(self, found: FoundCheckpoint, before: Collection[str]) -> RunRecord | None:
         """The run that this audit has left; None where it left none."""

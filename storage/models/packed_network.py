@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +15,8 @@ from lavise.configs.schema import ModelSettings
 from lavise.storage.models.layers import ActivationTap, to_input
 from lavise.storage.models.target_model import TargetModel, load_target_model
 from lavise.storage.state.digest import short
+from lavise.storage.state.environment import find_state_root
+from lavise.storage.state.file_names import SNAPSHOTS_FOLDER
 from lavise.storage.state.files import write_json
 
 PACKED_WEIGHTS = "network.safetensors"
@@ -96,7 +98,7 @@ def load_packed_network(folder: Path) -> PackedNetwork:
     content = json.loads((folder / PACKED_FACTS).read_text("utf-8"))
     kept_at = KeptWeights.model_validate(content["kept_at"]) if "kept_at" in content else None
     packed = {"weights": str((folder / PACKED_WEIGHTS).resolve())}
-    where, seed = (packed, 0) if kept_at is None else (kept_at.model_dump(exclude={"seed"}), kept_at.seed)
+    where, seed = (packed, 0) if kept_at is None else (_find_weights(kept_at), kept_at.seed)
     settings = ModelSettings.model_validate(
         {
             "arch": content["arch"],
@@ -130,6 +132,15 @@ def load_packed_network(folder: Path) -> PackedNetwork:
             "its code is another, or sets more than weights; use the code that it was packed with"
         )
     return PackedNetwork(model, content["num_classes"], layer, kept_at)
+
+
+def _find_weights(kept_at: KeptWeights) -> dict[str, Any]:
+    """Settings; a copy of a checkpoint that was in a state folder is looked for in this one, as that may have moved."""
+    settings = kept_at.model_dump(exclude={"seed"})
+    path = Path(kept_at.weights)
+    here = find_state_root(None) / SNAPSHOTS_FOLDER / path.name
+    is_snapshot = path.parent.name == SNAPSHOTS_FOLDER
+    return settings | ({"weights": str(here)} if is_snapshot and not path.exists() and here.is_file() else {})
 
 
 def _probe_layer(model: TargetModel, layer: str) -> list[float]:

@@ -6,6 +6,8 @@ import errno
 import re
 from dataclasses import dataclass
 
+from lavise.storage.state.text import one_line, printable
+
 _MAKE_ROOM = "make room (`lavise gc` removes what no kept run needs)"
 
 
@@ -58,6 +60,17 @@ def find_write_fault(error: BaseException) -> DiskFault | None:
 def find_passing_fault(error: BaseException) -> DiskFault | None:
     """How the disk fails, where that may pass; None for any other error. Looks where `find_write_fault` does."""
     return next((PASSING_FAULTS[number] for number in _list_system_errors(error) if number in PASSING_FAULTS), None)
+
+
+def explain_disk_fault(error: BaseException) -> str | None:
+    """What is wrong with the disk, and what to do, in a line for people; None for any other error."""
+    told = printable(one_line(error))
+    if (fault := find_write_fault(error)) is not None:
+        elsewhere = f"{fault.remedy}, or set storage.root or LAVISE_HOME to another disk"
+        return f"{fault.says} ({told[:200]}); {elsewhere}, and run it again: what was finished is kept"
+    if (fault := find_passing_fault(error)) is not None:
+        return f"{fault.says} ({told[:300]}); {fault.remedy}, and run it again: what was finished is kept"
+    return None
 
 
 def _list_system_errors(error: BaseException) -> list[int]:

@@ -4,12 +4,17 @@
 CONFIG = "config.yaml"
 INPUTS = "inputs.json"
 ENVIRONMENT = "environment.json"
+# In it: when the audit ended.
+WRITTEN = "written"
 ARTEFACTS = "artefacts.json"
 STAGES = "stages.json"
 SKIPPED = "skipped.json"
 METRICS = "metrics.json"
 REPORT = "report.html"
 OVERVIEW = "overview.png"
+
+# Copies of checkpoints, in the state folder.
+SNAPSHOTS_FOLDER = "checkpoints"
 
 # Words of filters; in the run folder and in the artefact of the stage `explain`.
 EXPLANATIONS = "explanations.parquet"

@@ -34,7 +34,7 @@ LOCK_FILE = "state.lock"
 REFERENCES_FILE = file_names.ARTEFACTS
 # Folders that are measured and never judged.
 SERVICES = ("mlflow", "prefect", "logs", "fetched")
-_ARTEFACTS, _RUNS, _DIFFS, _CHECKPOINTS = "artefacts", "runs", "diffs", "checkpoints"
+_ARTEFACTS, _RUNS, _DIFFS, _CHECKPOINTS = "artefacts", "runs", "diffs", file_names.SNAPSHOTS_FOLDER
 _RERUNS, _FETCHED = "reruns", "fetched"
 _FOLDER_DIGITS = 24
 _PARTIAL, _LOCK, _TRASH = ".partial", ".lock", ".trash"
@@ -42,7 +42,8 @@ _STAGE = re.compile(r"[A-Za-z0-9_-]+")
 _ARTEFACT = re.compile(r"[0-9a-f]{24}(?P<kind>|\.partial|\.lock|(\.partial)?\.trash)")
 _RUN = re.compile(r"[0-9a-f]{32}(?P<kind>|\.partial|(\.partial)?\.trash)")
 _DIFF = re.compile(r"[0-9a-f]{32}\.\.[0-9a-f]{32}(?P<kind>|\.partial|(\.partial)?\.trash)")
-_CHECKPOINT = re.compile(r"[0-9a-f]{64}\.(pt|pth|safetensors|ckpt|bin|tar|pt2)(?P<kind>)")
+_SNAPSHOT = r"[0-9a-f]{64}\.(pt|pth|safetensors|ckpt|bin|tar|pt2)"
+_CHECKPOINT = re.compile(rf"{_SNAPSHOT}(?P<kind>)")
 _UNFINISHED_COPY = re.compile(r"\.partial-[A-Za-z0-9_]+(?P<kind>|\.trash)")
 
 
@@ -135,7 +136,7 @@ class _Needs(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     stages: dict[str, list[_Artefact]]
-    checkpoint_file: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\.(pt|pth|safetensors)$")] | None
+    checkpoint_file: Annotated[str, StringConstraints(pattern=rf"^{_SNAPSHOT}$")] | None
 
 
 @contextmanager

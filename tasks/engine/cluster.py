@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from lavise.storage.state.text import one_line
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger("lavise")
+_ANSWER_SECONDS = 10.0
 _CONNECT_SECONDS = 10.0
 _ASK_SECONDS = 30.0
 _STARTS = 3
@@ -118,6 +121,8 @@ class StatisticsCluster:
             try:
                 return future.result(timeout=_ASK_SECONDS if resources else None)
             except TimeoutError:
+                if future.done():  # the task's own: a file system or server that does not answer
+                    raise
                 for name in resources or ():
                     self.require_resource(name, self._setting)
 
@@ -125,8 +130,6 @@ class StatisticsCluster:
         if self._client is not None:
             return self._client
         address = self._settings.scheduler
-        if address:
-            _require_scheduler(address, self._setting)
         # Read when distributed is first imported, here and in the workers: no chatter about reconnecting workers, and
         # no stack of a heartbeat that found the connection closed; what a task raises comes back with its result.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
@@ -135,6 +138,7 @@ class StatisticsCluster:
         from lavise.tasks.engine.worker_memory import KeepsFreedMemory
 
         if address:
+            _require_scheduler(address, self._setting)
             self._client = Client(address, timeout="30s", set_as_default=False)
             return self._client
         log.info("  starting %d workers", self._settings.num_workers)
@@ -197,16 +201,40 @@ def _environment_restored() -> Iterator[None]:
 
 
 def _require_scheduler(address: str, setting: str) -> None:
-    """A connection first: a Client that fails to connect leaves threads behind that wait for ever."""
+    """Asked first what it is: a Client that fails to connect leaves threads behind that wait for ever, and one that is
+    connected to something else waits with them.
+
+    Raises:
+        UserError: no scheduler answers at that address.
+    """
     found = re.fullmatch(r"(?:tcp|tls)://(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d{1,5})", address)
     reason = "no such address"
     if found:
         try:
             with socket.create_connection((found[1].strip("[]"), int(found[2])), _CONNECT_SECONDS):
+                pass
+            with ThreadPoolExecutor(1) as apart:  # the caller's thread may have a loop of its own
+                kind = apart.submit(asyncio.run, _ask_kind(address)).result()
+            if kind == "Scheduler":
                 return
-        except (OSError, OverflowError) as err:
-            reason = str(err)
+            reason = f"it is a {kind}"
+        except TimeoutError:
+            reason = "it does not speak as a scheduler does; its dashboard's port?"
+        except Exception as err:  # noqa: BLE001 - whatever Dask, TLS and the system raise, of a setting
+            reason = one_line(err)[:200]
+    tls = "; tls:// needs distributed.comm.tls in Dask's configuration" if address.startswith("tls://") else ""
     raise UserError(
-        f"{setting}: found {address!r}, which does not answer ({reason}); allowed: tcp://HOST:PORT or "
-        "tls://HOST:PORT of a Dask scheduler; start it, or leave it empty for a local cluster"
+        f"{setting}: found {address!r}, which does not answer as it should ({reason}); allowed: tcp://HOST:PORT or "
+        f"tls://HOST:PORT of a Dask scheduler; start it, or leave it empty for a local cluster{tls}"
     )
+
+
+async def _ask_kind(address: str) -> str:
+    """What answers there says that it is: `Scheduler`, `Worker`, `Nanny`."""
+    from distributed.core import rpc
+
+    async def ask() -> str:
+        async with rpc(address) as asked:
+            return str((await asked.identity())["type"])
+
+    return await asyncio.wait_for(ask(), _ANSWER_SECONDS)

@@ -397,6 +397,18 @@ def test_table(tracker: MlflowTracker, tmp_path: Path) -> None:
     assert json.loads(Path(emptied).read_text("utf-8"))["data"] == []
 
 
+def test_more_tables_than_mlflow_lists(tracker: MlflowTracker) -> None:
+    """Its tag of them is cut at 8,000 characters, and then is no JSON; they are files of the run all the same."""
+    run, client = tracker.start("audit", {}), client_of(tracker)
+    for number in range(40):
+        run.log_table([{"a": 1}], f"{number}-{'x' * 200}.json")
+    listed = client.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"]
+    assert 20 < len(json.loads(listed)) < 40
+    client.set_tag(run.run_id, "mlflow.loggedArtifacts", listed[:5000])
+    run.log_table([{"a": 1}], "after.json")
+    assert "after.json" in [f.path for f in client.list_artifacts(run.run_id)]
+
+
 def test_number_that_json_lacks_is_no_table(tracker: MlflowTracker) -> None:
     run = tracker.start("audit", {})
     with pytest.raises(ValueError, match=r"nan|JSON"):

@@ -16,14 +16,19 @@ import yaml
 from prefect import Flow
 from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 from prefect.exceptions import ParameterTypeError
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.schema_tools.validation import ValidationError
 
 from lavise.configs.errors import UserError
 from lavise.configs.sources import FolderSource, RegisteredModelSource
+from lavise.flows.orchestration import local_services
 from lavise.flows.orchestration.local_services import (
+    Services,
     Watch,
+    _keep_running,
+    _make_environment,
     _point_prefect_here,
     _serve_alone,
     _start,
@@ -33,6 +38,7 @@ from lavise.flows.orchestration.local_services import (
     run_services,
 )
 
+VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
 TEXT = find_deployments_file().read_text("utf-8")
 
 
@@ -225,3 +231,75 @@ def test_prefect_is_pointed_here_while_it_runs(tmp_path: Path, monkeypatch: pyte
     with _point_prefect_here("http://127.0.0.1:4200/api"):
         assert pointer.read_text("utf-8") == "[api]\n"
     assert pointer.read_text("utf-8") == "[api]\n"
+
+
+def test_a_start_that_fails_once_is_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed, then ended at once (memory still short, port still held), then well; then it ends again and again."""
+    monkeypatch.setattr(local_services, "_RESTART_PAUSE_SECONDS", 0.1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = tmp_path / "service.py"
+    script.write_text(
+        f"""
+import http.server, sys, threading, time
+from pathlib import Path
+starts = Path({str(tmp_path / "starts")!r})
+number = len(starts.read_text()) if starts.exists() else 0
+starts.write_text("x" * (number + 1))
+if number != 2:
+    sys.exit(9)
+server = http.server.HTTPServer(("127.0.0.1", {port}), http.server.SimpleHTTPRequestHandler)
+threading.Timer(3, server.shutdown).start()
+server.serve_forever()
+""",
+        "utf-8",
+    )
+    services = Services()
+    command = [sys.executable, str(script)]
+    services.start("mlflow-server", command, f"http://127.0.0.1:{port}/", dict(os.environ), tmp_path)
+    try:
+        with pytest.raises(RuntimeError, match=r"mlflow-server ended 6 times, see "):
+            _keep_running(services, "http://127.0.0.1:9/api", dict(os.environ))
+    finally:
+        services.stop()
+    assert (tmp_path / "starts").read_text("utf-8") == "x" * 6
+    said = capsys.readouterr().out
+    assert said.count("mlflow-server ended with exit code 9; starting it again") == 4
+    assert "flow runs whose process is gone could not be marked" in said
+
+
+@pytest.mark.parametrize("given", [None, "events"])
+def test_prefects_database_does_not_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """Of a watched folder, each look is a flow run; the user's own wish goes first. As Prefect itself reads it."""
+    monkeypatch.delenv(VACUUM, raising=False)
+    if given:
+        monkeypatch.setenv(VACUUM, given)
+    environment = _make_environment(tmp_path, "http://127.0.0.1:4200/api", "http://127.0.0.1:5000")
+    monkeypatch.setenv(VACUUM, environment[VACUUM])
+    found = ServerServicesDBVacuumSettings().enabled_vacuum_types
+    assert ("flow_runs" in found) == (given is None)
+    assert "events" in found
+
+
+def test_where_prefects_pointer_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prefect.toml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with _point_prefect_here("http://127.0.0.1:4200/api"):
+        pass
+    assert "export PREFECT_API_URL=http://127.0.0.1:4200/api" in capsys.readouterr().out
+
+
+def test_somebody_elses_pointer_in_another_encoding_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pointer = tmp_path / "prefect.toml"
+    pointer.write_bytes("# über".encode("latin-1"))
+    monkeypatch.chdir(tmp_path)
+    with _point_prefect_here("http://127.0.0.1:4200/api"):
+        pass
+    assert pointer.read_bytes() == "# über".encode("latin-1")

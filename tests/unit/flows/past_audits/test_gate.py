@@ -8,7 +8,16 @@ import pytest
 
 from lavise.configs.errors import UserError
 from lavise.configs.policy import Policy, load_policy
-from lavise.flows.past_audits.gate import GateResult, gate_run, list_broken_rules, read_verdicts, record_verdict
+from lavise.flows.past_audits import gate
+from lavise.flows.past_audits.gate import (
+    GateResult,
+    announce_outcome,
+    gate_run,
+    list_broken_rules,
+    read_verdicts,
+    record_verdict,
+)
+from lavise.flows.shared.results import RunResult
 from lavise.storage.tracking import MlflowTracker, NullTracker
 from tests.unit.flows.helpers import (
     UNKNOWN_RUN,
@@ -218,3 +227,17 @@ def test_a_comparison_that_should_be_there_and_is_not_passes_nothing(
     assert result.outcome == read_verdicts(root / "runs" / run_id).outcome == "invalid"
     assert tags_of(tracker, run_id)["lavise.gate"] == "invalid"
     assert gate_run(run_id, write_policy(tmp_path, LAX), None, tracker, root).outcome == "passed"
+
+
+def test_a_policy_that_could_not_be_applied_is_announced_too(
+    root: Path, tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as not passed, and whoever waits for an event would wait for ever."""
+    told: list[GateResult] = []
+    monkeypatch.setattr(gate, "announce", told.append)
+    run_id = audit(tracker, root)
+    folder = root / "runs" / run_id
+    for outcome in (None, "invalid"):
+        announce_outcome(RunResult(run_id, None, folder, {}, {}, 0, "before", outcome))
+    ((run, outcome, compared_with, verdicts),) = [(r.run_id, r.outcome, r.compared_with, r.verdicts) for r in told]
+    assert (run, outcome, compared_with, verdicts) == (run_id, "invalid", "before", ())

@@ -19,6 +19,7 @@ from lavise.configs.schema import StorageSettings, TrackingSettings
 from lavise.flows.notebook import open_audit
 from lavise.flows.past_audits.past_runs import open_past_run, open_stores
 from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.state.files import write_json
 from lavise.storage.tracking import MlflowRun, MlflowTracker, NullTracker
 from lavise.tasks.engine.stage import Stage
 from tests.unit.flows.helpers import UNKNOWN_RUN, client_of, make_config, make_tracker, write_run_folder
@@ -283,6 +284,34 @@ def test_opening_a_folder_in_a_notebook_makes_nothing(tmp_path: Path, monkeypatc
 
 
 # Whom credentials are for
+
+
+def test_the_copy_of_a_checkpoint_is_found_where_the_state_folder_is_now(tmp_path: Path) -> None:
+    """The settings name it by the place where the folder was."""
+    before, now, name = tmp_path / "before", tmp_path / "now", f"{'a' * 64}.pt"
+    config = make_config(before, model={"weights": str(before / "checkpoints" / name)})
+    folder = write_run_folder(before / "runs" / UNKNOWN_RUN, config)
+    write_json(folder / "artefacts.json", {"stages": {}, "checkpoint_file": name})
+    (before / "checkpoints").mkdir()
+    (before / "checkpoints" / name).write_bytes(b"weights")
+    found = open_past_run(str(folder), NullTracker(), tmp_path)
+    assert found.config.model.weights == str(before / "checkpoints" / name)
+    before.rename(now)
+    moved = open_past_run(str(now / "runs" / UNKNOWN_RUN), NullTracker(), tmp_path)
+    assert moved.config.model.weights == str(now / "checkpoints" / name)
+    (now / "checkpoints" / name).unlink()
+    gone = open_past_run(str(now / "runs" / UNKNOWN_RUN), NullTracker(), tmp_path)
+    assert gone.config.model.weights == str(before / "checkpoints" / name)
+
+
+def test_a_copys_name_leads_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "other.pt").write_bytes(b"weights")
+    config = make_config(tmp_path, model={"weights": "/away/x.pt"})
+    folder = write_run_folder(tmp_path / "state" / "runs" / UNKNOWN_RUN, config)
+    (tmp_path / "state" / "checkpoints").mkdir()
+    for name in ("../../other.pt", str(tmp_path / "other.pt"), 5):
+        write_json(folder / "artefacts.json", {"stages": {}, "checkpoint_file": name})
+        assert open_past_run(str(folder), NullTracker(), tmp_path).config.model.weights == "/away/x.pt"
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,24 @@ def test_the_newest_first_with_what_was_explained(root: Path) -> None:
     assert runs[0].damage == ""
     assert (runs[0].num_explained, runs[0].num_filters, runs[0].layers) == (3, 4, ("tail",))
     assert runs[0].gate == ""
+
+
+def test_a_copy_without_times_has_the_same_order(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for hour, run in ((3, FIRST), (2, SECOND)):
+        about = root / "runs" / run / "environment.json"
+        write_json(about, {**json.loads(about.read_text("utf-8")), "written": f"2026-11-28T0{hour}:00:00+00:00"})
+    copy = tmp_path_factory.mktemp("copy") / "state"
+    shutil.copytree(root, copy, copy_function=shutil.copyfile)
+    for place in (root, copy):
+        assert [run.run_id for run in list_runs(place)] == [FIRST, SECOND]
+        assert resolve_run("latest", place) == FIRST
+
+
+@pytest.mark.parametrize("written", ["yesterday", 5, None])
+def test_a_time_that_is_none(root: Path, written: object) -> None:
+    about = root / "runs" / SECOND / "environment.json"
+    write_json(about, {**json.loads(about.read_text("utf-8")), "written": written})
+    assert [bool(run.damage) for run in list_runs(root) if run.run_id == SECOND] == [written is not None]
 
 
 def test_the_gate_is_told(root: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from lavise.flows.audit.run import digest_identity
 from lavise.flows.audit.run_folder import find_snapshot
 from lavise.flows.repeats.reaudit import (
     MAX_ATTEMPTS,
+    MAX_ENDS,
     STATE_TAG,
     CheckpointOutcome,
     Reaudit,
@@ -227,6 +230,19 @@ def test_a_mistake_in_the_settings_ends_the_look_and_counts_against_no_checkpoin
     assert watched.outcomes() == {"epoch1.pth": "audited"}
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_full_or_failing_disk_outside_of_stages_counts_against_no_checkpoint(watched: Watched, number: int) -> None:
+    """While results are written down, for example, or copied to MLflow."""
+    watched.drop("epoch1.pth", make_weights(1))
+    watched.audits.during = raising(OSError(number, os.strerror(number), "runs/x.partial/report.html"))
+    for _ in range(MAX_ATTEMPTS + 1):
+        with pytest.raises(UserError, match=r"report\.html'\); .*, and run it again: what was finished is kept$"):
+            watched.make_reaudit().run()
+    assert {r.tags[STATE_TAG] for r in watched.find_runs("FAILED")} == {"settings"}
+    watched.audits.during = lambda config, occasion: None
+    assert watched.outcomes() == {"epoch1.pth": "audited"}
+
+
 def test_a_mistake_that_leaves_no_run_is_no_mark_on_an_earlier_one(watched: Watched) -> None:
     """What an audit finds before it begins leaves no run; the FAILED one is of another fault and goes on counting."""
     watched.drop("epoch1.pth", make_weights(1))
@@ -298,6 +314,32 @@ def test_a_mistake_in_the_settings_is_nobodys_checkpoint(watched: Watched) -> No
     assert watched.find_runs() == []
 
 
+def test_audits_that_ended_with_their_container_are_counted(watched: Watched) -> None:
+    """Another host name each night, so that nobody can look for the process: the runs go on saying RUNNING."""
+    path = watched.drop("epoch1.pth", make_weights(1), age=60)
+    watched.drop("epoch2.pth", make_weights(2), age=30)
+    for night in range(MAX_ENDS):
+        tags = {file_tag(path): "seen", "lavise.config_digest": digest_identity(watched.config)}
+        run = watched.tracker.start("tiny epoch1.pth", tags)
+        stage = watched.tracker.start("extract", {}, run.run_id)
+        for started in (run, stage):
+            started.set_tags({"lavise.host": f"container-{night}", "lavise.pid": "1"})
+    assert watched.outcomes() == {"epoch1.pth": "given up", "epoch2.pth": "audited"}
+    assert {r.status for r in watched.find_runs()} == {"KILLED", "FINISHED"}
+
+
+def test_a_run_of_somebody_who_is_at_work_is_left_alone(watched: Watched) -> None:
+    path = watched.drop("epoch1.pth", make_weights(1))
+    run = watched.tracker.start(
+        "tiny epoch1.pth", {file_tag(path): "seen", "lavise.config_digest": digest_identity(watched.config)}
+    )
+    with held(watched.make_reaudit()._lock_path(digest_tensors(make_weights(1)))):
+        assert watched.outcomes() == {"epoch1.pth": "busy"}
+    (found,) = watched.find_runs()
+    assert (found.run_id, found.status) == (run.run_id, "RUNNING")
+
+
+# Two at a time
 # Two at a time
 
 

@@ -164,6 +164,24 @@ def test_weights_that_are_kept_elsewhere_are_not_copied(tmp_path: Path) -> None:
         load_packed_network(folder)
 
 
+def test_a_copy_of_a_checkpoint_is_found_in_a_state_folder_that_has_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch, before, now = f"{Small.__module__}:Small", tmp_path / "before", tmp_path / "now"
+    weights, folder = before / "checkpoints" / f"{'a' * 64}.pt", tmp_path / "packed"
+    for made in (weights.parent, folder):
+        made.mkdir(parents=True)
+    torch.save(load({"arch": arch}, seed=4).network.state_dict(), weights)
+    settings = ModelSettings.model_validate({"arch": arch, "weights": str(weights)})
+    model = load_target_model(settings, seed=1)
+    save_packed_network(PackedNetwork(model, None, "conv", keep_weights(settings, seed=1)), folder)
+    before.rename(now)
+    with pytest.raises(UserError, match=r"a\.pt"):
+        load_packed_network(folder)
+    monkeypatch.setenv("LAVISE_HOME", str(now))
+    assert load_packed_network(folder).model.digest == model.digest
+
+
 def test_random_weights_are_drawn_again(tmp_path: Path) -> None:
     settings = ModelSettings.model_validate({"arch": f"{Small.__module__}:Small", "weights": "random"})
     model = load_target_model(settings, seed=3)

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from lavise.configs.errors import UserError
+from lavise.storage.checkpoint_sources.base import FoundCheckpoint
+from lavise.storage.checkpoint_sources.snapshots import take_snapshot
+from lavise.storage.models.weight_files import WEIGHT_SUFFIXES
 from lavise.storage.state.artefacts import ArtefactStore
+from lavise.storage.state.digest import digest_file
 from lavise.storage.state.housekeeping import (
     Reason,
     StageUse,
@@ -491,3 +495,15 @@ def test_disk_use(tmp_path: Path) -> None:
 
 
 # Holding the state folder
+
+
+@pytest.mark.parametrize("suffix", WEIGHT_SUFFIXES)
+def test_the_copy_of_a_checkpoint_of_every_kind_is_known(tmp_path: Path, suffix: str) -> None:
+    """A name that gc does not take for a copy's would stop it for ever."""
+    path = tmp_path / f"epoch1{suffix}"
+    path.write_bytes(b"weights")
+    copy = take_snapshot(FoundCheckpoint(path.name, path, digest_file(path)), tmp_path / "checkpoints")
+    folder = tmp_path / "runs" / RUN_A
+    folder.mkdir(parents=True)
+    (folder / "artefacts.json").write_text(json.dumps({"stages": {}, "checkpoint_file": copy.name}), "utf-8")
+    assert find_references(tmp_path, set()).checkpoints == {copy.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import operator
@@ -17,10 +18,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from lavise.configs.errors import UserError
 from lavise.configs.schema import StatisticsSettings
 from lavise.storage.state.progress import Bar
 from lavise.tasks.engine.cluster import StatisticsCluster
@@ -238,3 +241,44 @@ def test_address_that_cannot_be_reached_is_the_users_mistake() -> None:
 
 def test_unreachable_scheduler_does_not_stop_another_cluster() -> None:
     assert run_unreachable(go_on=True).splitlines()[-1] == "[None, None]"
+
+
+@pytest.mark.parametrize("resources", [None, {"lavise": 1.0}])
+def test_what_a_task_says_of_a_server_that_does_not_answer_is_raised(
+    own_cluster: Any, resources: dict[str, float] | None
+) -> None:
+    """ETIMEDOUT is a TimeoutError, as is that of waiting for a result."""
+    settings = StatisticsSettings(scheduler=own_cluster.scheduler_address)
+    with StatisticsCluster(settings) as running, pytest.raises(TimeoutError, match="file server"):
+        list(running.stream("read", _fail_as_nfs_does, [1], resources))
+
+
+def test_something_else_at_the_address_of_a_scheduler(own_cluster: Any) -> None:
+    """Its dashboard's port is an easy slip; a Client would wait there for ever."""
+    port = own_cluster.scheduler.http_server.port
+    for address, reason in (
+        (f"tcp://127.0.0.1:{port}", "dashboard"),
+        (next(iter(own_cluster.workers.values())).worker_address, "it is a Worker"),
+        (own_cluster.scheduler_address.replace("tcp://", "tls://"), "distributed.comm.tls"),
+    ):
+        expected = rf"^statistics\.scheduler: found '{address}', .*{reason}"
+        with (
+            StatisticsCluster(StatisticsSettings(scheduler=address)) as running,
+            pytest.raises(UserError, match=expected) as caught,
+        ):
+            running.map("roots", math.sqrt, [4.0])
+        assert "\n" not in str(caught.value)
+
+
+def _fail_as_nfs_does(_: int) -> None:
+    raise OSError(errno.ETIMEDOUT, "Connection timed out", "file server")
+
+
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[Any]:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", resources={"lavise": 1}
+    ) as cluster:
+        yield cluster
