@@ -88,17 +88,18 @@ def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
 
 def make_absolute(config: Config) -> Config:
     """The same settings with absolute paths, so that they mean the same from another folder."""
-    return Config.model_validate(_make_absolute(config).model_dump(mode="json"))
+    return Config.model_validate(with_absolute_paths(config).model_dump(mode="json"))
 
 
-def _make_absolute(settings: Settings) -> Settings:
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The same settings, those within them too, with absolute paths."""
     changed: dict[str, Any] = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, Settings):
-            changed[name] = _make_absolute(value)
+            changed[name] = with_absolute_paths(value)
         elif _holds_settings(value):
-            changed[name] = tuple(map(_make_absolute, value))
+            changed[name] = tuple(map(with_absolute_paths, value))
         elif isinstance(value, Path):
             changed[name] = value.absolute()
         elif any(isinstance(mark, PathUnless | CallableOfFile) and mark.is_path(value) for mark in field.metadata):

@@ -241,9 +241,9 @@ class LayerAudit:
         handle = self._run(explain.STAGE, read, explain.explain_layer)
         if not validated.info["is_valid"] and not self._subject.title:
             log.warning(
-                "  layer %s: the explainer names held-out regions no better than chance (p = %.3f), so that no filter "
-                "is explained; %s",
-                *(self._layer, find_worst_p_value(validated), WHAT_HELPS),
+                "  layer %s: that the explainer names held-out regions better than chance is not shown (p = %.3f; "
+                "needed: %g at most), so that no filter is explained; %s",
+                *(self._layer, find_worst_p_value(validated), validation.MAX_P_VALUE, WHAT_HELPS),
             )
         return handle
 

@@ -20,17 +20,27 @@ from lavise.configs.schema import Config
 from lavise.flows.shared.console import escape, make_console
 from lavise.storage.datasets.base import Reference
 from lavise.storage.datasets.formats import find_format
+from lavise.storage.datasets.readers.image_folder import list_class_folders
 from lavise.storage.datasets.recognised_layouts import guess_layouts
 from lavise.storage.images.picture_files import has_picture
 from lavise.storage.models.architectures import find_architecture
+from lavise.storage.models.checkpoint_files import INDEX_SUFFIX
+from lavise.storage.models.distributed_checkpoints import is_distributed_folder
 from lavise.storage.models.recognised_networks import RecognisedNetwork, recognise_network
-from lavise.storage.models.weight_files import WEIGHT_SUFFIXES, is_companion_name, is_weights_name, read_weights
+from lavise.storage.models.weight_files import (
+    WEIGHT_SUFFIXES,
+    is_companion_name,
+    is_shard_name,
+    is_weights_name,
+    read_weights,
+)
 from lavise.storage.state.files import write_atomically
 from lavise.storage.state.text import printable
 
 log = logging.getLogger("lavise")
 _DRAWN = ("openmoji", "patterns")
 _PICTURE_FOLDERS = ("pictures", "images", "photos", "target", "imgs", "data")
+_LABEL_FOLDERS = ("labelled", "labeled", "labels", "reference", "train", "training", "annotated")
 _LAYERS_HINT = "layers: [NAME]  # default: the last map; `lavise layers` on this file lists them"
 _NUM_SHOWN = 5
 _MAX_FOLDERS = 50
@@ -81,8 +91,8 @@ def write_first_config(named: Named, out: Path, force: bool) -> Config:
     if not named.folder.is_dir():
         raise UserError(f"folder: found {str(named.folder)!r}, which is no folder; give one, or leave it out")
     model = _describe_model(named)
-    reference = _describe_reference(named, model)
     target = _describe_target(named)
+    reference = _describe_reference(named, model, Path(target.settings["root"]))
     name = named.name or re.sub(r"[^A-Za-z0-9._-]+", "-", named.folder.resolve().name).strip("-._") or "audit"
     parts = {"model": model, "reference": reference, "target": target}
     config = validate_config({"name": name, **{k: dict(p.settings) for k, p in parts.items()}}, "init")
@@ -111,6 +121,11 @@ def _describe_model(named: Named) -> _Part:
     weights = named.weights or _find_weights(named.folder)
     is_path = not weights.startswith("package:") and weights not in ("random", "pretrained")
     shown = str(Path(weights).expanduser().absolute()) if is_path else weights
+    if is_path and is_shard_name(Path(shown).name):
+        raise UserError(
+            f"--weights: found {Path(shown).name!r}, one part of a checkpoint in several files; give their folder, or "
+            "the index beside them"
+        )
     if named.arch:
         return _Part({"arch": named.arch, "weights": shown}, "as named")
     if is_path and (Path(shown) / "config.json").is_file():
@@ -153,12 +168,8 @@ def _choose_key(keys: Sequence[str], listed: str) -> str:
 
 
 def _find_weights(folder: Path) -> str:
-    found = sorted(
-        path
-        for pattern in ("*", "*/*")
-        for path in folder.glob(pattern)
-        if is_weights_name(path.name) and not is_companion_name(path.name) and path.is_file()
-    )
+    found = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if _is_checkpoint(path))
+    found = [path for path in found if path.parent not in found]  # not what lies in a folder that is one
     if len(found) == 1:
         return str(found[0])
     names = ", ".join(path.relative_to(folder).as_posix() for path in found[:_NUM_SHOWN])
@@ -168,41 +179,81 @@ def _find_weights(folder: Path) -> str:
     return _ask("weights", "checkpoint", f"found {what}; name the file")
 
 
+def _is_checkpoint(path: Path) -> bool:
+    """A file of weights, the index of those in shards, or a folder of torch.distributed.checkpoint."""
+    if path.is_dir():
+        return is_distributed_folder(path)
+    whole = is_weights_name(path.name) and not is_companion_name(path.name)
+    return path.is_file() and (whole or path.name.endswith(INDEX_SUFFIX))
+
+
 # Data
 
 
-def _describe_reference(named: Named, model: _Part) -> _Part:
-    """The first layout, of all that the folder may have, in which the real reader finds labels."""
+def _describe_reference(named: Named, model: _Part, target: Path | None) -> _Part:
+    """The first layout, of all that the folder may have, in which the real reader finds labels.
+
+    Args:
+        target: folder of the pictures that need no labels. It is a reference only where nothing else looks like one.
+    """
     labels = named.labels
     if labels in _DRAWN:
         return _Part({"kind": labels}, "drawn by the run; it teaches no words for photographs")
-    roots = [Path(labels).expanduser()] if labels else _list_folders(named)
     failures: dict[str, str] = {}
-    for root in roots:
-        for settings in guess_layouts(root):
-            read = _try_reading(settings, model, failures)
-            if read is not None:
-                what = (
-                    f"{len(read.train.records):,} pictures to train on, {len(read.evaluation.records):,} to evaluate on"
-                )
-                own = {**settings, "root": str(Path(settings["root"]).absolute())}
-                folders = tuple(sorted(read.train.concepts)) if settings["kind"] == "image_folder" else ()
-                return _Part(own, f"{what}, {len(read.train.concepts):,} categories", folders)
+    if labels:
+        found = _find_labels([Path(labels).expanduser().absolute()], model, failures)
+    else:
+        whole = named.folder.absolute()
+        others = [folder for folder in _list_folders(whole) if target is None or folder.resolve() != target.resolve()]
+        found = _find_labels(others, model, failures) or _find_labels([whole], model, failures, with_folders=False)
+        if found is None and not failures:
+            found = _find_labels([whole, *([target] if target else [])], model, failures)
+    if found is not None:
+        is_target = target is not None and Path(found.settings["root"]).resolve() == target.resolve()
+        same = "; the same folder as the target, whose own pictures teach the words then" if is_target else ""
+        return replace(found, remark=f"{found.remark}{same}")
     reasons = "; ".join(f"as {kind}: {reason}" for kind, reason in list(failures.items())[:_NUM_SHOWN])
-    where = str(roots[0]) if labels else f"{named.folder} and the folders in it"
+    where = labels or f"{named.folder} and the folders in it"
     why = (
         f"found no labelled pictures in {where}{f' ({reasons})' if reasons else ''}; name their folder "
         "(layouts: docs/data.md), or `openmoji` (drawn scenes, which teach no words for photographs)"
     )
     if labels:
         raise UserError(f"--labels: {printable(why)}")
-    return _describe_reference(replace(named, labels=_ask("labels", "labelled pictures", why)), model)
+    return _describe_reference(replace(named, labels=_ask("labels", "labelled pictures", why)), model, target)
 
 
-def _list_folders(named: Named) -> list[Path]:
-    below = sorted(p for p in named.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    taken = named.pictures.resolve() if named.pictures else None
-    return [p for p in (*below[:_MAX_FOLDERS], named.folder) if p.resolve() != taken]
+def _list_folders(folder: Path) -> list[Path]:
+    """Those that are called as labelled data often are come first."""
+    below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(below, key=lambda path: path.name.lower() not in _LABEL_FOLDERS)[:_MAX_FOLDERS]
+
+
+def _find_labels(
+    roots: Sequence[Path], model: _Part, failures: dict[str, str], with_folders: bool = True
+) -> _Part | None:
+    """The first of these folders that a reader can read.
+
+    Args:
+        failures: by kind of data set, gets why a reader has refused.
+        with_folders: whether folders of pictures may be classes.
+    """
+    for root in roots:
+        for settings in guess_layouts(root):
+            is_folders = settings["kind"] == "image_folder"
+            if is_folders and not with_folders:
+                continue
+            read = _try_reading(settings, model, failures)
+            if read is None:
+                continue
+            sizes = [f"{len(read.train.records):,} pictures to train on"]
+            sizes += [f"{len(read.evaluation.records):,} to evaluate on", f"{len(read.train.concepts):,} categories"]
+            own = {**settings, "root": str(Path(settings["root"]).absolute())}
+            classes = list_class_folders(root) if is_folders else {}
+            # Two folders of one name would be one category, and the network has two outputs.
+            folders = tuple(classes.values()) if len(set(classes.values())) == len(classes) else ()
+            return _Part(own, ", ".join(sizes), folders)
+    return None
 
 
 def _try_reading(settings: Mapping[str, Any], model: _Part, failures: dict[str, str]) -> Reference | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
+from lavise.configs.loading import make_absolute
 from lavise.configs.schema import Config, StorageSettings, TrackingSettings, WordSettings
 from lavise.flows.doctor.check import Check, Report, Status, run_check
 from lavise.flows.doctor.contents import check_contents
@@ -62,6 +63,7 @@ def examine(config: Config | None) -> list[Check]:
     Args:
         config: also check what this audit needs; None checks the installation and the defaults.
     """
+    config = make_absolute(config) if config else None  # as an audit does
     root = (config.storage if config else StorageSettings()).root
     looks: list[tuple[str, Callable[[], Report]]] = [
         ("Python", check_python),

@@ -17,10 +17,11 @@ from lavise.configs.drawn_pictures import Drawn
 from lavise.configs.errors import UserError
 from lavise.configs.schema import Config
 from lavise.flows.doctor.check import Check, ok
-from lavise.flows.doctor.inputs import find_data_faults
+from lavise.flows.doctor.inputs import find_data_faults, is_quickly_read
 from lavise.storage.datasets.formats import find_format, find_target_format
 from lavise.storage.state.environment import find_state_root
 from lavise.storage.state.files import make_private_folder
+from lavise.storage.state.text import printable
 
 if TYPE_CHECKING:
     from lavise.storage.datasets.base import Dataset, ImageRecord
@@ -31,6 +32,7 @@ _HEADER_SECONDS = 4.0
 _NUM_HEADERS = 200
 _NUM_SAMPLES = 10
 _NUM_CATEGORIES = 3
+_NUM_LOST = 8
 _T = TypeVar("_T")
 
 
@@ -53,6 +55,8 @@ def check_contents(config: Config) -> Iterator[Check]:
         for name, part in parts.items():
             yield ok(name, describe_part(part))
         yield from _tell_left_out(role, parts)
+        if role == "reference":
+            yield from check_categories(config, *parts.values())
         records = [record for part in parts.values() for record in part.records]
         yield from check_headers(role, records)
         samples[role] = choose_samples(next(iter(parts.values())).records)
@@ -116,6 +120,39 @@ def _tell_left_out(role: str, parts: dict[str, Dataset]) -> Iterator[Check]:
     for line in dict.fromkeys(lines):
         what, _, advice = line.partition("; set ")
         yield Check(f"{role} notes", "warning", what, f"set {advice}") if advice else ok(f"{role} notes", what)
+
+
+def check_categories(config: Config, train: Dataset, evaluation: Dataset) -> Iterator[Check]:
+    """Whether the reference's categories have word vectors, and are enough to judge an explainer by.
+
+    Args:
+        train, evaluation: both parts of the reference.
+    """
+    from lavise.storage.words.word_vectors import load_word_vectors, match_category
+    from lavise.tasks.explainer.validation import MIN_CATEGORIES
+
+    if train.concepts and is_quickly_read(config.words):
+        vectors, language = load_word_vectors(config.words), config.words.language
+        lost = [name for name in train.concepts if match_category(vectors, name, language).how == "missing"]
+        shown = ", ".join(map(printable, lost[:_NUM_LOST])) + (", ..." if len(lost) > _NUM_LOST else "")
+        if lost:
+            yield Check(
+                "words of categories",
+                "failed" if len(lost) == len(train.concepts) else "warning",
+                f"{len(lost)} of {len(train.concepts)} categories have no word vector: {shown}",
+                "no region of theirs is learned from; call them otherwise, or set words.vectors to vectors of the same "
+                "language, with lower-case words",
+            )
+        else:
+            yield ok("words of categories", f"all {len(train.concepts):,} categories have word vectors")
+    counts = evaluation.count_images_with()
+    if (num := sum(counts[name] > 0 for name in evaluation.concepts)) < MIN_CATEGORIES:
+        yield Check(
+            "categories",
+            "warning",
+            f"{num} categories; the test over categories, whether an explainer can be believed, takes {MIN_CATEGORIES}",
+            "more categories, if there are; without, the test over pictures alone decides (docs/method.md)",
+        )
 
 
 def check_headers(role: str, records: Sequence[ImageRecord]) -> Iterator[Check]:

@@ -30,10 +30,9 @@ def check_word_vectors(words: WordSettings) -> Iterator[Check]:
     """The word vectors and the word list are there and can be read."""
     from lavise.storage.words.word_vectors import find_vectors_file, load_word_vectors, read_word_list
 
-    files = find_vectors_file(words)
     listed = f"; {len(read_word_list(words.vocabulary_file)):,} words listed" if words.vocabulary_file else ""
-    size = sum(path.stat().st_size for path in files.values())
-    if "matrix" not in files and size > _WHOLE_VECTORS_BYTES:  # would take minutes, and all of the memory
+    if not is_quickly_read(words):
+        size = sum(path.stat().st_size for path in find_vectors_file(words).values())
         found = f"{size / 10**6:,.0f} MB, not read through"
     else:
         vectors = load_word_vectors(words)
@@ -41,6 +40,14 @@ def check_word_vectors(words: WordSettings) -> Iterator[Check]:
         unusable = "".join(f"; {count:,} x {reason}" for reason, count in vectors.left_out.items())
         found = f"{number:,} words of {length} numbers, first {vectors.words[0]!r}{unusable}"
     yield ok("word vectors", f"{words.vectors}: {found}{listed}")
+
+
+def is_quickly_read(words: WordSettings) -> bool:
+    """Of others, a look at all vectors would take minutes, and all of the memory."""
+    from lavise.storage.words.word_vectors import find_vectors_file
+
+    files = find_vectors_file(words)
+    return "matrix" in files or sum(path.stat().st_size for path in files.values()) <= _WHOLE_VECTORS_BYTES
 
 
 def check_demo() -> Iterator[Check]:

@@ -60,8 +60,6 @@ class CsvTable:
             return self.header.index(name)
         close = difflib.get_close_matches(name, self.header, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        if len(self.header) == 1 and any(c in self.header[0] for c in ";\t"):
-            hint = "; separate the cells by commas"
         shown = ", ".join(clean_name(column) for column in self.header if column)
         raise UserError(f"{setting}: {self.path} has no column {name!r}; allowed: {shown}{hint}")
 
@@ -90,6 +88,9 @@ def read_table(path: Path, setting: str, thing: str = "picture") -> CsvTable:
     header = tuple(cell.strip() for cell in found)
     if not any(header):
         raise UserError(f"{setting}: {path} is empty; allowed: a header line and a line for each {thing}")
+    if len(header) == 1 and (mark := next((c for c in ";\t" if c in header[0]), None)):
+        called = "semicolons" if mark == ";" else "tabs"
+        raise UserError(f"{setting}: the cells of {path} are separated by {called}; allowed: commas")
     twice = [clean(name) for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise UserError(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lavise.configs.base import Settings
+from lavise.configs.loading import with_absolute_paths
 from lavise.storage.datasets import readers
 from lavise.storage.datasets.base import Dataset, Reference
 from lavise.storage.packed_list import PackedList
@@ -50,7 +52,7 @@ def register_format(kind: str, known: Format) -> None:
     """Whatever has settings of this kind, as a reference, is read so."""
 
     def read(settings: Any, seed: int) -> Reference:
-        found = known.read(settings, seed)
+        found = known.read(_at_one_place(settings), seed)
         return Reference(_set_range(found.train, settings), _set_range(found.evaluation, settings))
 
     _FORMATS[kind] = replace(known, read=read)
@@ -58,7 +60,14 @@ def register_format(kind: str, known: Format) -> None:
 
 def register_target_format(kind: str, known: TargetFormat) -> None:
     """Whatever has settings of this kind, as a target, is read so."""
-    _TARGET_FORMATS[kind] = replace(known, read=lambda settings: _set_range(known.read(settings), settings))
+    _TARGET_FORMATS[kind] = replace(
+        known, read=lambda settings: _set_range(known.read(_at_one_place(settings)), settings)
+    )
+
+
+def _at_one_place(settings: Any) -> Any:
+    """With absolute paths, as an audit has them, whoever else reads: readers join paths in many ways."""
+    return with_absolute_paths(settings) if isinstance(settings, Settings) else settings
 
 
 def _set_range(dataset: Dataset, settings: Any) -> Dataset:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lavise.configs.errors import UserError
+from lavise.storage.datasets.csv_tables import read_table
 from lavise.storage.datasets.readers.coco_file import name_image
 from lavise.storage.images.images import IMAGE_SUFFIXES
 
@@ -30,6 +31,10 @@ _LAYOUT_WORDS = frozenset(
 _TRAIN, _EVALUATION = ("train",), ("val", "test")
 _MAX_DEPTH, _MAX_ENTRIES, _PICTURES_KEPT = 4, 500_000, 20
 _MAX_JSONS, _MAX_JSON_BYTES = 32, 2 * 10**9
+_MAX_TABLES, _ROWS_TRIED, _FOLDERS_TRIED = 8, 50, 50
+_LABEL_COLUMNS = ("label", "labels", "class", "classes", "class_name", "category", "categories", "tag", "tags")
+_YES_OR_NO = frozenset("1 1.0 0 0.0 -1 -1.0 true false yes no".split()) | {""}
+_SEPARATORS = ("|", ";")
 _LIKELY_JSON = ("instances", "coco", "train", "val", "annotations", "panoptic", "lvis")
 
 
@@ -105,6 +110,17 @@ class _Folder:
 
     def has_folder(self, name: str) -> bool:
         return name in self._known_folders
+
+    def has_picture(self, cell: str) -> bool:
+        """Whether a cell of a table names a picture below the folder, with or without its path and ending."""
+        name = cell.strip().replace("\\", "/").rpartition("/")[2]
+        if not name or "\0" in name:
+            return False
+        endings = ("",) if Path(name).suffix.lower() in IMAGE_SUFFIXES else tuple(sorted(IMAGE_SUFFIXES))
+        tries = [cell.strip(), name, *(f"{inside}/{name}" for inside in self.folders[:_FOLDERS_TRIED])]
+        with suppress(OSError, ValueError):  # a name that no file can have
+            return any((self.root / f"{place}{ending}").is_file() for place in tries for ending in endings)
+        return False
 
     def match(self, *patterns: str, depth: int = 2) -> list[str]:
         """Files whose own name is like one of the patterns, in so many folders at most."""
@@ -226,8 +242,20 @@ def _guess_pascal_voc(folder: _Folder) -> Iterator[Settings]:
 
 
 def _guess_yolo(folder: _Folder) -> Iterator[Settings]:
-    if folder.match("*.yaml", "*.yml", "*.data", "classes.txt") and folder.match("*.txt", depth=_MAX_DEPTH):
+    if folder.match("*.yaml", "*.yml", "*.data", "classes.txt") and _has_texts_of_pictures(folder):
         yield {}
+
+
+def _has_texts_of_pictures(folder: _Folder) -> bool:
+    """Whether a text file is called as a picture is, or lies in a folder `labels`, or lists pictures."""
+    texts = folder.match("*.txt", depth=_MAX_DEPTH)
+    stems = {name.rpartition("/")[2].rpartition(".")[0] for name in folder.pictures}
+    return any(
+        "labels" in name.split("/")[:-1]
+        or (stem := name.rpartition("/")[2].removesuffix(".txt")) in stems
+        or _is_split(stem)
+        for name in texts
+    )
 
 
 def _guess_huggingface(folder: _Folder) -> Iterator[Settings]:
@@ -241,8 +269,31 @@ def _guess_webdataset(folder: _Folder) -> Iterator[Settings]:
 
 
 def _guess_csv(folder: _Folder) -> Iterator[Settings]:
-    for name in folder.match("*.csv", depth=1)[:1]:
-        yield {"file": str((folder.root / name).absolute())}
+    """A table of which a column names pictures; its labels are columns of 1 and 0, or in a column that is called so."""
+    for name in folder.match("*.csv", depth=1)[:_MAX_TABLES]:
+        path = (folder.root / name).absolute()
+        try:
+            table = read_table(path, "reference.file")
+        except UserError:
+            yield {"file": str(path)}  # its reader says why
+            continue
+        rows = [cells for _, cells in table.rows[:_ROWS_TRIED]]
+        named = [sum(folder.has_picture(cells[column]) for cells in rows) for column in range(len(table.header))]
+        if not any(named):
+            continue
+        image = named.index(max(named))
+        own: Settings = {"file": str(path)} | ({"image_column": table.header[image]} if table.header[image] else {})
+        others = [column for column, title in enumerate(table.header) if column != image and title]
+        likely = [column for column in others if table.header[column].lower() in _LABEL_COLUMNS]
+        if all(cells[column].strip().lower() in _YES_OR_NO for cells in rows for column in others):
+            yield own
+        elif likely or len(others) == 1:
+            column = (likely or others)[0]
+            texts = [cells[column] for cells in rows]
+            separator = next((mark for mark in _SEPARATORS if any(mark in text for text in texts)), None)
+            yield {**own, "label_column": table.header[column], **({"separator": separator} if separator else {})}
+        else:
+            yield own
 
 
 def _guess_image_folder(folder: _Folder) -> Iterator[Settings]:

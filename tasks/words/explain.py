@@ -51,7 +51,7 @@ from lavise.tasks.words.word_images import ImagesOfWord, find_word_images
 from lavise.tasks.words.word_rows import FoundWords, WordRows
 from lavise.tasks.words.word_truth import load_word_truth
 
-STAGE = Stage("explain", version=8, uses_device=True, libraries=("scipy", "simplemma"))
+STAGE = Stage("explain", version=9, uses_device=True, libraries=("scipy", "simplemma"))
 OPEN: Mapping[str, torch.Tensor | None] = MappingProxyType({"open": None})
 _NAME_ROWS = 2048
 _WHOLE_IMAGES = 5000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lavise.storage.state.artefacts import Handle
+from lavise.tasks.explainer.validation import MAX_P_VALUE
 from lavise.tasks.masks.detection import load_detection
 from lavise.tasks.words.ranking import WordTruth
 
@@ -23,7 +24,8 @@ def load_word_truth(detection: Handle, validated: Handle, concepts: tuple[str, .
     invalid = ""
     if not validated.info["is_valid"]:
         invalid = (
-            f"the explainer names held-out regions no better than chance (p = {find_worst_p_value(validated):.3f})"
+            "the explainer names held-out regions no better than chance "
+            f"(p = {find_worst_p_value(validated):.3f}; needed: {MAX_P_VALUE:g} at most)"
         )
     return WordTruth(concepts, found.right, found.num_images > 0, invalid)
 

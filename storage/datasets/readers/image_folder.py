@@ -96,6 +96,14 @@ def load_image_folder_target(settings: ImageFolderTarget) -> Dataset:
     return Dataset(root.name, records, left_out=found.left_out)
 
 
+def list_class_folders(root: Path) -> dict[str, str]:
+    """The class of each folder that the reader takes for one, in the order in which trainers number their outputs:
+    that of the folders' own names (torchvision's ImageFolder). Of a split data set, those of the training part."""
+    placed = _place(root, find_pictures(root, "reference").paths)
+    names = _ClassNames("first")
+    return {f: names.name((f,)) for f in sorted({p.folders[0] for p in placed if p.folders and p.part in ("", TRAIN)})}
+
+
 def _place(root: Path, paths: Sequence[Path]) -> list[_Placed]:
     parts_of = {path: path.relative_to(root).parts[:-1] for path in paths}
     tops = {folders[0] for folders in parts_of.values() if folders}

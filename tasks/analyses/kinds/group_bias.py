@@ -64,15 +64,25 @@ def _show(rows_of: Mapping[str, Rows]) -> Iterator[TextTable]:
         found = sorted((r for r in rows if r["found"]), key=lambda r: (r["p_value"], -abs(r["difference"])))
         shown = "" if len(found) <= _NUM_DIFFERENCES else f"; the {_NUM_DIFFERENCES} clearest"
         least = sorted(r["least_difference"] for r in rows if r["least_difference"] is not None)
-        hint = (
-            f" (least difference that could be shown: about {100 * least[len(least) // 2]:.0f} points)" if least else ""
-        )
+        points = f"{100 * least[len(least) // 2]:.0f} points" if least else ""
+        hint = f" (one of about {points} would probably have been found)" if least else ""
         yield TextTable(
-            f"groups differ in {len(found)} of {len(rows)} {what}{hint}{shown}",
+            f"groups differ in {_count(found, rows, what)}{hint}{shown}",
             (what[:-1], "groups", "shares", "difference [95 % interval]", "q", "within strata"),
             [_show_row(row) for row in found[:_NUM_DIFFERENCES]],
             frozenset({2, 4}),
         )
+
+
+def _count(found: Rows, rows: Rows, what: str) -> str:
+    """Of several groups, each with all others has a row."""
+
+    def distinct(some: Rows) -> int:
+        return len({r.get("word") or (r.get("layer"), r["filter"]) for r in some})
+
+    counted = f"{distinct(found)} of {distinct(rows)} {what}"
+    several = len(rows) > distinct(rows)
+    return f"{counted}, in {len(found)} of {len(rows)} comparisons" if several else counted
 
 
 def _show_row(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision.models as models
+from safetensors.torch import save_file
+from torchvision.datasets import ImageFolder
 
 from lavise.configs.errors import CheckpointError, UserError
 from lavise.configs.loading import load_config
@@ -154,3 +157,92 @@ def test_a_hostile_name_stays_in_its_line(folder: Path, tmp_path: Path) -> None:
     write_first_config(Named(folder, labels=str(odd)), out, force=False)
     assert load_config(str(out)).seed == 0
     assert load_config(str(out)).reference.root == odd  # type: ignore[union-attr]
+
+
+def write_class_folders(root: Path, *names: str) -> None:
+    for number, name in enumerate(names * 3):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        write_image(root / name / f"{number}.png", 30, 30, number)
+
+
+def test_the_target_teaches_no_words_where_there_are_labels(folder: Path, tmp_path: Path) -> None:
+    """Its folders are days, and its name comes first in the alphabet."""
+    shutil.rmtree(folder / "labelled")
+    (folder / "pictures").rename(folder / "images")
+    write_class_folders(folder / "images", "monday", "tuesday")
+    write_class_folders(folder / "labelled", "dog", "grass")
+    config = write_first_config(Named(folder), tmp_path / "a.yaml", force=False)
+    assert (config.reference.root, config.target.root) == (folder / "labelled", folder / "images")  # type: ignore[union-attr]
+
+
+def test_labels_that_cannot_be_read_are_not_passed_over(folder: Path, tmp_path: Path) -> None:
+    """For a folder of pictures by day, or for the folders of the project itself."""
+    write_class_folders(folder / "pictures", "monday", "tuesday")
+    file = folder / "labelled" / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text("utf-8"))
+    del content["categories"]
+    file.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(UserError, match=r"^--labels: found no labelled pictures in .*as coco: .*categories"):
+        write_first_config(Named(folder), tmp_path / "a.yaml", force=False)
+    assert not (tmp_path / "a.yaml").exists()
+
+
+def test_one_folder_for_both_says_so(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / "labelled")
+    write_class_folders(folder / "pictures", "dog", "grass")
+    out = tmp_path / "a.yaml"
+    config = write_first_config(Named(folder), out, force=False)
+    assert config.reference.root == config.target.root == folder / "pictures"  # type: ignore[union-attr]
+    assert "the same folder as the target" in out.read_text("utf-8")
+
+
+def test_a_relative_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    near = write_first_config(Named(Path()), tmp_path / "a.yaml", force=False)
+    far = write_first_config(Named(folder), tmp_path / "b.yaml", force=False)
+    assert near == far
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (("n01440764", "n01443537", "n01484850"), ("tench", "goldfish", "great white shark")),
+        (("cup_big", "cup2", "dog"), ("cup2", "cup big", "dog")),
+    ],
+)
+def test_names_of_classes_are_in_the_order_of_the_folders(
+    folder: Path, tmp_path: Path, folders: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    """As torchvision's ImageFolder numbers them, not in that of what they are called."""
+    write_class_folders(tmp_path / "classes", *folders)
+    assert ImageFolder(tmp_path / "classes").classes == sorted(folders)
+    out = tmp_path / "a.yaml"
+    write_first_config(Named(folder, labels=str(tmp_path / "classes")), out, force=False)
+    out.write_text(out.read_text("utf-8").replace("# class_names:", "class_names:"), "utf-8")
+    assert load_config(str(out)).model.class_names == names
+
+
+def test_two_folders_of_one_name_are_no_names_of_classes(folder: Path, tmp_path: Path) -> None:
+    """Both are cranes, and the network has an output for each."""
+    write_class_folders(tmp_path / "classes", "n02012849", "n03126707", "dog")
+    out = tmp_path / "a.yaml"
+    write_first_config(Named(folder, labels=str(tmp_path / "classes")), out, force=False)
+    assert "# class_names: [NAME, ...]" in out.read_text("utf-8")
+
+
+def test_a_checkpoint_in_shards(folder: Path, tmp_path: Path) -> None:
+    weights = torch.load(folder / "best.pth", weights_only=True)["state_dict"]
+    (folder / "best.pth").unlink()
+    shards, own = folder / "checkpoint-9", sorted(weights)
+    place: dict[str, str] = {}
+    shards.mkdir()
+    for number, names in enumerate((own[:60], own[60:]), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        save_file({name: weights[name] for name in names}, shards / file)
+        place |= dict.fromkeys(names, file)
+    index = shards / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": place}), "utf-8")
+    config = write_first_config(Named(folder), tmp_path / "a.yaml", force=False)
+    assert (config.model.arch, config.model.weights) == ("torchvision:resnet18", str(index))
+    with pytest.raises(UserError, match=r"^--weights: found 'model-00001-of-00002\.safetensors', one part of a check"):
+        write_first_config(Named(folder, weights=str(shards / file.replace("2-of", "1-of"))), tmp_path / "b", False)

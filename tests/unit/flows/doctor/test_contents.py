@@ -19,6 +19,7 @@ from lavise.configs.schema import (
     ImageFolderReference,
     ImageFolderTarget,
     StorageSettings,
+    WordSettings,
 )
 from lavise.flows.doctor import Check, contents, run_check
 from lavise.flows.doctor.contents import check_contents
@@ -62,6 +63,8 @@ def test_class_folders_and_a_target(tmp_path: Path) -> None:
     assert [(c.name, c.status) for c in checks] == [
         ("reference, to train on", "ok"),
         ("reference, to evaluate on", "ok"),
+        ("words of categories", "ok"),
+        ("categories", "warning"),
         ("reference pictures", "ok"),
         ("target contents", "ok"),
         ("target pictures", "ok"),
@@ -256,3 +259,26 @@ def test_crowds_are_named_once(tmp_path: Path) -> None:
         "1 annotations are marked iscrowd=1 and left out; reference.crowds=use reads them"
     ]
     assert "left out 1 x box of size 0" in notes
+
+
+def write_vectors(path: Path, *words: str) -> Path:
+    path.write_text("".join(f"{word} {n + 1}.0 1.0\n" for n, word in enumerate((*words, "sky", "tree"))), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("known", "status"), [((), "failed"), (("class_0",), "warning")])
+def test_categories_without_a_word_vector(tmp_path: Path, known: tuple[str, ...], status: str) -> None:
+    """A run would end there, or go on without them."""
+    make_folders(tmp_path)
+    vectors = write_vectors(tmp_path / "vectors.txt", *known)
+    config = config_of(tmp_path).model_copy(update={"words": WordSettings(vectors=str(vectors))})
+    (found,) = [c for c in run_check("c", partial(check_contents, config)) if c.name == "words of categories"]
+    assert found.status == status
+    assert found.found.startswith(f"{3 - len(known)} of 3 categories have no word vector: class ")
+
+
+def test_few_categories_to_judge_an_explainer_by(tmp_path: Path) -> None:
+    make_folders(tmp_path)
+    checks = run_check("c", partial(check_contents, config_of(tmp_path, evaluation_share=0.5)))
+    (found,) = [c for c in checks if c.name == "categories"]
+    assert found.found.startswith("3 categories; the test over categories, ")

@@ -111,6 +111,53 @@ def test_the_first_guess_is_read(tmp_path: Path, name: str) -> None:
     assert found.train.concepts
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_read_by_a_relative_path_it_is_the_same(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, write = WRITERS[name]
+    (tmp_path / "own" / "set").mkdir(parents=True)
+    write(tmp_path / "own" / "set")
+    monkeypatch.chdir(tmp_path / "own")
+    relative, absolute = (next(guess_layouts(root)) for root in (Path("set"), tmp_path / "own" / "set"))
+    assert {k: v for k, v in relative.items() if k != "root"} == {k: v for k, v in absolute.items() if k != "root"}
+    near, far = (read(settings) for settings in (relative, absolute))
+    for one, other in ((near.train, far.train), (near.evaluation, far.evaluation)):
+        assert one.concepts == other.concepts
+        assert [r.key for r in one.records] == [r.key for r in other.records]
+        assert [r.annotations for r in one.records] == [r.annotations for r in other.records]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("file,label\n{0},milk can\n{1},dog\n{2},dog\n", {"image_column": "file", "label_column": "label"}),
+        ("id,image,class\n7,{0},dog\n8,{1},cat\n9,{2},cat\n", {"image_column": "image", "label_column": "class"}),
+        ("file,labels\n{0},dog|cat\n{1},dog\n{2},cat\n", {"label_column": "labels", "separator": "|"}),
+        ("file,kind of thing\n{0},dog\n{1},cat\n{2},cat\n", {"label_column": "kind of thing"}),
+    ],
+)
+@pytest.mark.parametrize("is_stem", [False, True])
+def test_a_table_with_a_column_of_labels(tmp_path: Path, text: str, settings: dict[str, str], is_stem: bool) -> None:
+    """Beside one, first by its name, that is about something else."""
+    for number in range(3):
+        (tmp_path / "shots").mkdir(exist_ok=True)
+        write_image(tmp_path / "shots" / f"{number}.png", 20, 20, number)
+    (tmp_path / "camera.csv").write_text("lens,aperture\n50,1.8\n", "utf-8")
+    names = [f"{number}{'' if is_stem else '.png'}" for number in range(3)]
+    (tmp_path / "labels.csv").write_text(text.format(*names), "utf-8")
+    (guess,) = guess_layouts(tmp_path)
+    assert guess["kind"] == "csv_labels"
+    assert {k: guess.get(k) for k in settings} == settings
+    assert read(guess).train.concepts == tuple(sorted({"dog", "milk can"} if "milk" in text else {"cat", "dog"}))
+
+
+@pytest.mark.parametrize("stray", ["classes.txt", "LICENSE.txt", "camera.csv"])
+def test_class_folders_with_a_stray_file(tmp_path: Path, stray: str) -> None:
+    write_classes(tmp_path)
+    (tmp_path / "dataset.yaml").write_text("made: by hand\n", "utf-8")
+    (tmp_path / stray).write_text("lens,aperture\n50,1.8\n", "utf-8")
+    assert [guess["kind"] for guess in guess_layouts(tmp_path)] == ["image_folder"]
+
+
 def test_the_parts_of_coco_are_told_apart(tmp_path: Path) -> None:
     for write in (write_coco, write_roboflow):
         root = tmp_path / write.__name__

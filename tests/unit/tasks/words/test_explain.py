@@ -566,7 +566,7 @@ def test_reasons(tmp_path: Path, planted: Scene) -> None:
 
 
 def test_nothing_is_explained_by_an_invalid_explainer(tmp_path: Path, planted: Scene) -> None:
-    reason = "the explainer names held-out regions no better than chance (p = 0.400)"
+    reason = "the explainer names held-out regions no better than chance (p = 0.400; needed: 0.01 at most)"
     info = planted.explain(tmp_path, make_judgement(9, reason), top_images=16)
     filters, words = read(tmp_path)
     assert [f["reason"] for f in filters[:5]] == [reason] * 5

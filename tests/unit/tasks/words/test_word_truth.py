@@ -25,5 +25,5 @@ def test_judgement(tmp_path: Path, is_valid: bool) -> None:
     assert found.concepts == CONCEPTS
     assert found.present_K.tolist() == [True, False, True]
     np.testing.assert_array_equal(found.right, right)
-    reason = "the explainer names held-out regions no better than chance (p = 0.250)"
+    reason = "the explainer names held-out regions no better than chance (p = 0.250; needed: 0.01 at most)"
     assert found.invalid == ("" if is_valid else reason)

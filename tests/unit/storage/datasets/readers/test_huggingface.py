@@ -80,12 +80,14 @@ def test_splits_of_a_dictionary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["data/{split}-0000{i}-of-00002.parquet", "{split}/000{i}.parquet"])
-def test_parquet_as_on_the_hub(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_parquet_as_on_the_hub(tmp_path: Path, layout: str, is_relative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for split, shift in (("train", 0), ("validation", 1)):
         for i in range(2):
             table = make_table(COLUMNS, make_rows((i + shift) % 2, shift), FEATURES)
             write_parquet(tmp_path / layout.format(split=split, i=i), table)
-    both = read(tmp_path, evaluation_split="validation")
+    both = read(Path() if is_relative else tmp_path, evaluation_split="validation")
     assert [r.annotations[0].concept for r in both.train.records] == ["dog", "dog", "traffic light", "dog"]
     assert [r.key for r in both.evaluation.records] == [f"validation/{i:06d}" for i in range(4)]
 

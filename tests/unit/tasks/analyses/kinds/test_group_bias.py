@@ -69,6 +69,16 @@ def test_the_verdict_is_told_where_there_are_strata() -> None:
     assert table.rows[0][-1] == "vanishes"
 
 
+def test_filters_of_several_groups_are_counted_once() -> None:
+    """Each group with all others has a row."""
+    others = {"group": "evening", "other": "all others"}
+    rows = [make_filter(u, [], **other, found=u == 1) for u in (1, 2) for other in ({}, others, {"group": "noon"})]
+    words = [make_row(word=word, **other) for word in ("dog", "cat") for other in ({}, others)]
+    by_word, by_filter = show(rows, words)
+    assert by_word.title.startswith("groups differ in 2 of 2 words, in 4 of 4 comparisons")
+    assert by_filter.title.startswith("groups differ in 1 of 2 filters, in 3 of 6 comparisons")
+
+
 def test_what_was_not_found_is_counted_and_not_listed() -> None:
     (table,) = show([make_filter(1, []), make_filter(2, [], found=False), make_filter(3, [], found=False)], [])
     assert table.title.startswith("groups differ in 1 of 3 filters")
@@ -95,8 +105,8 @@ def test_of_many_the_title_says_how_many_are_shown(num: int, shown: int, said: b
 @pytest.mark.parametrize(
     ("least", "hint"),
     [
-        ([0.1, 0.3, 0.2], " (least difference that could be shown: about 20 points)"),
-        ([None, 0.3, None], " (least difference that could be shown: about 30 points)"),
+        ([0.1, 0.3, 0.2], " (one of about 20 points would probably have been found)"),
+        ([None, 0.3, None], " (one of about 30 points would probably have been found)"),
         ([None, None, None], ""),
     ],
 )
