@@ -479,6 +479,11 @@ def open_tracker(settings: TrackingSettings, state_root: Path) -> Tracker:
     uri = find_tracking_uri(settings, state_root)
     if uri != local_tracking_uri(state_root):
         return MlflowTracker(uri, settings.experiment, None)
+    if "?" in str(state_root):
+        raise UserError(
+            f"storage.root: found {str(state_root)!r}; MLflow takes what follows a `?` in the address of its SQLite "
+            "store for options; allowed: a folder without `?` in its path"
+        )
     folder = make_private_folder(state_root / _LOCAL_FOLDER)
     require_file_system(folder, modes=True)
     follow_move(state_root)

@@ -15,6 +15,7 @@ import typer
 from lavise.flows.command_line import run_commands
 from lavise.flows.command_line.guard import EXIT_FAILURE, EXIT_NO, guard
 from lavise.flows.command_line.run_arguments import RUN_HELP, JsonOption, RunArgument, complete_runs
+from lavise.storage.loopback import reach_loopback_directly
 
 app = typer.Typer(
     name="lavise",
@@ -417,6 +418,7 @@ def main() -> None:
     130 after Ctrl-C, 141 where nobody reads the output any more.
     """
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    reach_loopback_directly()
     _log_to_stderr()
     app()
 

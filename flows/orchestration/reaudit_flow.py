@@ -68,7 +68,10 @@ def reaudit(
         except UserError as err:
             log.error("%s", err)
             return Failed(message=str(err))
-        publish_reaudit(result, tracker)
+        try:
+            publish_reaudit(result, tracker)
+        except Exception as err:  # noqa: BLE001 - whatever Prefect's client raises: the audits have ended well without
+            log.warning("the table of checkpoints could not be shown in Prefect: %s", err)
     if failed_outcomes(result):
         return Failed(message=result.summarise())
     return Completed(message=result.summarise())

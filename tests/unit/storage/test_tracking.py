@@ -409,6 +409,13 @@ def test_more_tables_than_mlflow_lists(tracker: MlflowTracker) -> None:
     assert "after.json" in [f.path for f in client.list_artifacts(run.run_id)]
 
 
+def test_a_state_folder_that_would_be_options(tmp_path: Path, no_tracking_uri: None) -> None:
+    """MLflow's file would lie beside the folder, under the first part of its name."""
+    with pytest.raises(UserError, match=r"^storage\.root: found '.*why\?'; .*allowed: a folder without `\?`"):
+        open_tracker(TrackingSettings(), tmp_path / "why?")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_number_that_json_lacks_is_no_table(tracker: MlflowTracker) -> None:
     run = tracker.start("audit", {})
     with pytest.raises(ValueError, match=r"nan|JSON"):

@@ -17,7 +17,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,8 +28,14 @@ from cryptography.x509.oid import NameOID
 from lavise.configs.errors import UserError
 from lavise.configs.loading import load_config
 from lavise.configs.schema import TrackingSettings
+from lavise.storage.loopback import reach_loopback_directly
 from lavise.storage.tracking import open_tracker
-from lavise.storage.tracking_addresses import hide_credentials, pass_credentials, require_answer, without_credentials
+from lavise.storage.tracking_addresses import (
+    hide_credentials,
+    pass_credentials,
+    require_answer,
+    without_credentials,
+)
 
 pytestmark = pytest.mark.usefixtures("no_tracking_uri")
 
@@ -52,6 +60,34 @@ def answering(answer: bytes) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
         thread.join(5)
+
+
+@pytest.mark.parametrize("given", ["", "example.org, 127.0.0.1", "*"])
+def test_a_server_of_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """By none of the three libraries that ask: urllib here, requests in MLflow, httpx in Prefect."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, given)
+    with socket.socket() as held, answering(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n") as uri:
+        held.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{held.getsockname()[1]}"  # bound and not listening: refused
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, nobody)
+        reach_loopback_directly()
+        for address in (uri, uri.replace("127.0.0.1", "localhost")):
+            require_answer(address)
+            assert requests.get(address, timeout=5).status_code == httpx.get(address).status_code == 200
+        if given != "*":
+            with pytest.raises(UserError, match="does not answer"):
+                require_answer("http://mlflow.invalid")
+            assert os.environ["NO_PROXY"].startswith(given.partition(",")[0])
+
+
+def test_without_a_proxy_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    reach_loopback_directly()
+    assert "NO_PROXY" not in os.environ
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
