@@ -49,6 +49,8 @@ _STOP_SECONDS = 15.0
 _MAX_RESTARTS = 5
 _RESTART_WINDOW_SECONDS = 600.0
 _RESTART_PAUSE_SECONDS = 2.0
+# Less than that is a clock that is put right, of which a schedule's interval is hardly longer.
+_CLOCK_SECONDS = 20.0
 _POINTER, _POINTER_MARK = "prefect.toml", "# written by `lavise up` and removed when it stops\n"
 _LOCK = Path("locks", "up.lock")
 _ADDRESSES = "up.json"
@@ -359,13 +361,12 @@ def _require_running(service: Service) -> None:
 
 
 def _keep_running(services: Services, api_url: str, environment: dict[str, str]) -> None:
-    """Start again what ends by itself, until that does not help any more."""
-    import httpx
-    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-
-    from lavise.flows.orchestration.prefect_server import crash_dead_runs
+    """Start again what ends by itself, until that does not help any more; and see to it that schedules follow the
+    clock."""
+    from lavise.flows.orchestration.prefect_server import crash_dead_runs, forget_scheduled_runs
 
     ends: list[float] = []
+    ahead = _measure_clock()
     while True:
         for service in list(services.all):
             code = service.process.poll()
@@ -386,12 +387,31 @@ def _keep_running(services: Services, api_url: str, environment: dict[str, str])
                     raise
                 time.sleep(_RESTART_PAUSE_SECONDS)
                 continue  # counted, and started again, in the next round
-            try:
+            with _prefect_may_be_away("flow runs whose process is gone could not be marked"):
                 crash_dead_runs(api_url)
-            except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as err:
-                # The server is gone too, or busy with its own start; when something ends again, it is asked again.
-                _say(f"flow runs whose process is gone could not be marked ({one_line(err)[:200]})")
+        before, ahead = ahead, _measure_clock()
+        if before - ahead > _CLOCK_SECONDS:
+            _say(f"the clock was set back by {before - ahead:.0f} s; what is scheduled is planned anew")
+            with _prefect_may_be_away("what was scheduled before could not be deleted"):
+                forget_scheduled_runs(api_url)
         time.sleep(0.5)
+
+
+def _measure_clock() -> float:
+    """Seconds that the clock is ahead of one that nobody can set."""
+    return time.time() - time.monotonic()
+
+
+@contextlib.contextmanager
+def _prefect_may_be_away(what: str) -> Iterator[None]:
+    """The server is gone too, or busy with its own start."""
+    import httpx
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+    try:
+        yield
+    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as err:
+        _say(f"{what} ({one_line(err)[:200]})")
 
 
 def _stop(services: Sequence[Service]) -> None:

@@ -1,8 +1,10 @@
-"""What `lavise up` asks of its Prefect server: the work pool, the limit of the GPU, and an end to dead flow runs."""
+"""What `lavise up` asks of its Prefect server: the work pool, the limit of the GPU, an end to dead flow runs, and a new
+schedule where the clock was set back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from uuid import UUID
 
 import psutil
@@ -46,7 +48,7 @@ def prepare_server(api_url: str, work_pool: str) -> None:
 def crash_dead_runs(api_url: str) -> None:
     """Mark flow runs Crashed whose process on this machine is gone: killed with its worker, or by a power cut."""
     with open_client(api_url) as client:
-        open_runs = list(_list_open_runs(client))
+        open_runs = list(_list_runs(client, _OPEN_STATES))
         dead = {run.id for run in open_runs if has_died(run.infrastructure_pid)}
         # A subflow runs in the process of the flow run that called it, and has no number of its own.
         below = {run.id: _find_caller(client, run.parent_task_run_id) for run in open_runs if run.parent_task_run_id}
@@ -58,9 +60,26 @@ def crash_dead_runs(api_url: str) -> None:
             client.set_flow_run_state(run_id, Crashed(message="its process is gone, as found by lavise up"), force=True)
 
 
-def _list_open_runs(client: SyncPrefectClient) -> Iterator[FlowRun]:
+def forget_scheduled_runs(api_url: str) -> int:
+    """Delete what schedules have planned and nobody has begun; Prefect's scheduler plans anew from the present time.
+
+    It plans no more while there are enough plans ahead: after the clock was set back by a day, a folder would be looked
+    at again a day later.
+
+    Returns:
+        how many were deleted.
+    """
+    with open_client(api_url) as client:
+        planned = [run.id for run in _list_runs(client, [StateType.SCHEDULED]) if run.auto_scheduled]
+        for run_id in planned:
+            with suppress(ObjectNotFound):
+                client.delete_flow_run(run_id)
+    return len(planned)
+
+
+def _list_runs(client: SyncPrefectClient, states: list[StateType]) -> Iterator[FlowRun]:
     """All of them: the server gives so many at a time."""
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_OPEN_STATES)))
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
     offset = 0
     while page := client.read_flow_runs(
         flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=_RUNS_PER_PAGE, offset=offset

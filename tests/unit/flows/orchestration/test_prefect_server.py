@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import httpx
@@ -15,7 +16,10 @@ import psutil
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
@@ -29,6 +33,7 @@ from lavise.flows.orchestration.prefect_server import (
     GPU_TAG,
     _find_caller,
     crash_dead_runs,
+    forget_scheduled_runs,
     has_died,
     open_client,
     prepare_server,
@@ -173,6 +178,21 @@ def test_dead_runs_are_crashed_with_all_that_they_called(
 def test_a_caller_that_was_deleted(api_url: str) -> None:
     with open_client(api_url) as client:
         assert _find_caller(client, uuid4()) is None
+
+
+def test_what_is_scheduled_is_forgotten_and_what_somebody_asked_for_is_not(api_url: str) -> None:
+    """As after the clock was set back: the plans of a schedule lie where nothing else would be planned before."""
+    with open_client(api_url) as client:
+        every = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)))
+        deployment = client.create_deployment(client.create_flow(audit), name="watch", schedules=[every])
+        asked = client.create_flow_run_from_deployment(deployment)
+        httpx.post(f"{api_url}/deployments/{deployment}/schedule", json={"min_runs": 4}).raise_for_status()
+        wanted = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+        planned = len(client.read_flow_runs(deployment_filter=wanted)) - 1
+        assert planned >= 4
+        assert forget_scheduled_runs(api_url) == planned
+        assert [run.id for run in client.read_flow_runs(deployment_filter=wanted)] == [asked.id]
+        client.delete_deployment(deployment)
 
 
 def test_nothing_to_crash(api_url: str) -> None:
