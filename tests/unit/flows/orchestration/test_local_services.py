@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,33 @@ def test_somebody_elses_pointer_in_another_encoding_is_left(tmp_path: Path, monk
     with _point_prefect_here("http://127.0.0.1:4200/api"):
         pass
     assert pointer.read_bytes() == "# über".encode("latin-1")
+
+
+def test_a_clock_that_is_set_back_is_noticed_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against one that nobody can set; not one that runs a little slow, or is set ahead. Here Prefect is away, too."""
+    seen = iter([5000.0, 4999.0, 9000.0, 5400.0, 5400.0])
+
+    def measure() -> float:
+        try:
+            return next(seen)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(local_services, "_measure_clock", measure)
+    services = Services()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _keep_running(services, "http://127.0.0.1:9/api", dict(os.environ))
+    finally:
+        services.stop()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "the clock was set back by 3600 s; what is scheduled is planned anew"
+    assert second.startswith("what was scheduled before could not be deleted (")
+
+
+def test_a_clock_is_measured_against_one_that_nobody_can_set() -> None:
+    before = local_services._measure_clock()
+    time.sleep(0.2)
+    assert local_services._measure_clock() - before == pytest.approx(0, abs=1)

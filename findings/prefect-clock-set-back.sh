@@ -1,0 +1,86 @@
+#!/bin/sh
+# prefect 3.8.8, fastapi 0.150.0, libfaketime 3.0.1 (Python 3.11 or later, Linux)
+#
+# Seen: after the machine's clock was set back by a day, Prefect's server plans nothing more for a deployment that is
+# due every 30 s, until the day has passed. Its scheduler takes up a deployment when there are too few plans ahead of the
+# present time, or when the last of them is near; those that it had made before lie a day ahead, are enough, and are
+# far. Without a change of the deployment nothing else deletes them. Once they are deleted, runs are planned from the
+# present time on within a minute.
+#
+# Expected by most: that a schedule goes on at the clock's new time, at the scheduler's next look, or a few looks later.
+#
+# Why it matters to whoever audits networks: a folder that is watched, or a nightly audit, stands still for as long as
+# the clock was wrong (a battery, a virtual machine that was resumed, a time zone written into the clock), and nothing
+# says so: the server is well, the worker is well, and the deployment is active.
+#
+# guess before it was looked for: at most one or two looks are left out.
+set -eu
+folder=$(mktemp -d)
+trap 'kill "$server" 2> /dev/null || true; rm -rf "$folder"' EXIT
+server=
+cd "$folder"
+"${PYTHON:-python3}" -m venv venv
+venv/bin/python -m pip install --quiet --disable-pip-version-check prefect==3.8.8 fastapi==0.150.0 libfaketime==3.0.1 2> pip.log
+library=$(find "$folder/venv" -name libfaketime.so.1)
+export PREFECT_HOME="$folder/home" PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=true
+port=$(venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export PREFECT_API_URL="http://127.0.0.1:$port/api" FAKETIME_FILE="$folder/clock"
+echo "+0" > clock
+LD_PRELOAD="$library" FAKETIME_TIMESTAMP_FILE="$FAKETIME_FILE" FAKETIME_CACHE_DURATION=1 \
+    FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1 \
+    venv/bin/prefect server start --host 127.0.0.1 --port "$port" > server.log 2>&1 &
+server=$!
+cat > run.py <<'PY'
+import os
+import time
+from datetime import datetime, timedelta, timezone
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import IntervalSchedule
+
+DAY, PATIENCE_SECONDS = 86_400, 200
+
+
+@flow
+def look() -> None:
+    pass
+
+
+def wait(ready, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if ready():
+                return True
+        except Exception:  # not up yet
+            pass
+        time.sleep(2)
+    return False
+
+
+with get_client(sync_client=True) as client:
+    assert wait(lambda: client.api_healthcheck() is None, 120), "the server does not start"
+    every = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=30)))
+    client.create_deployment(client.create_flow(look), name="watch", schedules=[every])
+
+    def planned(back):
+        """How many runs are planned within the five minutes that follow the server's present time."""
+        now = datetime.now(timezone.utc) - timedelta(seconds=back)
+        times = [run.expected_start_time for run in client.read_flow_runs()]
+        return sum(now < t < now + timedelta(minutes=5) for t in times)
+
+    assert wait(lambda: planned(0) >= 3, 120), "nothing is planned at the right time"
+    print(f"before: {planned(0)} runs are planned for the next five minutes")
+    with open(os.environ["FAKETIME_FILE"], "w") as clock:
+        clock.write(f"-{DAY}\n")
+    went_on = wait(lambda: planned(DAY) > 0, PATIENCE_SECONDS)
+    print(f"{PATIENCE_SECONDS} s after the clock was set back by a day: {planned(DAY)} are")
+    for run in client.read_flow_runs():
+        client.delete_flow_run(run.id)
+    again = wait(lambda: planned(DAY) > 0, PATIENCE_SECONDS)
+    print(f"once what was planned before is deleted: {planned(DAY)} are")
+    raise SystemExit(0 if again and not went_on else "this has changed")
+PY
+venv/bin/python run.py 2> run.log || { cat run.log; tail -20 server.log; exit 1; }
