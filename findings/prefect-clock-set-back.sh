@@ -1,5 +1,5 @@
 #!/bin/sh
-# prefect 3.8.8, fastapi 0.150.0, libfaketime 3.0.1 (Python 3.11 or later, Linux)
+# prefect 3.8.8, fastapi 0.150.0, sqlalchemy 2.0.58, libfaketime 3.0.1 (Python 3.11 or later, Linux)
 #
 # Seen: after the machine's clock was set back by a day, Prefect's server plans nothing more for a deployment that is
 # due every 30 s, until the day has passed. Its scheduler takes up a deployment when there are too few plans ahead of the
@@ -20,7 +20,7 @@ trap 'kill "$server" 2> /dev/null || true; rm -rf "$folder"' EXIT
 server=
 cd "$folder"
 "${PYTHON:-python3}" -m venv venv
-venv/bin/python -m pip install --quiet --disable-pip-version-check prefect==3.8.8 fastapi==0.150.0 libfaketime==3.0.1 2> pip.log
+venv/bin/python -m pip install --quiet --disable-pip-version-check prefect==3.8.8 fastapi==0.150.0 sqlalchemy==2.0.58 libfaketime==3.0.1 2> pip.log
 library=$(find "$folder/venv" -name libfaketime.so.1)
 export PREFECT_HOME="$folder/home" PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=true
 port=$(venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

@@ -190,7 +190,7 @@ def _is_checkpoint(path: Path) -> bool:
 # Data
 
 
-def _describe_reference(named: Named, model: _Part, target: Path | None) -> _Part:
+def _describe_reference(named: Named, model: _Part, target: Path) -> _Part:
     """The first layout, of all that the folder may have, in which the real reader finds labels.
 
     Args:
@@ -204,12 +204,12 @@ def _describe_reference(named: Named, model: _Part, target: Path | None) -> _Par
         found = _find_labels([Path(labels).expanduser().absolute()], model, failures)
     else:
         whole = named.folder.absolute()
-        others = [folder for folder in _list_folders(whole) if target is None or folder.resolve() != target.resolve()]
+        others = [folder for folder in _list_folders(whole) if folder.resolve() != target.resolve()]
         found = _find_labels(others, model, failures) or _find_labels([whole], model, failures, with_folders=False)
         if found is None and not failures:
-            found = _find_labels([whole, *([target] if target else [])], model, failures)
+            found = _find_labels([whole, target], model, failures)
     if found is not None:
-        is_target = target is not None and Path(found.settings["root"]).resolve() == target.resolve()
+        is_target = Path(found.settings["root"]).resolve() == target.resolve()
         same = "; the same folder as the target, whose own pictures teach the words then" if is_target else ""
         return replace(found, remark=f"{found.remark}{same}")
     reasons = "; ".join(f"as {kind}: {reason}" for kind, reason in list(failures.items())[:_NUM_SHOWN])

@@ -113,11 +113,12 @@ class _Folder:
 
     def has_picture(self, cell: str) -> bool:
         """Whether a cell of a table names a picture below the folder, with or without its path and ending."""
-        name = cell.strip().replace("\\", "/").rpartition("/")[2]
+        inside, _, name = cell.strip().replace("\\", "/").rpartition("/")
         if not name or "\0" in name:
             return False
         endings = ("",) if Path(name).suffix.lower() in IMAGE_SUFFIXES else tuple(sorted(IMAGE_SUFFIXES))
-        tries = [cell.strip(), name, *(f"{inside}/{name}" for inside in self.folders[:_FOLDERS_TRIED])]
+        tries = [name, *(f"{folder}/{name}" for folder in self.folders[:_FOLDERS_TRIED])]
+        tries += [f"{inside}/{name}"] if self.has_folder(inside) else []
         with suppress(OSError, ValueError):  # a name that no file can have
             return any((self.root / f"{place}{ending}").is_file() for place in tries for ending in endings)
         return False

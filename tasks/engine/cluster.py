@@ -121,8 +121,8 @@ class StatisticsCluster:
             try:
                 return future.result(timeout=_ASK_SECONDS if resources else None)
             except TimeoutError:
-                if future.done():  # the task's own: a file system or server that does not answer
-                    raise
+                if future.done():  # meanwhile; or it is the task's own, of a file system that does not answer
+                    return future.result()
                 for name in resources or ():
                     self.require_resource(name, self._setting)
 
