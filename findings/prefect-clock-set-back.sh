@@ -26,12 +26,16 @@ export PREFECT_HOME="$folder/home" PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT
 port=$(venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export PREFECT_API_URL="http://127.0.0.1:$port/api" FAKETIME_FILE="$folder/clock"
 echo "+0" > clock
-LD_PRELOAD="$library" FAKETIME_TIMESTAMP_FILE="$FAKETIME_FILE" FAKETIME_CACHE_DURATION=1 \
-    FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1 \
-    venv/bin/prefect server start --host 127.0.0.1 --port "$port" > server.log 2>&1 &
-server=$!
+serve() {
+    LD_PRELOAD="$library" FAKETIME_TIMESTAMP_FILE="$FAKETIME_FILE" FAKETIME_CACHE_DURATION=1 \
+        FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1 \
+        venv/bin/prefect server start --host 127.0.0.1 --port "$port" > server.log 2>&1 &
+    server=$!
+}
+serve
 cat > run.py <<'PY'
 import os
+import sys
 import time
 from datetime import datetime, timedelta, timezone
 
@@ -40,7 +44,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
-DAY, PATIENCE_SECONDS = 86_400, 200
+DAY, PATIENCE_SECONDS = 86_400, 130
 
 
 @flow
@@ -60,27 +64,46 @@ def wait(ready, seconds):
     return False
 
 
-with get_client(sync_client=True) as client:
-    assert wait(lambda: client.api_healthcheck() is None, 120), "the server does not start"
+def planned(client, back):
+    """How many runs are planned within the five minutes that follow the server's present time."""
+    now = datetime.now(timezone.utc) - timedelta(seconds=back)
+    times = [run.expected_start_time for run in client.read_flow_runs()]
+    return sum(now < t < now + timedelta(minutes=5) for t in times)
+
+
+def set_back(client):
     every = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=30)))
     client.create_deployment(client.create_flow(look), name="watch", schedules=[every])
-
-    def planned(back):
-        """How many runs are planned within the five minutes that follow the server's present time."""
-        now = datetime.now(timezone.utc) - timedelta(seconds=back)
-        times = [run.expected_start_time for run in client.read_flow_runs()]
-        return sum(now < t < now + timedelta(minutes=5) for t in times)
-
-    assert wait(lambda: planned(0) >= 3, 120), "nothing is planned at the right time"
-    print(f"before: {planned(0)} runs are planned for the next five minutes")
+    assert wait(lambda: planned(client, 0) >= 3, 120), "nothing is planned at the right time"
+    print(f"before: {planned(client, 0)} runs are planned for the next five minutes", flush=True)
     with open(os.environ["FAKETIME_FILE"], "w") as clock:
         clock.write(f"-{DAY}\n")
-    went_on = wait(lambda: planned(DAY) > 0, PATIENCE_SECONDS)
-    print(f"{PATIENCE_SECONDS} s after the clock was set back by a day: {planned(DAY)} are")
+    wait(lambda: planned(client, DAY) > 0, PATIENCE_SECONDS)
+    print(f"{PATIENCE_SECONDS} s after the clock was set back by a day: {planned(client, DAY)} are", flush=True)
+    return planned(client, DAY) == 0
+
+
+def delete_plans(client):
     for run in client.read_flow_runs():
         client.delete_flow_run(run.id)
-    again = wait(lambda: planned(DAY) > 0, PATIENCE_SECONDS)
-    print(f"once what was planned before is deleted: {planned(DAY)} are")
-    raise SystemExit(0 if again and not went_on else "this has changed")
+    wait(lambda: planned(client, DAY) > 0, PATIENCE_SECONDS)
+    print(f"{PATIENCE_SECONDS} s after what was planned before is deleted: {planned(client, DAY)} are", flush=True)
+    return planned(client, DAY) == 0
+
+
+def start_again(client):
+    wait(lambda: planned(client, DAY) > 0, PATIENCE_SECONDS)
+    print(f"once the server was started again as well: {planned(client, DAY)} are", flush=True)
+    return planned(client, DAY) > 0
+
+
+with get_client(sync_client=True) as client:
+    assert wait(lambda: client.api_healthcheck() is None, 120), "the server does not start"
+    as_seen = all(globals()[step](client) for step in sys.argv[1:])
+    raise SystemExit(0 if as_seen else "this has changed")
 PY
-venv/bin/python run.py 2> run.log || { cat run.log; tail -20 server.log; exit 1; }
+venv/bin/python run.py set_back delete_plans 2> run.log || { cat run.log; tail -20 server.log; exit 1; }
+kill "$server"
+wait "$server" || true
+serve
+venv/bin/python run.py start_again 2> run.log || { cat run.log; tail -20 server.log; exit 1; }

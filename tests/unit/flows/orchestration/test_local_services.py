@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -307,27 +308,30 @@ def test_somebody_elses_pointer_in_another_encoding_is_left(tmp_path: Path, monk
 
 
 def test_a_clock_that_is_set_back_is_noticed_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Against one that nobody can set; not one that runs a little slow, or is set ahead. Here Prefect is away, too."""
-    seen = iter([5000.0, 4999.0, 9000.0, 5400.0, 5400.0])
-
-    def measure() -> float:
-        try:
-            return next(seen)
-        except StopIteration:
-            raise KeyboardInterrupt from None
-
-    monkeypatch.setattr(local_services, "_measure_clock", measure)
+    """Against one that nobody can set; not one that runs a little slow, or is set ahead. Prefect's server, whose loops
+    wait for times of before, is started again: here it answers neither before nor after that."""
+    seen = iter([5000.0, 4999.0, 9000.0, 5400.0])
+    monkeypatch.setattr(local_services, "_measure_clock", lambda: next(seen))
+    monkeypatch.setattr(local_services, "_START_SECONDS", 0.5)
     services = Services()
+    waiting = [sys.executable, "-c", "import time; time.sleep(600)"]
+    server, other = (
+        services.start(name, waiting, "http://127.0.0.1:9/", dict(os.environ), tmp_path)
+        for name in ("prefect-server", "mlflow-server")
+    )
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(RuntimeError, match=r"^prefect-server did not answer"):
             _keep_running(services, "http://127.0.0.1:9/api", dict(os.environ))
+        assert (server.process.poll(), other.process.poll()) == (-signal.SIGTERM, None)
+        assert services.find_current("prefect-server").process.poll() is None
     finally:
         services.stop()
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, third, _ = capsys.readouterr().out.splitlines()
     assert first == "the clock was set back by 3600 s; what is scheduled is planned anew"
     assert second.startswith("what was scheduled before could not be deleted (")
+    assert third.startswith("prefect-server ended with exit code -15; starting it again")
 
 
 def test_a_clock_is_measured_against_one_that_nobody_can_set() -> None:
