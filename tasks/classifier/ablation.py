@@ -62,7 +62,7 @@ from lavise.tasks.engine.computing import Computing
 from lavise.tasks.engine.stage import Info, Stage
 from lavise.tasks.engine.stage_inputs import Given, Spread, StageInputs, Stated
 
-STAGE = Stage("causes", version=2, uses_device=True, libraries=("simplemma",))
+STAGE = Stage("causes", version=3, uses_device=True, libraries=("simplemma",))
 SUMMARY_FILE, WORDS_FILE, FILTERS_FILE = "causes.json", "causes.parquet", "causes_filters.parquet"
 CLASSES_FILE, IMAGES_FILE = "causes_classes.parquet", "causes_pictures.parquet"
 

@@ -330,6 +330,8 @@ class AnswerAblations:
         rows = []
         seen: dict[int, int] = {}
         total, per_image = len(self.baseline.positions), self.answers.per_image
+        # Also of pictures on which the word's category was not looked for.
+        total_answers = len(self.answers.image)
         for word, filters, group, found in zip(self.plan.words, self.plan.sets, self.groups, words, strict=True):
             size, counts = len(filters), group.groups.sum(axis=1)
             place = seen[size] = seen.get(size, -1) + 1
@@ -357,19 +359,19 @@ class AnswerAblations:
                     changed=int(found.changed.sum()) / total,
                     own_logit_with=own[WITH] if has_category else None,
                     own_logit_without=own[WITHOUT] if has_category else None,
-                    own_logit=float(found.own.sum()) / sum(num_answers),
+                    own_logit=float(found.own.sum()) / total_answers,
                     random_own_logit=float(random_own.mean()) if len(others) and tested_answers else None,
                     random_changed=_average([s.changed[place] for s in others], num_tested),
                     p_value=compute_p_value(own_tested, random_own),
                     classes=json.dumps(self._list_lowered(found, group, counts), ensure_ascii=False),
-                    num_answers=sum(num_answers),
-                    num_lost=sum(num_answers) - int(found.kept.sum()),
+                    num_answers=total_answers,
+                    num_lost=total_answers - int(found.kept.sum()),
                     num_gained=int(found.gained.sum()),
-                    kept=int(found.kept.sum()) / sum(num_answers),
+                    kept=int(found.kept.sum()) / total_answers,
                     kept_with=kept[WITH] if has_category else None,
                     kept_without=kept[WITHOUT] if has_category else None,
                     random_kept=_average([s.kept[place] for s in others], tested_answers),
-                    own_probability=float(found.own_probability.sum()) / sum(num_answers),
+                    own_probability=float(found.own_probability.sum()) / total_answers,
                     precision=quality.precision if quality else None,
                     recall=quality.recall if quality else None,
                     answers=json.dumps(self._list_changed(found), ensure_ascii=False),

@@ -306,10 +306,14 @@ def _is_in_vocabulary(evidence: Evidence, relation: _Relations, word: str) -> bo
 
 
 def _count_target(evidence: Evidence, relation: _Relations) -> int | None:
-    """Pictures of the target that have the word by the explainer; None where no filter was compared on it."""
+    """Pictures of the target that have the word by the explainer; None where no filter was compared on it.
+
+    Where words go by votes, `background` is no share of pictures: nothing is known then.
+    """
     if evidence.num_target is None:
         return None
-    shares = [row["background"] for row in evidence.words if relation.find(row["word"])]
+    rows = [row for row in evidence.words if relation.find(row["word"]) and row.get("auroc") is not None]
+    shares = [row["background"] for row in rows]
     return round(max(shares) * evidence.num_target) if shares else None
 
 

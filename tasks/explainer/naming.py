@@ -7,10 +7,10 @@
     P(w) = (1 - open_share) · P(category w | feature)                            for supervised categories
     P(w) = open_share · softmax_w(log(h(w) + ε) + λ · v_c·v_w)                   for all other words
   with h the head's word probabilities and v_c the mean of the supervised categories' vectors, weighted by the roots of
-  their probabilities: the head proposes words, what the region is like among the categories decides between them.
-  Where the target model has no head that can be used, h is left out, and the learned v̂ takes the place of v_c. The
-  learned v̂ takes it beside h, too, once it has been taught by the head on the target (`uses_learned`; see
-  tasks.explainer.transfer).
+  their probabilities and scaled to length 1: the head proposes words, what the region is like among the categories
+  decides between them. Where the target model has no head that can be used, h is left out, and the learned v̂ takes the
+  place of v_c. The learned v̂ takes it beside h, too, once it has been taught by the head on the target (`uses_learned`;
+  see tasks.explainer.transfer).
 
 Shape legend: R regions, C filters, V words, E embedding, S supervised categories, s words per region.
 """

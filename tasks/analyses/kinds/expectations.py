@@ -25,7 +25,7 @@ from lavise.tasks.explainer import validation
 from lavise.tasks.masks.detection import DETECTION
 from lavise.tasks.words import explain
 
-STAGE = Stage("expect", version=1, libraries=("simplemma",))
+STAGE = Stage("expect", version=2, libraries=("simplemma",))
 TABLE_FILE, FILTERS_FILE, FACTS_FILE = "expectations.parquet", "expectations_filters.parquet", "expect.json"
 _SHOWN = 3
 

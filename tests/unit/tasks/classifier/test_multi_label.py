@@ -26,10 +26,11 @@ from lavise.storage.models.classifier_head import (
 )
 from lavise.storage.models.target_model import TargetModel
 from lavise.tasks.classifier.ablation import CauseInputs, measure_causes
+from lavise.tasks.classifier.ablation_plan import AblationPlan
 from lavise.tasks.classifier.ablation_runs import Baseline, ablate_pooled
 from lavise.tasks.classifier.ablation_tables import compute_p_value
-from lavise.tasks.classifier.ablation_truth import Truth
-from lavise.tasks.classifier.answer_changes import AnswerSums, find_answers, find_given
+from lavise.tasks.classifier.ablation_truth import Truth, group_images
+from lavise.tasks.classifier.answer_changes import AnswerAblations, AnswerSums, find_answers, find_given
 from lavise.tasks.classifier.attribution import ContributionInputs, measure_contributions
 from lavise.tasks.classifier.audited_classifier import AuditedClassifier
 from lavise.tasks.engine.computing import Computing
@@ -555,3 +556,40 @@ def test_a_random_set_of_the_same_filters_has_the_very_same_effect() -> None:
     for own in found:
         own.add(given, block.ablate(np.array([1, 2, 4])))
     assert found[0].own[0] == found[1].own[0] == found[2].own[0] != 0
+
+
+def test_answers_on_pictures_where_a_category_was_not_looked_for_count_too() -> None:
+    """A reference put together of two, of which one alone was looked at for dogs: against plain numpy."""
+    rng = np.random.default_rng(0)
+    num, chosen = 40, [0, 1]
+    pooled = rng.random((num, 6)).astype(np.float32)
+    weight = rng.normal(size=(5, 6)).astype(np.float32)
+    logits = pooled @ weight.T
+    has = np.zeros((num, 2), bool)
+    has[:5, 0] = has[20:30, 1] = True
+    known = np.ones((num, 2), bool)
+    known[20:, 0] = False
+    truth = Truth(("dog", "cat"), has, np.zeros((5, 2), bool), "en", known)
+    baseline = Baseline(np.arange(num), logits, pooled, np.arange(6), AnswerRule("sigmoid"))
+    plan = AblationPlan(("dog",), (np.array(chosen),), (), {2: (np.array([2, 3]),)}, 1, ())
+    found = AnswerAblations(
+        "layer",
+        plan,
+        [group_images("dog", truth)],
+        truth,
+        baseline,
+        find_answers(baseline, truth),
+        [str(n) for n in range(num)],
+        None,
+        [[] for _ in range(6)],
+    )
+    head = LinearHead(torch.from_numpy(weight), torch.zeros(5))
+    (row,) = found.measure(ablate_pooled(head, baseline, np.zeros(6, np.float32))).words
+    after = logits - pooled[:, chosen] @ weight[:, chosen].T
+    given, kept = logits > 0, (logits > 0) & (after > 0)
+    assert given[20:].any()
+    assert (row.num_answers, row.num_lost) == (given.sum(), given.sum() - kept.sum())
+    assert row.kept == pytest.approx(kept.sum() / given.sum())
+    assert row.own_logit == pytest.approx((after - logits)[given].mean(), abs=1e-5)
+    change = 1 / (1 + np.exp(-after)) - 1 / (1 + np.exp(-logits))
+    assert row.own_probability == pytest.approx(change[given].mean(), abs=1e-5)

@@ -151,8 +151,14 @@ def test_absence_counts_where_labelled_pictures_have_it() -> None:
 
 
 def test_absence_counts_where_the_explainer_sees_it_on_the_target() -> None:
-    words = [{"filter": 0, "word": "moon", "confidence": 0.1, "background": 0.3}]
+    words: list[dict[str, Any]] = [
+        {"filter": 0, "word": "moon", "confidence": 0.1, "auroc": 0.6, "background": 0.3},
+        # By votes, that of other filters' pictures: no share of the target.
+        {"filter": 0, "word": "sun", "confidence": 0.1, "auroc": None, "background": 0.8},
+    ]
     evidence = make_evidence(["cat"], words=words)
+    assert judge(evidence, must="sun").num_target is None
+    assert judge(evidence, must="sun").outcome == "unclear"
     judged = judge(evidence, must="moon")
     assert (judged.outcome, judged.num_target) == ("broken", 30)
     assert judge(evidence, must="moon", min_images=31).outcome == "unclear"
