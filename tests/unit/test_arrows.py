@@ -17,7 +17,7 @@ WINGS = {
         {"map_summaries", "words", "images"},
         {"datasets"},
         {"models"},
-        {"activations", "tracking_addresses"},
+        {"activations", "tracking_addresses", "loopback"},
         {"tracking_client", "moved_store"},
         {"tracking"},
         {"checkpoint_sources"},

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +313,7 @@ def test_a_clock_that_is_set_back_is_noticed_once(
 ) -> None:
     """Against one that nobody can set; not one that runs a little slow, or is set ahead. Prefect's server, whose loops
     wait for times of before, is started again: here it answers neither before nor after that."""
-    seen = iter([5000.0, 4999.0, 9000.0, 5400.0])
+    seen = chain([5000.0, 4999.0, 9000.0], repeat(5400.0))
     monkeypatch.setattr(local_services, "_measure_clock", lambda: next(seen))
     monkeypatch.setattr(local_services, "_START_SECONDS", 0.5)
     services = Services()

@@ -98,7 +98,7 @@ def test_a_line_that_is_wrong(tmp_path: Path, line: str, wrong: str) -> None:
     ("header", "wrong"),
     [
         ("layer,filter,word,note", "has no column 'verdict'; allowed: layer, filter, word, verdict, note and reviewer"),
-        ("layer;filter;word;verdict;note", "has no column 'layer'"),
+        ("layer;filter;word;verdict;note", "are separated by semicolons; allowed: commas"),
         ("layer,layer,filter", "has 'layer' twice"),
         ("", "is empty; allowed: a header line and a line for each filter"),
         (HEADER, "has no notes"),
