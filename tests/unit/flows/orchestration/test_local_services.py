@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -43,6 +44,15 @@ from lavise.flows.orchestration.local_services import (
 
 VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
 TEXT = find_deployments_file().read_text("utf-8")
+
+
+@pytest.fixture(autouse=True)
+def signals_restored() -> Iterator[None]:
+    """Who stops services is deaf to further signals from then on, and so would be all that this process starts."""
+    before = {number: signal.getsignal(number) for number in local_services._SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
