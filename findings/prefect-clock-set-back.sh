@@ -4,8 +4,8 @@
 # Seen: after the machine's clock was set back by a day, Prefect's server plans nothing more for a deployment that is
 # due every 30 s, until the day has passed. Its scheduler takes up a deployment when there are too few plans ahead of the
 # present time, or when the last of them is near; those that it had made before lie a day ahead, are enough, and are
-# far. Without a change of the deployment nothing else deletes them. Once they are deleted, runs are planned from the
-# present time on within a minute.
+# far. Deleting them is not enough: the server's own loops seem to wait for the time at which they meant to go on, too.
+# With the plans deleted and the server started again, runs are planned from the present time on.
 #
 # Expected by most: that a schedule goes on at the clock's new time, at the scheduler's next look, or a few looks later.
 #

@@ -131,8 +131,12 @@ def check_categories(config: Config, train: Dataset, evaluation: Dataset) -> Ite
     from lavise.storage.words.word_vectors import load_word_vectors, match_category
     from lavise.tasks.explainer.validation import MIN_CATEGORIES
 
-    if train.concepts and is_quickly_read(config.words):
-        vectors, language = load_word_vectors(config.words), config.words.language
+    try:
+        vectors = load_word_vectors(config.words) if train.concepts and is_quickly_read(config.words) else None
+    except UserError:
+        vectors = None  # the check of the word vectors says why
+    if vectors is not None:
+        language = config.words.language
         lost = [name for name in train.concepts if match_category(vectors, name, language).how == "missing"]
         shown = ", ".join(map(printable, lost[:_NUM_LOST])) + (", ..." if len(lost) > _NUM_LOST else "")
         if lost:

@@ -394,7 +394,7 @@ def _keep_running(services: Services, api_url: str, environment: dict[str, str])
             _say(f"the clock was set back by {before - ahead:.0f} s; what is scheduled is planned anew")
             with _prefect_may_be_away("what was scheduled before could not be deleted"):
                 forget_scheduled_runs(api_url)
-            # Its own loops wait for the time at which they meant to go on, too.
+            # Without that it plans nothing even then (findings/prefect-clock-set-back.sh).
             for service in services.all:
                 if service.name == "prefect-server":
                     _signal_group(service, signal.SIGTERM)

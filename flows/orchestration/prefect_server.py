@@ -61,10 +61,10 @@ def crash_dead_runs(api_url: str) -> None:
 
 
 def forget_scheduled_runs(api_url: str) -> int:
-    """Delete what schedules have planned and nobody has begun; Prefect's scheduler plans anew from the present time.
+    """Delete what schedules have planned and nobody has begun.
 
-    It plans no more while there are enough plans ahead: after the clock was set back by a day, a folder would be looked
-    at again a day later.
+    Prefect plans no more while there are enough plans ahead: after the clock was set back by a day, a folder would be
+    looked at again a day later. Its server has to be started again, too.
 
     Returns:
         how many were deleted.

@@ -277,6 +277,16 @@ def test_categories_without_a_word_vector(tmp_path: Path, known: tuple[str, ...]
     assert found.found.startswith(f"{3 - len(known)} of 3 categories have no word vector: class ")
 
 
+def test_without_word_vectors_the_rest_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    """Another check says that they are away."""
+    make_folders(tmp_path)
+    config = config_of(tmp_path).model_copy(update={"words": WordSettings(vectors=str(tmp_path / "away.txt"))})
+    checks = {c.name: c.status for c in run_check("c", partial(check_contents, config))}
+    assert "words of categories" not in checks
+    assert (checks["target contents"], checks["samples"]) == ("ok", "ok")
+    assert "failed" not in checks.values()
+
+
 def test_few_categories_to_judge_an_explainer_by(tmp_path: Path) -> None:
     make_folders(tmp_path)
     checks = run_check("c", partial(check_contents, config_of(tmp_path, evaluation_share=0.5)))
