@@ -2,7 +2,7 @@
 # prefect 3.8.8, fastapi 0.150.0, sqlalchemy 2.0.58, libfaketime 3.0.1 (Python 3.11 or later, Linux)
 #
 # Seen: after the machine's clock was set back by a day, Prefect's server plans nothing more for a deployment that is
-# due every 30 s, until the day has passed. Its scheduler takes up a deployment when there are too few plans ahead of the
+# due every 30 s, in the minutes that are waited here; by its source, not until the day has passed. It takes up a deployment when there are too few plans ahead of the
 # present time, or when the last of them is near; those that it had made before lie a day ahead, are enough, and are
 # far. Deleting them is not enough: the server's own loops seem to wait for the time at which they meant to go on, too.
 # With the plans deleted and the server started again, runs are planned from the present time on.
